@@ -1,0 +1,207 @@
+"""From an IFS to an image: the published renderer (REFERENCE section 2), over the kernels of `chaos`."""
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from fracgen import chaos
+from fracgen.ifs import IFS, Floats, maps_from_rows
+from shards.codec import GRAY
+from shards.errors import DataError, UsageError
+from shards.sample import Image
+
+DrawMode = Literal["patch", "point"]
+ColorMode = Literal["gray", "color"]
+PatchMode = Literal["random", "fill"]
+Masks = npt.NDArray[np.uint16]
+
+MAX_SIZE = 16_384
+MAX_POINTS = 10_000_000
+TRIM = 100
+"""A diverging orbit loses this many points before its first NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How an orbit becomes an image.
+
+    size: width and height in pixels. pad: border in pixels. points: length T of the orbit, (0, 0) included.
+    draw: single pixels, or 3 x 3 patches with `patch` masks. color: gray 127 on black, or hue by point index.
+    """
+
+    size: int = 512
+    pad: int = 6
+    points: int = 100_000
+    draw: DrawMode = "patch"
+    color: ColorMode = "gray"
+    patch: PatchMode = "random"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        check_range("size", self.size, 8, MAX_SIZE, "pixels")
+        check_range("pad", self.pad, 0, (self.size - 1) // 2, f"pixels, less than half of size {self.size}")
+        check_range("points", self.points, 2, MAX_POINTS, "points")
+        check_choice("draw", self.draw, DrawMode)
+        check_choice("color", self.color, ColorMode)
+        check_choice("patch", self.patch, PatchMode)
+
+    @property
+    def random_masks(self) -> bool:
+        """Whether an image in this style depends on random masks."""
+        return self.draw == "patch" and self.patch == "random"
+
+
+def check_range(name: str, value: float, low: float, high: float, unit: str = "") -> None:
+    """Raises UsageError where `value` is not in [low, high] (NaN is not)."""
+    if not low <= value <= high:
+        raise UsageError(f"{name.replace('_', '-')} {value}: must be {low} to {high} {unit}".rstrip())
+
+
+def check_choice(name: str, value: object, choices: object) -> None:
+    """Raises UsageError where `value` is none of a Literal's words."""
+    if value not in get_args(choices):
+        raise UsageError(f"{name} {value!r}: must be one of {', '.join(get_args(choices))}")
+
+
+class Renderer:
+    """One thread's buffers for drawing systems that share their probabilities (perturbations, weights) in one style.
+
+    `trace` two systems, then `draw` each of them, as often as wanted (with other masks). Memory: 40 bytes a point and
+    one canvas.
+    """
+
+    def __init__(self, p: Floats, style: Style) -> None:
+        self.style = style
+        self._choices = _choices(p.tobytes(), style.points)
+        self._coefficients = np.zeros((2, len(p), 6))
+        self._xs, self._ys = np.empty((2, style.points)), np.empty((2, style.points))
+        self._extents = np.empty((2, 4))
+        self._lengths = [0, 0]
+        self._offsets = np.empty(style.points, np.uint32)
+        side = style.size + chaos.MARGIN
+        self._canvas = np.empty((side * side, 1 if style.color == "gray" else 3), np.uint8)
+
+    def trace(self, *maps: Floats) -> None:
+        """Trace one system or two: (N, 2, 3) each. A diverging orbit is trimmed by the published rule."""
+        for lane in range(2):
+            self._coefficients[lane] = maps[min(lane, len(maps) - 1)].reshape(-1, 6)
+        chaos.trace_pair(self._coefficients, self._choices, self._xs, self._ys, self._extents)
+        for lane in range(2):
+            self._lengths[lane] = self.style.points
+            if np.isnan(self._xs[lane, -1]) or np.isnan(self._ys[lane, -1]):
+                self._trim(lane)
+
+    def _trim(self, lane: int) -> None:
+        """With the first NaN at point n, only [0, n - 100) are kept: of x, then of y in what is left."""
+        length = self.style.points
+        for axis in (self._xs[lane], self._ys[lane]):
+            nans = np.isnan(axis[:length])
+            if nans.any():
+                length = max(int(nans.argmax()) - TRIM, 0)
+        self._lengths[lane] = length
+        if length:
+            x, y = self._xs[lane, :length], self._ys[lane, :length]
+            self._extents[lane] = x.min(), x.max(), y.min(), y.max()
+
+    def diverged(self, lane: int = 0) -> bool:
+        """Whether the traced orbit ran into NaN."""
+        return self._lengths[lane] < self.style.points
+
+    def draw(self, lane: int = 0, masks: Masks | None = None) -> Image:
+        """The image of a traced orbit: uint8 (size, size), or (size, size, 3) in colour; rows from the top.
+
+        masks: (points,) uint16 where the style has random masks. Raises DataError where nothing is left of the orbit.
+        """
+        style, length, canvas = self.style, self._lengths[lane], self._canvas
+        if not length:
+            raise DataError(f"overflow: the orbit runs into NaN within its first {TRIM} points, so there is nothing to draw")
+        offsets = self._offsets[:length]
+        chaos.locate(self._xs[lane, :length], self._ys[lane, :length], self._extents[lane], style.size, style.pad, offsets)
+        canvas.fill(0)
+        stride = style.size + chaos.MARGIN
+        if style.draw == "point":
+            chaos.plot(offsets, _hues() if style.color == "color" else _GRAY_PALETTE, canvas)
+        else:
+            if not style.random_masks:
+                masks = _filled_masks(style.points)
+            assert masks is not None
+            if style.color == "gray":
+                chaos.stamp_gray(offsets, masks, _patches(), stride, canvas.reshape(-1))
+            else:
+                chaos.stamp_color(offsets, masks, _hues(), stride, canvas)
+        image = canvas.reshape(stride, stride, -1)[style.size - 1 :: -1, : style.size]
+        return np.ascontiguousarray(image[:, :, 0] if style.color == "gray" else image)
+
+
+def random_masks(key: int, points: int) -> Masks:
+    """The masks of one image, (points,) uint16 in 1..511, from a 64-bit key."""
+    masks = np.empty(points, np.uint16)
+    chaos.fill_masks(np.uint64(key), masks)
+    return masks
+
+
+def fill_rate(image: Image) -> float:
+    """Share of pixels that are not black."""
+    lit = image if image.ndim == 2 else image.any(axis=2)
+    return float(np.count_nonzero(lit)) / (image.shape[0] * image.shape[1])
+
+
+def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key: int = 0) -> Image:
+    """Draw one system as the published renderer does.
+
+    weights: (6,) or (N, 6), multiply the coefficients a, b, c, d, e, f; p stays that of `ifs`.
+    Raises DataError where the orbit overflows at once, UsageError where the weights do not fit.
+    """
+    maps = ifs.maps
+    if weights is not None:
+        if weights.shape not in ((6,), (1, 6), (len(ifs), 6)):
+            raise UsageError(f"weights: give one vector of 6, or {len(ifs)} (one per map), not {weights.shape}")
+        maps = maps * maps_from_rows(np.broadcast_to(weights, (len(ifs), 6)))
+    renderer = Renderer(ifs.p, style)
+    renderer.trace(maps)
+    return renderer.draw(masks=random_masks(mask_key, style.points) if style.random_masks else None)
+
+
+_GRAY_PALETTE = np.array([[GRAY]], np.uint8)
+
+
+@lru_cache(maxsize=4)
+def _choices(p: bytes, points: int) -> npt.NDArray[np.uint8]:
+    return chaos.map_choices(np.frombuffer(p), points)
+
+
+@lru_cache(maxsize=2)
+def _filled_masks(points: int) -> Masks:
+    return np.full(points, chaos.NUM_MASKS, np.uint16)
+
+
+@cache
+def _patches() -> npt.NDArray[np.uint8]:
+    """Nine gray values for each of 512 masks, flat; row-major, most significant bit first."""
+    bits = np.arange(512)[:, None] >> np.arange(8, -1, -1) & 1
+    return (bits * GRAY).astype(np.uint8).reshape(-1)
+
+
+@cache
+def _hues() -> npt.NDArray[np.uint8]:
+    """The 128 hues of colour drawing, (128, 3) RGB: S = I = 0.75, hue 2 pi i / 128, in six sectors."""
+    hues = np.empty((chaos.NUM_HUES, 3))
+    saturation = intensity = 0.75
+    for i in range(chaos.NUM_HUES):
+        turn = 3 * (2 * np.pi * i / chaos.NUM_HUES) / np.pi
+        sector = int(np.floor(turn))
+        low = intensity * (1 - saturation)
+        down = intensity * (1 - saturation * (turn - sector))
+        up = intensity * (1 - saturation * (1 - (turn - sector)))
+        hues[i] = [
+            (low, up, intensity),
+            (low, intensity, down),
+            (up, intensity, low),
+            (intensity, down, low),
+            (intensity, low, up),
+            (down, low, intensity),
+        ][sector]
+    return (hues * 255).astype(np.uint8)

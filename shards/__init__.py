@@ -1,0 +1,1 @@
+"""The contract between rendering and training: samples into tar shards and back."""

@@ -1,0 +1,67 @@
+"""Images to PNG bytes and back.
+
+Pillow needs 5 ms for one 512 x 512 patch fractal at its fastest setting. The frame of a PNG is five fields and a
+deflate stream, so the frame is written here and ISA-L's deflate fills it (0.25 ms; 0.1 ms at one bit a pixel).
+"""
+
+import io
+import struct
+import zlib
+from typing import Literal
+
+import numpy as np
+from isal import isal_zlib
+from PIL import Image as PillowImage
+
+from shards.errors import DataError, UsageError
+from shards.sample import Image
+
+PngBits = Literal[1, 8]
+
+GRAY = 127
+"""The one gray level of two-level images (REFERENCE section 2: (127, 127, 127) on black)."""
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GRAY_TYPE, _RGB_TYPE = 0, 2
+
+
+def encode_png(image: Image, bits: PngBits = 8) -> bytes:
+    """PNG bytes of an image, every row unfiltered (filter type 0).
+
+    image: uint8 (H, W) or (H, W, 3).
+    bits: bits per pixel and channel. 1 is for gray images with the two levels 0 and 127 only; readers then return
+        0 and 255, or 0 and 1. `decode_image(..., bits=1)` gives 0 and 127 back.
+    Raises UsageError where one bit cannot hold the image.
+    """
+    height, width = image.shape[:2]
+    if bits == 1:
+        if image.ndim != 2 or np.count_nonzero(image) != np.count_nonzero(image == GRAY):
+            raise UsageError(f"--png-bits 1 holds gray images of the two levels 0 and {GRAY} only; use 8")
+        pixels, color_type = np.packbits(image, axis=1), _GRAY_TYPE
+    else:
+        pixels = image.reshape(height, -1)
+        color_type = _GRAY_TYPE if image.ndim == 2 else _RGB_TYPE
+    rows = np.zeros((height, pixels.shape[1] + 1), np.uint8)
+    rows[:, 1:] = pixels
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
+    data = isal_zlib.compress(rows, 1)
+    return b"".join([_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", data), _chunk(b"IEND", b"")])
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))])
+
+
+def decode_image(data: bytes, bits: PngBits = 8) -> Image:
+    """The pixels of an encoded image: uint8 (H, W) for gray, (H, W, 3) for colour.
+
+    Raises DataError where the bytes are no image.
+    """
+    try:
+        with PillowImage.open(io.BytesIO(data)) as picture:
+            picture.load()
+            if bits == 1:
+                return np.where(np.asarray(picture.convert("L")), np.uint8(GRAY), np.uint8(0))
+            return np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+        raise DataError(f"cannot be decoded ({error})") from error

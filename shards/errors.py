@@ -1,0 +1,17 @@
+"""The errors that a user can cause or mend, each shown by the command line as one line with its exit code."""
+
+
+class FracgenError(Exception):
+    """Base of all errors with a message for the user: the value, what is allowed, and the mend."""
+
+    exit_code = 1
+
+
+class DataError(FracgenError):
+    """The data is there but bad or incomplete, or could not be made (exit code 1)."""
+
+
+class UsageError(FracgenError):
+    """What was asked for cannot be done as asked: a bad value, file or folder (exit code 2)."""
+
+    exit_code = 2

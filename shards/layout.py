@@ -1,0 +1,88 @@
+"""Which sample lies in which shard, at which place, under which name."""
+
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shards.codec import PngBits
+from shards.errors import UsageError
+
+Indices = npt.NDArray[np.int64]
+
+MIN_SHARDS = 64
+"""Enough for 8 ranks with 8 workers each, where there are that many groups."""
+MAX_SHARD_SAMPLES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a data set is spread over shards. With the recipe it determines every byte of the folder.
+
+    Groups of `group` consecutive indices are permuted over the shards, and the samples within each shard, both by
+    `seed`. Shards differ by at most one group, and none is empty.
+    """
+
+    name: str
+    num_samples: int
+    num_shards: int
+    group: int = 1
+    seed: int = 0
+    png_bits: PngBits = 8
+    metadata: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be laid out."""
+        if not 1 <= self.num_shards <= self.num_groups:
+            unit = "images" if self.group == 1 else f"groups of {self.group} images"
+            raise UsageError(f"--shards {self.num_shards}: give 1 to {self.num_groups}, there are that many {unit}")
+        if self.png_bits not in (1, 8):
+            raise UsageError(f"--png-bits {self.png_bits}: give 1 or 8")
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups; the last may be short."""
+        return -(-self.num_samples // self.group)
+
+    def filename(self, shard: int) -> str:
+        """Name of the tar of shard number `shard`."""
+        return f"{self.name}-train-{shard:06d}.tar"
+
+    def key(self, index: int) -> str:
+        """Key of a sample in its tar: its index, zero-padded, without a dot (readers end a key at the first dot)."""
+        return f"{index:0{max(6, len(str(self.num_samples - 1)))}d}"
+
+    def indices(self, shard: int) -> Indices:
+        """Indices of the samples of one shard, in the order in which they are written: (n,) int64."""
+        groups = np.array_split(_permutation(self.num_groups, self.seed), self.num_shards)[shard]
+        samples = (groups[:, None] * self.group + np.arange(self.group)).ravel()
+        samples = samples[samples < self.num_samples]
+        return samples[_generator(self.seed, shard + 1).permutation(len(samples))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Layout":
+        """The layout that a manifest holds; fields that are unknown here are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def default_num_shards(num_samples: int, group: int = 1) -> int:
+    """64 shards, or as many as keep a shard at 10,000 samples, but no more than there are groups."""
+    return min(-(-num_samples // group), max(MIN_SHARDS, -(-num_samples // MAX_SHARD_SAMPLES)))
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream,))))
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_groups: int, seed: int) -> Indices:
+    order = _generator(seed, 0).permutation(num_groups)
+    order.flags.writeable = False
+    return order

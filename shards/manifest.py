@@ -1,0 +1,216 @@
+"""The manifest `dataset.json`: what a folder of shards holds, and what made it."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shards.errors import DataError, UsageError
+from shards.layout import Layout
+from shards.sample import Image
+
+FORMAT = "fracgen-shards"
+VERSION = 1
+MANIFEST = "dataset.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """One committed shard.
+
+    bytes, sha256: of the tar file. pixels_sha256: of the pixels and labels in it, as `PixelHash` takes them.
+    rejections: draws thrown away while making it, by reason.
+    """
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    pixels_sha256: str
+    rejections: Mapping[str, int]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ShardRecord":
+        """Raises KeyError or TypeError where a field is missing."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything about a folder but its pixels; nothing in it depends on time, host, workers or speed.
+
+    recipe: the resolved recipe, whole. recipe_hash: sha256 of what in it determines pixels.
+    provenance: how the recipe was resolved (seed, tries); it changes no pixel.
+    image: {"extension", "width", "height", "mode"}, mode "L" or "RGB".
+    """
+
+    recipe: Mapping[str, Any]
+    recipe_hash: str
+    provenance: Mapping[str, Any]
+    layout: Layout
+    versions: Mapping[str, str]
+    class_names: tuple[str, ...]
+    image: Mapping[str, Any]
+    shards: tuple[ShardRecord, ...]
+
+    @property
+    def num_samples(self) -> int:
+        """Number of images in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        return len(self.class_names)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tars."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def rejections(self) -> dict[str, int]:
+        """Draws thrown away, by reason."""
+        return dict(sorted(sum((Counter(shard.rejections) for shard in self.shards), Counter()).items()))
+
+    @property
+    def acceptance(self) -> float:
+        """Accepted draws divided by all draws."""
+        return self.num_samples / (self.num_samples + sum(self.rejections.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `dataset.json` holds."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "recipe": dict(self.recipe),
+            "recipe_hash": self.recipe_hash,
+            "provenance": dict(self.provenance),
+            "layout": self.layout.to_dict(),
+            "versions": dict(self.versions),
+            "image": dict(self.image),
+            "num_samples": self.num_samples,
+            "num_classes": self.num_classes,
+            "num_bytes": self.num_bytes,
+            "rejections": self.rejections,
+            "acceptance": self.acceptance,
+            "class_names": list(self.class_names),
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished folder.
+
+    Raises UsageError for a folder that is missing or holds no shards, DataError for one that is unfinished or whose
+    manifest is damaged or of another version.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    if not path.exists():
+        if (folder / ".partial").is_dir():
+            raise DataError(f"{folder}: unfinished; run the command that began it once more and it goes on")
+        raise UsageError(f"{folder}: no {MANIFEST} in it, so this is no folder of shards")
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if values["format"] != FORMAT:
+            raise DataError(f"{path}: format {values['format']!r}, expected {FORMAT!r}")
+        if values["version"] != VERSION:
+            raise DataError(f"{path}: version {values['version']!r}, this release reads {VERSION}; use the one that wrote it")
+        return Manifest(
+            recipe=values["recipe"],
+            recipe_hash=values["recipe_hash"],
+            provenance=values["provenance"],
+            layout=Layout.from_dict(values["layout"]),
+            versions=values["versions"],
+            class_names=tuple(values["class_names"]),
+            image=values["image"],
+            shards=tuple(ShardRecord.from_dict(shard) for shard in values["shards"]),
+        )
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+
+
+def to_json(values: Any, indent: int | None = None) -> str:
+    """JSON text with exact floats and no NaN, in the order of the keys."""
+    return json.dumps(values, indent=indent, allow_nan=False, separators=(",", ":") if indent is None else None)
+
+
+def hash_json(values: Mapping[str, Any]) -> str:
+    """sha256 (hex) of the canonical JSON text of `values`: keys sorted, no white space."""
+    text = json.dumps(values, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class PixelHash:
+    """sha256 over samples in their order: label and shape as little-endian int64, then the raw pixels, row by row."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, image: Image, label: int) -> None:
+        """Take one more sample in."""
+        self._hash.update(np.array([label, image.ndim, *image.shape], "<i8").tobytes())
+        self._hash.update(np.ascontiguousarray(image))
+
+    def hexdigest(self) -> str:
+        """The hash of all samples so far."""
+        return self._hash.hexdigest()
+
+
+def sidecars(manifest: Manifest) -> Iterable[tuple[str, str]]:
+    """(name, text) of the small files by which stock tools find their way: timm, open_clip, Hugging Face datasets."""
+    names = [shard.name for shard in manifest.shards]
+    lengths = [shard.samples for shard in manifest.shards]
+    split = {"name": "train", "num_samples": manifest.num_samples, "filenames": names, "shard_lengths": lengths}
+    yield "_info.json", to_json({"splits": {"train": split}}, indent=1) + "\n"
+    yield "sizes.json", to_json(dict(zip(names, lengths, strict=True)), indent=1) + "\n"
+    yield "README.md", _data_card(manifest)
+
+
+def _data_card(manifest: Manifest) -> str:
+    layout, image = manifest.layout, manifest.image
+    recipe = "\n".join(
+        f"| {name} | {value} |" for name, value in manifest.recipe.items() if not isinstance(value, dict | list)
+    )
+    last = layout.filename(layout.num_shards - 1)
+    pattern = f"{layout.name}-train-{{000000..{layout.num_shards - 1:06d}}}.tar" if layout.num_shards > 1 else last
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: "{layout.name}-train-*.tar"
+task_categories:
+- image-classification
+tags:
+- synthetic
+- webdataset
+---
+
+# {layout.name}
+
+{manifest.num_samples} images of {manifest.num_classes} classes, {image["width"]} x {image["height"]}, mode {image["mode"]}, made
+from formulas by fracgen {manifest.versions["fracgen"]}. `dataset.json` holds the whole recipe, and sha256 sums of every
+shard and of its pixels; `fracgen verify` checks them.
+
+| recipe | |
+| --- | --- |
+{recipe}
+
+Every sample is `<key>.cls` (the label), `<key>.json` (what made it) and `<key>.{image["extension"]}`.
+
+```python
+webdataset.WebDataset("{pattern}", shardshuffle=False).decode("pil").to_tuple("{image["extension"]}", "cls")
+datasets.load_dataset("THIS_FOLDER", split="train")
+timm.data.create_dataset("wds/x", "THIS_FOLDER", split="train", is_training=True, batch_size=256)
+```
+"""

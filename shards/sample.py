@@ -1,0 +1,29 @@
+"""What a recipe makes and a shard holds: one image with its label, its key and what made it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+"""uint8, (H, W) gray or (H, W, 3) RGB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One labelled image.
+
+    image: uint8, (H, W) gray or (H, W, 3) RGB.
+    index: position in the data set, from 0; the shard's key is made from it.
+    label: class number, from 0.
+    metadata: JSON-able, one fixed schema per recipe, no nulls; floats are always floats.
+    rejected: draws thrown away before this one, counted by reason.
+    """
+
+    image: Image
+    index: int
+    label: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,84 @@
+"""Samples into one tar, byte for byte the same every time."""
+
+import hashlib
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from shards.codec import encode_png
+from shards.layout import Layout
+from shards.manifest import PixelHash, ShardRecord, to_json
+from shards.sample import Sample
+
+_BLOCK = tarfile.BLOCKSIZE
+_BUFFER = 1 << 20
+
+
+class _HashedFile:
+    """Counts and hashes what goes to a file, in large pieces: hashing those lets other threads run."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._pending = bytearray()
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self._pending += data
+        if len(self._pending) >= _BUFFER:
+            self.flush()
+
+    def flush(self) -> None:
+        self._file.write(self._pending)
+        self._sha256.update(self._pending)
+        self.size += len(self._pending)
+        self._pending.clear()
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def write_tar(path: Path, name: str, samples: Iterable[Sample], layout: Layout) -> ShardRecord:
+    """Write samples to the tar `path`, flushed to the disk, and return the record of it under the name `name`.
+
+    Members are `<key>.cls`, `<key>.json` and `<key>.png`, in that order; owner, group and times are 0. At most one
+    sample and one buffer are held in memory.
+    """
+    pixels, rejections, count = PixelHash(), Counter[str](), 0
+    with path.open("wb") as file:
+        tar = _HashedFile(file)
+        for sample in samples:
+            for extension, data in encode_members(sample, layout):
+                tar.write(_member(f"{layout.key(sample.index)}.{extension}", data))
+            pixels.update(sample.image, sample.label)
+            rejections.update(sample.rejected)
+            count += 1
+        tar.write(bytes(2 * _BLOCK))
+        tar.flush()
+        file.flush()
+        os.fsync(file.fileno())
+    return ShardRecord(
+        name=name,
+        samples=count,
+        bytes=tar.size,
+        sha256=tar.hexdigest(),
+        pixels_sha256=pixels.hexdigest(),
+        rejections=dict(sorted(rejections.items())),
+    )
+
+
+def encode_members(sample: Sample, layout: Layout) -> Iterable[tuple[str, bytes]]:
+    """(extension, bytes) of the members of one sample, in the order of the tar."""
+    yield "cls", str(sample.label).encode()
+    if layout.metadata:
+        yield "json", to_json(sample.metadata).encode()
+    yield "png", encode_png(sample.image, layout.png_bits)
+
+
+def _member(name: str, data: bytes) -> bytes:
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    return b"".join([header.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % _BLOCK)])
