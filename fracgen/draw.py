@@ -81,8 +81,10 @@ class Renderer:
         self._extents = np.empty((2, 4))
         self._lengths = [0, 0]
         self._offsets = np.empty(style.points, np.uint32)
-        side = style.size + chaos.MARGIN
-        self._canvas = np.empty((side * side, 1 if style.color == "gray" else 3), np.uint8)
+        rows = style.size + chaos.MARGIN
+        self._stride = rows if style.color == "color" else -(-rows // 64) * 64
+        self._bits = np.empty(rows * self._stride // 64 if style.color == "gray" else 0, np.uint64)
+        self._pixels = np.empty((rows * self._stride if style.color == "color" else 0, 3), np.uint8)
 
     def trace(self, *maps: Floats) -> None:
         """Trace one system or two: (N, 2, 3) each. A diverging orbit is trimmed by the published rule."""
@@ -115,32 +117,34 @@ class Renderer:
 
         masks: (points,) uint16 where the style has random masks. Raises DataError where nothing is left of the orbit.
         """
-        style, length, canvas = self.style, self._lengths[lane], self._canvas
+        style, length, stride = self.style, self._lengths[lane], self._stride
         if not length:
             raise DataError(f"overflow: the orbit runs into NaN within its first {TRIM} points, so there is nothing to draw")
-        offsets = self._offsets[:length]
-        chaos.locate(self._xs[lane, :length], self._ys[lane, :length], self._extents[lane], style.size, style.pad, offsets)
-        canvas.fill(0)
-        stride = style.size + chaos.MARGIN
-        if style.draw == "point":
-            chaos.plot(offsets, _hues() if style.color == "color" else _GRAY_PALETTE, canvas)
-        else:
-            if not style.random_masks:
-                masks = _filled_masks(style.points)
-            assert masks is not None
-            if style.color == "gray":
-                chaos.stamp_gray(offsets, masks, _patches(), stride, canvas.reshape(-1))
+        offsets, extent = self._offsets[:length], self._extents[lane]
+        chaos.locate(self._xs[lane, :length], self._ys[lane, :length], extent, style.size, style.pad, stride, offsets)
+        masks = masks if style.random_masks and masks is not None else _filled_masks(style.points)
+        if style.color == "gray":
+            self._bits.fill(0)
+            if style.draw == "point":
+                chaos.plot_gray(offsets, self._bits)
             else:
-                chaos.stamp_color(offsets, masks, _hues(), stride, canvas)
-        image = canvas.reshape(stride, stride, -1)[style.size - 1 :: -1, : style.size]
-        return np.ascontiguousarray(image[:, :, 0] if style.color == "gray" else image)
+                chaos.stamp_gray(offsets, masks, stride, self._bits)
+            packed = self._bits.view(np.uint8).reshape(-1, stride // 8)[style.size - 1 :: -1]
+            image = np.unpackbits(packed, axis=1, count=style.size, bitorder="little")
+            return np.multiply(image, GRAY, out=image)
+        self._pixels.fill(0)
+        if style.draw == "point":
+            chaos.plot_color(offsets, _hues(), self._pixels)
+        else:
+            chaos.stamp_color(offsets, masks, _hues(), stride, self._pixels)
+        return np.ascontiguousarray(self._pixels.reshape(-1, stride, 3)[style.size - 1 :: -1, : style.size])
 
 
 def random_masks(key: int, points: int) -> Masks:
     """The masks of one image, (points,) uint16 in 1..511, from a 64-bit key."""
-    masks = np.empty(points, np.uint16)
+    masks = np.empty(points + points % 2, np.uint16)
     chaos.fill_masks(np.uint64(key), masks)
-    return masks
+    return masks[:points]
 
 
 def fill_rate(image: Image) -> float:
@@ -165,7 +169,18 @@ def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key:
     return renderer.draw(masks=random_masks(mask_key, style.points) if style.random_masks else None)
 
 
-_GRAY_PALETTE = np.array([[GRAY]], np.uint8)
+def parse_weights(text: str) -> Floats:
+    """Weights as written on a command line: (1, 6) from "w,w,w,w,w,w", or (N, 6) from one such vector per map, "..;..".
+
+    Raises UsageError where it is not that.
+    """
+    try:
+        rows = [[float(number) for number in vector.split(",")] for vector in text.strip().strip(";").split(";")]
+    except ValueError as error:
+        raise UsageError(f"weights {text!r}: {error}; give numbers, as in 1,1,1,1,1,1") from None
+    if any(len(row) != 6 for row in rows) or not np.isfinite(rows).all():
+        raise UsageError(f"weights {text!r}: give 6 finite numbers, or 6 for each map with ; between")
+    return np.array(rows)
 
 
 @lru_cache(maxsize=4)
@@ -176,13 +191,6 @@ def _choices(p: bytes, points: int) -> npt.NDArray[np.uint8]:
 @lru_cache(maxsize=2)
 def _filled_masks(points: int) -> Masks:
     return np.full(points, chaos.NUM_MASKS, np.uint16)
-
-
-@cache
-def _patches() -> npt.NDArray[np.uint8]:
-    """Nine gray values for each of 512 masks, flat; row-major, most significant bit first."""
-    bits = np.arange(512)[:, None] >> np.arange(8, -1, -1) & 1
-    return (bits * GRAY).astype(np.uint8).reshape(-1)
 
 
 @cache

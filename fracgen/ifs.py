@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 MAX_MAPS = 255
 """The kernels hold a map's number in one byte, and one number more for "none"."""
 P_TOLERANCE = 1e-6
+_CSV_ORDER = [0, 1, 4, 2, 3, 5]
 _MAX_FILE_BYTES = 1 << 20
 
 
@@ -188,8 +189,7 @@ def _parse_csv(text: str) -> IFS:
 
 def maps_from_rows(rows: Floats) -> Floats:
     """(N, 6) rows a, b, c, d, e, f of a category file to (N, 2, 3) maps [[a, b, e], [c, d, f]]."""
-    a, b, c, d, e, f = rows.T
-    return np.stack([np.stack([a, b, e], -1), np.stack([c, d, f], -1)], -2)
+    return rows[:, _CSV_ORDER].reshape(-1, 2, 3)
 
 
 def _parse_json(text: str) -> IFS:

@@ -1,0 +1,47 @@
+"""Formulas into pixels: synthetic pre-training data, exact, fast and reproducible.
+
+    import fracgen
+
+    recipe, provenance = fracgen.OnePFrac(sigma=3.5, delta=0.1).resolve()
+    for sample in recipe.render([0, 1, 2]):
+        sample.image, sample.label, sample.metadata
+    fracgen.write_shards(recipe, "out", provenance=provenance)
+    for sample in fracgen.open_shards("out"):
+        ...
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fracgen.draw import Style as Style
+    from fracgen.draw import draw_ifs as draw_ifs
+    from fracgen.generate import write_shards as write_shards
+    from fracgen.generate import plan as plan
+    from fracgen.ifs import IFS as IFS
+    from fracgen.ifs import load_ifs as load_ifs
+    from fracgen.onepfrac import OnePFrac as OnePFrac
+    from fracgen.recipes import load_recipe as load_recipe
+    from fracgen.recipes import save_recipe as save_recipe
+    from shards.reader import open_shards as open_shards
+
+_HOMES = {
+    "IFS": "fracgen.ifs",
+    "OnePFrac": "fracgen.onepfrac",
+    "Style": "fracgen.draw",
+    "draw_ifs": "fracgen.draw",
+    "load_ifs": "fracgen.ifs",
+    "load_recipe": "fracgen.recipes",
+    "open_shards": "shards.reader",
+    "plan": "fracgen.generate",
+    "save_recipe": "fracgen.recipes",
+    "write_shards": "fracgen.generate",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: `fracgen --help` needs no numba."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fracgen' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,157 @@
+"""Render a recipe into a folder of shards: plan them, run them on an executor, resume, report."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fracgen.preview import contact_sheet
+from fracgen.recipes import Recipe, recipe_hash, to_dict
+from shards.codec import PngBits
+from shards.errors import DataError
+from shards.folder import FolderWriter, commit_shard
+from shards.layout import Layout, default_num_shards
+from shards.manifest import Manifest, ShardRecord
+from shards.sample import Sample
+
+_VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
+"""The packages whose version can change a byte of a folder."""
+
+_cancelled: set[str] = set()
+"""Tokens of runs that were interrupted: their threads stop at the next image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What `write_shards` did. new_samples and seconds count this run only; the manifest counts the folder."""
+
+    folder: Path
+    manifest: Manifest
+    new_samples: int
+    seconds: float
+    workers: int
+
+
+def versions() -> dict[str, str]:
+    """The versions of what determines a folder's bytes."""
+    return {name: metadata.version(name) for name in _VERSIONED}
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def plan(
+    recipe: Recipe, *, num_shards: int | None = None, png_bits: PngBits = 8, keep_metadata: bool = True
+) -> Layout:
+    """How a recipe's samples are laid out. Raises UsageError for a number of shards that is not possible."""
+    return Layout(
+        name=recipe.NAME,
+        num_samples=len(recipe),
+        num_shards=default_num_shards(len(recipe), recipe.group) if num_shards is None else num_shards,
+        group=recipe.group,
+        png_bits=png_bits,
+        metadata=keep_metadata,
+    )
+
+
+def write_shards(
+    recipe: Recipe,
+    folder: Path | str,
+    *,
+    layout: Layout | None = None,
+    provenance: dict[str, Any] | None = None,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    any_versions: bool = False,
+    on_shard: Callable[[ShardRecord], None] | None = None,
+) -> Result:
+    """Write all shards of a resolved recipe to `folder`, or those that are missing, and finish the folder.
+
+    executor: any concurrent.futures.Executor; without one, `workers` threads (all cores). What is handed to it can be
+    pickled. The bytes are the same whatever executor, workers and interruptions.
+    on_shard: called with each record as it is committed, those of an earlier run first.
+
+    Raises UsageError where the folder is not to be written, DataError where an image cannot be made or a worker died;
+    shards that are committed by then stay, and the same call goes on from there.
+    """
+    folder, layout, started = Path(folder), layout or plan(recipe), time.perf_counter()
+    workers = workers or num_cores()
+    key = {"recipe_hash": recipe_hash(recipe), "layout": layout.to_dict(), "versions": versions()}
+    with FolderWriter(folder, key, any_versions=any_versions) as writer:
+        for record in writer.records.values():
+            if on_shard:
+                on_shard(record)
+        missing, new_samples = writer.missing(), 0
+        if writer.manifest is None:
+            pool = executor or ThreadPoolExecutor(workers)
+            try:
+                for shard, record in _run(pool, recipe, layout, folder, missing, writer.token):
+                    writer.add(shard, record)
+                    new_samples += record.samples
+                    if on_shard:
+                        on_shard(record)
+            except BrokenExecutor as error:
+                raise DataError(f"a worker died ({error}); the finished shards are kept, run the same again") from error
+            finally:
+                if executor is None:
+                    pool.shutdown(cancel_futures=True)
+            manifest = _manifest(recipe, layout, key, provenance or {}, writer)
+            writer.finish(manifest, {"preview.png": contact_sheet(recipe.preview())})
+        assert writer.manifest is not None
+        return Result(
+            folder=folder,
+            manifest=writer.manifest,
+            new_samples=new_samples,
+            seconds=time.perf_counter() - started,
+            workers=workers,
+        )
+
+
+def _run(
+    pool: Executor, recipe: Recipe, layout: Layout, folder: Path, shards: list[int], token: str
+) -> Iterator[tuple[int, ShardRecord]]:
+    futures: dict[Future[ShardRecord], int] = {}
+    try:
+        for shard in shards:
+            futures[pool.submit(render_shard, recipe, layout, folder, shard, token)] = shard
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        _cancelled.add(token)
+        for future in futures:
+            future.cancel()
+        raise
+
+
+def render_shard(recipe: Recipe, layout: Layout, folder: Path, shard: int, token: str) -> ShardRecord:
+    """Render one shard and commit it: the unit of work that an executor runs."""
+    return commit_shard(folder, shard, _until_cancelled(recipe, layout, shard, token), layout, token)
+
+
+def _until_cancelled(recipe: Recipe, layout: Layout, shard: int, token: str) -> Iterator[Sample]:
+    for sample in recipe.render(layout.indices(shard).tolist()):
+        if token in _cancelled:
+            raise DataError("the run was interrupted")
+        yield sample
+
+
+def _manifest(
+    recipe: Recipe, layout: Layout, key: dict[str, Any], provenance: dict[str, Any], writer: FolderWriter
+) -> Manifest:
+    height, width, *channels = next(iter(recipe.render([0]))).image.shape
+    return Manifest(
+        recipe=to_dict(recipe),
+        recipe_hash=key["recipe_hash"],
+        provenance=provenance,
+        layout=layout,
+        versions=key["versions"],
+        class_names=recipe.class_names,
+        image={"extension": "png", "width": width, "height": height, "mode": "RGB" if channels else "L"},
+        shards=tuple(writer.records[shard] for shard in range(layout.num_shards)),
+    )

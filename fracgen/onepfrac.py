@@ -1,0 +1,306 @@
+"""1p-frac: one fractal, perturbed L times by amounts the eye does not see (Nakamura et al., ECCV 2024, section 3).
+
+Class l is the base IFS with its 6N coefficients moved by eps_l, drawn from the LIEP distribution: uniform in
+[-Delta/2, Delta/2]^(6N) and added (the paper, equation 4), or each coefficient multiplied by U(1 - Delta, 1 + Delta)
+(the published code, whose Delta is a half-width). Probabilities stay those of the base.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from fracgen.draw import ColorMode, DrawMode, Masks, PatchMode, Renderer, Style, check_choice, check_range, fill_rate, random_masks
+from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
+from fracgen.rng import MAX_SEED, generator, stream_key
+from shards.errors import DataError, UsageError
+from shards.sample import Image, Sample
+
+VET_PROBES = 64
+"""Perturbations of a base that vetting tries."""
+PREVIEW_CLASSES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnePFrac:
+    """The recipe of 1p-frac, resolved once `ifs` holds the base fractal. Defaults are the published set.
+
+    sigma: sigma-factor of the base, in (0, 3 maps]. delta: Delta, >= 0. classes: L. seed: of everything that is drawn.
+    size, pad: in pixels. points: length T of the orbit. maps: N. draw, color, patch: see `draw.Style`.
+    masks: whether each class has random patch masks of its own, or all share one set.
+    min_fill: an image is kept if more than this share of its pixels is not black.
+    max_tries: perturbations tried for one class. min_acceptance: share of 64 perturbations of a base that must be
+    kept, or the base is passed over; max_base_tries: bases tried.
+    """
+
+    NAME: ClassVar[str] = "1p-frac"
+    PROVENANCE: ClassVar[frozenset[str]] = frozenset({"sigma", "maps", "min_acceptance", "max_base_tries"})
+    """Fields that lead to the base and change no pixel once it is there: not part of the recipe's hash."""
+    group: ClassVar[int] = 1
+
+    sigma: float = 3.5
+    delta: float = 0.1
+    classes: int = 1000
+    seed: int = 0
+    size: int = 512
+    pad: int = 6
+    points: int = 100_000
+    maps: int = 2
+    perturbation: Literal["additive", "multiplicative"] = "additive"
+    draw: DrawMode = "patch"
+    color: ColorMode = "gray"
+    patch: PatchMode = "random"
+    masks: Literal["class", "shared"] = "class"
+    min_fill: float = 0.05
+    max_tries: int = 100
+    min_acceptance: float = 0.5
+    max_base_tries: int = 1000
+    ifs: IFS | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        check_range("maps", self.maps, 1, MAX_MAPS)
+        check_sigma(self.sigma, self.maps)
+        check_range("delta", self.delta, 0, 1e6)
+        check_range("classes", self.classes, 1, 10**9)
+        check_range("seed", self.seed, 0, MAX_SEED)
+        check_range("min_fill", self.min_fill, 0, 1)
+        check_range("max_tries", self.max_tries, 1, 10**6)
+        check_range("min_acceptance", self.min_acceptance, 0, 1)
+        check_range("max_base_tries", self.max_base_tries, 1, 10**6)
+        check_choice("perturbation", self.perturbation, Literal["additive", "multiplicative"])
+        check_choice("masks", self.masks, Literal["class", "shared"])
+        _ = self.style
+
+    def __len__(self) -> int:
+        return self.classes
+
+    @property
+    def num_classes(self) -> int:
+        """L."""
+        return self.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A perturbation has no name but its number."""
+        return tuple(f"{label:0{len(str(self.classes - 1))}d}" for label in range(self.classes))
+
+    @property
+    def style(self) -> Style:
+        """How its orbits are drawn."""
+        return Style(
+            size=self.size, pad=self.pad, points=self.points, draw=self.draw, color=self.color, patch=self.patch
+        )
+
+    @property
+    def base(self) -> IFS:
+        """The base fractal. Raises UsageError where the recipe is not resolved."""
+        if self.ifs is None:
+            raise UsageError("the recipe has no base fractal yet: call resolve() first")
+        return self.ifs
+
+    def resolve(self) -> tuple["OnePFrac", dict[str, Any]]:
+        """The recipe with its base fractal, and how it was found: {"base_tries", "base_rejections", "base_acceptance", ...}.
+
+        Base number k is drawn from (seed, k); the first is taken whose unperturbed image and a share of at least
+        `min_acceptance` of whose perturbations pass the fill test. A base that was given must pass the former only.
+        Raises DataError with the counts where none passes.
+        """
+        if self.ifs is not None:
+            acceptance = _Vetting(self, self.ifs).given_acceptance()
+            return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
+        rejections, best = Counter[str](), 0.0
+        for attempt in range(self.max_base_tries):
+            try:
+                ifs = IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, attempt, "ifs")))
+            except UsageError:  # determinants that underflow
+                rejections["degenerate"] += 1
+                continue
+            vetting = _Vetting(self, ifs, attempt)
+            if (reason := vetting.base_fails()) is not None:
+                rejections[reason] += 1
+                continue
+            acceptance = vetting.acceptance(at_least=self.min_acceptance)
+            if acceptance >= self.min_acceptance:
+                found = {"base_tries": attempt + 1, "base_rejections": dict(sorted(rejections.items()))}
+                return replace(self, ifs=ifs), {**found, "base_acceptance": acceptance}
+            rejections["acceptance"] += 1
+            best = max(best, acceptance)
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(rejections.items()))
+        raise DataError(
+            f"no base fractal in {self.max_base_tries} tries at sigma {self.sigma:g} and delta {self.delta:g} "
+            f"(rejected: {counts}; best acceptance seen {best:.2f}, wanted {self.min_acceptance:g}); "
+            "lower --min-fill or --min-acceptance, or try another --seed"
+        )
+
+    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
+        """A delta that tells no classes apart, and a given base of which few perturbations pass."""
+        found = []
+        if self.delta == 0:
+            texture = "only their patch masks differ" if self.style.random_masks and self.masks == "class" else "identical"
+            found.append(f"delta 0: all {self.classes} classes are the same fractal ({texture})")
+        acceptance = provenance.get("base_acceptance", 1.0)
+        if acceptance < self.min_acceptance:
+            found.append(f"only {acceptance:.2f} of this base's perturbations pass the fill test; classes may run out of tries")
+        return found
+
+    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The samples of these indices, in their order. Pure: nothing else has a say in any of them.
+
+        Two orbits are traced at a time; a rejected draw is tried again in the next pair.
+        Raises DataError for a class that cannot be rendered within `max_tries`.
+        """
+        renderer = Renderer(self.base.p, self.style)
+        queue, order = iter(indices), list[int]()
+        pending, drawn = list[_Draw](), dict[int, Sample]()
+        while True:
+            for index in islice(queue, 2 - len(pending)):
+                order.append(index)
+                pending.append(_Draw(self, index))
+            if not pending:
+                return
+            renderer.trace(*(draw.maps for draw in pending))
+            samples = [draw.judge(renderer, lane) for lane, draw in enumerate(pending)]
+            pending = [draw for draw, sample in zip(pending, samples, strict=True) if sample is None]
+            drawn.update((sample.index, sample) for sample in samples if sample is not None)
+            while order and order[0] in drawn:
+                yield drawn.pop(order.pop(0))
+
+    def preview(self) -> list[list[tuple[str, Image]]]:
+        """The base fractal and some classes; below each class, where it differs from the base in the same masks.
+
+        Red: only in the class; blue: only in the base; gray: in both.
+        """
+        samples = list(self.render(np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int).tolist()))
+        renderer = Renderer(self.base.p, self.style)
+        renderer.trace(self.base.maps)
+        bases = [renderer.draw(masks=self.patch_masks(sample.index)) for sample in samples]
+        classes = [(f"class {sample.label}", sample.image) for sample in samples]
+        pairs = zip(samples, bases, strict=True)
+        differences = [(f"red: class {sample.label}, blue: base", _compare(sample.image, base)) for sample, base in pairs]
+        alone = ("blue: base", _compare(np.zeros_like(bases[0]), bases[0]))
+        return [[("base fractal", bases[0]), *classes], [alone, *differences]]
+
+    def perturb(self, eps: Floats) -> Floats:
+        """The base's maps moved by eps, (6N,) in the order a, b, c, d, e, f of each map: (N, 2, 3) float64."""
+        step = maps_from_rows(eps.reshape(-1, 6))
+        return self.base.maps + step if self.perturbation == "additive" else self.base.maps * (1 + step)
+
+    def draw_eps(self, rng: np.random.Generator) -> Floats:
+        """One draw of the LIEP distribution, (6N,) float64: half-width Delta/2 (additive), or Delta (multiplicative)."""
+        half_width = self.delta / 2 if self.perturbation == "additive" else self.delta
+        return half_width * (2 * rng.random(6 * len(self.base)) - 1)
+
+    def mask_key(self, index: int) -> int:
+        """The 64-bit key of the patch masks of class `index`: from (seed, index), or (seed, 0) where all share them."""
+        return stream_key(self.seed, index if self.masks == "class" else 0, "masks")
+
+    def patch_masks(self, index: int) -> Masks | None:
+        """The patch masks of class `index`, None where the style has none."""
+        return random_masks(self.mask_key(index), self.points) if self.style.random_masks else None
+
+    def rejection(self, renderer: Renderer, lane: int, masks: Masks | None) -> tuple[str | None, Image | None]:
+        """Why a traced orbit is not kept ("overflow", "fill"), and its image; None for the reason if it is kept."""
+        if renderer.diverged(lane):
+            return "overflow", None
+        image = renderer.draw(lane, masks)
+        return (None if fill_rate(image) > self.min_fill else "fill"), image
+
+
+class _Draw:
+    """One class on its way to an accepted perturbation."""
+
+    def __init__(self, recipe: OnePFrac, index: int) -> None:
+        if not 0 <= index < len(recipe):
+            raise UsageError(f"index {index}: there are images 0 to {len(recipe) - 1}")
+        self.recipe, self.index = recipe, int(index)
+        self.rejected = Counter[str]({"fill": 0, "overflow": 0})
+        self.mask_key = recipe.mask_key(self.index)
+        self.masks = random_masks(self.mask_key, recipe.points) if recipe.style.random_masks else None
+        self._perturb()
+
+    def _perturb(self) -> None:
+        attempt = sum(self.rejected.values())
+        self.eps = self.recipe.draw_eps(generator(self.recipe.seed, self.index, "eps", attempt))
+        self.maps = self.recipe.perturb(self.eps)
+
+    def judge(self, renderer: Renderer, lane: int) -> Sample | None:
+        """The sample if the traced draw is kept; else the next perturbation is drawn, within bounds."""
+        reason, image = self.recipe.rejection(renderer, lane, self.masks)
+        if reason is None and image is not None:
+            return Sample(
+                image=image, index=self.index, label=self.index, metadata=self._metadata(image), rejected=dict(self.rejected)
+            )
+        self.rejected[str(reason)] += 1
+        if sum(self.rejected.values()) >= self.recipe.max_tries:
+            raise DataError(
+                f"class {self.index}: none of {self.recipe.max_tries} perturbations could be kept "
+                f"({_counts(self.rejected)}); lower --min-fill or --delta, raise --max-tries, or try another --seed"
+            )
+        self._perturb()
+        return None
+
+    def _metadata(self, image: Image) -> Mapping[str, Any]:
+        recipe = self.recipe
+        return {
+            "formula": recipe.NAME,
+            "perturbation": recipe.perturbation,
+            "eps": self.eps.tolist(),
+            "maps": self.maps.ravel().tolist(),
+            "tries": sum(self.rejected.values()) + 1,
+            "mask_key": f"{self.mask_key:016x}",
+            "fill_rate": fill_rate(image),
+        }
+
+
+class _Vetting:
+    """Whether a base fractal is fit: by its unperturbed image, and by a sample of its perturbations."""
+
+    def __init__(self, recipe: OnePFrac, ifs: IFS, attempt: int = 0) -> None:
+        self.recipe, self.attempt = replace(recipe, ifs=ifs), attempt
+        self.renderer = Renderer(ifs.p, recipe.style)
+        self.masks = self.recipe.patch_masks(0)
+
+    def base_fails(self) -> str | None:
+        """Why the unperturbed image is not fit, or None."""
+        self.renderer.trace(self.recipe.base.maps)
+        return self.recipe.rejection(self.renderer, 0, self.masks)[0]
+
+    def acceptance(self, at_least: float = 0.0) -> float:
+        """Share of 64 perturbations that pass; given up, with a lower bound, once `at_least` is out of reach."""
+        passed, draws = 0, self._probes()
+        for done in range(0, VET_PROBES, 2):
+            if passed + VET_PROBES - done < at_least * VET_PROBES:
+                break
+            self.renderer.trace(*draws[done : done + 2])
+            passed += sum(self.recipe.rejection(self.renderer, lane, self.masks)[0] is None for lane in range(2))
+        return passed / VET_PROBES
+
+    def given_acceptance(self) -> float:
+        """The acceptance of a base that the user gave. Raises DataError where its own image is not fit."""
+        if (reason := self.base_fails()) is not None:
+            why = "its orbit overflows"
+            if reason == "fill":
+                filled = fill_rate(self.renderer.draw(masks=self.masks))
+                why = f"it fills {filled:.4f} of the image, and more than {self.recipe.min_fill:g} is wanted; lower --min-fill"
+            raise DataError(f"the base fractal given cannot be used: {why}")
+        return self.acceptance()
+
+    def _probes(self) -> Sequence[Floats]:
+        recipe = self.recipe
+        return [
+            recipe.perturb(recipe.draw_eps(generator(recipe.seed, probe, "vet", self.attempt))) for probe in range(VET_PROBES)
+        ]
+
+
+def _compare(image: Image, base: Image) -> Image:
+    lit, base_lit = (picture if picture.ndim == 2 else picture.max(axis=2) for picture in (image, base))
+    both = np.minimum(lit, base_lit) // 2
+    return np.stack([np.where(lit > base_lit, 255, both), both, np.where(base_lit > lit, 255, both)], -1).astype(np.uint8)
+
+
+def _counts(rejections: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in rejections.items())

@@ -1,0 +1,177 @@
+"""The recipes by name; a recipe to and from plain values, YAML and its hash."""
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+
+import yaml
+
+from fracgen.ifs import IFS
+from fracgen.onepfrac import OnePFrac
+from shards.errors import UsageError
+from shards.manifest import FORMAT, MANIFEST, hash_json
+from shards.sample import Image, Sample
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """What every formula is to the rest of the house: a frozen dataclass, and a pure function of an index."""
+
+    NAME: ClassVar[str]
+    PROVENANCE: ClassVar[frozenset[str]]
+    group: ClassVar[int]
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a label."""
+        ...
+
+    def resolve(self) -> tuple[Self, dict[str, Any]]:
+        """The recipe with all that needed searching or reading, and its provenance."""
+        ...
+
+    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The samples of these indices, in their order; the recipe must be resolved."""
+        ...
+
+    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
+        """What a user should know before a resolved recipe is rendered."""
+        ...
+
+    def preview(self) -> list[list[tuple[str, Image]]]:
+        """Rows of captioned images that show what the data set is."""
+        ...
+
+
+RECIPES: Mapping[str, type[Recipe]] = {OnePFrac.NAME: OnePFrac}
+
+
+def build(name: str, values: Mapping[str, Any]) -> Recipe:
+    """The recipe `name` with these fields; fields may be spelt with dashes.
+
+    Raises UsageError for an unknown name or key (it names the nearest), a wrong type, or a value that is not allowed.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"recipe {name!r}: unknown{_nearest(name, RECIPES)}; there are {', '.join(RECIPES)}")
+    recipe_type: Any = RECIPES[name]
+    hints = typing.get_type_hints(recipe_type)
+    types = {field.name: hints[field.name] for field in dataclasses.fields(recipe_type)}
+    checked = {}
+    for key, value in values.items():
+        field = str(key).replace("-", "_")
+        if field not in types:
+            raise UsageError(f"unknown key {key!r}{_nearest(field, types)}; a {name} recipe has {', '.join(types)}")
+        if field in checked:
+            raise UsageError(f"key {key!r} is given twice")
+        checked[field] = _check_type(field, value, types[field])
+    recipe: Recipe = recipe_type(**checked)
+    return recipe
+
+
+def _check_type(name: str, value: Any, expected: Any) -> Any:
+    if expected == (IFS | None):
+        return value if value is None or isinstance(value, IFS) else IFS.from_dict(value)
+    if typing.get_origin(expected) is Literal:
+        words = typing.get_args(expected)
+        if value not in words:
+            raise UsageError(f"{name} {value!r}: must be one of {', '.join(words)}")
+        return value
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise UsageError(f"{name} {value!r}: too large") from None
+    if isinstance(value, bool) or not isinstance(value, expected):
+        kind = {int: "a whole number", float: "a number", str: "text"}[expected]
+        raise UsageError(f"{name} {value!r}: must be {kind}")
+    return value
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """All fields and the recipe's name, JSON-able; a base fractal only where there is one."""
+    values: dict[str, Any] = {"recipe": recipe.NAME}
+    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
+        value = getattr(recipe, field.name)
+        if value is not None:
+            values[field.name] = value.to_dict() if isinstance(value, IFS) else value
+    return values
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """The inverse of `to_dict`; raises UsageError as `build` does."""
+    values = dict(values)
+    return build(str(values.pop("recipe", OnePFrac.NAME)), values)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """sha256 (hex) of the fields of a resolved recipe that determine its pixels."""
+    return hash_json({key: value for key, value in to_dict(recipe).items() if key not in recipe.PROVENANCE})
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose floats may be written 1e-3 (as in YAML 1.2), and whose keys may not repeat."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        repeated = [key for number, key in enumerate(keys) if key in keys[:number]]
+        if repeated:
+            raise UsageError(f"key {repeated[0]!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def load_values(path: Path) -> dict[str, Any]:
+    """The keys of a YAML recipe, or of the recipe in a rendered folder; unchecked but for their form.
+
+    Raises UsageError with the file.
+    """
+    path = path / MANIFEST if path.is_dir() else path
+    try:
+        values = yaml.load(path.read_text("utf-8-sig"), _Loader)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    if values is None:
+        return {}
+    if isinstance(values, dict) and values.get("format") == FORMAT:
+        values = values.get("recipe")
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: must be a mapping of recipe keys, not {type(values).__name__}")
+    return values
+
+
+def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe that a YAML file holds; `overrides` win. Raises UsageError with the file, key and value."""
+    values = {str(key).replace("-", "_"): value for key, value in load_values(path).items()}
+    try:
+        return from_dict({**values, **(overrides or {})})
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe as YAML; `load_recipe` gives it back exactly."""
+    path.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False), "utf-8")

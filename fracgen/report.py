@@ -1,0 +1,208 @@
+"""What the commands print: progress on stderr, results on stdout, as text or as JSON."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from fracgen.recipes import Recipe, recipe_hash, to_dict
+from shards.errors import UsageError
+from shards.layout import Layout
+from shards.manifest import Manifest, ShardRecord
+
+if TYPE_CHECKING:
+    from fracgen.benchmark import Table
+    from fracgen.generate import Result
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    print(f"fracgen: {message}", file=sys.stderr)
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """A folder named after a resolved recipe; the eight letters of its hash tell settings apart that the name does not."""
+    values = to_dict(recipe)
+    told = "".join(f"-{key}{values[key]:g}" for key in ("sigma", "delta") if key in values)
+    return Path(f"{recipe.NAME}{told}-{recipe_hash(recipe)[:8]}")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. Raises UsageError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder; name a file")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def status(doing: str) -> Iterator[None]:
+    """A spinner on stderr while something runs; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(doing):
+        yield
+
+
+class Progress:
+    """Images, images/s, rejects and the time left, on stderr; silent where that is no terminal."""
+
+    def __init__(self, layout: Layout, *, enabled: bool = True) -> None:
+        self._bar: Any = None
+        self._rejects = 0
+        if enabled and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[speed]}images/s  {task.fields[rejects]} rejects"),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(layout.name, total=layout.num_samples, rejects=0, speed="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, record: ShardRecord) -> None:
+        """One more shard is committed."""
+        if self._bar:
+            self._rejects += sum(record.rejections.values())
+            speed = self._bar.tasks[0].speed
+            self._bar.update(
+                self._task, advance=record.samples, rejects=self._rejects, speed=f"{speed:.0f} " if speed else ""
+            )
+
+
+def rendered(result: "Result", *, as_json: bool) -> None:
+    """The closing block of `render`."""
+    manifest, rate = result.manifest, result.new_samples / result.seconds if result.new_samples else 0.0
+    if as_json:
+        values = {
+            "folder": str(result.folder),
+            "images": manifest.num_samples,
+            "classes": manifest.num_classes,
+            "shards": len(manifest.shards),
+            "bytes": manifest.num_bytes,
+            "new_images": result.new_samples,
+            "seconds": result.seconds,
+            "images_per_second": rate,
+            "acceptance": manifest.acceptance,
+            "rejections": manifest.rejections,
+            "provenance": dict(manifest.provenance),
+            "recipe_hash": manifest.recipe_hash,
+        }
+        print(json.dumps(values, indent=1))
+        return
+    rows = [("images", f"{manifest.num_samples} of {manifest.num_classes} classes, in {len(manifest.shards)} shards")]
+    rows += [("bytes", f"{manifest.num_bytes:,} ({manifest.num_bytes / manifest.num_samples:,.0f} an image)")]
+    if not result.new_samples:
+        rows += [("time", "nothing to do: the folder is complete")]
+    else:
+        before = manifest.num_samples - result.new_samples
+        kept = f" ({before} were there)" if before else ""
+        rows += [("time", f"{result.seconds:.2f} s, {rate:,.0f} images/s on {result.workers} threads{kept}")]
+    rows += [("accepted", _acceptance(manifest)), ("base", _base(manifest))]
+    rows += [("folder", str(result.folder)), ("next", f"fracgen verify {result.folder} --render")]
+    _print_rows(rows)
+
+
+def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
+    """What `inspect` shows."""
+    if as_json:
+        print(json.dumps(manifest.to_dict(), indent=1))
+        return
+    image = manifest.image
+    recipe = {key: value for key, value in manifest.recipe.items() if not isinstance(value, dict | list)}
+    sizes = [shard.bytes for shard in manifest.shards]
+    rows = [
+        ("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items())),
+        ("recipe hash", manifest.recipe_hash),
+        ("base", _base(manifest)),
+        ("images", f"{manifest.num_samples} of {manifest.num_classes} classes"),
+        ("format", f"{image['width']} x {image['height']} {image['extension']}, mode {image['mode']}, {manifest.layout.png_bits} bits"),
+        ("shards", f"{len(sizes)}, {min(sizes):,} to {max(sizes):,} bytes, {sum(sizes):,} in all"),
+        ("accepted", _acceptance(manifest)),
+        ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+        ("folder", str(folder)),
+    ]
+    _print_rows(rows)
+
+
+def verified(manifest: Manifest, problems: Sequence[str], *, rendered: int, as_json: bool) -> None:
+    """What `verify` found: the problems on stderr, a summary on stdout."""
+    if as_json:
+        print(json.dumps({"ok": not problems, "images": manifest.num_samples, "rendered": rendered, "problems": list(problems)}, indent=1))
+        return
+    for problem in problems:
+        warn(problem)
+    again = f", {min(rendered, manifest.num_samples)} of them rendered again" if rendered else ""
+    found = f"{len(problems)} problems" if problems else "all good"
+    print(f"{manifest.num_samples} images in {len(manifest.shards)} shards{again}: {found}")
+
+
+def measured(table: "Table", *, as_json: bool) -> None:
+    """What `bench` measured."""
+    if as_json:
+        print(json.dumps(asdict(table), indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    grid = RichTable(title=table.title, title_justify="left", caption=table.caption, caption_justify="left")
+    for name in ("step", "ms per image", "images/s", "of plain"):
+        grid.add_column(name, justify="left" if name == "step" else "right")
+    for row in table.rows:
+        ratio = f"{row.speedup:,.0f} x" if row.speedup else ""
+        grid.add_row(row.step, f"{row.milliseconds:.3f}", f"{1000 / row.milliseconds:,.0f}", ratio)
+    Console().print(grid)
+
+
+def _acceptance(manifest: Manifest) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.rejections.items())
+    return f"{manifest.acceptance:.3f} of draws (rejected: {reasons or 'none'})"
+
+
+def _base(manifest: Manifest) -> str:
+    provenance = manifest.provenance
+    acceptance = f"{provenance.get('base_acceptance', 0.0):.2f} of its perturbations passed when vetted"
+    tries = provenance.get("base_tries")
+    return f"found at try {tries}, {acceptance}" if tries else f"given, {acceptance}"
+
+
+def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    grid = RichTable.grid(padding=(0, 2))
+    for name, text in rows:
+        grid.add_row(name, text)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    if console.is_terminal:
+        console.print(grid)
+        return
+    for name, text in rows:
+        print(f"{name:<12}{text}")

@@ -1,0 +1,94 @@
+"""A folder of shards as samples again."""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.codec import PngBits, decode_image
+from shards.errors import DataError
+from shards.manifest import Manifest, load_manifest
+from shards.sample import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawSample:
+    """One sample of a tar, undecoded."""
+
+    key: str
+    label: int
+    metadata: dict[str, Any]
+    image_bytes: bytes
+
+
+def open_shards(folder: Path | str) -> "ShardFolder":
+    """Open a finished folder. Raises UsageError where it is missing or no folder of shards, DataError where unfinished."""
+    return ShardFolder(Path(folder))
+
+
+class ShardFolder:
+    """A finished folder; iterating gives every `Sample` once, shard by shard. `manifest` says what it holds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: Manifest = load_manifest(folder)
+
+    def __len__(self) -> int:
+        return self.manifest.num_samples
+
+    def __iter__(self) -> Iterator[Sample]:
+        for shard in range(len(self.manifest.shards)):
+            yield from self.read_shard(shard)
+
+    def read_shard(self, shard: int) -> Iterator[Sample]:
+        """The samples of one shard, in their order. Raises DataError where it is missing or damaged."""
+        extension, bits = self.manifest.image["extension"], self.manifest.layout.png_bits
+        for raw in read_tar(self.folder / self.manifest.shards[shard].name, extension):
+            yield decode_sample(raw, bits)
+
+
+def read_tar(path: Path, extension: str) -> Iterator[RawSample]:
+    """The samples of a tar, one after the other: members of one key must follow each other.
+
+    Raises DataError, with the file and the key, where the tar is missing, truncated or not as the contract says.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            key, members = "", dict[str, bytes]()
+            for member in tar:
+                stem, _, suffix = member.name.partition(".")
+                if stem != key and members:
+                    yield _assemble(path, key, members, extension)
+                    members = {}
+                key = stem
+                file = tar.extractfile(member)
+                if file is None or suffix in members:
+                    raise DataError(f"{path.name}: member {member.name} is no file, or there twice")
+                members[suffix] = file.read()
+            if members:
+                yield _assemble(path, key, members, extension)
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name}: missing") from error
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{path.name}: no whole tar ({error})") from error
+
+
+def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -> RawSample:
+    try:
+        metadata = json.loads(members["json"]) if "json" in members else {}
+        return RawSample(key=key, label=int(members["cls"]), metadata=metadata, image_bytes=members[extension])
+    except KeyError as error:
+        raise DataError(f"{path.name}: sample {key} has no .{error.args[0]}") from None
+    except ValueError as error:
+        raise DataError(f"{path.name}: sample {key}: {error}") from None
+
+
+def decode_sample(raw: RawSample, bits: PngBits = 8) -> Sample:
+    """Decode a sample that fracgen's writer wrote, whose key is its index. Raises DataError where it cannot be."""
+    try:
+        image = decode_image(raw.image_bytes, bits)
+        return Sample(image=image, index=int(raw.key), label=raw.label, metadata=raw.metadata)
+    except (DataError, ValueError) as error:
+        raise DataError(f"sample {raw.key}: {error}") from error
