@@ -16,7 +16,6 @@ from shards.sample import Image
 DrawMode = Literal["patch", "point"]
 ColorMode = Literal["gray", "color"]
 PatchMode = Literal["random", "fill"]
-Masks = npt.NDArray[np.uint16]
 
 MAX_SIZE = 16_384
 MAX_POINTS = 10_000_000
@@ -69,7 +68,7 @@ def check_choice(name: str, value: object, choices: object) -> None:
 class Renderer:
     """One thread's buffers for drawing systems that share their probabilities (perturbations, weights) in one style.
 
-    `trace` two systems, then `draw` each of them, as often as wanted (with other masks). Memory: 40 bytes a point and
+    `trace` two systems, then `draw` each of them, as often as wanted (with other masks). Memory: 41 bytes a point and
     one canvas.
     """
 
@@ -83,6 +82,8 @@ class Renderer:
         self._offsets = np.empty(style.points, np.uint32)
         rows = style.size + chaos.MARGIN
         self._stride = rows if style.color == "color" else -(-rows // 64) * 64
+        self._visible = np.empty(style.points, np.uint32)
+        self._free = np.empty(rows * self._stride, np.uint8)
         self._bits = np.empty(rows * self._stride // 64 if style.color == "gray" else 0, np.uint64)
         self._pixels = np.empty((rows * self._stride if style.color == "color" else 0, 3), np.uint8)
 
@@ -112,23 +113,28 @@ class Renderer:
         """Whether the traced orbit ran into NaN."""
         return self._lengths[lane] < self.style.points
 
-    def draw(self, lane: int = 0, masks: Masks | None = None) -> Image:
+    def draw(self, lane: int = 0, mask_key: int = 0) -> Image:
         """The image of a traced orbit: uint8 (size, size), or (size, size, 3) in colour; rows from the top.
 
-        masks: (points,) uint16 where the style has random masks. Raises DataError where nothing is left of the orbit.
+        mask_key: 64-bit key of the random masks, where the style has them.
+        Raises DataError where nothing is left of the orbit.
         """
         style, length, stride = self.style, self._lengths[lane], self._stride
         if not length:
             raise DataError(f"overflow: the orbit runs into NaN within its first {TRIM} points, so there is nothing to draw")
         offsets, extent = self._offsets[:length], self._extents[lane]
         chaos.locate(self._xs[lane, :length], self._ys[lane, :length], extent, style.size, style.pad, stride, offsets)
-        masks = masks if style.random_masks and masks is not None else _filled_masks(style.points)
+        if style.draw == "patch":
+            self._free.fill(1)
+            visible = self._visible[:length]
+            visible = visible[chaos.find_visible(offsets, self._free, visible) :]
+        key, random = np.uint64(mask_key), style.random_masks
         if style.color == "gray":
             self._bits.fill(0)
             if style.draw == "point":
                 chaos.plot_gray(offsets, self._bits)
             else:
-                chaos.stamp_gray(offsets, masks, stride, self._bits)
+                chaos.stamp_gray(offsets, visible, key, random, stride, self._bits)
             packed = self._bits.view(np.uint8).reshape(-1, stride // 8)[style.size - 1 :: -1]
             image = np.unpackbits(packed, axis=1, count=style.size, bitorder="little")
             return np.multiply(image, GRAY, out=image)
@@ -136,15 +142,8 @@ class Renderer:
         if style.draw == "point":
             chaos.plot_color(offsets, _hues(), self._pixels)
         else:
-            chaos.stamp_color(offsets, masks, _hues(), stride, self._pixels)
+            chaos.stamp_color(offsets, visible, key, random, _hues(), stride, self._pixels)
         return np.ascontiguousarray(self._pixels.reshape(-1, stride, 3)[style.size - 1 :: -1, : style.size])
-
-
-def random_masks(key: int, points: int) -> Masks:
-    """The masks of one image, (points,) uint16 in 1..511, from a 64-bit key."""
-    masks = np.empty(points + points % 2, np.uint16)
-    chaos.fill_masks(np.uint64(key), masks)
-    return masks[:points]
 
 
 def fill_rate(image: Image) -> float:
@@ -166,7 +165,7 @@ def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key:
         maps = maps * maps_from_rows(np.broadcast_to(weights, (len(ifs), 6)))
     renderer = Renderer(ifs.p, style)
     renderer.trace(maps)
-    return renderer.draw(masks=random_masks(mask_key, style.points) if style.random_masks else None)
+    return renderer.draw(mask_key=mask_key)
 
 
 def parse_weights(text: str) -> Floats:
@@ -186,11 +185,6 @@ def parse_weights(text: str) -> Floats:
 @lru_cache(maxsize=4)
 def _choices(p: bytes, points: int) -> npt.NDArray[np.uint8]:
     return chaos.map_choices(np.frombuffer(p), points)
-
-
-@lru_cache(maxsize=2)
-def _filled_masks(points: int) -> Masks:
-    return np.full(points, chaos.NUM_MASKS, np.uint16)
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from fracgen.draw import ColorMode, DrawMode, Masks, PatchMode, Renderer, Style, check_choice, check_range, fill_rate, random_masks
+from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, Style, check_choice, check_range, fill_rate
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
 from fracgen.rng import MAX_SEED, generator, stream_key
 from shards.errors import DataError, UsageError
@@ -177,7 +177,7 @@ class OnePFrac:
         samples = list(self.render(np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int).tolist()))
         renderer = Renderer(self.base.p, self.style)
         renderer.trace(self.base.maps)
-        bases = [renderer.draw(masks=self.patch_masks(sample.index)) for sample in samples]
+        bases = [renderer.draw(mask_key=self.mask_key(sample.index)) for sample in samples]
         classes = [(f"class {sample.label}", sample.image) for sample in samples]
         pairs = zip(samples, bases, strict=True)
         differences = [(f"red: class {sample.label}, blue: base", _compare(sample.image, base)) for sample, base in pairs]
@@ -198,15 +198,11 @@ class OnePFrac:
         """The 64-bit key of the patch masks of class `index`: from (seed, index), or (seed, 0) where all share them."""
         return stream_key(self.seed, index if self.masks == "class" else 0, "masks")
 
-    def patch_masks(self, index: int) -> Masks | None:
-        """The patch masks of class `index`, None where the style has none."""
-        return random_masks(self.mask_key(index), self.points) if self.style.random_masks else None
-
-    def rejection(self, renderer: Renderer, lane: int, masks: Masks | None) -> tuple[str | None, Image | None]:
+    def rejection(self, renderer: Renderer, lane: int, mask_key: int) -> tuple[str | None, Image | None]:
         """Why a traced orbit is not kept ("overflow", "fill"), and its image; None for the reason if it is kept."""
         if renderer.diverged(lane):
             return "overflow", None
-        image = renderer.draw(lane, masks)
+        image = renderer.draw(lane, mask_key)
         return (None if fill_rate(image) > self.min_fill else "fill"), image
 
 
@@ -219,7 +215,6 @@ class _Draw:
         self.recipe, self.index = recipe, int(index)
         self.rejected = Counter[str]({"fill": 0, "overflow": 0})
         self.mask_key = recipe.mask_key(self.index)
-        self.masks = random_masks(self.mask_key, recipe.points) if recipe.style.random_masks else None
         self._perturb()
 
     def _perturb(self) -> None:
@@ -229,7 +224,7 @@ class _Draw:
 
     def judge(self, renderer: Renderer, lane: int) -> Sample | None:
         """The sample if the traced draw is kept; else the next perturbation is drawn, within bounds."""
-        reason, image = self.recipe.rejection(renderer, lane, self.masks)
+        reason, image = self.recipe.rejection(renderer, lane, self.mask_key)
         if reason is None and image is not None:
             return Sample(
                 image=image, index=self.index, label=self.index, metadata=self._metadata(image), rejected=dict(self.rejected)
@@ -262,12 +257,12 @@ class _Vetting:
     def __init__(self, recipe: OnePFrac, ifs: IFS, attempt: int = 0) -> None:
         self.recipe, self.attempt = replace(recipe, ifs=ifs), attempt
         self.renderer = Renderer(ifs.p, recipe.style)
-        self.masks = self.recipe.patch_masks(0)
+        self.mask_key = self.recipe.mask_key(0)
 
     def base_fails(self) -> str | None:
         """Why the unperturbed image is not fit, or None."""
         self.renderer.trace(self.recipe.base.maps)
-        return self.recipe.rejection(self.renderer, 0, self.masks)[0]
+        return self.recipe.rejection(self.renderer, 0, self.mask_key)[0]
 
     def acceptance(self, at_least: float = 0.0) -> float:
         """Share of 64 perturbations that pass; given up, with a lower bound, once `at_least` is out of reach."""
@@ -276,7 +271,7 @@ class _Vetting:
             if passed + VET_PROBES - done < at_least * VET_PROBES:
                 break
             self.renderer.trace(*draws[done : done + 2])
-            passed += sum(self.recipe.rejection(self.renderer, lane, self.masks)[0] is None for lane in range(2))
+            passed += sum(self.recipe.rejection(self.renderer, lane, self.mask_key)[0] is None for lane in range(2))
         return passed / VET_PROBES
 
     def given_acceptance(self) -> float:
@@ -284,7 +279,7 @@ class _Vetting:
         if (reason := self.base_fails()) is not None:
             why = "its orbit overflows"
             if reason == "fill":
-                filled = fill_rate(self.renderer.draw(masks=self.masks))
+                filled = fill_rate(self.renderer.draw(mask_key=self.mask_key))
                 why = f"it fills {filled:.4f} of the image, and more than {self.recipe.min_fill:g} is wanted; lower --min-fill"
             raise DataError(f"the base fractal given cannot be used: {why}")
         return self.acceptance()

@@ -1,11 +1,12 @@
 """Contact sheets: rows of captioned images."""
 
-import io
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
+from shards.codec import encode_png
 from shards.sample import Image
 
 TILE = 192
@@ -25,6 +26,4 @@ def contact_sheet(rows: Sequence[Sequence[tuple[str, Image]]], tile: int = TILE)
             picture = PillowImage.fromarray(image).convert("RGB")
             sheet.paste(picture.resize((tile, tile), PillowImage.Resampling.BOX), (left, top))
             pen.text((left, top + tile + 2), caption, fill=_INK, font=font)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_png(np.asarray(sheet))
