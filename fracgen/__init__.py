@@ -1,13 +1,13 @@
 """Formulas into pixels: synthetic pre-training data, exact, fast and reproducible.
 
-    import fracgen
+import fracgen
 
-    recipe, provenance = fracgen.OnePFrac(sigma=3.5, delta=0.1).resolve()
-    for sample in recipe.render([0, 1, 2]):
-        sample.image, sample.label, sample.metadata
-    fracgen.write_shards(recipe, "out", provenance=provenance)
-    for sample in fracgen.open_shards("out"):
-        ...
+recipe, provenance = fracgen.OnePFrac(sigma=3.5, delta=0.1).resolve()
+for sample in recipe.render([0, 1, 2]):
+    sample.image, sample.label, sample.metadata
+fracgen.write_shards(recipe, "out", provenance=provenance)
+for sample in fracgen.open_shards("out"):
+    ...
 """
 
 import importlib
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fracgen.draw import Style as Style
     from fracgen.draw import draw_ifs as draw_ifs
-    from fracgen.generate import write_shards as write_shards
     from fracgen.generate import plan as plan
+    from fracgen.generate import write_shards as write_shards
     from fracgen.ifs import IFS as IFS
     from fracgen.ifs import load_ifs as load_ifs
     from fracgen.onepfrac import OnePFrac as OnePFrac

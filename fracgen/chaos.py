@@ -45,9 +45,7 @@ def map_choices(p: Floats, points: int) -> npt.NDArray[np.uint8]:
 
 
 @_kernel
-def trace_pair(
-    coefficients: Floats, choices: npt.NDArray[np.uint8], xs: Floats, ys: Floats, extents: Floats
-) -> None:
+def trace_pair(coefficients: Floats, choices: npt.NDArray[np.uint8], xs: Floats, ys: Floats, extents: Floats) -> None:
     """Trace the orbits of two systems that take the same choices, from (0, 0), and their extents.
 
     coefficients: (2, N, 6), rows a, b, e, c, d, f. choices: (T - 1,). xs, ys: (2, T), filled.
@@ -120,7 +118,9 @@ def patch_mask(key: np.uint64, i: np.uint32) -> np.uint64:
 
 
 @_kernel
-def find_visible(offsets: npt.NDArray[np.uint32], free: npt.NDArray[np.uint8], visible: npt.NDArray[np.uint32]) -> int:
+def find_visible(
+    offsets: npt.NDArray[np.uint32], free: npt.NDArray[np.uint8], visible: npt.NDArray[np.uint32]
+) -> np.uint64:
     """The points that are the last at their place, in orbit order: visible[n:] for the returned n.
 
     Patches are opaque, so that all others are hidden: of 100,000 points some 20,000 are left.
@@ -197,9 +197,7 @@ def stamp_color(
 
 
 @_kernel
-def plot_color(
-    offsets: npt.NDArray[np.uint32], hues: npt.NDArray[np.uint8], canvas: npt.NDArray[np.uint8]
-) -> None:
+def plot_color(offsets: npt.NDArray[np.uint32], hues: npt.NDArray[np.uint8], canvas: npt.NDArray[np.uint8]) -> None:
     """Draw single pixels in orbit order, each in the hue of its point. hues: (128, 3) RGB. canvas: (pixels, 3)."""
     for i in range(offsets.size):
         for channel in range(3):

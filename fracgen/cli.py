@@ -1,8 +1,8 @@
 """The command line: words in, a recipe out, the result printed. Thin; what a command needs is imported when it runs."""
 
-import json
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,9 +35,13 @@ Workers = Annotated[int | None, typer.Option(help="Threads.  [default: all cores
 @app.command()
 def render(
     context: typer.Context,
-    sigma: Annotated[float | None, typer.Option(help="Sigma-factor of the base fractal, in (0, 3 maps].  [default: 3.5]")] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="Sigma-factor of the base fractal, in (0, 3 maps].  [default: 3.5]")
+    ] = None,
     delta: Annotated[float | None, typer.Option(help="Width of the perturbation, >= 0.  [default: 0.1]")] = None,
-    classes: Annotated[int | None, typer.Option(help="Number L of perturbed classes, one image each.  [default: 1000]")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Number L of perturbed classes, one image each.  [default: 1000]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.  [default: 0]")] = None,
     size: Annotated[int | None, typer.Option(help="Image width and height in pixels.  [default: 512]")] = None,
     pad: Annotated[int | None, typer.Option(help="Border in pixels.  [default: 6]")] = None,
@@ -45,29 +49,37 @@ def render(
     maps: Annotated[int | None, typer.Option(help="Affine maps of the base fractal.  [default: 2]")] = None,
     perturbation: Annotated[
         Literal["additive", "multiplicative"] | None,
-        typer.Option(help="Add U(-delta/2, delta/2) (the paper), or multiply by U(1-delta, 1+delta) (its code).  [default: additive]"),
+        typer.Option(
+            help="Add U(-delta/2, delta/2) (paper), or multiply by U(1-delta, 1+delta) (code).  [default: additive]"
+        ),
     ] = None,
     draw: Annotated[DrawOption | None, typer.Option(help="3 x 3 patches or single pixels.  [default: patch]")] = None,
     color: Annotated[ColorOption | None, typer.Option(help="Gray, or hue by point.  [default: gray]")] = None,
     patch: Annotated[PatchOption | None, typer.Option(help="Masks of the patches.  [default: random]")] = None,
     masks: Annotated[
         Literal["class", "shared"] | None,
-        typer.Option(help="Random masks of each class's own, or shared by all (is the texture a shortcut?).  [default: class]"),
+        typer.Option(help="Random masks of each class's own, or shared by all classes.  [default: class]"),
     ] = None,
-    min_fill: Annotated[float | None, typer.Option(help="Keep images that fill more than this share.  [default: 0.05]")] = None,
+    min_fill: Annotated[
+        float | None, typer.Option(help="Keep images that fill more than this share.  [default: 0.05]")
+    ] = None,
     max_tries: Annotated[int | None, typer.Option(help="Perturbations tried for a class.  [default: 100]")] = None,
     min_acceptance: Annotated[
         float | None, typer.Option(help="Share of a base's perturbations that must pass.  [default: 0.5]")
     ] = None,
     max_base_tries: Annotated[int | None, typer.Option(help="Base fractals tried.  [default: 1000]")] = None,
     ifs: Annotated[
-        Path | None, typer.Option(help="Base fractal: a category CSV, our JSON, or a rendered folder. Instead of --sigma.")
+        Path | None, typer.Option(help="Base fractal instead of --sigma: category CSV, our JSON, or rendered folder.")
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML recipe; the other options override it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write or to resume.  [default: named after the recipe]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write or to resume.  [default: named after the recipe]")
+    ] = None,
     workers: Workers = None,
     shards: Annotated[int | None, typer.Option(help="Number of tars.  [default: 64, more for big sets]", min=1)] = None,
-    png_bits: Annotated[int, typer.Option(help="Bits a pixel: 8, or 1 (small; readers see 0 and 255).", min=1, max=8)] = 8,
+    png_bits: Annotated[
+        int, typer.Option(help="Bits a pixel: 8, or 1 (small; readers see 0 and 255).", min=1, max=8)
+    ] = 8,
     any_versions: Annotated[bool, typer.Option(help="Resume though versions of the libraries changed.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -78,9 +90,11 @@ def render(
     from fracgen import report
     from fracgen.generate import num_cores, plan, write_shards
     from fracgen.ifs import load_ifs
+    from fracgen.onepfrac import OnePFrac
     from fracgen.recipes import from_dict, load_recipe
 
-    options = {name: value for name in RECIPE_OPTIONS if (value := context.params[name]) is not None}
+    names = [field.name for field in fields(OnePFrac) if field.name != "ifs"]
+    options = {name: value for name in names if (value := context.params[name]) is not None}
     if ifs is not None:
         if sigma is not None or maps is not None:
             raise UsageError("--ifs gives the base fractal, so it excludes --sigma and --maps; leave them out")
@@ -107,21 +121,17 @@ def render(
                 on_shard=progress.advance,
             )
     except KeyboardInterrupt:
-        kept = f"finished shards are kept in {folder}" if folder is not None and folder.exists() else "nothing was written"
+        kept = f"finished shards are kept in {folder}" if folder and folder.exists() else "nothing was written"
         report.warn(f"interrupted; {kept}; run the same command to go on")
         raise typer.Exit(INTERRUPTED) from None
     report.rendered(result, as_json=as_json)
 
 
-RECIPE_OPTIONS = frozenset(
-    "sigma delta classes seed size pad points maps perturbation draw color patch masks "
-    "min_fill max_tries min_acceptance max_base_tries".split()
-)
-
-
 @app.command()
 def draw(
-    source: Annotated[Path, typer.Argument(metavar="CSV_OR_JSON", help="A category CSV, our JSON, or a rendered folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="CSV_OR_JSON", help="A category CSV, our JSON, or a rendered folder.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="PNG to write.")],
     size: Annotated[int, typer.Option(help="Image width and height in pixels.")] = 512,
     pad: Annotated[int, typer.Option(help="Border in pixels.")] = 6,
@@ -164,7 +174,9 @@ def inspect(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A rendered folder.")],
-    render: Annotated[bool, typer.Option("--render", help="Also render some images again and compare their pixels.")] = False,
+    render: Annotated[
+        bool, typer.Option("--render", help="Also render some images again and compare their pixels.")
+    ] = False,
     samples: Annotated[int, typer.Option(help="Images that --render renders.", min=1)] = 16,
     workers: Workers = None,
     as_json: Json = False,
@@ -231,7 +243,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -256,7 +270,8 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, BrokenPipeError):
             return DataError.exit_code
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}; what is finished is kept, run the same again", DataError.exit_code)
+        message = f"{where}{error.strerror or error}; what is finished is kept, run the same again"
+        return _fail(message, DataError.exit_code)
     return code if isinstance(code, int) else 0
 
 

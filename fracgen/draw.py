@@ -121,7 +121,7 @@ class Renderer:
         """
         style, length, stride = self.style, self._lengths[lane], self._stride
         if not length:
-            raise DataError(f"overflow: the orbit runs into NaN within its first {TRIM} points, so there is nothing to draw")
+            raise DataError(f"overflow: the orbit runs into NaN within its first {TRIM} points; nothing is left")
         offsets, extent = self._offsets[:length], self._extents[lane]
         chaos.locate(self._xs[lane, :length], self._ys[lane, :length], extent, style.size, style.pad, stride, offsets)
         if style.draw == "patch":
@@ -149,7 +149,7 @@ class Renderer:
 def fill_rate(image: Image) -> float:
     """Share of pixels that are not black."""
     lit = image if image.ndim == 2 else image.any(axis=2)
-    return float(np.count_nonzero(lit)) / (image.shape[0] * image.shape[1])
+    return int(np.count_nonzero(lit)) / int(lit.size)
 
 
 def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key: int = 0) -> Image:

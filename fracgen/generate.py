@@ -46,9 +46,7 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def plan(
-    recipe: Recipe, *, num_shards: int | None = None, png_bits: PngBits = 8, keep_metadata: bool = True
-) -> Layout:
+def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: PngBits = 8, keep_metadata: bool = True) -> Layout:
     """How a recipe's samples are laid out. Raises UsageError for a number of shards that is not possible."""
     return Layout(
         name=recipe.NAME,

@@ -103,7 +103,7 @@ class OnePFrac:
         return self.ifs
 
     def resolve(self) -> tuple["OnePFrac", dict[str, Any]]:
-        """The recipe with its base fractal, and how it was found: {"base_tries", "base_rejections", "base_acceptance", ...}.
+        """The recipe with its base fractal, and how it was found: base_tries, base_rejections, base_acceptance.
 
         Base number k is drawn from (seed, k); the first is taken whose unperturbed image and a share of at least
         `min_acceptance` of whose perturbations pass the fill test. A base that was given must pass the former only.
@@ -140,11 +140,12 @@ class OnePFrac:
         """A delta that tells no classes apart, and a given base of which few perturbations pass."""
         found = []
         if self.delta == 0:
-            texture = "only their patch masks differ" if self.style.random_masks and self.masks == "class" else "identical"
-            found.append(f"delta 0: all {self.classes} classes are the same fractal ({texture})")
+            own = self.style.random_masks and self.masks == "class"
+            texture = "they differ in their patch masks only" if own else "they are identical"
+            found.append(f"delta 0: all {self.classes} classes are the same fractal; {texture}")
         acceptance = provenance.get("base_acceptance", 1.0)
         if acceptance < self.min_acceptance:
-            found.append(f"only {acceptance:.2f} of this base's perturbations pass the fill test; classes may run out of tries")
+            found.append(f"only {acceptance:.2f} of this base's perturbations pass the fill test")
         return found
 
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
@@ -179,8 +180,10 @@ class OnePFrac:
         renderer.trace(self.base.maps)
         bases = [renderer.draw(mask_key=self.mask_key(sample.index)) for sample in samples]
         classes = [(f"class {sample.label}", sample.image) for sample in samples]
-        pairs = zip(samples, bases, strict=True)
-        differences = [(f"red: class {sample.label}, blue: base", _compare(sample.image, base)) for sample, base in pairs]
+        differences = [
+            (f"red: class {sample.label}, blue: base", _compare(sample.image, base))
+            for sample, base in zip(samples, bases, strict=True)
+        ]
         alone = ("blue: base", _compare(np.zeros_like(bases[0]), bases[0]))
         return [[("base fractal", bases[0]), *classes], [alone, *differences]]
 
@@ -190,7 +193,7 @@ class OnePFrac:
         return self.base.maps + step if self.perturbation == "additive" else self.base.maps * (1 + step)
 
     def draw_eps(self, rng: np.random.Generator) -> Floats:
-        """One draw of the LIEP distribution, (6N,) float64: half-width Delta/2 (additive), or Delta (multiplicative)."""
+        """One draw of the LIEP distribution, (6N,) float64; half-width Delta/2 (additive) or Delta (multiplicative)."""
         half_width = self.delta / 2 if self.perturbation == "additive" else self.delta
         return half_width * (2 * rng.random(6 * len(self.base)) - 1)
 
@@ -227,7 +230,11 @@ class _Draw:
         reason, image = self.recipe.rejection(renderer, lane, self.mask_key)
         if reason is None and image is not None:
             return Sample(
-                image=image, index=self.index, label=self.index, metadata=self._metadata(image), rejected=dict(self.rejected)
+                image=image,
+                index=self.index,
+                label=self.index,
+                metadata=self._metadata(image),
+                rejected=dict(self.rejected),
             )
         self.rejected[str(reason)] += 1
         if sum(self.rejected.values()) >= self.recipe.max_tries:
@@ -280,21 +287,23 @@ class _Vetting:
             why = "its orbit overflows"
             if reason == "fill":
                 filled = fill_rate(self.renderer.draw(mask_key=self.mask_key))
-                why = f"it fills {filled:.4f} of the image, and more than {self.recipe.min_fill:g} is wanted; lower --min-fill"
+                why = f"it fills {filled:.4f} of the image, not more than {self.recipe.min_fill:g}; lower --min-fill"
             raise DataError(f"the base fractal given cannot be used: {why}")
         return self.acceptance()
 
     def _probes(self) -> Sequence[Floats]:
         recipe = self.recipe
         return [
-            recipe.perturb(recipe.draw_eps(generator(recipe.seed, probe, "vet", self.attempt))) for probe in range(VET_PROBES)
+            recipe.perturb(recipe.draw_eps(generator(recipe.seed, probe, "vet", self.attempt)))
+            for probe in range(VET_PROBES)
         ]
 
 
 def _compare(image: Image, base: Image) -> Image:
     lit, base_lit = (picture if picture.ndim == 2 else picture.max(axis=2) for picture in (image, base))
     both = np.minimum(lit, base_lit) // 2
-    return np.stack([np.where(lit > base_lit, 255, both), both, np.where(base_lit > lit, 255, both)], -1).astype(np.uint8)
+    red, blue = np.where(lit > base_lit, 255, both), np.where(base_lit > lit, 255, both)
+    return np.stack([red, both, blue], -1).astype(np.uint8)
 
 
 def _counts(rejections: Mapping[str, int]) -> str:

@@ -128,14 +128,14 @@ class _Loader(yaml.SafeLoader):
     """YAML whose floats may be written 1e-3 (as in YAML 1.2), and whose keys may not repeat."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         repeated = [key for number, key in enumerate(keys) if key in keys[:number]]
         if repeated:
             raise UsageError(f"key {repeated[0]!r} is given twice")
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )
 

@@ -25,7 +25,7 @@ def warn(message: str) -> None:
 
 
 def default_folder(recipe: Recipe) -> Path:
-    """A folder named after a resolved recipe; the eight letters of its hash tell settings apart that the name does not."""
+    """A folder named after a resolved recipe; eight digits of its hash stand for what the name does not tell."""
     values = to_dict(recipe)
     told = "".join(f"-{key}{values[key]:g}" for key in ("sigma", "delta") if key in values)
     return Path(f"{recipe.NAME}{told}-{recipe_hash(recipe)[:8]}")
@@ -83,7 +83,9 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 
@@ -135,7 +137,7 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(manifest.to_dict(), indent=1))
         return
-    image = manifest.image
+    image, bits = manifest.image, manifest.layout.png_bits
     recipe = {key: value for key, value in manifest.recipe.items() if not isinstance(value, dict | list)}
     sizes = [shard.bytes for shard in manifest.shards]
     rows = [
@@ -143,7 +145,7 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
         ("recipe hash", manifest.recipe_hash),
         ("base", _base(manifest)),
         ("images", f"{manifest.num_samples} of {manifest.num_classes} classes"),
-        ("format", f"{image['width']} x {image['height']} {image['extension']}, mode {image['mode']}, {manifest.layout.png_bits} bits"),
+        ("format", f"{image['width']} x {image['height']} {image['extension']}, mode {image['mode']}, {bits} bits"),
         ("shards", f"{len(sizes)}, {min(sizes):,} to {max(sizes):,} bytes, {sum(sizes):,} in all"),
         ("accepted", _acceptance(manifest)),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
@@ -155,7 +157,8 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
 def verified(manifest: Manifest, problems: Sequence[str], *, rendered: int, as_json: bool) -> None:
     """What `verify` found: the problems on stderr, a summary on stdout."""
     if as_json:
-        print(json.dumps({"ok": not problems, "images": manifest.num_samples, "rendered": rendered, "problems": list(problems)}, indent=1))
+        values = {"ok": not problems, "images": manifest.num_samples, "rendered": rendered, "problems": list(problems)}
+        print(json.dumps(values, indent=1))
         return
     for problem in problems:
         warn(problem)

@@ -29,7 +29,7 @@ def generator(seed: int, index: int, purpose: Purpose, attempt: int = 0) -> np.r
 
 def stream_key(seed: int, index: int, purpose: Purpose) -> int:
     """A 64-bit key for a kernel's own counter-based stream."""
-    return int(generator(seed, index, purpose).bit_generator.random_raw())  # type: ignore[attr-defined]
+    return int(generator(seed, index, purpose).bit_generator.random_raw())
 
 
 @lru_cache(maxsize=2)

@@ -28,11 +28,9 @@ from typing import IO, Any, Self
 
 from shards.errors import DataError, UsageError
 from shards.layout import Layout
-from shards.manifest import MANIFEST, Manifest, ShardRecord, load_manifest, sidecars, to_json
+from shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, load_manifest, sidecars, to_json
 from shards.sample import Sample
 from shards.writer import write_tar
-
-PARTIAL = ".partial"
 
 _held: set[Path] = set()
 _held_guard = threading.Lock()
@@ -83,7 +81,9 @@ class FolderWriter:
             raise UsageError(f"{self.folder}: cannot be written ({error.strerror})") from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._release()
 
     def add(self, shard: int, record: ShardRecord) -> None:
@@ -127,7 +127,7 @@ class FolderWriter:
                 try:
                     fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except (BlockingIOError, PermissionError):
-                    raise UsageError(f"{self.folder}: another run is writing it; wait for that, or name another --out") from None
+                    raise UsageError(f"{self.folder}: another run is writing it; wait, or name another --out") from None
                 # A run that finished between the two lines above has removed the file that is locked now.
                 with contextlib.suppress(FileNotFoundError):
                     if path.stat().st_ino == os.fstat(self._lock.fileno()).st_ino:
@@ -173,7 +173,8 @@ class FolderWriter:
         if recipe_hash != self._plan["recipe_hash"]:
             raise UsageError(f"{self.folder}: holds another recipe's images; name another folder with --out")
         if layout != self._plan["layout"]:
-            differing = [f"{key} {layout.get(key)}" for key, value in self._plan["layout"].items() if layout.get(key) != value]
+            wanted = self._plan["layout"]
+            differing = [f"{key} {layout.get(key)}" for key in wanted if layout.get(key) != wanted[key]]
             raise UsageError(
                 f"{self.folder}: holds the same recipe laid out otherwise ({', '.join(differing)}); "
                 "ask for that, or name another folder with --out"

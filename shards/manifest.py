@@ -17,6 +17,8 @@ from shards.sample import Image
 FORMAT = "fracgen-shards"
 VERSION = 1
 MANIFEST = "dataset.json"
+PARTIAL = ".partial"
+"""Where the state of an unfinished folder lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,7 @@ def load_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     if not path.exists():
-        if (folder / ".partial").is_dir():
+        if (folder / PARTIAL).is_dir():
             raise DataError(f"{folder}: unfinished; run the command that began it once more and it goes on")
         raise UsageError(f"{folder}: no {MANIFEST} in it, so this is no folder of shards")
     try:
@@ -122,7 +124,7 @@ def load_manifest(folder: Path) -> Manifest:
         if values["format"] != FORMAT:
             raise DataError(f"{path}: format {values['format']!r}, expected {FORMAT!r}")
         if values["version"] != VERSION:
-            raise DataError(f"{path}: version {values['version']!r}, this release reads {VERSION}; use the one that wrote it")
+            raise DataError(f"{path}: version {values['version']!r}; this release reads version {VERSION} only")
         return Manifest(
             recipe=values["recipe"],
             recipe_hash=values["recipe_hash"],
@@ -159,7 +161,7 @@ class PixelHash:
     def update(self, image: Image, label: int) -> None:
         """Take one more sample in."""
         self._hash.update(np.array([label, image.ndim, *image.shape], "<i8").tobytes())
-        self._hash.update(np.ascontiguousarray(image))
+        self._hash.update(np.ascontiguousarray(image).data)
 
     def hexdigest(self) -> str:
         """The hash of all samples so far."""
@@ -198,9 +200,9 @@ tags:
 
 # {layout.name}
 
-{manifest.num_samples} images of {manifest.num_classes} classes, {image["width"]} x {image["height"]}, mode {image["mode"]}, made
-from formulas by fracgen {manifest.versions["fracgen"]}. `dataset.json` holds the whole recipe, and sha256 sums of every
-shard and of its pixels; `fracgen verify` checks them.
+{manifest.num_samples} images of {manifest.num_classes} classes, {image["width"]} x {image["height"]} {image["mode"]},
+made from formulas by fracgen {manifest.versions["fracgen"]}. `dataset.json` holds the whole recipe, and sha256 sums of
+every shard and of its pixels; `fracgen verify` checks them.
 
 | recipe | |
 | --- | --- |

@@ -24,7 +24,10 @@ class RawSample:
 
 
 def open_shards(folder: Path | str) -> "ShardFolder":
-    """Open a finished folder. Raises UsageError where it is missing or no folder of shards, DataError where unfinished."""
+    """Open a finished folder.
+
+    Raises UsageError where it is missing or no folder of shards, DataError where it is unfinished or damaged.
+    """
     return ShardFolder(Path(folder))
 
 

@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from shards.errors import DataError
-from shards.folder import PARTIAL
-from shards.manifest import Manifest, PixelHash, ShardRecord, sidecars
+from shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, sidecars
 from shards.reader import ShardFolder, decode_sample, read_tar
 
 
@@ -66,7 +65,7 @@ def _verify_samples(path: Path, manifest: Manifest, record: ShardRecord, expecte
             problems.append(f"{where}: shape {sample.image.shape}, the manifest says {shape}")
         pixels.update(sample.image, sample.label)
     if keys != expected:
-        problems.append(f"{record.name}: holds {len(keys)} samples that are not the {len(expected)} of the layout, in order")
+        problems.append(f"{record.name}: its {len(keys)} keys are not the {len(expected)} of the layout, in order")
     if len(keys) != record.samples:
         problems.append(f"{record.name}: {len(keys)} samples, the manifest says {record.samples}")
     if not problems and pixels.hexdigest() != record.pixels_sha256:
@@ -89,7 +88,7 @@ def _verify_sidecars(folder: Path, manifest: Manifest) -> list[str]:
 
 def _verify_totals(folder: Path, manifest: Manifest) -> list[str]:
     problems, layout = [], manifest.layout
-    stated = json.loads((folder / "dataset.json").read_text("utf-8"))
+    stated = json.loads((folder / MANIFEST).read_text("utf-8"))
     for name, value in manifest.to_dict().items():
         if stated.get(name) != value:
             problems.append(f"dataset.json: {name} does not follow from the shards it lists")

@@ -1,1 +1,1 @@
-"""The room of training: shards into models. It imports `shards` and never `fracgen`; it is filled by the training scripts."""
+"""The room of training: shards into models. It imports `shards`, and never `fracgen`."""
