@@ -1,0 +1,41 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from fracgen.generate import plan, write_shards
+from fracgen.onepfrac import OnePFrac
+
+SMALL = {"classes": 24, "size": 48, "pad": 3, "points": 1500, "min_fill": 0.1, "seed": 3}
+"""A recipe of which an image takes well under a millisecond, and of which some draws are rejected."""
+
+
+def small_recipe(**changes) -> OnePFrac:
+    return OnePFrac(**{**SMALL, **changes}).resolve()[0]
+
+
+@pytest.fixture(scope="session")
+def recipe() -> OnePFrac:
+    return small_recipe()
+
+
+@pytest.fixture(scope="session")
+def folder(recipe, tmp_path_factory) -> Path:
+    """A finished folder of the small recipe in 5 shards; not to be changed."""
+    path = tmp_path_factory.mktemp("finished") / "set"
+    write_shards(recipe, path, layout=plan(recipe, num_shards=5), provenance={"base_tries": 1, "base_acceptance": 0.8})
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Images from the published renderer, which are not part of the project."""
+    path = Path(os.environ.get("FRACGEN_GOLDEN", Path(__file__).parents[2] / "shared" / "golden"))
+    if not (path / "cases.json").exists():
+        pytest.skip("the published renderer's images are not here")
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
