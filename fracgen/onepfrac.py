@@ -155,20 +155,19 @@ class OnePFrac:
         Raises DataError for a class that cannot be rendered within `max_tries`.
         """
         renderer = Renderer(self.base.p, self.style)
-        queue, order = iter(indices), list[int]()
-        pending, drawn = list[_Draw](), dict[int, Sample]()
+        queue, pending = enumerate(indices), list[tuple[int, _Draw]]()
+        drawn, next_place = dict[int, Sample](), 0
         while True:
-            for index in islice(queue, 2 - len(pending)):
-                order.append(index)
-                pending.append(_Draw(self, index))
+            pending += [(place, _Draw(self, index)) for place, index in islice(queue, 2 - len(pending))]
             if not pending:
                 return
-            renderer.trace(*(draw.maps for draw in pending))
-            samples = [draw.judge(renderer, lane) for lane, draw in enumerate(pending)]
-            pending = [draw for draw, sample in zip(pending, samples, strict=True) if sample is None]
-            drawn.update((sample.index, sample) for sample in samples if sample is not None)
-            while order and order[0] in drawn:
-                yield drawn.pop(order.pop(0))
+            renderer.trace(*(draw.maps for _, draw in pending))
+            judged = [(place, draw, draw.judge(renderer, lane)) for lane, (place, draw) in enumerate(pending)]
+            pending = [(place, draw) for place, draw, sample in judged if sample is None]
+            drawn.update((place, sample) for place, _, sample in judged if sample is not None)
+            while next_place in drawn:
+                yield drawn.pop(next_place)
+                next_place += 1
 
     def preview(self) -> list[list[tuple[str, Image]]]:
         """The base fractal and some classes; below each class, where it differs from the base in the same masks.

@@ -1,0 +1,83 @@
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import small_recipe
+
+from fracgen.onepfrac import OnePFrac
+from fracgen.recipes import RECIPES, build, from_dict, load_recipe, recipe_hash, save_recipe, to_dict
+from shards.errors import UsageError
+
+
+def test_yaml_round_trip(tmp_path):
+    for recipe in (OnePFrac(), small_recipe(delta=0.07), small_recipe(perturbation="multiplicative", masks="shared")):
+        save_recipe(recipe, tmp_path / "a.yaml")
+        assert load_recipe(tmp_path / "a.yaml") == recipe
+        assert from_dict(json.loads(json.dumps(to_dict(recipe)))) == recipe
+
+
+def test_hash_names_pixels_not_how_they_were_found():
+    recipe = small_recipe()
+    assert recipe_hash(replace(recipe, sigma=3.4, min_acceptance=0.1, max_base_tries=5)) == recipe_hash(recipe)
+    changes = {"delta": 0.11, "seed": 4, "size": 49, "classes": 25, "masks": "shared", "min_fill": 0.11, "points": 1501}
+    assert len({recipe_hash(replace(recipe, **{key: value})) for key, value in changes.items()} | {recipe_hash(recipe)}) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("simga: 3", "did you mean 'sigma'"),
+        ("min-fil: 3", "did you mean 'min_fill'"),
+        ("sigma: high", "sigma 'high': must be a number"),
+        ("classes: 10.5", "classes 10.5: must be a whole number"),
+        ("classes: true", "classes True: must be a whole number"),
+        ("points: 1e5", "points 100000.0: must be a whole number"),
+        ("draw: dots", "one of patch, point"),
+        ("draw: [patch]", "one of patch, point"),
+        ("recipe: 1pfrac", "did you mean '1p-frac'"),
+        ("recipe: nothing", "unknown"),
+        ("sigma: 9", r"sigma 9: must be in \(0, 6\]"),
+        ("sigma: 3\nsigma: 4", "given twice"),
+        ("- 1", "must be a mapping"),
+        ("a: [", "not YAML"),
+        ("ifs: x.csv", "an IFS is written"),
+        ("sigma: " + "9" * 400, "too large"),
+    ],
+)
+def test_bad_recipes_name_file_key_and_mend(tmp_path, text, message):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_recipe(tmp_path / "r.yaml")
+    assert "r.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_numbers_as_people_write_them(tmp_path):
+    (tmp_path / "r.yaml").write_text("delta: 1e-3\nsigma: 3\npoints: 20_000\nmin-fill: .05\n")
+    assert load_recipe(tmp_path / "r.yaml") == OnePFrac(delta=0.001, sigma=3.0, points=20_000)
+    assert load_recipe(tmp_path / "r.yaml", {"delta": 0.2}).delta == 0.2
+
+
+def test_empty_file_is_all_defaults(tmp_path):
+    (tmp_path / "r.yaml").write_text("")
+    assert load_recipe(tmp_path / "r.yaml") == OnePFrac()
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "binary.yaml", tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(UsageError):
+            load_recipe(path)
+
+
+def test_every_recipe_builds_with_its_defaults():
+    for name, kind in RECIPES.items():
+        assert build(name, {}) == kind() and kind.NAME == name
+
+
+def test_examples_load():
+    from pathlib import Path
+
+    paths = sorted((Path(__file__).parents[1] / "examples").rglob("*.yaml"))
+    assert paths
+    published = next(path for path in paths if path.name == "1p-frac.yaml")
+    assert load_recipe(published) == OnePFrac()

@@ -1,0 +1,151 @@
+"""The contract: layout, tars, codec, manifest."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.codec import decode_image, encode_png
+from shards.errors import DataError, UsageError
+from shards.layout import Layout, default_num_shards
+from shards.manifest import PixelHash, load_manifest
+from shards.reader import open_shards, read_tar
+from shards.sample import Sample
+from shards.writer import write_tar
+
+
+@pytest.mark.parametrize(("samples", "shards", "group"), [(1, 1, 1), (24, 5, 1), (1000, 64, 1), (1000, 7, 40), (1003, 9, 40)])
+def test_layout_holds_every_sample_once_in_even_shards(samples, shards, group):
+    layout = Layout(name="x", num_samples=samples, num_shards=shards, group=group)
+    parts = [layout.indices(shard) for shard in range(shards)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(samples))
+    sizes = [len(part) for part in parts]
+    assert min(sizes) > 0
+    assert max(sizes) - min(sizes) <= (group if samples % group == 0 else 2 * group)
+    for part in parts:
+        for number in set(part // group):
+            members = range(number * group, min((number + 1) * group, samples))
+            assert set(members) <= set(part.tolist()), "a group is never torn apart"
+
+
+def test_layout_permutes_by_its_seed():
+    def first(seed):
+        return Layout(name="x", num_samples=100, num_shards=4, seed=seed).indices(0).tolist()
+
+    assert first(0) == first(0) != first(1)
+    assert first(0) != sorted(first(0))
+
+
+def test_default_number_of_shards():
+    assert [default_num_shards(n) for n in (1, 10, 1000, 640_000, 1_000_000)] == [1, 10, 64, 64, 100]
+    assert default_num_shards(1000, group=40) == 25
+
+
+def test_layout_refuses_what_cannot_be():
+    for shards in (0, -1, 11):
+        with pytest.raises(UsageError, match="give 1 to 10"):
+            Layout(name="x", num_samples=10, num_shards=shards)
+    with pytest.raises(UsageError, match="1 or 8"):
+        Layout(name="x", num_samples=10, num_shards=1, png_bits=4)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 1), (7, 13), (5, 9, 3), (512, 512)])
+def test_png_round_trip(shape):
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    data = encode_png(image)
+    assert np.array_equal(decode_image(data), image)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.mode == ("RGB" if len(shape) == 3 else "L")
+        assert np.array_equal(np.asarray(picture), image)
+
+
+def test_one_bit_png():
+    image = np.random.default_rng(0).integers(0, 2, (37, 21)).astype(np.uint8) * 127
+    data = encode_png(image, 1)
+    assert np.array_equal(decode_image(data, 1), image)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert np.array_equal(np.asarray(picture.convert("L")), np.where(image, 255, 0))
+    for other in (image + 1, np.stack([image] * 3, -1)):
+        with pytest.raises(UsageError, match="two levels"):
+            encode_png(other, 1)
+
+
+def test_bytes_that_are_no_image():
+    data = encode_png(np.zeros((9, 9), np.uint8))
+    for bad in (b"", b"nothing", data[:40], data[:50] + bytes([data[50] ^ 255]) + data[51:]):
+        with pytest.raises(DataError):
+            decode_image(bad)
+
+
+def samples(count, size=16):
+    rng = np.random.default_rng(1)
+    for index in range(count):
+        image = (rng.integers(0, 2, (size, size)) * 127).astype(np.uint8)
+        yield Sample(image=image, index=index, label=index % 3, metadata={"a": 0.5, "n": index}, rejected={"fill": index})
+
+
+def test_tar_is_plain_and_deterministic(tmp_path):
+    layout = Layout(name="x", num_samples=5, num_shards=1)
+    records = [write_tar(tmp_path / name, "x-train-000000.tar", samples(5), layout) for name in ("a.tar", "b.tar")]
+    assert records[0] == records[1]
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert records[0].samples == 5 and records[0].rejections == {"fill": 10}
+    assert records[0].bytes == (tmp_path / "a.tar").stat().st_size
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        members = tar.getmembers()
+    assert [member.name for member in members[:4]] == ["000000.cls", "000000.json", "000000.png", "000001.cls"]
+    assert {(member.mtime, member.uid, member.gid, member.uname, member.type) for member in members} == {(0, 0, 0, "", tarfile.REGTYPE)}
+    for sample, raw in zip(samples(5), read_tar(tmp_path / "a.tar", "png"), strict=True):
+        assert (raw.label, raw.metadata) == (sample.label, sample.metadata)
+        assert np.array_equal(decode_image(raw.image_bytes), sample.image)
+
+
+def test_metadata_can_be_left_out(tmp_path):
+    layout = Layout(name="x", num_samples=2, num_shards=1, metadata=False)
+    write_tar(tmp_path / "a.tar", "x", samples(2), layout)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert [name.split(".")[1] for name in tar.getnames()] == ["cls", "png", "cls", "png"]
+
+
+def test_pixel_hash_tells_everything_apart():
+    image = np.zeros((4, 6), np.uint8)
+    other = image.copy()
+    other[0, 0] = 1
+
+    def of(*pairs):
+        pixels = PixelHash()
+        for each in pairs:
+            pixels.update(*each)
+        return pixels.hexdigest()
+
+    variants = [of((image, 0)), of((image, 1)), of((other, 0)), of((image.T, 0)), of((image, 0), (image, 0)), of((image, 0), (other, 0))]
+    assert len(set(variants)) == 6
+    assert of((image, 0), (other, 0)) != of((other, 0), (image, 0))
+
+
+def test_reading_back_gives_what_was_rendered(recipe, folder):
+    shards = open_shards(folder)
+    assert len(shards) == 24
+    read = {sample.index: sample for sample in shards}
+    for sample in recipe.render(range(24)):
+        assert np.array_equal(read[sample.index].image, sample.image)
+        assert read[sample.index].label == sample.label and read[sample.index].metadata == sample.metadata
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(UsageError, match="no such folder"):
+        load_manifest(tmp_path / "absent")
+    with pytest.raises(UsageError, match="no folder of shards"):
+        load_manifest(tmp_path)
+    (tmp_path / ".partial").mkdir()
+    with pytest.raises(DataError, match="unfinished"):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "x"}', '{"format": "fracgen-shards", "version": 9}'])
+def test_damaged_manifests(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        load_manifest(tmp_path)
