@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FORBIDDEN = {"fracgen": {"torch", "torchvision", "timm", "train"}, "shards": {"fracgen", "train", "numba"}, "train": {"fracgen"}}
+FORBIDDEN = {
+    "fracgen": {"torch", "torchvision", "timm", "train"},
+    "shards": {"fracgen", "train", "numba"},
+    "train": {"fracgen"},
+}
 
 
 def imports(path: Path, *, top_level: bool) -> set[str]:

@@ -20,14 +20,18 @@ from shards.errors import DataError, UsageError
 CASES = json.loads(Path(__file__).with_name("cases.json").read_text())
 STYLES = [
     Style(size=64, pad=pad, points=3001, draw=draw, color=color, patch=patch)
-    for pad, draw, color, patch in itertools.product([0, 3, 6], ["point", "patch"], ["gray", "color"], ["fill", "random"])
+    for pad, draw, color, patch in itertools.product(
+        [0, 3, 6], ["point", "patch"], ["gray", "color"], ["fill", "random"]
+    )
 ]
 
 
 def golden_cases(golden: Path):
     for case in json.loads((golden / "cases.json").read_text()):
         draw, color = case["draw"].split("_")
-        style = Style(size=case["size"], pad=case["pad"], points=case["iterations"], draw=draw, color=color, patch="fill")
+        style = Style(
+            size=case["size"], pad=case["pad"], points=case["iterations"], draw=draw, color=color, patch="fill"
+        )
         expected = np.asarray(Image.open(golden / case["png"]).convert("RGB"))
         yield load_ifs(golden / case["csv"]), style, np.array(case["weights"]), expected
 

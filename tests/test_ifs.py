@@ -52,7 +52,10 @@ def test_probabilities_are_summed_in_map_order():
 
 def test_csv_and_json_round_trip_exactly(tmp_path):
     ifs = IFS.from_maps(sample_maps(3.5, 2, generator(1, 0, "ifs")))
-    rows = [f"{a!r},{b!r},{c!r},{d!r},{e!r},{f!r},{p!r}" for ((a, b, e), (c, d, f)), p in zip(ifs.maps.tolist(), ifs.p.tolist(), strict=True)]
+    rows = [
+        f"{a!r},{b!r},{c!r},{d!r},{e!r},{f!r},{p!r}"
+        for ((a, b, e), (c, d, f)), p in zip(ifs.maps.tolist(), ifs.p.tolist(), strict=True)
+    ]
     (tmp_path / "a.csv").write_text("\n".join(rows) + "\n\n")
     (tmp_path / "b.json").write_text(json.dumps(ifs.to_dict()))
     (tmp_path / "c.json").write_text(json.dumps({"maps": ifs.maps.tolist()}))

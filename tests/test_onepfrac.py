@@ -56,7 +56,11 @@ def test_rejected_draws_are_those_that_fail_the_fill_test():
         tries += sample.metadata["tries"]
         for attempt in range(sample.metadata["tries"]):
             maps = recipe.perturb(recipe.draw_eps(generator(recipe.seed, sample.index, "eps", attempt)))
-            image = draw_plain(maps, recipe.base.p, recipe.style, recipe.mask_key(sample.index)) if sample.index < 5 else None
+            image = (
+                draw_plain(maps, recipe.base.p, recipe.style, recipe.mask_key(sample.index))
+                if sample.index < 5
+                else None
+            )
             if image is not None:
                 assert (fill_rate(image) > recipe.min_fill) == (attempt == sample.metadata["tries"] - 1)
     assert tries == len(recipe) + sum(rejected.values())
@@ -78,7 +82,9 @@ def test_liep_box_is_filled_uniformly():
     assert np.abs(eps).max() <= 0.1
     for column in eps.T:
         assert np.histogram(column, 10, (-0.1, 0.1))[0].min() > 320
-    wide = np.array([replace(recipe, perturbation="multiplicative").draw_eps(generator(0, i, "eps")) for i in range(500)])
+    wide = np.array(
+        [replace(recipe, perturbation="multiplicative").draw_eps(generator(0, i, "eps")) for i in range(500)]
+    )
     assert 0.19 < np.abs(wide).max() <= 0.2
 
 
@@ -159,6 +165,8 @@ def test_an_index_outside_is_refused(recipe):
 
 
 def test_a_given_base_is_used_as_it_is():
-    ifs = IFS(np.array([[[0.6, 0.2, 0.1], [-0.3, 0.5, 0.4]], [[0.4, -0.5, -0.6], [0.5, 0.4, 0.2]]]), np.array([0.4, 0.6]))
+    ifs = IFS(
+        np.array([[[0.6, 0.2, 0.1], [-0.3, 0.5, 0.4]], [[0.4, -0.5, -0.6], [0.5, 0.4, 0.2]]]), np.array([0.4, 0.6])
+    )
     resolved, provenance = OnePFrac(**{**SMALL, "min_fill": 0.01}, ifs=ifs).resolve()
     assert resolved.base is ifs and provenance["base_tries"] == 0 and 0 < provenance["base_acceptance"] <= 1

@@ -20,7 +20,10 @@ def test_hash_names_pixels_not_how_they_were_found():
     recipe = small_recipe()
     assert recipe_hash(replace(recipe, sigma=3.4, min_acceptance=0.1, max_base_tries=5)) == recipe_hash(recipe)
     changes = {"delta": 0.11, "seed": 4, "size": 49, "classes": 25, "masks": "shared", "min_fill": 0.11, "points": 1501}
-    assert len({recipe_hash(replace(recipe, **{key: value})) for key, value in changes.items()} | {recipe_hash(recipe)}) == 8
+    assert (
+        len({recipe_hash(replace(recipe, **{key: value})) for key, value in changes.items()} | {recipe_hash(recipe)})
+        == 8
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from shards.sample import Sample
 from shards.writer import write_tar
 
 
-@pytest.mark.parametrize(("samples", "shards", "group"), [(1, 1, 1), (24, 5, 1), (1000, 64, 1), (1000, 7, 40), (1003, 9, 40)])
+@pytest.mark.parametrize(
+    ("samples", "shards", "group"), [(1, 1, 1), (24, 5, 1), (1000, 64, 1), (1000, 7, 40), (1003, 9, 40)]
+)
 def test_layout_holds_every_sample_once_in_even_shards(samples, shards, group):
     layout = Layout(name="x", num_samples=samples, num_shards=shards, group=group)
     parts = [layout.indices(shard) for shard in range(shards)]
@@ -83,7 +85,9 @@ def samples(count, size=16):
     rng = np.random.default_rng(1)
     for index in range(count):
         image = (rng.integers(0, 2, (size, size)) * 127).astype(np.uint8)
-        yield Sample(image=image, index=index, label=index % 3, metadata={"a": 0.5, "n": index}, rejected={"fill": index})
+        yield Sample(
+            image=image, index=index, label=index % 3, metadata={"a": 0.5, "n": index}, rejected={"fill": index}
+        )
 
 
 def test_tar_is_plain_and_deterministic(tmp_path):
@@ -96,7 +100,9 @@ def test_tar_is_plain_and_deterministic(tmp_path):
     with tarfile.open(tmp_path / "a.tar") as tar:
         members = tar.getmembers()
     assert [member.name for member in members[:4]] == ["000000.cls", "000000.json", "000000.png", "000001.cls"]
-    assert {(member.mtime, member.uid, member.gid, member.uname, member.type) for member in members} == {(0, 0, 0, "", tarfile.REGTYPE)}
+    assert {(member.mtime, member.uid, member.gid, member.uname, member.type) for member in members} == {
+        (0, 0, 0, "", tarfile.REGTYPE)
+    }
     for sample, raw in zip(samples(5), read_tar(tmp_path / "a.tar", "png"), strict=True):
         assert (raw.label, raw.metadata) == (sample.label, sample.metadata)
         assert np.array_equal(decode_image(raw.image_bytes), sample.image)
@@ -120,7 +126,14 @@ def test_pixel_hash_tells_everything_apart():
             pixels.update(*each)
         return pixels.hexdigest()
 
-    variants = [of((image, 0)), of((image, 1)), of((other, 0)), of((image.T, 0)), of((image, 0), (image, 0)), of((image, 0), (other, 0))]
+    variants = [
+        of((image, 0)),
+        of((image, 1)),
+        of((other, 0)),
+        of((image.T, 0)),
+        of((image, 0), (image, 0)),
+        of((image, 0), (other, 0)),
+    ]
     assert len(set(variants)) == 6
     assert of((image, 0), (other, 0)) != of((other, 0), (image, 0))
 

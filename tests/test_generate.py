@@ -1,0 +1,310 @@
+"""Folders: the same bytes whatever the workers, the executor and the interruptions; one writer; nothing lost."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from conftest import contents, small_recipe
+
+from fracgen import generate
+from fracgen.generate import plan, render_shard, write_shards
+from fracgen.recipes import save_recipe
+from shards.errors import DataError, UsageError
+from shards.folder import FolderWriter
+from shards.manifest import load_manifest
+from shards.reader import open_shards
+from shards.verify import verify_folder
+
+PROVENANCE = {"base_tries": 1, "base_acceptance": 0.8}
+
+
+def write(recipe, path, **options):
+    return write_shards(recipe, path, layout=plan(recipe, num_shards=5), provenance=PROVENANCE, **options)
+
+
+class Backwards(Executor):
+    """Runs everything at once, the last first."""
+
+    def __init__(self):
+        self.calls = []
+
+    def submit(self, function, /, *arguments, **named):
+        future = Future()
+        self.calls.append((future, function, arguments))
+        if len(self.calls) == 5:
+            for waiting, call, values in reversed(self.calls):
+                waiting.set_result(call(*values))
+        return future
+
+
+def test_bytes_do_not_depend_on_who_renders(recipe, folder, tmp_path):
+    expected = contents(folder)
+    write(recipe, tmp_path / "one", workers=1)
+    write(recipe, tmp_path / "two", workers=2)
+    write(recipe, tmp_path / "backwards", executor=Backwards())
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        write(recipe, tmp_path / "processes", executor=pool)
+    for name in ("one", "two", "backwards", "processes"):
+        assert contents(tmp_path / name) == expected, name
+
+
+def test_exactly_the_files_of_the_contract(folder):
+    tars = [f"1p-frac-train-{shard:06d}.tar" for shard in range(5)]
+    assert sorted(contents(folder)) == sorted(
+        [*tars, "README.md", "_info.json", "dataset.json", "preview.png", "sizes.json"]
+    )
+
+
+def test_nothing_of_time_host_or_speed_is_committed(folder):
+    text = (folder / "dataset.json").read_text()
+    assert os.uname().nodename not in text
+    assert not {"time", "date", "seconds", "host", "workers", "cpu", "speed"} & set(json.loads(text))
+
+
+def test_manifest_counts_add_up(recipe, folder):
+    manifest = load_manifest(folder)
+    tries = sum(sample.metadata["tries"] for sample in open_shards(folder))
+    assert manifest.num_samples == 24 and manifest.num_classes == 24
+    assert manifest.rejections["fill"] == tries - 24 > 0
+    assert manifest.acceptance == 24 / tries
+    assert manifest.num_bytes == sum(path.stat().st_size for path in folder.glob("*.tar"))
+
+
+def test_a_complete_folder_is_left_alone(recipe, tmp_path):
+    write(recipe, tmp_path / "set")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
+    result = write(recipe, tmp_path / "set")
+    assert result.new_samples == 0 and result.manifest.num_samples == 24
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == before
+
+
+def test_failing_in_the_middle_keeps_shards_and_resumes(recipe, folder, tmp_path, monkeypatch):
+    def failing(recipe, layout, folder, shard, token):
+        if shard == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return render_shard(recipe, layout, folder, shard, token)
+
+    monkeypatch.setattr(generate, "render_shard", failing)
+    with pytest.raises(OSError, match="No space"):
+        write(recipe, tmp_path / "set", workers=1)
+    kept = sorted(path.name for path in (tmp_path / "set").glob("*.tar"))
+    assert kept == [f"1p-frac-train-{shard:06d}.tar" for shard in range(3)]
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    monkeypatch.undo()
+    assert write(recipe, tmp_path / "set").new_samples < 24
+    assert contents(tmp_path / "set") == contents(folder)
+
+
+def test_disk_full_inside_a_shard_leaves_no_rubbish(recipe, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises((OSError, UsageError), match="No space"):
+        write(recipe, tmp_path / "set", workers=1)
+    assert not list((tmp_path / "set").rglob("*.tar*"))
+
+
+@pytest.mark.parametrize(
+    "moment", ["rubbish", "tar without record", "torn record", "before the manifest", "before clean-up"]
+)
+def test_every_moment_of_a_kill(recipe, folder, tmp_path, moment):
+    """What a kill leaves at each step of the protocol, built by hand."""
+    path = tmp_path / "set"
+    key = {
+        "recipe_hash": generate.recipe_hash(recipe),
+        "layout": plan(recipe, num_shards=5).to_dict(),
+        "versions": generate.versions(),
+    }
+    with FolderWriter(path, key) as writer:
+        for shard in range(5 if moment.startswith("before") else 3):
+            writer.add(shard, render_shard(recipe, writer.layout, path, shard, writer.token))
+    partial = path / ".partial"
+    if moment == "rubbish":
+        (partial / "1p-frac-train-000004.tar.aa.tmp").write_bytes(b"half")
+    elif moment == "tar without record":
+        (path / "1p-frac-train-000004.tar").write_bytes(b"never vouched for")
+    elif moment == "torn record":
+        (partial / "000002.json").write_bytes(b'{"name"')
+    elif moment == "before clean-up":
+        for name in ("dataset.json", "README.md", "_info.json", "sizes.json", "preview.png"):
+            (path / name).write_bytes((folder / name).read_bytes())
+    write(recipe, path)
+    assert contents(path) == contents(folder)
+
+
+RENDER = "import sys; from fracgen.cli import run; sys.exit(run(sys.argv[1:]))"
+
+
+def test_killed_for_real_and_resumed(tmp_path):
+    """`kill -9` at ten moments of a run of some seconds, then the same command to the end."""
+    recipe = small_recipe(classes=400, points=100_000)
+    save_recipe(recipe, tmp_path / "r.yaml")
+    command = [sys.executable, "-c", RENDER, "render", "--recipe", str(tmp_path / "r.yaml"), "--shards", "40"]
+    subprocess.run([*command, "--out", str(tmp_path / "straight"), "--workers", "2"], check=True, capture_output=True)
+    killed = 0
+    for kill in range(10):
+        run = subprocess.Popen(
+            [*command, "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        shards_before = len(list((tmp_path / "killed").glob("*.tar")))
+        deadline = time.monotonic() + 60
+        while run.poll() is None and time.monotonic() < deadline:
+            if len(list((tmp_path / "killed").glob("*.tar"))) >= shards_before + 1 + kill % 3:
+                run.send_signal(signal.SIGKILL)
+                killed += 1
+                break
+            time.sleep(0.002)
+        run.wait()
+    assert killed >= 5
+    done = subprocess.run([*command, "--out", str(tmp_path / "killed")], capture_output=True, text=True, check=True)
+    assert "400 of 400 classes" in done.stdout
+    assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
+
+
+def test_interrupt_says_how_to_resume(tmp_path):
+    save_recipe(small_recipe(classes=100_000, points=100_000), tmp_path / "r.yaml")
+    command = [
+        sys.executable,
+        "-c",
+        RENDER,
+        "render",
+        "--recipe",
+        str(tmp_path / "r.yaml"),
+        "--out",
+        str(tmp_path / "set"),
+    ]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "set").glob(".partial/*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert out == "" and err.count("\n") == 1 and "run the same command to go on" in err
+    assert not list((tmp_path / "set").rglob("*.tmp"))
+
+
+def test_another_recipe_is_refused_and_nothing_is_touched(recipe, folder, tmp_path):
+    write(recipe, tmp_path / "set")
+    for other, options, message in [
+        (small_recipe(delta=0.2), {"num_shards": 5}, "another recipe"),
+        (recipe, {"num_shards": 6}, "num_shards 5"),
+        (recipe, {"num_shards": 5, "png_bits": 1}, "png_bits 8"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            write_shards(other, tmp_path / "set", layout=plan(other, **options))
+    assert contents(tmp_path / "set") == contents(folder)
+
+
+def test_another_recipe_is_refused_in_an_unfinished_folder(recipe, tmp_path):
+    (tmp_path / "set" / ".partial").mkdir(parents=True)
+    write(recipe, tmp_path / "set")
+    (tmp_path / "set" / "dataset.json").rename(tmp_path / "dataset.json")
+    (tmp_path / "set" / ".partial").mkdir()
+    key = {"recipe_hash": "other", "layout": plan(recipe, num_shards=5).to_dict(), "versions": generate.versions()}
+    (tmp_path / "set" / ".partial" / "plan.json").write_text(json.dumps(key))
+    before = contents(tmp_path / "set")
+    with pytest.raises(UsageError, match="another recipe"):
+        write(recipe, tmp_path / "set")
+    assert {name: data for name, data in contents(tmp_path / "set").items() if "lock" not in name} == before
+
+
+def test_other_versions_are_refused_unless_told(recipe, folder, tmp_path, monkeypatch):
+    theirs = {**generate.versions(), "numpy": "1.0.0"}
+    monkeypatch.setattr(generate, "versions", lambda: theirs)
+    key = {
+        "recipe_hash": generate.recipe_hash(recipe),
+        "layout": plan(recipe, num_shards=5).to_dict(),
+        "versions": theirs,
+    }
+    with FolderWriter(tmp_path / "set", key) as writer:
+        render_shard(recipe, writer.layout, tmp_path / "set", 0, writer.token)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match=r"numpy 1\.0\.0, now .*--any-versions"):
+        write(recipe, tmp_path / "set")
+    write(recipe, tmp_path / "set", any_versions=True)
+    assert contents(tmp_path / "set") == contents(folder)
+
+
+def test_foreign_folders_are_not_written(recipe, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    for path, message in [("full", "not empty"), ("file", "is a file"), ("file/below", "cannot be written")]:
+        with pytest.raises(UsageError, match=message):
+            write(recipe, tmp_path / path)
+    assert contents(tmp_path) == {"full/thesis.tex": b"years of work", "file": b"x"}
+
+
+def test_one_writer_at_a_time(recipe, tmp_path):
+    key = {
+        "recipe_hash": generate.recipe_hash(recipe),
+        "layout": plan(recipe, num_shards=5).to_dict(),
+        "versions": generate.versions(),
+    }
+    with FolderWriter(tmp_path / "set", key), pytest.raises(UsageError, match="writing it already"):
+        write(recipe, tmp_path / "set")
+    code = f"import fcntl, sys; f = open({str(tmp_path / 'set/.partial/lock')!r}, 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(UsageError, match="another run is writing"):
+        write(recipe, tmp_path / "set")
+    other.kill()
+    other.wait()
+    assert write(recipe, tmp_path / "set").new_samples == 24, "a killed run leaves no lock behind"
+
+
+def test_an_orphaned_worker_cannot_commit(recipe, tmp_path):
+    key = {
+        "recipe_hash": generate.recipe_hash(recipe),
+        "layout": plan(recipe, num_shards=5).to_dict(),
+        "versions": generate.versions(),
+    }
+    with FolderWriter(tmp_path / "set", key) as first:
+        old = first.token
+    with FolderWriter(tmp_path / "set", key) as second:
+        with pytest.raises(DataError, match="has ended"):
+            render_shard(recipe, second.layout, tmp_path / "set", 0, old)
+        assert not list((tmp_path / "set").rglob("*.tar*"))
+        render_shard(recipe, second.layout, tmp_path / "set", 0, second.token)
+    assert fcntl  # the lock is POSIX's
+
+
+def dying(*_):
+    os._exit(9)
+
+
+def test_a_dead_worker_is_reported_and_the_run_resumes(recipe, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "render_shard", dying)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool, pytest.raises(DataError, match="worker died"):
+        write(recipe, tmp_path / "set", executor=pool)
+    monkeypatch.undo()
+    write(recipe, tmp_path / "set")
+    assert contents(tmp_path / "set") == contents(folder)
+
+
+def test_a_lost_or_cut_shard_of_a_finished_folder_is_rendered_again(recipe, folder, tmp_path):
+    write(recipe, tmp_path / "set")
+    (tmp_path / "set" / "1p-frac-train-000001.tar").unlink()
+    os.truncate(tmp_path / "set" / "1p-frac-train-000003.tar", 700)
+    assert verify_folder(open_shards(tmp_path / "set"))
+    assert 0 < write(recipe, tmp_path / "set").new_samples < 24
+    assert contents(tmp_path / "set") == contents(folder)
+
+
+def test_a_class_that_cannot_be_rendered_stops_the_run(tmp_path):
+    hopeless = replace(small_recipe(), min_fill=0.9, max_tries=3)
+    with pytest.raises(DataError, match="none of 3 perturbations"):
+        write(hopeless, tmp_path / "set")
+    assert not list(Path(tmp_path / "set").glob("*.tar"))

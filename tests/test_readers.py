@@ -1,0 +1,126 @@
+"""The same folder in the stock readers, unmodified: every one returns our pixels, as 0 and 127, and our labels."""
+
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from conftest import small_recipe
+from PIL import Image
+
+from fracgen.generate import plan, write_shards
+
+
+@pytest.fixture(scope="module", params=["gray", "color"])
+def stored(request, folder, tmp_path_factory):
+    """(folder, {label: image}) of a gray and of a colour set."""
+    if request.param == "gray":
+        recipe, path = small_recipe(), folder
+    else:
+        recipe, path = small_recipe(color="color"), tmp_path_factory.mktemp("color") / "set"
+        write_shards(recipe, path, layout=plan(recipe, num_shards=5))
+    return path, {sample.label: sample.image for sample in recipe.render(range(24))}
+
+
+def check(found, images):
+    assert sorted(found) == sorted(images)
+    for label, image in found.items():
+        assert np.array_equal(image, images[label]), label
+    if images[0].ndim == 2:
+        assert set(np.unique(np.stack(list(found.values())))) == {0, 127}
+
+
+def test_tarfile(stored):
+    path, images = stored
+    found = {}
+    for name in json.loads((path / "sizes.json").read_text()):
+        with tarfile.open(path / name) as tar:
+            for member in tar.getnames():
+                if member.endswith(".png"):
+                    label = int(tar.extractfile(member.replace(".png", ".cls")).read())
+                    found[label] = np.asarray(Image.open(tar.extractfile(member)))
+    check(found, images)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_webdataset(stored):
+    import webdataset
+
+    path, images = stored
+    urls = str(path / "1p-frac-train-{000000..000004}.tar")
+    rows = webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("png", "cls", "json")
+    found = {}
+    for image, label, metadata in rows:
+        assert len(metadata["eps"]) == 12
+        found[label] = np.asarray(image) if images[0].ndim == 3 else np.asarray(image)[:, :, 0]
+        assert images[0].ndim == 3 or len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) == 2
+    check(found, images)
+    gray = webdataset.WebDataset(urls, shardshuffle=False).decode("l8").to_tuple("png", "cls")
+    if images[0].ndim == 2:
+        check({label: image for image, label in gray}, images)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hugging_face_datasets(stored, tmp_path, monkeypatch, streaming):
+    import datasets
+
+    path, images = stored
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    rows = datasets.load_dataset(str(path), split="train", streaming=streaming, cache_dir=str(tmp_path))
+    found = {}
+    for row in rows:
+        assert len(row["json"]["eps"]) == 12 and row["json"]["formula"] == "1p-frac"
+        found[row["cls"]] = np.asarray(row["png"])
+    check(found, images)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_timm(stored):
+    import timm.data
+
+    path, images = stored
+    dataset = timm.data.create_dataset(
+        "wds/set",
+        str(path),
+        split="train",
+        is_training=False,
+        batch_size=4,
+        input_img_mode="L" if images[0].ndim == 2 else "RGB",
+    )
+    assert len(dataset) == 24
+    check({label: np.asarray(image) for image, label in dataset}, images)
+    channels = 1 if images[0].ndim == 2 else 3
+    loader = timm.data.create_loader(
+        timm.data.create_dataset("wds/set", str(path), split="train", is_training=False, batch_size=4),
+        input_size=(3, 48, 48),
+        batch_size=4,
+        num_workers=0,
+        use_prefetcher=False,
+        interpolation="nearest",
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        crop_pct=1.0,
+        persistent_workers=False,
+    )
+    found = {}
+    for batch, labels in loader:
+        pixels = (batch * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        found.update(
+            {
+                int(label): image if channels == 3 else image[:, :, 0]
+                for image, label in zip(pixels, labels, strict=True)
+            }
+        )
+    check(found, images)
+
+
+def test_one_bit_pngs_are_the_same_set(tmp_path):
+    from shards.reader import open_shards
+
+    recipe = small_recipe()
+    write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=5, png_bits=1))
+    check(
+        {sample.label: sample.image for sample in open_shards(tmp_path / "set")},
+        {s.label: s.image for s in recipe.render(range(24))},
+    )
