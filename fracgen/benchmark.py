@@ -65,7 +65,7 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
         tar = Path(scratch) / "bench.tar"
 
         def write(bits: int) -> float:
-            layout = plan(recipe, png_bits=1 if bits == 1 else 8)
+            layout = plan(recipe, png_bits=bits)
             return timed(lambda: write_tar(tar, tar.name, [sample] * 16, layout)) / 16
 
         writing = {bits: write(bits) for bits in (8, 1)}

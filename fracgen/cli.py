@@ -77,9 +77,7 @@ def render(
     ] = None,
     workers: Workers = None,
     shards: Annotated[int | None, typer.Option(help="Number of tars.  [default: 64, more for big sets]", min=1)] = None,
-    png_bits: Annotated[
-        int, typer.Option(help="Bits a pixel: 8, or 1 (small; readers see 0 and 255).", min=1, max=8)
-    ] = 8,
+    png_bits: Annotated[int, typer.Option(help="Bits a pixel: 8, or 1 (small; readers see 0 and 255).")] = 8,
     any_versions: Annotated[bool, typer.Option(help="Resume though versions of the libraries changed.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -109,7 +107,7 @@ def render(
         folder = out or report.default_folder(resolved)
         for warning in resolved.warnings(provenance):
             report.warn(warning)
-        layout = plan(resolved, num_shards=shards, png_bits=8 if png_bits == 8 else 1)
+        layout = plan(resolved, num_shards=shards, png_bits=png_bits)
         with report.Progress(layout, enabled=not as_json) as progress:
             result = write_shards(
                 resolved,

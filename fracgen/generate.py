@@ -11,8 +11,7 @@ from typing import Any
 
 from fracgen.preview import contact_sheet
 from fracgen.recipes import Recipe, recipe_hash, to_dict
-from shards.codec import PngBits
-from shards.errors import DataError
+from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, default_num_shards
 from shards.manifest import Manifest, ShardRecord
@@ -46,8 +45,13 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: PngBits = 8, keep_metadata: bool = True) -> Layout:
-    """How a recipe's samples are laid out. Raises UsageError for a number of shards that is not possible."""
+def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: int = 8, keep_metadata: bool = True) -> Layout:
+    """How a recipe's samples are laid out.
+
+    Raises UsageError for a number of shards that is not possible, and for bits that cannot hold the recipe's images.
+    """
+    if png_bits == 1 and not recipe.two_level:
+        raise UsageError("--png-bits 1 holds gray images of two levels only; leave it out, or draw in gray")
     return Layout(
         name=recipe.NAME,
         num_samples=len(recipe),
@@ -142,7 +146,7 @@ def _until_cancelled(recipe: Recipe, layout: Layout, shard: int, token: str) -> 
 def _manifest(
     recipe: Recipe, layout: Layout, key: dict[str, Any], provenance: dict[str, Any], writer: FolderWriter
 ) -> Manifest:
-    height, width, *channels = next(iter(recipe.render([0]))).image.shape
+    height, width, *channels = recipe.image_shape
     return Manifest(
         recipe=to_dict(recipe),
         recipe_hash=key["recipe_hash"],

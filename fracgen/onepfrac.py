@@ -89,6 +89,16 @@ class OnePFrac:
         return tuple(f"{label:0{len(str(self.classes - 1))}d}" for label in range(self.classes))
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(size, size), or (size, size, 3) in colour."""
+        return (self.size, self.size) if self.two_level else (self.size, self.size, 3)
+
+    @property
+    def two_level(self) -> bool:
+        """Gray images have the levels 0 and 127 only."""
+        return self.color == "gray"
+
+    @property
     def style(self) -> Style:
         """How its orbits are drawn."""
         return Style(

@@ -37,6 +37,16 @@ class Recipe(Protocol):
         """One name a label."""
         ...
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W), or (H, W, 3)."""
+        ...
+
+    @property
+    def two_level(self) -> bool:
+        """Whether all pixels are 0 or 127, so that one bit holds them."""
+        ...
+
     def resolve(self) -> tuple[Self, dict[str, Any]]:
         """The recipe with all that needed searching or reading, and its provenance."""
         ...

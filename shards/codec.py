@@ -7,7 +7,6 @@ deflate stream, so the frame is written here and ISA-L's deflate fills it (0.25 
 import io
 import struct
 import zlib
-from typing import Literal
 
 import numpy as np
 from isal import isal_zlib
@@ -16,8 +15,6 @@ from PIL import Image as PillowImage
 from shards.errors import DataError, UsageError
 from shards.sample import Image
 
-PngBits = Literal[1, 8]
-
 GRAY = 127
 """The one gray level of two-level images (REFERENCE section 2: (127, 127, 127) on black)."""
 
@@ -25,7 +22,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY_TYPE, _RGB_TYPE = 0, 2
 
 
-def encode_png(image: Image, bits: PngBits = 8) -> bytes:
+def encode_png(image: Image, bits: int = 8) -> bytes:
     """PNG bytes of an image, every row unfiltered (filter type 0).
 
     image: uint8 (H, W) or (H, W, 3).
@@ -52,7 +49,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))])
 
 
-def decode_image(data: bytes, bits: PngBits = 8) -> Image:
+def decode_image(data: bytes, bits: int = 8) -> Image:
     """The pixels of an encoded image: uint8 (H, W) for gray, (H, W, 3) for colour.
 
     Raises DataError where the bytes are no image.

@@ -55,6 +55,7 @@ class FolderWriter:
         self._plan = dict(plan)
         self._plan_path = folder / PARTIAL / "plan.json"
         self._any_versions = any_versions
+        self._made_partial = False
         self._lock: IO[bytes] | None = None
 
     @property
@@ -73,7 +74,7 @@ class FolderWriter:
             try:
                 self._adopt()
             except BaseException:
-                if not self._plan_path.exists():  # refused: leave the folder as it was
+                if self._made_partial:  # refused: leave the folder as it was
                     self._remove_state()
                 self._release()
                 raise
@@ -111,6 +112,7 @@ class FolderWriter:
         ours = self.partial.exists() or (self.folder / MANIFEST).exists()
         if self.folder.exists() and not ours and any(self.folder.iterdir()):
             raise UsageError(f"{self.folder}: not empty, and not a folder of shards; name another with --out")
+        self._made_partial = not self.partial.exists()
         self.partial.mkdir(parents=True, exist_ok=True)
 
     def _take_lock(self) -> None:
@@ -153,11 +155,11 @@ class FolderWriter:
             records = self._expected
             self._compare_contents(self.manifest.recipe_hash, self.manifest.layout.to_dict())
         else:
-            if self._plan_path.exists():
+            records = {shard: record for shard in range(self.layout.num_shards) if (record := self._read_record(shard))}
+            if any(self.partial.glob("[0-9]*.json")):
                 plan = _read_json(self._plan_path)
                 self._compare_contents(plan.get("recipe_hash"), plan.get("layout") or {})
                 self._compare_versions(plan.get("versions") or {})
-            records = {shard: record for shard in range(self.layout.num_shards) if (record := self._read_record(shard))}
         self.records = {shard: record for shard, record in records.items() if self._is_there(shard, record)}
         if self.manifest is not None:
             if not self.missing():
@@ -241,7 +243,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text("utf-8"))
         return values if isinstance(values, dict) else {}
-    except ValueError:
+    except (FileNotFoundError, ValueError):
         return {}
 
 

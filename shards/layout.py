@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.codec import PngBits
 from shards.errors import UsageError
 
 Indices = npt.NDArray[np.int64]
@@ -30,7 +29,7 @@ class Layout:
     num_shards: int
     group: int = 1
     seed: int = 0
-    png_bits: PngBits = 8
+    png_bits: int = 8
     metadata: bool = True
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.codec import PngBits, decode_image
+from shards.codec import decode_image
 from shards.errors import DataError
 from shards.manifest import Manifest, load_manifest
 from shards.sample import Sample
@@ -88,7 +88,7 @@ def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -
         raise DataError(f"{path.name}: sample {key}: {error}") from None
 
 
-def decode_sample(raw: RawSample, bits: PngBits = 8) -> Sample:
+def decode_sample(raw: RawSample, bits: int = 8) -> Sample:
     """Decode a sample that fracgen's writer wrote, whose key is its index. Raises DataError where it cannot be."""
     try:
         image = decode_image(raw.image_bytes, bits)

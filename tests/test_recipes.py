@@ -74,7 +74,7 @@ def test_unreadable_files(tmp_path):
 
 def test_every_recipe_builds_with_its_defaults():
     for name, kind in RECIPES.items():
-        assert build(name, {}) == kind() and kind.NAME == name
+        assert build(name, {}) == kind() and name == kind.NAME
 
 
 def test_examples_load():

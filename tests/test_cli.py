@@ -1,0 +1,257 @@
+"""The commands as typed: results on stdout, one line on stderr for what is wrong, exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from conftest import SMALL, contents
+from PIL import Image
+
+from fracgen.cli import run
+from fracgen.draw import Style
+from fracgen.ifs import IFS, load_ifs, maps_from_rows
+from fracgen.plain import draw_plain
+from shards.manifest import load_manifest
+
+FLAGS = [word for key, value in SMALL.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+CSV = "0.5,0.1,-0.2,0.4,0.3,-0.1,0.4\n-0.3,0.6,0.5,0.2,-0.7,0.9,0.6\n"
+
+
+@pytest.fixture
+def fracgen(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_render_inspect_verify_preview(fracgen, tmp_path):
+    code, out, err = fracgen("render", *FLAGS, "--sigma", 3.5, "--delta", 0.1)
+    assert code == 0 and err == ""
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("1p-frac-sigma3.5-delta0.1-")
+    for expected in (
+        "24 of 24 classes",
+        "in 24 shards",
+        "images/s",
+        "of draws (rejected:",
+        folder.name,
+        "next",
+        "fracgen verify",
+    ):
+        assert expected in out
+    assert fracgen("render", *FLAGS)[1].count("nothing to do") == 1
+    code, out, _ = fracgen("inspect", folder)
+    assert code == 0 and "classes 24" in out and "48 x 48 png" in out and load_manifest(folder).recipe_hash in out
+    code, out, err = fracgen("verify", folder, "--render")
+    assert (code, err) == (0, "") and "24 images in 24 shards, 16 of them rendered again: all good" in out
+    code, out, _ = fracgen("preview", folder, "-o", "sheet.png")
+    assert code == 0 and out == "sheet.png\n" and Image.open("sheet.png").size[0] > 6 * 384
+
+
+def test_json_outputs(fracgen, tmp_path):
+    values = json.loads(fracgen("render", *FLAGS, "--out", "set", "--json")[1])
+    assert (values["images"], values["new_images"], values["folder"]) == (24, 24, "set")
+    assert 0 < values["acceptance"] <= 1 and values["seconds"] > 0 and values["bytes"] > 24 * 1536
+    assert json.loads(fracgen("inspect", "set", "--json")[1]) == json.loads(
+        (tmp_path / "set" / "dataset.json").read_text()
+    )
+    assert json.loads(fracgen("verify", "set", "--json")[1]) == {
+        "ok": True,
+        "images": 24,
+        "rendered": 0,
+        "problems": [],
+    }
+
+
+def test_every_option_reaches_the_recipe(fracgen, tmp_path):
+    options = {
+        "delta": 0.3, "classes": 3, "seed": 5, "size": 40, "pad": 2, "points": 900, "perturbation": "multiplicative",
+        "draw": "point", "color": "color", "patch": "fill", "masks": "shared", "min_fill": 0.01, "max_tries": 7, "min_acceptance": 0.1,
+        "max_base_tries": 50, "sigma": 4.4, "maps": 3,
+    }  # fmt: skip
+    words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
+    assert fracgen("render", *words, "--out", "set", "--shards", 2, "--workers", 1)[0] == 0
+    manifest = load_manifest(tmp_path / "set")
+    assert {key: manifest.recipe[key] for key in options} == options
+    assert manifest.layout.num_shards == 2 and manifest.image["mode"] == "RGB"
+
+
+def test_recipe_file_and_overrides(fracgen, tmp_path):
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({**SMALL, "delta": 0.05}))
+    assert fracgen("render", "--recipe", "r.yaml", "--classes", 5, "--out", "set")[0] == 0
+    manifest = load_manifest(tmp_path / "set")
+    assert (manifest.recipe["delta"], manifest.recipe["classes"]) == (0.05, 5)
+    assert fracgen("render", "--recipe", "set", "--out", "again")[0] == 0
+    assert fracgen("render", "--recipe", "set/dataset.json", "--out", "other", "--seed", 9)[0] == 0
+    again, other = load_manifest(tmp_path / "again"), load_manifest(tmp_path / "other")
+    assert again.recipe_hash == manifest.recipe_hash != other.recipe_hash
+    assert other.recipe["ifs"] == manifest.recipe["ifs"]
+    assert fracgen("render", "--recipe", "set", "--out", "third", "--sigma", 3.4)[0] == 0
+    assert load_manifest(tmp_path / "third").recipe["ifs"] != manifest.recipe["ifs"]
+
+
+def test_render_from_a_given_fractal(fracgen, tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    code, out, _ = fracgen("render", *FLAGS, "--ifs", "a.csv", "--out", "set", "--min-fill", 0.01)
+    assert code == 0 and "given" in out
+    assert IFS.from_dict(load_manifest(tmp_path / "set").recipe["ifs"]) == load_ifs(tmp_path / "a.csv")
+    assert load_ifs(tmp_path / "set") == load_ifs(tmp_path / "a.csv")
+    (tmp_path / "a.csv").unlink()
+    assert fracgen("verify", "set", "--render")[0] == 0
+
+
+def test_draw(fracgen, tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    ifs = load_ifs(tmp_path / "a.csv")
+    base = ["draw", "a.csv", "-o", "o.png", "--size", 64, "--pad", 4, "--points", 3000]
+    style = {"size": 64, "pad": 4, "points": 3000}
+    for words, changes, weights in [
+        (["--draw", "point"], {"draw": "point"}, None),
+        (
+            ["--color", "color", "--patch", "fill", "--weights", "1,1,1.4,1,1,1"],
+            {"color": "color", "patch": "fill"},
+            [[1, 1, 1.4, 1, 1, 1]],
+        ),
+        (
+            ["--patch", "fill", "--weights", "1,1,1,1,1,1;1,1,1,0.9,1,1"],
+            {"patch": "fill"},
+            [[1] * 6, [1, 1, 1, 0.9, 1, 1]],
+        ),
+    ]:
+        code, out, err = fracgen(*base, *words)
+        assert (code, err) == (0, "") and out.startswith("o.png: 64 x 64, fill rate 0.")
+        factors = 1 if weights is None else maps_from_rows(np.broadcast_to(np.array(weights, float), (2, 6)))
+        assert np.array_equal(
+            np.asarray(Image.open("o.png")), draw_plain(ifs.maps * factors, ifs.p, Style(**style, **changes))
+        )
+    first = [fracgen(*base, "--seed", seed) and (tmp_path / "o.png").read_bytes() for seed in (1, 1, 2)]
+    assert first[0] == first[1] != first[2]
+
+
+BAD = [
+    (["render", "--sigma", 0], r"sigma 0: must be in (0, 6]"),
+    (["render", "--sigma", 6.5], "sigma 6.5"),
+    (["render", "--sigma", "nan"], "sigma nan"),
+    (["render", "--sigma", "high"], "--sigma"),
+    (["render", "--delta", -0.1], "delta -0.1: must be 0 to"),
+    (["render", "--size", 4], "size 4: must be 8 to 16384"),
+    (["render", "--size", 10**7], "size 10000000"),
+    (["render", "--size", 20, "--pad", 10], "pad 10"),
+    (["render", "--points", 1], "points 1"),
+    (["render", "--classes", 0], "classes 0: must be 1 to"),
+    (["render", "--maps", 0], "maps 0"),
+    (["render", "--maps", 300], "maps 300"),
+    (["render", "--seed", -1], "seed -1"),
+    (["render", "--min-fill", 2], "min-fill 2.0"),
+    (["render", "--draw", "dots"], "--draw"),
+    (["render", *FLAGS, "--shards", 25], "--shards 25: give 1 to 24"),
+    (["render", *FLAGS, "--shards", 0], "--shards"),
+    (["render", *FLAGS, "--workers", 0], "--workers"),
+    (["render", *FLAGS, "--png-bits", 4], "png-bits"),
+    (["render", *FLAGS, "--png-bits", 1, "--color", "color"], "--png-bits 1"),
+    (["render", "--recipe", "typo.yaml"], "did you mean 'delta'"),
+    (["render", "--recipe", "absent.yaml"], "absent.yaml: cannot be read"),
+    (["render", "--ifs", "bad.csv"], "bad.csv: line 1 has 3 columns"),
+    (["render", "--ifs", "good.csv", "--sigma", 3.5], "--ifs gives the base fractal"),
+    (["render", *FLAGS, "--out", "full"], "full: not empty"),
+    (["render", *FLAGS, "--out", "good.csv"], "good.csv: is a file"),
+    (["render", *FLAGS, "--out", "good.csv/below"], "cannot be written"),
+    (["render", "--nonsense"], "--nonsense"),
+    (["nonsense"], "nonsense"),
+    (["draw", "good.csv"], "--out"),
+    (["draw", "absent.csv", "-o", "o.png"], "absent.csv"),
+    (["draw", "good.csv", "-o", "absent/o.png"], "absent/o.png: cannot be written"),
+    (["draw", "good.csv", "-o", "full"], "is a folder"),
+    (["draw", "good.csv", "-o", "o.png", "--weights", "1,2"], "weights '1,2'"),
+    (["draw", "good.csv", "-o", "o.png", "--weights", ";".join(["1,1,1,1,1,1"] * 3)], "2 (one per map)"),
+    (["draw", "good.csv", "-o", "o.png", "--seed", -1], "seed -1"),
+    (["inspect", "absent"], "absent: no such folder"),
+    (["inspect", "full"], "no dataset.json"),
+    (["verify", "full"], "no dataset.json"),
+    (["preview", "absent"], "absent: no such folder"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), BAD, ids=lambda value: " ".join(map(str, value))[:60] if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(fracgen, tmp_path, words, message):
+    (tmp_path / "typo.yaml").write_text("delt: 0.1")
+    (tmp_path / "bad.csv").write_text("1,2,3")
+    (tmp_path / "good.csv").write_text(CSV)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    before = contents(tmp_path)
+    code, out, err = fracgen(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("fracgen: ") and err.count("\n") == 1 and message in err
+    assert contents(tmp_path) == before and len(list(tmp_path.rglob("*"))) == 5
+
+
+def test_what_cannot_be_made_is_exit_1(fracgen, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"maps": [[[5.0, 0, 1], [0, 5.0, 1]]], "p": [1.0]}))
+    (tmp_path / "far.json").write_text(json.dumps({"maps": [[[1e9, 0, 1], [0, 1e9, 1]]], "p": [1.0]}))
+    for words, message in [
+        (["render", *FLAGS, "--min-fill", 0.99, "--max-base-tries", 3], "no base fractal in 3 tries"),
+        (["render", *FLAGS, "--ifs", "a.json"], "base fractal given cannot be used"),
+        (["draw", "far.json", "-o", "o.png"], "overflow"),
+    ]:
+        code, out, err = fracgen(*words)
+        assert (code, out) == (1, "") and err.count("\n") == 1 and message in err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "far.json"}
+
+
+def test_verify_names_what_is_bad(fracgen, tmp_path):
+    fracgen("render", *FLAGS, "--out", "set")
+    path = tmp_path / "set" / "1p-frac-train-000004.tar"
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    code, out, err = fracgen("verify", "set")
+    assert code == 1 and "problems" in out and path.name in err
+    path.unlink()
+    assert fracgen("verify", "set")[0] == 1
+    assert fracgen("render", *FLAGS, "--out", "set")[0] == 0
+    assert fracgen("verify", "set")[0] == 0
+
+
+def test_unfinished_folder_is_exit_1(fracgen, tmp_path):
+    (tmp_path / "set" / ".partial").mkdir(parents=True)
+    for command in ("inspect", "verify", "preview"):
+        code, _, err = fracgen(command, "set")
+        assert code == 1 and "unfinished" in err
+
+
+def test_warnings_go_to_stderr(fracgen):
+    code, out, err = fracgen("render", *FLAGS, "--delta", 0, "--out", "set")
+    assert code == 0 and "delta 0" in err and err.count("\n") == 1 and "24 of 24" in out
+
+
+def test_bench(fracgen):
+    code, out, err = fracgen("bench", "--images", 8, "--repeats", 3, "--json")
+    assert (code, err) == (0, "")
+    rows = {row["step"]: row for row in json.loads(out)["rows"]}
+    for step in (
+        "orbit",
+        "rasterise",
+        "encode, 8 bits",
+        "encode, 1 bit",
+        "end to end, 1 worker",
+        "the same draw in plain Python",
+    ):
+        assert rows[step]["milliseconds"] > 0
+    draw = next(row for step, row in rows.items() if step.startswith("draw:"))
+    assert draw["speedup"] == rows["the same draw in plain Python"]["milliseconds"] / draw["milliseconds"]
+
+
+def test_version_and_help(fracgen):
+    assert fracgen("--version")[1].count(".") == 2
+    for words in ([], ["--help"], ["render", "--help"], ["draw", "-h"]):
+        code, out, _ = fracgen(*words)
+        assert code == 0 and "Usage: fracgen" in out
