@@ -22,9 +22,8 @@ for sample in recipe.render([0, 42]):
 # All of them into shards: run it again after an interruption, and it goes on.
 layout = fracgen.plan(recipe, num_shards=8)
 result = fracgen.write_shards(recipe, out, layout=layout, provenance=provenance)
-print(
-    f"{result.manifest.num_samples} images, {result.manifest.num_bytes} bytes, acceptance {result.manifest.acceptance:.2f}"
-)
+manifest = result.manifest
+print(f"{manifest.num_samples} images, {manifest.num_bytes} bytes, acceptance {manifest.acceptance:.2f}")
 
 # And back.
 shards = fracgen.open_shards(out)

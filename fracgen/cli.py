@@ -64,8 +64,11 @@ def render(
         float | None, typer.Option(help="Keep images that fill more than this share.  [default: 0.05]")
     ] = None,
     max_tries: Annotated[int | None, typer.Option(help="Perturbations tried for a class.  [default: 100]")] = None,
+    base_candidates: Annotated[
+        int | None, typer.Option(help="Bases of which the one is taken whose perturbations pass most.  [default: 8]")
+    ] = None,
     min_acceptance: Annotated[
-        float | None, typer.Option(help="Share of a base's perturbations that must pass.  [default: 0.5]")
+        float | None, typer.Option(help="Share of its perturbations that must pass.  [default: 0.5]")
     ] = None,
     max_base_tries: Annotated[int | None, typer.Option(help="Base fractals tried.  [default: 1000]")] = None,
     ifs: Annotated[

@@ -32,12 +32,14 @@ class OnePFrac:
     size, pad: in pixels. points: length T of the orbit. maps: N. draw, color, patch: see `draw.Style`.
     masks: whether each class has random patch masks of its own, or all share one set.
     min_fill: an image is kept if more than this share of its pixels is not black.
-    max_tries: perturbations tried for one class. min_acceptance: share of 64 perturbations of a base that must be
-    kept, or the base is passed over; max_base_tries: bases tried.
+    max_tries: perturbations tried for one class. base_candidates: bases compared by the share of 64 perturbations
+    that are kept; min_acceptance: the share that the best must have; max_base_tries: bases tried in all.
     """
 
     NAME: ClassVar[str] = "1p-frac"
-    PROVENANCE: ClassVar[frozenset[str]] = frozenset({"sigma", "maps", "min_acceptance", "max_base_tries"})
+    PROVENANCE: ClassVar[frozenset[str]] = frozenset(
+        {"sigma", "maps", "base_candidates", "min_acceptance", "max_base_tries"}
+    )
     """Fields that lead to the base and change no pixel once it is there: not part of the recipe's hash."""
     group: ClassVar[int] = 1
 
@@ -56,6 +58,7 @@ class OnePFrac:
     masks: Literal["class", "shared"] = "class"
     min_fill: float = 0.05
     max_tries: int = 100
+    base_candidates: int = 8
     min_acceptance: float = 0.5
     max_base_tries: int = 1000
     ifs: IFS | None = None
@@ -69,6 +72,7 @@ class OnePFrac:
         check_range("seed", self.seed, 0, MAX_SEED)
         check_range("min_fill", self.min_fill, 0, 1)
         check_range("max_tries", self.max_tries, 1, 10**6)
+        check_range("base_candidates", self.base_candidates, 1, 10**6)
         check_range("min_acceptance", self.min_acceptance, 0, 1)
         check_range("max_base_tries", self.max_base_tries, 1, 10**6)
         check_choice("perturbation", self.perturbation, Literal["additive", "multiplicative"])
@@ -115,14 +119,15 @@ class OnePFrac:
     def resolve(self) -> tuple["OnePFrac", dict[str, Any]]:
         """The recipe with its base fractal, and how it was found: base_tries, base_rejections, base_acceptance.
 
-        Base number k is drawn from (seed, k); the first is taken whose unperturbed image and a share of at least
-        `min_acceptance` of whose perturbations pass the fill test. A base that was given must pass the former only.
-        Raises DataError with the counts where none passes.
+        Base number k is drawn from (seed, k). Of the first `base_candidates` whose unperturbed image passes the fill
+        test, the one is taken of whose perturbations most pass, at least `min_acceptance` (more bases are tried where
+        none has that). A base that was given must pass the fill test only.
+        Raises DataError with the counts where none is fit.
         """
         if self.ifs is not None:
             acceptance = _Vetting(self, self.ifs).given_acceptance()
             return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
-        rejections, best = Counter[str](), 0.0
+        rejections, candidates, best, found = Counter[str](), 0, 0.0, None
         for attempt in range(self.max_base_tries):
             try:
                 ifs = IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, attempt, "ifs")))
@@ -133,16 +138,16 @@ class OnePFrac:
             if (reason := vetting.base_fails()) is not None:
                 rejections[reason] += 1
                 continue
-            acceptance = vetting.acceptance(at_least=self.min_acceptance)
-            if acceptance >= self.min_acceptance:
-                found = {"base_tries": attempt + 1, "base_rejections": dict(sorted(rejections.items()))}
-                return replace(self, ifs=ifs), {**found, "base_acceptance": acceptance}
-            rejections["acceptance"] += 1
-            best = max(best, acceptance)
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(rejections.items()))
+            candidates += 1
+            if (acceptance := vetting.acceptance(better_than=best)) > best:
+                best, found = acceptance, (attempt, ifs)
+            if found and best >= self.min_acceptance and (candidates >= self.base_candidates or best == 1):
+                counts = {"base_tries": attempt + 1, "base_rejections": dict(sorted(rejections.items()))}
+                return replace(self, ifs=found[1]), {"base": found[0], **counts, "base_acceptance": best}
         raise DataError(
             f"no base fractal in {self.max_base_tries} tries at sigma {self.sigma:g} and delta {self.delta:g} "
-            f"(rejected: {counts}; best acceptance seen {best:.2f}, wanted {self.min_acceptance:g}); "
+            f"(failed themselves: {_counts(rejections) or 'none'}; of {candidates} others at best {best:.2f} of the "
+            f"perturbations passed, wanted {self.min_acceptance:g}); "
             "lower --min-fill or --min-acceptance, or try another --seed"
         )
 
@@ -280,13 +285,13 @@ class _Vetting:
         self.renderer.trace(self.recipe.base.maps)
         return self.recipe.rejection(self.renderer, 0, self.mask_key)[0]
 
-    def acceptance(self, at_least: float = 0.0) -> float:
-        """Share of 64 perturbations that pass; given up, with a lower bound, once `at_least` is out of reach."""
-        passed, draws = 0, self._probes()
+    def acceptance(self, better_than: float = -1.0) -> float:
+        """Share of 64 perturbations that pass; 0 as soon as it cannot exceed `better_than`."""
+        passed, probes = 0, self._probes()
         for done in range(0, VET_PROBES, 2):
-            if passed + VET_PROBES - done < at_least * VET_PROBES:
-                break
-            self.renderer.trace(*draws[done : done + 2])
+            if passed + VET_PROBES - done <= better_than * VET_PROBES:
+                return 0.0
+            self.renderer.trace(*probes[done : done + 2])
             passed += sum(self.recipe.rejection(self.renderer, lane, self.mask_key)[0] is None for lane in range(2))
         return passed / VET_PROBES
 

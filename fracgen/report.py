@@ -193,19 +193,18 @@ def _base(manifest: Manifest) -> str:
     provenance = manifest.provenance
     acceptance = f"{provenance.get('base_acceptance', 0.0):.2f} of its perturbations passed when vetted"
     tries = provenance.get("base_tries")
-    return f"found at try {tries}, {acceptance}" if tries else f"given, {acceptance}"
+    return f"number {provenance['base']} of {tries} tried, {acceptance}" if tries else f"given, {acceptance}"
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    if not sys.stdout.isatty():
+        for name, text in rows:
+            print(f"{name:<12}{text}")
+        return
     from rich.console import Console
     from rich.table import Table as RichTable
 
     grid = RichTable.grid(padding=(0, 2))
     for name, text in rows:
         grid.add_row(name, text)
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    if console.is_terminal:
-        console.print(grid)
-        return
-    for name, text in rows:
-        print(f"{name:<12}{text}")
+    Console(highlight=False).print(grid)

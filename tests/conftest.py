@@ -6,8 +6,9 @@ import pytest
 from fracgen.generate import plan, write_shards
 from fracgen.onepfrac import OnePFrac
 
-SMALL = {"classes": 24, "size": 48, "pad": 3, "points": 1500, "min_fill": 0.1, "seed": 3}
+SMALL = {"classes": 24, "size": 48, "pad": 3, "points": 1500, "min_fill": 0.1, "seed": 3, "base_candidates": 1}
 """A recipe of which an image takes well under a millisecond, and of which some draws are rejected."""
+PROVENANCE = {"base": 0, "base_tries": 1, "base_acceptance": 0.8}
 
 
 def small_recipe(**changes) -> OnePFrac:
@@ -23,7 +24,7 @@ def recipe() -> OnePFrac:
 def folder(recipe, tmp_path_factory) -> Path:
     """A finished folder of the small recipe in 5 shards; not to be changed."""
     path = tmp_path_factory.mktemp("finished") / "set"
-    write_shards(recipe, path, layout=plan(recipe, num_shards=5), provenance={"base_tries": 1, "base_acceptance": 0.8})
+    write_shards(recipe, path, layout=plan(recipe, num_shards=5), provenance=PROVENANCE)
     return path
 
 

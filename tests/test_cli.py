@@ -72,8 +72,8 @@ def test_json_outputs(fracgen, tmp_path):
 def test_every_option_reaches_the_recipe(fracgen, tmp_path):
     options = {
         "delta": 0.3, "classes": 3, "seed": 5, "size": 40, "pad": 2, "points": 900, "perturbation": "multiplicative",
-        "draw": "point", "color": "color", "patch": "fill", "masks": "shared", "min_fill": 0.01, "max_tries": 7, "min_acceptance": 0.1,
-        "max_base_tries": 50, "sigma": 4.4, "maps": 3,
+        "draw": "point", "color": "color", "patch": "fill", "masks": "shared", "min_fill": 0.01, "max_tries": 7,
+        "min_acceptance": 0.1, "max_base_tries": 50, "base_candidates": 2, "sigma": 4.4, "maps": 3,
     }  # fmt: skip
     words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
     assert fracgen("render", *words, "--out", "set", "--shards", 2, "--workers", 1)[0] == 0
@@ -242,12 +242,12 @@ def test_bench(fracgen):
         "rasterise",
         "encode, 8 bits",
         "encode, 1 bit",
-        "end to end, 1 worker",
-        "the same draw in plain Python",
+        "end to end, 1 worker (wall)",
+        "the same in plain Python",
     ):
         assert rows[step]["milliseconds"] > 0
-    draw = next(row for step, row in rows.items() if step.startswith("draw:"))
-    assert draw["speedup"] == rows["the same draw in plain Python"]["milliseconds"] / draw["milliseconds"]
+    draw = next(row for step, row in rows.items() if step.startswith("orbit,"))
+    assert draw["speedup"] == rows["the same in plain Python"]["milliseconds"] / draw["milliseconds"]
 
 
 def test_version_and_help(fracgen):

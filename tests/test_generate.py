@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from conftest import contents, small_recipe
+from conftest import PROVENANCE, contents, small_recipe
 
 from fracgen import generate
 from fracgen.generate import plan, render_shard, write_shards
@@ -23,8 +23,6 @@ from shards.folder import FolderWriter
 from shards.manifest import load_manifest
 from shards.reader import open_shards
 from shards.verify import verify_folder
-
-PROVENANCE = {"base_tries": 1, "base_acceptance": 0.8}
 
 
 def write(recipe, path, **options):

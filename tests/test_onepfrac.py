@@ -89,19 +89,22 @@ def test_liep_box_is_filled_uniformly():
 
 
 def test_the_base_is_vetted():
-    recipe = OnePFrac(**{**SMALL, "min_acceptance": 0.9})
+    recipe = OnePFrac(**{**SMALL, "base_candidates": 6, "min_fill": 0.2})
     resolved, provenance = recipe.resolve()
-    assert provenance["base_acceptance"] >= 0.9
-    assert provenance["base_tries"] == 1 + sum(provenance["base_rejections"].values()) > 1
+    assert provenance["base_tries"] == 6 + sum(provenance["base_rejections"].values())
+    assert 0 <= provenance["base"] < provenance["base_tries"]
+    for fewer in range(1, 6):
+        assert replace(recipe, base_candidates=fewer).resolve()[1]["base_acceptance"] <= provenance["base_acceptance"]
+    assert replace(recipe, base_candidates=1, min_acceptance=0.9).resolve()[1]["base_acceptance"] >= 0.9
     assert resolved.base.sigma == pytest.approx(3.5, rel=1e-12)
-    assert fill_rate(draw_plain(resolved.base.maps, resolved.base.p, resolved.style, resolved.mask_key(0))) > 0.1
+    assert fill_rate(draw_plain(resolved.base.maps, resolved.base.p, resolved.style, resolved.mask_key(0))) > 0.2
     assert recipe.resolve()[0] == resolved
     accepted = [sample.metadata["tries"] == 1 for sample in replace(resolved, classes=300).render(range(300))]
-    assert np.mean(accepted) > 0.8
+    assert np.mean(accepted) == pytest.approx(provenance["base_acceptance"], abs=0.15)
 
 
 def test_bounded_searches_end_with_counts():
-    with pytest.raises(DataError, match=r"no base fractal in 7 tries .* 7 fill"):
+    with pytest.raises(DataError, match=r"no base fractal in 7 tries .*7 fill"):
         OnePFrac(**{**SMALL, "min_fill": 0.99, "max_base_tries": 7}).resolve()
     with pytest.raises(DataError, match="degenerate"):
         OnePFrac(**{**SMALL, "sigma": 1e-300, "max_base_tries": 3}).resolve()
