@@ -22,6 +22,7 @@ from shards.sample import Image, Sample
 VET_PROBES = 64
 """Perturbations of a base that vetting tries."""
 PREVIEW_CLASSES = 5
+MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class OnePFrac:
         check_range("maps", self.maps, 1, MAX_MAPS)
         check_sigma(self.sigma, self.maps)
         check_range("delta", self.delta, 0, 1e6)
-        check_range("classes", self.classes, 1, 10**9)
+        check_range("classes", self.classes, 1, MAX_CLASSES)
         check_range("seed", self.seed, 0, MAX_SEED)
         check_range("min_fill", self.min_fill, 0, 1)
         check_range("max_tries", self.max_tries, 1, 10**6)
@@ -184,22 +185,20 @@ class OnePFrac:
                 yield drawn.pop(next_place)
                 next_place += 1
 
-    def preview(self) -> list[list[tuple[str, Image]]]:
+    def preview(self) -> Iterator[list[tuple[str, Image]]]:
         """The base fractal and some classes; below each class, where it differs from the base in the same masks.
 
         Red: only in the class; blue: only in the base; gray: in both.
         """
-        samples = list(self.render(np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int).tolist()))
         renderer = Renderer(self.base.p, self.style)
         renderer.trace(self.base.maps)
-        bases = [renderer.draw(mask_key=self.mask_key(sample.index)) for sample in samples]
-        classes = [(f"class {sample.label}", sample.image) for sample in samples]
-        differences = [
-            (f"red: class {sample.label}, blue: base", _compare(sample.image, base))
-            for sample, base in zip(samples, bases, strict=True)
-        ]
-        alone = ("blue: base", _compare(np.zeros_like(bases[0]), bases[0]))
-        return [[("base fractal", bases[0]), *classes], [alone, *differences]]
+        base = renderer.draw(mask_key=self.mask_key(0))
+        yield [("base fractal", base), ("blue: base", _compare(np.zeros_like(base), base))]
+        shown = np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int)
+        for sample in self.render(shown.tolist()):
+            base = renderer.draw(mask_key=self.mask_key(sample.index))
+            difference = (f"red: class {sample.label}, blue: base", _compare(sample.image, base))
+            yield [(f"class {sample.label}", sample.image), difference]
 
     def perturb(self, eps: Floats) -> Floats:
         """The base's maps moved by eps, (6N,) in the order a, b, c, d, e, f of each map: (N, 2, 3) float64."""

@@ -1,6 +1,6 @@
-"""Contact sheets: rows of captioned images."""
+"""Contact sheets: columns of captioned images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -14,16 +14,23 @@ _GAP, _CAPTION, _TEXT_SIZE = 6, 16, 11
 _BACKGROUND, _INK = (245, 245, 245), (20, 20, 20)
 
 
-def contact_sheet(rows: Sequence[Sequence[tuple[str, Image]]], tile: int = TILE) -> bytes:
-    """PNG bytes of a sheet of rows of (caption, image), each image reduced to `tile` pixels and captioned below."""
-    width = max(len(row) for row in rows) * (tile + _GAP) + _GAP
-    height = len(rows) * (tile + _CAPTION + _GAP) + _GAP
-    sheet = PillowImage.new("RGB", (width, height), _BACKGROUND)
+def contact_sheet(columns: Iterable[Sequence[tuple[str, Image]]], tile: int = TILE) -> bytes:
+    """PNG bytes of a sheet of columns of (caption, image), each image reduced to `tile` pixels and captioned below.
+
+    One column of full-size images is held at a time.
+    """
+    reduced = [[(caption, _reduce(image, tile)) for caption, image in column] for column in columns]
+    width, height = tile + _GAP, tile + _CAPTION + _GAP
+    rows = max(len(column) for column in reduced)
+    sheet = PillowImage.new("RGB", (len(reduced) * width + _GAP, rows * height + _GAP), _BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT_SIZE)
-    for row_number, row in enumerate(rows):
-        for column, (caption, image) in enumerate(row):
-            left, top = _GAP + column * (tile + _GAP), _GAP + row_number * (tile + _CAPTION + _GAP)
-            picture = PillowImage.fromarray(image).convert("RGB")
-            sheet.paste(picture.resize((tile, tile), PillowImage.Resampling.BOX), (left, top))
+    for column_number, column in enumerate(reduced):
+        for row_number, (caption, picture) in enumerate(column):
+            left, top = _GAP + column_number * width, _GAP + row_number * height
+            sheet.paste(picture, (left, top))
             pen.text((left, top + tile + 2), caption, fill=_INK, font=font)
     return encode_png(np.asarray(sheet))
+
+
+def _reduce(image: Image, tile: int) -> PillowImage.Image:
+    return PillowImage.fromarray(image).convert("RGB").resize((tile, tile), PillowImage.Resampling.BOX)

@@ -59,8 +59,8 @@ class Recipe(Protocol):
         """What a user should know before a resolved recipe is rendered."""
         ...
 
-    def preview(self) -> list[list[tuple[str, Image]]]:
-        """Rows of captioned images that show what the data set is."""
+    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+        """Columns of captioned images that show what the data set is."""
         ...
 
 

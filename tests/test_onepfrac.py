@@ -125,8 +125,8 @@ def test_delta_zero_makes_equal_classes():
 
 
 def test_preview_has_the_base_the_classes_and_their_differences(recipe):
-    top, bottom = recipe.preview()
-    assert len(top) == len(bottom) == 6
+    top, bottom = zip(*recipe.preview(), strict=True)
+    assert len(top) == 6
     index = int(top[2][0].split()[1])
     sample = next(recipe.render([index]))
     assert np.array_equal(top[2][1], sample.image)
