@@ -4,6 +4,7 @@
     <folder>/.partial/plan.json             what is being written; another plan is refused
     <folder>/.partial/lock                  held by the one run that writes; the system frees it with the process
     <folder>/.partial/owner                 token of that run; a worker of an earlier run sees that it is not its own
+    <folder>/.partial/commit                locked while a worker commits, and while a run takes over
     <folder>/.partial/000000.json ...       the record of each committed shard, written after the shard
     <folder>/.partial/*.tmp                 what is not committed: rubbish, if no run is on
     <folder>/dataset.json                   the manifest, written last: the folder is finished
@@ -20,7 +21,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -85,6 +86,7 @@ class FolderWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        (self.partial / "owner").unlink(missing_ok=True)
         self._release()
 
     def add(self, shard: int, record: ShardRecord) -> None:
@@ -167,9 +169,10 @@ class FolderWriter:
                 return
             self._compare_versions(self.manifest.versions)
             self.manifest = None
-        _replace(self._plan_path, to_json(self._plan, indent=1).encode(), self.partial, durable=True)
-        _replace(self.partial / "owner", self.token.encode(), self.partial)
-        self._remove_rubbish()
+        with _commit_guard(self.partial):
+            _replace(self.partial / "owner", self.token.encode(), self.partial)
+            _replace(self._plan_path, to_json(self._plan, indent=1).encode(), self.partial, durable=True)
+            self._remove_rubbish()
 
     def _compare_contents(self, recipe_hash: object, layout: Mapping[str, Any]) -> None:
         if recipe_hash != self._plan["recipe_hash"]:
@@ -207,6 +210,7 @@ class FolderWriter:
             path.unlink()
         for shard in self.missing():
             (self.folder / self.layout.filename(shard)).unlink(missing_ok=True)
+            (self.partial / f"{shard:06d}.json").unlink(missing_ok=True)
 
     def _remove_state(self) -> None:
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -222,14 +226,26 @@ def commit_shard(folder: Path, shard: int, samples: Iterable[Sample], layout: La
     temporary = partial / f"{name}.{token}.tmp"
     try:
         record = write_tar(temporary, name, samples, layout)
-        if _read_owner(partial) != token:
-            raise DataError(f"{name}: the run that asked for it has ended; nothing was committed")
-        temporary.replace(folder / name)
+        with _commit_guard(partial):
+            if _read_owner(partial) != token:
+                raise DataError(f"{name}: the run that asked for it has ended; nothing was committed")
+            temporary.replace(folder / name)
+            _replace(partial / f"{shard:06d}.json", to_json(asdict(record)).encode(), partial)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _replace(partial / f"{shard:06d}.json", to_json(asdict(record)).encode(), partial)
     return record
+
+
+@contextlib.contextmanager
+def _commit_guard(partial: Path) -> Iterator[None]:
+    """Held while a worker commits, and while a new run takes the folder over: neither falls between the other's steps.
+
+    It is between processes only. Threads of one process belong to one run, which holds the folder's lock.
+    """
+    with (partial / "commit").open("ab") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
 
 
 def _read_owner(partial: Path) -> str:
