@@ -14,7 +14,7 @@ from fracgen.recipes import Recipe, recipe_hash, to_dict
 from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, default_num_shards
-from shards.manifest import Manifest, ShardRecord
+from shards.manifest import ImageFormat, Manifest, ShardRecord
 from shards.sample import Sample
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
@@ -154,6 +154,6 @@ def _manifest(
         layout=layout,
         versions=key["versions"],
         class_names=recipe.class_names,
-        image={"extension": "png", "width": width, "height": height, "mode": "RGB" if channels else "L"},
+        image=ImageFormat(extension="png", width=width, height=height, mode="RGB" if channels else "L"),
         shards=tuple(writer.records[shard] for shard in range(layout.num_shards)),
     )

@@ -145,7 +145,7 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
         ("recipe hash", manifest.recipe_hash),
         ("base", _base(manifest)),
         ("images", f"{manifest.num_samples} of {manifest.num_classes} classes"),
-        ("format", f"{image['width']} x {image['height']} {image['extension']}, mode {image['mode']}, {bits} bits"),
+        ("format", f"{image.width} x {image.height} {image.extension}, mode {image.mode}, {bits} bits"),
         ("shards", f"{len(sizes)}, {min(sizes):,} to {max(sizes):,} bytes, {sum(sizes):,} in all"),
         ("accepted", _acceptance(manifest)),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),

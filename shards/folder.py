@@ -31,6 +31,7 @@ from shards.errors import DataError, UsageError
 from shards.layout import Layout
 from shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, load_manifest, sidecars, to_json
 from shards.sample import Sample
+from shards.typed import parse
 from shards.writer import write_tar
 
 _held: set[Path] = set()
@@ -48,7 +49,7 @@ class FolderWriter:
 
     def __init__(self, folder: Path, plan: Mapping[str, Any], *, any_versions: bool = False) -> None:
         self.folder = folder
-        self.layout = Layout.from_dict(plan["layout"])
+        self.layout = parse(Layout, plan["layout"])
         self.token = secrets.token_hex(16)
         self.manifest: Manifest | None = None
         self.records: dict[int, ShardRecord] = {}
@@ -197,8 +198,8 @@ class FolderWriter:
 
     def _read_record(self, shard: int) -> ShardRecord | None:
         try:
-            return ShardRecord.from_dict(json.loads((self.partial / f"{shard:06d}.json").read_text("utf-8")))
-        except (OSError, ValueError, KeyError, TypeError):
+            return parse(ShardRecord, json.loads((self.partial / f"{shard:06d}.json").read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
             return None
 
     def _is_there(self, shard: int, record: ShardRecord) -> bool:

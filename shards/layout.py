@@ -1,6 +1,7 @@
 """Which sample lies in which shard, at which place, under which name."""
 
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +38,8 @@ class Layout:
         if not 1 <= self.num_shards <= self.num_groups:
             unit = "images" if self.group == 1 else f"groups of {self.group} images"
             raise UsageError(f"--shards {self.num_shards}: give 1 to {self.num_groups}, there are that many {unit}")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
+            raise UsageError(f"name {self.name!r}: only letters, digits, - and _ (readers end a key at the first dot)")
         if self.png_bits not in (1, 8):
             raise UsageError(f"--png-bits {self.png_bits}: give 1 or 8")
 
@@ -63,12 +66,6 @@ class Layout:
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-able."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Layout":
-        """The layout that a manifest holds; fields that are unknown here are left out."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
 
 
 def default_num_shards(num_samples: int, group: int = 1) -> int:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from shards.errors import DataError, UsageError
 from shards.layout import Layout
 from shards.sample import Image
+from shards.typed import parse
 
 FORMAT = "fracgen-shards"
 VERSION = 1
@@ -36,10 +37,20 @@ class ShardRecord:
     pixels_sha256: str
     rejections: Mapping[str, int]
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ShardRecord":
-        """Raises KeyError or TypeError where a field is missing."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFormat:
+    """extension: of the image members, without a dot. width, height: pixels. mode: "L" (gray) or "RGB"."""
+
+    extension: str
+    width: int
+    height: int
+    mode: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the decoded array."""
+        return (self.height, self.width, 3) if self.mode == "RGB" else (self.height, self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +59,6 @@ class Manifest:
 
     recipe: the resolved recipe, whole. recipe_hash: sha256 of what in it determines pixels.
     provenance: how the recipe was resolved (seed, tries); it changes no pixel.
-    image: {"extension", "width", "height", "mode"}, mode "L" or "RGB".
     """
 
     recipe: Mapping[str, Any]
@@ -57,7 +67,7 @@ class Manifest:
     layout: Layout
     versions: Mapping[str, str]
     class_names: tuple[str, ...]
-    image: Mapping[str, Any]
+    image: ImageFormat
     shards: tuple[ShardRecord, ...]
 
     @property
@@ -95,7 +105,7 @@ class Manifest:
             "provenance": dict(self.provenance),
             "layout": self.layout.to_dict(),
             "versions": dict(self.versions),
-            "image": dict(self.image),
+            "image": asdict(self.image),
             "num_samples": self.num_samples,
             "num_classes": self.num_classes,
             "num_bytes": self.num_bytes,
@@ -125,20 +135,15 @@ def load_manifest(folder: Path) -> Manifest:
             raise DataError(f"{path}: format {values['format']!r}, expected {FORMAT!r}")
         if values["version"] != VERSION:
             raise DataError(f"{path}: version {values['version']!r}; this release reads version {VERSION} only")
-        return Manifest(
-            recipe=values["recipe"],
-            recipe_hash=values["recipe_hash"],
-            provenance=values["provenance"],
-            layout=Layout.from_dict(values["layout"]),
-            versions=values["versions"],
-            class_names=tuple(values["class_names"]),
-            image=values["image"],
-            shards=tuple(ShardRecord.from_dict(shard) for shard in values["shards"]),
-        )
+        manifest = parse(Manifest, values)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+    layout, names = manifest.layout, [shard.name for shard in manifest.shards]
+    if manifest.num_samples != layout.num_samples or names != [layout.filename(n) for n in range(len(names))]:
+        raise DataError(f"{path}: damaged (its shards are not those of its layout)")
+    return manifest
 
 
 def to_json(values: Any, indent: int | None = None) -> str:
@@ -200,7 +205,7 @@ tags:
 
 # {layout.name}
 
-{manifest.num_samples} images of {manifest.num_classes} classes, {image["width"]} x {image["height"]} {image["mode"]},
+{manifest.num_samples} images of {manifest.num_classes} classes, {image.width} x {image.height} {image.mode},
 made from formulas by fracgen {manifest.versions["fracgen"]}. `dataset.json` holds the whole recipe, and sha256 sums of
 every shard and of its pixels; `fracgen verify` checks them.
 
@@ -208,10 +213,10 @@ every shard and of its pixels; `fracgen verify` checks them.
 | --- | --- |
 {recipe}
 
-Every sample is `<key>.cls` (the label), `<key>.json` (what made it) and `<key>.{image["extension"]}`.
+Every sample is `<key>.cls` (the label), `<key>.json` (what made it) and `<key>.{image.extension}`.
 
 ```python
-webdataset.WebDataset("{pattern}", shardshuffle=False).decode("pil").to_tuple("{image["extension"]}", "cls")
+webdataset.WebDataset("{pattern}", shardshuffle=False).decode("pil").to_tuple("{image.extension}", "cls")
 datasets.load_dataset("THIS_FOLDER", split="train")
 timm.data.create_dataset("wds/x", "THIS_FOLDER", split="train", is_training=True, batch_size=256)
 ```

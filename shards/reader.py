@@ -47,7 +47,7 @@ class ShardFolder:
 
     def read_shard(self, shard: int) -> Iterator[Sample]:
         """The samples of one shard, in their order. Raises DataError where it is missing or damaged."""
-        extension, bits = self.manifest.image["extension"], self.manifest.layout.png_bits
+        extension, bits = self.manifest.image.extension, self.manifest.layout.png_bits
         for raw in read_tar(self.folder / self.manifest.shards[shard].name, extension):
             yield decode_sample(raw, bits)
 

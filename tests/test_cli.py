@@ -79,7 +79,7 @@ def test_every_option_reaches_the_recipe(fracgen, tmp_path):
     assert fracgen("render", *words, "--out", "set", "--shards", 2, "--workers", 1)[0] == 0
     manifest = load_manifest(tmp_path / "set")
     assert {key: manifest.recipe[key] for key in options} == options
-    assert manifest.layout.num_shards == 2 and manifest.image["mode"] == "RGB"
+    assert manifest.layout.num_shards == 2 and manifest.image.mode == "RGB"
 
 
 def test_recipe_file_and_overrides(fracgen, tmp_path):

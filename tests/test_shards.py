@@ -1,6 +1,7 @@
 """The contract: layout, tars, codec, manifest."""
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -165,7 +166,35 @@ def test_folders_that_are_none(tmp_path):
         load_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "x"}', '{"format": "fracgen-shards", "version": 9}'])
+FORGERIES = [
+    (("shards", 0, "name"), "../../etc/passwd", "not those of its layout"),
+    (("shards", 0, "name"), "/dev/zero", "not those of its layout"),
+    (("shards", 0, "bytes"), "12", r"shards\[0\]\.bytes is str, not int"),
+    (("shards", 0, "samples"), 7, "not those of its layout"),
+    (("shards", 0, "rejections"), {"fill": None}, "rejections.fill is NoneType"),
+    (("layout", "num_shards"), 0, "give 1 to"),
+    (("layout", "name"), "../x", "only letters"),
+    (("class_names",), [1], r"class_names\[0\] is int"),
+    (("image",), {"extension": "png"}, "width is missing"),
+    (("recipe",), [], "recipe is list, not dict"),
+]
+
+
+@pytest.mark.parametrize(("where", "value", "message"), FORGERIES)
+def test_manifests_of_the_wrong_types_are_refused(folder, tmp_path, where, value, message):
+    values = json.loads((folder / "dataset.json").read_text())
+    inner = values
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    (tmp_path / "dataset.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=message):
+        load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, "{", "[]", "{}", '{"format": "x"}', '{"format": "fracgen-shards", "version": 9}']
+)
 def test_damaged_manifests(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(DataError, match=r"dataset\.json"):

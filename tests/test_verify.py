@@ -46,7 +46,7 @@ def rewrite(path, change):
     record = write_tar(path / NAME, NAME, samples, shards.manifest.layout)
     values = json.loads((path / "dataset.json").read_text())
     old = values["shards"][2]
-    values["shards"][2] = {**old, "samples": record.samples, "bytes": record.bytes, "sha256": record.sha256}
+    values["shards"][2] = {**old, "bytes": record.bytes, "sha256": record.sha256}
     (path / "dataset.json").write_text(json.dumps(values))
     return record
 
