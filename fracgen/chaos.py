@@ -13,6 +13,9 @@ A patch mask's nine bits are the pixels of its block, row-major. The published c
 significant bit, the masks here from the least.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +29,14 @@ NUM_MASKS = 511
 """Random patches are uniform over the masks 1 to 511: nine bits, not all zero."""
 NUM_HUES = 128
 
-_kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+def _kernel(function: Callable[..., Any]) -> Any:
+    """Compile, and keep the machine code; where nothing can be kept (no folder to write to), compile in every run."""
+    try:
+        return numba.njit(function, nogil=True, error_model="numpy", cache=True)
+    except RuntimeError:
+        return numba.njit(function, nogil=True, error_model="numpy")
+
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -85,7 +95,7 @@ def locate(
     """Scale points to pixels and give their places in a canvas, v * stride + u: row v, column u.
 
     u = uint16(x / (max - min) * (size - 2 pad) + pad) after min is subtracted; likewise v. NaN is 0 (a flat or
-    infinite axis). With 0 <= 2 pad < size <= 16384 nothing finite leaves [0, size], so uint16 never wraps; the clamp
+    infinite axis). With 0 <= 2 pad < size <= 8192 nothing finite leaves [0, size], so uint16 never wraps; the clamp
     keeps every input within the canvas all the same.
     """
     x_min, x_extent = extent[0], extent[1] - extent[0]

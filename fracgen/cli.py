@@ -19,7 +19,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-INTERRUPTED = 130
+
+class InterruptError(FracgenError):
+    """Ctrl-C, with what it leaves behind."""
+
+    exit_code = 130
+
 
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 """click's base of all errors in the words of a command line; typer brings its own click, or not, by version."""
@@ -123,8 +128,7 @@ def render(
             )
     except KeyboardInterrupt:
         kept = f"finished shards are kept in {folder}" if folder and folder.exists() else "nothing was written"
-        report.warn(f"interrupted; {kept}; run the same command to go on")
-        raise typer.Exit(INTERRUPTED) from None
+        raise InterruptError(f"interrupted; {kept}; run the same command to go on") from None
     report.rendered(result, as_json=as_json)
 
 
@@ -252,13 +256,8 @@ def _options(
         print(context.get_help())
 
 
-def main() -> None:
-    """Entry point: what the user can mend becomes one line on stderr, and an exit code."""
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line with these arguments; returns the exit code."""
+    """Run the command line; returns the exit code. What the user can mend becomes one line on stderr."""
     try:
         code = app(list(arguments), prog_name="fracgen", standalone_mode=False)
     except FracgenError as error:
@@ -273,6 +272,8 @@ def run(arguments: Sequence[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}; what is finished is kept, run the same again"
         return _fail(message, DataError.exit_code)
+    if code == InterruptError.exit_code:
+        return _fail("interrupted", code)
     return code if isinstance(code, int) else 0
 
 

@@ -17,7 +17,8 @@ DrawMode = Literal["patch", "point"]
 ColorMode = Literal["gray", "color"]
 PatchMode = Literal["random", "fill"]
 
-MAX_SIZE = 16_384
+MAX_SIZE = 8192
+"""Twice as much, and readers take the image for a decompression bomb."""
 MAX_POINTS = 10_000_000
 TRIM = 100
 """A diverging orbit loses this many points before its first NaN."""
@@ -162,7 +163,8 @@ def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key:
     if weights is not None:
         if weights.shape not in ((6,), (1, 6), (len(ifs), 6)):
             raise UsageError(f"weights: give one vector of 6, or {len(ifs)} (one per map), not {weights.shape}")
-        maps = maps * maps_from_rows(np.broadcast_to(weights, (len(ifs), 6)))
+        with np.errstate(over="ignore"):  # a coefficient of infinity is drawn like any other
+            maps = maps * maps_from_rows(np.broadcast_to(weights, (len(ifs), 6)))
     renderer = Renderer(ifs.p, style)
     renderer.trace(maps)
     return renderer.draw(mask_key=mask_key)

@@ -1,10 +1,11 @@
 """Render a recipe into a folder of shards: plan them, run them on an executor, resume, report."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fracgen.recipes import Recipe, recipe_hash, to_dict
 from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, default_num_shards
-from shards.manifest import ImageFormat, Manifest, ShardRecord
+from shards.manifest import ImageFormat, Manifest, ShardRecord, sidecars
 from shards.sample import Sample
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
@@ -104,7 +105,9 @@ def write_shards(
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
             manifest = _manifest(recipe, layout, key, provenance or {}, writer)
-            writer.finish(manifest, {"preview.png": contact_sheet(recipe.preview())})
+            files = {**sidecars(manifest), "preview.png": contact_sheet(recipe.preview())}
+            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+            writer.finish(replace(manifest, files=hashes), files)
         assert writer.manifest is not None
         return Result(
             folder=folder,
@@ -156,4 +159,5 @@ def _manifest(
         class_names=recipe.class_names,
         image=ImageFormat(extension="png", width=width, height=height, mode="RGB" if channels else "L"),
         shards=tuple(writer.records[shard] for shard in range(layout.num_shards)),
+        files={},
     )

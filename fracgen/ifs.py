@@ -7,6 +7,7 @@ Sources: Kataoka et al. (ACCV 2020) for categories and probabilities; Anderson &
 import csv
 import json
 import math
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,7 @@ MAX_MAPS = 255
 P_TOLERANCE = 1e-6
 _CSV_ORDER = [0, 1, 4, 2, 3, 5]
 _MAX_FILE_BYTES = 1 << 20
+_MAX_MANIFEST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +101,9 @@ def probabilities(maps: Floats) -> Floats:
 
 def sigma_factor(maps: Floats) -> float:
     """sigma = sum_j (s_j1 + 2 s_j2) over the singular values s_j1 >= s_j2 of each A_j (Anderson & Farrell, eq. 3)."""
-    values = np.linalg.svd(maps[:, :, :2], compute_uv=False)
-    return float(np.sum(values @ (1.0, 2.0)))
+    with np.errstate(over="ignore"):
+        values = np.linalg.svd(maps[:, :, :2], compute_uv=False)
+        return float(np.sum(values @ (1.0, 2.0)))
 
 
 def sample_maps(sigma: float, num_maps: int, rng: np.random.Generator) -> Floats:
@@ -154,17 +157,28 @@ def load_ifs(path: Path) -> IFS:
     The last is a rendered folder or its `dataset.json`. Raises UsageError with the file, the line and the mend.
     """
     path = path / "dataset.json" if path.is_dir() else path
+    text = read_text(path)
     try:
-        if path.stat().st_size > _MAX_FILE_BYTES and path.name != "dataset.json":
-            raise UsageError("larger than 1 MiB, so no category file")
-        text = path.read_text("utf-8-sig")
         return _parse_json(text) if path.suffix.lower() == ".json" else _parse_csv(text)
+    except (UsageError, csv.Error) as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file that a user names. Raises UsageError where it is none."""
+    limit = _MAX_MANIFEST_BYTES if path.name == "dataset.json" else _MAX_FILE_BYTES
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: not a file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise UsageError(f"{path}: larger than {limit >> 20} MiB, so not what it should be")
+        return data.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a text file") from error
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
 
 
 def _parse_csv(text: str) -> IFS:
@@ -210,10 +224,10 @@ def _numbers(values: Any, name: str) -> Floats:
             for item in value:
                 check(item)
         elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"{name} holds {value!r}; it must hold numbers only")
+            raise UsageError(f"{name} holds {reprlib.repr(value)}; it must hold numbers only")
 
-    check(values)
     try:
+        check(values)
         return np.array(values, np.float64)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, RecursionError):
         raise UsageError(f"{name} is ragged or too large; give lists of equal lengths") from None

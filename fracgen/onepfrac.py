@@ -5,6 +5,7 @@ Class l is the base IFS with its 6N coefficients moved by eps_l, drawn from the 
 (the published code, whose Delta is a half-width). Probabilities stay those of the base.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -65,9 +66,16 @@ class OnePFrac:
     ifs: IFS | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError where a value is not allowed."""
-        check_range("maps", self.maps, 1, MAX_MAPS)
-        check_sigma(self.sigma, self.maps)
+        """Raises UsageError where a value is not allowed. With a base fractal, sigma and maps are those of it."""
+        for name in ("sigma", "delta", "min_fill", "min_acceptance"):
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # one zero, one hash
+        if self.ifs is not None:
+            object.__setattr__(self, "maps", len(self.ifs))
+            if not math.isclose(self.sigma, self.ifs.sigma, rel_tol=1e-9):
+                object.__setattr__(self, "sigma", self.ifs.sigma)
+        else:
+            check_range("maps", self.maps, 1, MAX_MAPS)
+            check_sigma(self.sigma, self.maps)
         check_range("delta", self.delta, 0, 1e6)
         check_range("classes", self.classes, 1, MAX_CLASSES)
         check_range("seed", self.seed, 0, MAX_SEED)
@@ -148,7 +156,7 @@ class OnePFrac:
         raise DataError(
             f"no base fractal in {self.max_base_tries} tries at sigma {self.sigma:g} and delta {self.delta:g} "
             f"(failed themselves: {_counts(rejections) or 'none'}; of {candidates} others at best {best:.2f} of the "
-            f"perturbations passed, wanted {self.min_acceptance:g}); "
+            f"perturbations passed, at least {self.min_acceptance:g} must); "
             "lower --min-fill or --min-acceptance, or try another --seed"
         )
 
@@ -203,7 +211,8 @@ class OnePFrac:
     def perturb(self, eps: Floats) -> Floats:
         """The base's maps moved by eps, (6N,) in the order a, b, c, d, e, f of each map: (N, 2, 3) float64."""
         step = maps_from_rows(eps.reshape(-1, 6))
-        return self.base.maps + step if self.perturbation == "additive" else self.base.maps * (1 + step)
+        with np.errstate(over="ignore"):  # such a draw overflows, and is rejected
+            return self.base.maps + step if self.perturbation == "additive" else self.base.maps * (1 + step)
 
     def draw_eps(self, rng: np.random.Generator) -> Floats:
         """One draw of the LIEP distribution, (6N,) float64; half-width Delta/2 (additive) or Delta (multiplicative)."""

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import re
+import reprlib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import yaml
 
-from fracgen.ifs import IFS
+from fracgen.ifs import IFS, read_text
 from fracgen.onepfrac import OnePFrac
 from shards.errors import UsageError
 from shards.manifest import FORMAT, MANIFEST, hash_json
@@ -73,7 +74,9 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
     Raises UsageError for an unknown name or key (it names the nearest), a wrong type, or a value that is not allowed.
     """
     if name not in RECIPES:
-        raise UsageError(f"recipe {name!r}: unknown{_nearest(name, RECIPES)}; there are {', '.join(RECIPES)}")
+        raise UsageError(
+            f"recipe {reprlib.repr(name)}: unknown{_nearest(name, RECIPES)}; there are {', '.join(RECIPES)}"
+        )
     recipe_type: Any = RECIPES[name]
     hints = typing.get_type_hints(recipe_type)
     types = {field.name: hints[field.name] for field in dataclasses.fields(recipe_type)}
@@ -81,7 +84,9 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
     for key, value in values.items():
         field = str(key).replace("-", "_")
         if field not in types:
-            raise UsageError(f"unknown key {key!r}{_nearest(field, types)}; a {name} recipe has {', '.join(types)}")
+            raise UsageError(
+                f"unknown key {reprlib.repr(key)}{_nearest(field, types)}; a {name} recipe has {', '.join(types)}"
+            )
         if field in checked:
             raise UsageError(f"key {key!r} is given twice")
         checked[field] = _check_type(field, value, types[field])
@@ -95,16 +100,16 @@ def _check_type(name: str, value: Any, expected: Any) -> Any:
     if typing.get_origin(expected) is Literal:
         words = typing.get_args(expected)
         if value not in words:
-            raise UsageError(f"{name} {value!r}: must be one of {', '.join(words)}")
+            raise UsageError(f"{name} {reprlib.repr(value)}: must be one of {', '.join(words)}")
         return value
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
         except OverflowError:
-            raise UsageError(f"{name} {value!r}: too large") from None
+            raise UsageError(f"{name} {reprlib.repr(value)}: too large") from None
     if isinstance(value, bool) or not isinstance(value, expected):
         kind = {int: "a whole number", float: "a number", str: "text"}[expected]
-        raise UsageError(f"{name} {value!r}: must be {kind}")
+        raise UsageError(f"{name} {reprlib.repr(value)}: must be {kind}")
     return value
 
 
@@ -156,14 +161,13 @@ def load_values(path: Path) -> dict[str, Any]:
     Raises UsageError with the file.
     """
     path = path / MANIFEST if path.is_dir() else path
+    text = read_text(path)
     try:
-        values = yaml.load(path.read_text("utf-8-sig"), _Loader)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        values = yaml.load(text, _Loader)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     if values is None:
         return {}
     if isinstance(values, dict) and values.get("format") == FORMAT:

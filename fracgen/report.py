@@ -33,10 +33,10 @@ def default_folder(recipe: Recipe) -> Path:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. Raises UsageError where it cannot be written."""
+    if path.is_dir() or not path.name:
+        raise UsageError(f"{path}: is a folder; name a file")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        if path.is_dir():
-            raise UsageError(f"{path}: is a folder; name a file")
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
@@ -135,7 +135,7 @@ def rendered(result: "Result", *, as_json: bool) -> None:
 def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
     """What `inspect` shows."""
     if as_json:
-        print(json.dumps(manifest.to_dict(), indent=1))
+        print(manifest.to_bytes().decode(), end="")
         return
     image, bits = manifest.image, manifest.layout.png_bits
     recipe = {key: value for key, value in manifest.recipe.items() if not isinstance(value, dict | list)}
@@ -163,7 +163,8 @@ def verified(manifest: Manifest, problems: Sequence[str], *, rendered: int, as_j
     for problem in problems:
         warn(problem)
     again = f", {min(rendered, manifest.num_samples)} of them rendered again" if rendered else ""
-    found = f"{len(problems)} problems" if problems else "all good"
+    mend = "; delete what is bad and run the command that made the folder"
+    found = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}{mend}" if problems else "all good"
     print(f"{manifest.num_samples} images in {len(manifest.shards)} shards{again}: {found}")
 
 
@@ -191,9 +192,9 @@ def _acceptance(manifest: Manifest) -> str:
 
 def _base(manifest: Manifest) -> str:
     provenance = manifest.provenance
-    acceptance = f"{provenance.get('base_acceptance', 0.0):.2f} of its perturbations passed when vetted"
+    acceptance = f"{provenance.get('base_acceptance')} of its perturbations passed when vetted"
     tries = provenance.get("base_tries")
-    return f"number {provenance['base']} of {tries} tried, {acceptance}" if tries else f"given, {acceptance}"
+    return f"number {provenance.get('base')} of {tries} tried, {acceptance}" if tries else f"given, {acceptance}"
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:

@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 from isal import isal_zlib
 from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
 
 from shards.errors import DataError, UsageError
 from shards.sample import Image
@@ -49,16 +50,23 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))])
 
 
-def decode_image(data: bytes, bits: int = 8) -> Image:
-    """The pixels of an encoded image: uint8 (H, W) for gray, (H, W, 3) for colour.
+def decode_image(data: bytes, bits: int = 8, *, shape: tuple[int, ...] | None = None) -> Image:
+    """The pixels of an encoded PNG or JPEG: uint8 (H, W) for gray, (H, W, 3) for colour.
 
-    Raises DataError where the bytes are no image.
+    shape: what it must be; an image of another size is not even unpacked.
+    Raises DataError where the bytes are no image, or of another shape.
     """
     try:
-        with PillowImage.open(io.BytesIO(data)) as picture:
+        with PillowImage.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+            gray = picture.mode in ("1", "L")
+            found = (picture.height, picture.width) if gray else (picture.height, picture.width, 3)
+            if shape is not None and found != shape:
+                raise DataError(f"an image of shape {found}, not {shape}")
             picture.load()
             if bits == 1:
                 return np.where(np.asarray(picture.convert("L")), np.uint8(GRAY), np.uint8(0))
-            return np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
+            return np.asarray(picture.convert("L" if gray else "RGB"))
+    except UnidentifiedImageError:
+        raise DataError("no PNG or JPEG image") from None
     except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
         raise DataError(f"cannot be decoded ({error})") from error

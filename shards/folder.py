@@ -18,8 +18,8 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
-import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -29,7 +29,7 @@ from typing import IO, Any, Self
 
 from shards.errors import DataError, UsageError
 from shards.layout import Layout
-from shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, load_manifest, sidecars, to_json
+from shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
 from shards.sample import Sample
 from shards.typed import parse
 from shards.writer import write_tar
@@ -58,6 +58,7 @@ class FolderWriter:
         self._plan_path = folder / PARTIAL / "plan.json"
         self._any_versions = any_versions
         self._made_partial = False
+        self._key = folder.resolve()
         self._lock: IO[bytes] | None = None
 
     @property
@@ -71,6 +72,8 @@ class FolderWriter:
 
     def __enter__(self) -> Self:
         try:
+            if not self.partial.exists() and (self.folder / MANIFEST).exists() and self._is_complete():
+                return self
             self._create()
             self._take_lock()
             try:
@@ -101,30 +104,31 @@ class FolderWriter:
         self.records[shard] = record
 
     def finish(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-        """Write the sidecars and `files`, then the manifest, and remove the state. All shards must be committed."""
-        texts = {name: text.encode() for name, text in sidecars(manifest)}
-        for name, data in {**texts, **files, MANIFEST: (to_json(manifest.to_dict(), indent=1) + "\n").encode()}.items():
+        """Write `files`, then the manifest, which names them, and remove the state. All shards must be committed."""
+        for name, data in {**files, MANIFEST: manifest.to_bytes()}.items():
             _replace(self.folder / name, data, self.partial, durable=True)
         _sync_folder(self.folder)
         self.manifest = manifest
         self._remove_state()
 
     def _create(self) -> None:
+        """Make the folder and its state. Refuses a folder with anything in it that no run of ours can have left."""
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder}: is a file; name a folder")
-        ours = self.partial.exists() or (self.folder / MANIFEST).exists()
-        if self.folder.exists() and not ours and any(self.folder.iterdir()):
-            raise UsageError(f"{self.folder}: not empty, and not a folder of shards; name another with --out")
         self._made_partial = not self.partial.exists()
+        if self.folder.exists() and not (self.folder / MANIFEST).exists() and not self._plan_path.exists():
+            others = [path for path in self.folder.iterdir() if path != self.partial]
+            inside = [] if self._made_partial else [path for path in self.partial.iterdir() if not _is_state(path)]
+            if others or inside:
+                raise UsageError(f"{self.folder}: not empty, and not a folder of shards; name another with --out")
         self.partial.mkdir(parents=True, exist_ok=True)
 
     def _take_lock(self) -> None:
         """An fcntl lock: children do not inherit it and the system frees it, so that no dead run can hold it."""
-        key = self.folder.resolve()
         with _held_guard:
-            if key in _held:
+            if self._key in _held:
                 raise UsageError(f"{self.folder}: this process is writing it already")
-            _held.add(key)
+            _held.add(self._key)
         try:
             while True:
                 path = self.partial / "lock"
@@ -148,46 +152,56 @@ class FolderWriter:
             self._lock.close()
             self._lock = None
         with _held_guard:
-            _held.discard(self.folder.resolve())
+            _held.discard(self._key)
+
+    def _is_complete(self) -> bool:
+        """Whether the folder is finished and nothing of it is missing or cut; takes note of what is there.
+
+        Raises UsageError where it holds something else.
+        """
+        manifest = load_manifest(self.folder)
+        self._compare_contents(manifest.recipe_hash, manifest.layout.to_dict())
+        self._expected = dict(enumerate(manifest.shards))
+        self.records = {shard: record for shard, record in self._expected.items() if self._is_there(shard, record)}
+        if self.missing() or differing_files(self.folder, manifest):
+            self._compare_versions(manifest.versions)
+            return False
+        self.manifest = manifest
+        return True
 
     def _adopt(self) -> None:
         """Compare the plan with what the folder holds, keep what is good, remove the rest."""
         if (self.folder / MANIFEST).exists():
-            self.manifest = load_manifest(self.folder)
-            self._expected = dict(enumerate(self.manifest.shards))
-            records = self._expected
-            self._compare_contents(self.manifest.recipe_hash, self.manifest.layout.to_dict())
-        else:
-            records = {shard: record for shard in range(self.layout.num_shards) if (record := self._read_record(shard))}
-            if any(self.partial.glob("[0-9]*.json")):
-                plan = _read_json(self._plan_path)
-                self._compare_contents(plan.get("recipe_hash"), plan.get("layout") or {})
-                self._compare_versions(plan.get("versions") or {})
-        self.records = {shard: record for shard, record in records.items() if self._is_there(shard, record)}
-        if self.manifest is not None:
-            if not self.missing():
+            if self._is_complete():
                 self._remove_state()
                 return
-            self._compare_versions(self.manifest.versions)
-            self.manifest = None
+        else:
+            found = {shard: self._read_record(shard) for shard in range(self.layout.num_shards)}
+            if any(self.partial.glob("[0-9]*.json")):
+                plan = _read_json(self._plan_path)
+                self._compare_contents(plan.get("recipe_hash"), plan.get("layout"))
+                self._compare_versions(plan.get("versions"))
+            self.records = {
+                shard: record for shard, record in found.items() if record and self._is_there(shard, record)
+            }
         with _commit_guard(self.partial):
             _replace(self.partial / "owner", self.token.encode(), self.partial)
             _replace(self._plan_path, to_json(self._plan, indent=1).encode(), self.partial, durable=True)
             self._remove_rubbish()
 
-    def _compare_contents(self, recipe_hash: object, layout: Mapping[str, Any]) -> None:
-        if recipe_hash != self._plan["recipe_hash"]:
+    def _compare_contents(self, recipe_hash: object, layout: object) -> None:
+        wanted = self._plan["layout"]
+        if recipe_hash != self._plan["recipe_hash"] or not isinstance(layout, dict):
             raise UsageError(f"{self.folder}: holds another recipe's images; name another folder with --out")
-        if layout != self._plan["layout"]:
-            wanted = self._plan["layout"]
+        if layout != wanted:
             differing = [f"{key} {layout.get(key)}" for key in wanted if layout.get(key) != wanted[key]]
             raise UsageError(
                 f"{self.folder}: holds the same recipe laid out otherwise ({', '.join(differing)}); "
                 "ask for that, or name another folder with --out"
             )
 
-    def _compare_versions(self, theirs: Mapping[str, Any]) -> None:
-        ours = self._plan["versions"]
+    def _compare_versions(self, versions: object) -> None:
+        ours, theirs = self._plan["versions"], versions if isinstance(versions, dict) else {}
         if theirs != ours and not self._any_versions:
             names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
             changes = ", ".join(f"{name} {theirs.get(name)}, now {ours.get(name)}" for name in names)
@@ -214,7 +228,11 @@ class FolderWriter:
             (self.partial / f"{shard:06d}.json").unlink(missing_ok=True)
 
     def _remove_state(self) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
+        for path in self.partial.iterdir():
+            if _is_state(path):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something of the user's is in it
+            self.partial.rmdir()
 
 
 def commit_shard(folder: Path, shard: int, samples: Iterable[Sample], layout: Layout, token: str) -> ShardRecord:
@@ -247,6 +265,14 @@ def _commit_guard(partial: Path) -> Iterator[None]:
     with (partial / "commit").open("ab") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         yield
+
+
+def _is_state(path: Path) -> bool:
+    """Whether this is one of our files in `.partial`."""
+    return (
+        path.name in ("plan.json", "lock", "owner", "commit")
+        or re.fullmatch(r"\d+\.json|.*\.tmp", path.name) is not None
+    )
 
 
 def _read_owner(partial: Path) -> str:

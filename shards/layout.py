@@ -35,6 +35,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be laid out."""
+        if self.num_samples < 1 or self.group < 1 or self.seed < 0:
+            raise UsageError(f"a layout of {self.num_samples} images in groups of {self.group}, seed {self.seed}")
         if not 1 <= self.num_shards <= self.num_groups:
             unit = "images" if self.group == 1 else f"groups of {self.group} images"
             raise UsageError(f"--shards {self.num_shards}: give 1 to {self.num_groups}, there are that many {unit}")
@@ -58,7 +60,9 @@ class Layout:
 
     def indices(self, shard: int) -> Indices:
         """Indices of the samples of one shard, in the order in which they are written: (n,) int64."""
-        groups = np.array_split(_permutation(self.num_groups, self.seed), self.num_shards)[shard]
+        each, longer = divmod(self.num_groups, self.num_shards)
+        first = shard * each + min(shard, longer)
+        groups = _permutation(self.num_groups, self.seed)[first : first + each + (shard < longer)]
         samples = (groups[:, None] * self.group + np.arange(self.group)).ravel()
         samples = samples[samples < self.num_samples]
         return samples[_generator(self.seed, shard + 1).permutation(len(samples))]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Manifest:
 
     recipe: the resolved recipe, whole. recipe_hash: sha256 of what in it determines pixels.
     provenance: how the recipe was resolved (seed, tries); it changes no pixel.
+    files: sha256 (hex) of each other file of the folder, by name.
     """
 
     recipe: Mapping[str, Any]
@@ -69,6 +70,7 @@ class Manifest:
     class_names: tuple[str, ...]
     image: ImageFormat
     shards: tuple[ShardRecord, ...]
+    files: Mapping[str, str]
 
     @property
     def num_samples(self) -> int:
@@ -112,8 +114,14 @@ class Manifest:
             "rejections": self.rejections,
             "acceptance": self.acceptance,
             "class_names": list(self.class_names),
+            "files": dict(self.files),
             "shards": [asdict(shard) for shard in self.shards],
         }
+
+    def to_bytes(self) -> bytes:
+        """The file `dataset.json`: `to_dict`, and the hash of that."""
+        values = self.to_dict()
+        return (to_json({**values, "sha256": hash_json(values)}, indent=1) + "\n").encode()
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -141,9 +149,23 @@ def load_manifest(folder: Path) -> Manifest:
     except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     layout, names = manifest.layout, [shard.name for shard in manifest.shards]
+    if any("/" in name for name in manifest.files):
+        raise DataError(f"{path}: damaged (a file outside the folder)")
     if manifest.num_samples != layout.num_samples or names != [layout.filename(n) for n in range(len(names))]:
         raise DataError(f"{path}: damaged (its shards are not those of its layout)")
     return manifest
+
+
+def differing_files(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the files beside the shards, one line each."""
+    problems = []
+    for name, digest in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name}: missing")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            problems.append(f"{name}: differs from what the manifest says")
+    return problems
 
 
 def to_json(values: Any, indent: int | None = None) -> str:
@@ -173,14 +195,17 @@ class PixelHash:
         return self._hash.hexdigest()
 
 
-def sidecars(manifest: Manifest) -> Iterable[tuple[str, str]]:
-    """(name, text) of the small files by which stock tools find their way: timm, open_clip, Hugging Face datasets."""
+def sidecars(manifest: Manifest) -> dict[str, bytes]:
+    """The small files by which stock tools find their way: timm, open_clip, Hugging Face datasets."""
     names = [shard.name for shard in manifest.shards]
     lengths = [shard.samples for shard in manifest.shards]
     split = {"name": "train", "num_samples": manifest.num_samples, "filenames": names, "shard_lengths": lengths}
-    yield "_info.json", to_json({"splits": {"train": split}}, indent=1) + "\n"
-    yield "sizes.json", to_json(dict(zip(names, lengths, strict=True)), indent=1) + "\n"
-    yield "README.md", _data_card(manifest)
+    texts = {
+        "_info.json": to_json({"splits": {"train": split}}, indent=1) + "\n",
+        "sizes.json": to_json(dict(zip(names, lengths, strict=True)), indent=1) + "\n",
+        "README.md": _data_card(manifest),
+    }
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def _data_card(manifest: Manifest) -> str:

@@ -1,6 +1,7 @@
 """A folder of shards as samples again."""
 
 import json
+import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,18 +10,19 @@ from typing import Any
 
 from shards.codec import decode_image
 from shards.errors import DataError
-from shards.manifest import Manifest, load_manifest
+from shards.manifest import ImageFormat, Manifest, load_manifest
 from shards.sample import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawSample:
-    """One sample of a tar, undecoded."""
+    """One sample of a tar, its image undecoded. members: all its bytes, by extension, in their order."""
 
     key: str
     label: int
     metadata: dict[str, Any]
     image_bytes: bytes
+    members: dict[str, bytes]
 
 
 def open_shards(folder: Path | str) -> "ShardFolder":
@@ -47,9 +49,12 @@ class ShardFolder:
 
     def read_shard(self, shard: int) -> Iterator[Sample]:
         """The samples of one shard, in their order. Raises DataError where it is missing or damaged."""
-        extension, bits = self.manifest.image.extension, self.manifest.layout.png_bits
-        for raw in read_tar(self.folder / self.manifest.shards[shard].name, extension):
-            yield decode_sample(raw, bits)
+        image, name = self.manifest.image, self.manifest.shards[shard].name
+        for raw in read_tar(self.folder / name, image.extension):
+            try:
+                yield decode_sample(raw, image, self.manifest.layout.png_bits)
+            except DataError as error:
+                raise DataError(f"{name}: {error}") from error
 
 
 def read_tar(path: Path, extension: str) -> Iterator[RawSample]:
@@ -58,6 +63,8 @@ def read_tar(path: Path, extension: str) -> Iterator[RawSample]:
     Raises DataError, with the file and the key, where the tar is missing, truncated or not as the contract says.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path.name}: not a plain file")
         with tarfile.open(path, "r:") as tar:
             key, members = "", dict[str, bytes]()
             for member in tar:
@@ -66,32 +73,43 @@ def read_tar(path: Path, extension: str) -> Iterator[RawSample]:
                     yield _assemble(path, key, members, extension)
                     members = {}
                 key = stem
-                file = tar.extractfile(member)
+                file = tar.extractfile(member) if member.isreg() and not member.issparse() else None
                 if file is None or suffix in members:
-                    raise DataError(f"{path.name}: member {member.name} is no file, or there twice")
+                    raise DataError(f"{path.name}: member {member.name!r} is no plain file, or there twice")
                 members[suffix] = file.read()
             if members:
                 yield _assemble(path, key, members, extension)
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: missing") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path.name}: no whole tar ({error})") from error
 
 
 def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -> RawSample:
     try:
-        metadata = json.loads(members["json"]) if "json" in members else {}
-        return RawSample(key=key, label=int(members["cls"]), metadata=metadata, image_bytes=members[extension])
+        metadata = json.loads(members["json"], parse_constant=_refuse) if "json" in members else {}
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no mapping")
+        return RawSample(
+            key=key, label=int(members["cls"]), metadata=metadata, image_bytes=members[extension], members=members
+        )
     except KeyError as error:
         raise DataError(f"{path.name}: sample {key} has no .{error.args[0]}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name}: sample {key}: {error}") from None
 
 
-def decode_sample(raw: RawSample, bits: int = 8) -> Sample:
-    """Decode a sample that fracgen's writer wrote, whose key is its index. Raises DataError where it cannot be."""
+def _refuse(constant: str) -> None:
+    raise ValueError(f"its metadata holds {constant}")
+
+
+def decode_sample(raw: RawSample, image_format: ImageFormat, bits: int = 8) -> Sample:
+    """Decode a sample that fracgen's writer wrote, whose key is its index.
+
+    Raises DataError where it is no image, or another one than the format says.
+    """
     try:
-        image = decode_image(raw.image_bytes, bits)
+        image = decode_image(raw.image_bytes, bits, shape=image_format.shape)
         return Sample(image=image, index=int(raw.key), label=raw.label, metadata=raw.metadata)
     except (DataError, ValueError) as error:
         raise DataError(f"sample {raw.key}: {error}") from error

@@ -14,6 +14,7 @@ from shards.manifest import PixelHash, ShardRecord, to_json
 from shards.sample import Sample
 
 _BLOCK = tarfile.BLOCKSIZE
+TAR_END = bytes(2 * _BLOCK)
 _BUFFER = 1 << 20
 
 
@@ -52,11 +53,11 @@ def write_tar(path: Path, name: str, samples: Iterable[Sample], layout: Layout) 
         tar = _HashedFile(file)
         for sample in samples:
             for extension, data in encode_members(sample, layout):
-                tar.write(_member(f"{layout.key(sample.index)}.{extension}", data))
+                tar.write(tar_member(f"{layout.key(sample.index)}.{extension}", data))
             pixels.update(sample.image, sample.label)
             rejections.update(sample.rejected)
             count += 1
-        tar.write(bytes(2 * _BLOCK))
+        tar.write(TAR_END)
         tar.flush()
         file.flush()
         os.fsync(file.fileno())
@@ -78,7 +79,7 @@ def encode_members(sample: Sample, layout: Layout) -> Iterable[tuple[str, bytes]
     yield "png", encode_png(sample.image, layout.png_bits)
 
 
-def _member(name: str, data: bytes) -> bytes:
+def tar_member(name: str, data: bytes) -> bytes:
     """A member of a tar: what tarfile writes for a plain file with owner, group and time 0, in a tenth of its time."""
     header = bytearray(_HEADER)
     header[: len(name)] = name.encode("ascii")

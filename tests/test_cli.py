@@ -140,7 +140,7 @@ BAD = [
     (["render", "--sigma", "nan"], "sigma nan"),
     (["render", "--sigma", "high"], "--sigma"),
     (["render", "--delta", -0.1], "delta -0.1: must be 0 to"),
-    (["render", "--size", 4], "size 4: must be 8 to 16384"),
+    (["render", "--size", 4], "size 4: must be 8 to 8192"),
     (["render", "--size", 10**7], "size 10000000"),
     (["render", "--size", 20, "--pad", 10], "pad 10"),
     (["render", "--points", 1], "points 1"),
@@ -168,6 +168,8 @@ BAD = [
     (["draw", "absent.csv", "-o", "o.png"], "absent.csv"),
     (["draw", "good.csv", "-o", "absent/o.png"], "absent/o.png: cannot be written"),
     (["draw", "good.csv", "-o", "full"], "is a folder"),
+    (["draw", "good.csv", "-o", "."], "is a folder"),
+    (["draw", "/dev/zero", "-o", "o.png"], "not a file"),
     (["draw", "good.csv", "-o", "o.png", "--weights", "1,2"], "weights '1,2'"),
     (["draw", "good.csv", "-o", "o.png", "--weights", ";".join(["1,1,1,1,1,1"] * 3)], "2 (one per map)"),
     (["draw", "good.csv", "-o", "o.png", "--seed", -1], "seed -1"),
@@ -248,6 +250,34 @@ def test_bench(fracgen):
         assert rows[step]["milliseconds"] > 0
     draw = next(row for step, row in rows.items() if step.startswith("orbit,"))
     assert draw["speedup"] == rows["the same in plain Python"]["milliseconds"] / draw["milliseconds"]
+
+
+def test_an_interrupt_is_one_line(fracgen, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    fracgen("render", *FLAGS, "--out", "set")
+    monkeypatch.setattr("shards.verify.verify_folder", interrupted)
+    assert fracgen("verify", "set") == (130, "", "fracgen: interrupted\n")
+    monkeypatch.setattr("fracgen.onepfrac.OnePFrac.resolve", interrupted)
+    code, out, err = fracgen("render", *FLAGS, "--out", "other")
+    assert (code, out) == (130, "") and "nothing was written; run the same command" in err
+
+
+def test_where_no_machine_code_can_be_kept_it_is_compiled(monkeypatch):
+    import numba
+
+    from fracgen.chaos import _kernel
+
+    compile_kernel = numba.njit
+
+    def refusing(function, *, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return compile_kernel(function, **options)
+
+    monkeypatch.setattr(numba, "njit", refusing)
+    assert _kernel(lambda number: number + 1)(2) == 3
 
 
 def test_version_and_help(fracgen):

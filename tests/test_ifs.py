@@ -101,6 +101,7 @@ def test_bad_files_say_what_is_wrong(tmp_path, name, text, message):
 def test_files_that_are_none(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00\x01")
     (tmp_path / "big.csv").write_text("1,0,0,1,0,0,1\n" * 100_000)
-    for name in ("a.csv", "big.csv", "absent.csv", ""):
+    (tmp_path / "field.csv").write_text("1" * 200_000)
+    for name in ("a.csv", "big.csv", "field.csv", "absent.csv", "", "/dev/zero"):
         with pytest.raises(UsageError):
             load_ifs(tmp_path / name)

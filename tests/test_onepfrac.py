@@ -172,4 +172,5 @@ def test_a_given_base_is_used_as_it_is():
         np.array([[[0.6, 0.2, 0.1], [-0.3, 0.5, 0.4]], [[0.4, -0.5, -0.6], [0.5, 0.4, 0.2]]]), np.array([0.4, 0.6])
     )
     resolved, provenance = OnePFrac(**{**SMALL, "min_fill": 0.01}, ifs=ifs).resolve()
+    assert (resolved.maps, resolved.sigma) == (2, ifs.sigma), "not the 3.5 of the defaults"
     assert resolved.base is ifs and provenance["base_tries"] == 0 and 0 < provenance["base_acceptance"] <= 1

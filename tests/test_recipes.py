@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import small_recipe
@@ -45,6 +46,11 @@ def test_hash_names_pixels_not_how_they_were_found():
         ("a: [", "not YAML"),
         ("ifs: x.csv", "an IFS is written"),
         ("sigma: " + "9" * 400, "too large"),
+        ("seed: !!bool foo", "not YAML"),
+        ("seed: !!timestamp foo", "not YAML"),
+        ("sigma: !!float ''", "not YAML"),
+        ("ifs: {maps: &a [*a]}", "ragged"),
+        ("a: &a [1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nsigma: [*b,*b,*b,*b]", "unknown key 'a'"),
     ],
 )
 def test_bad_recipes_name_file_key_and_mend(tmp_path, text, message):
@@ -67,9 +73,14 @@ def test_empty_file_is_all_defaults(tmp_path):
 
 def test_unreadable_files(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for path in (tmp_path / "binary.yaml", tmp_path / "absent.yaml", tmp_path):
+    for path in (tmp_path / "binary.yaml", tmp_path / "absent.yaml", tmp_path, Path("/dev/zero")):
         with pytest.raises(UsageError):
             load_recipe(path)
+
+
+def test_equal_numbers_have_equal_hashes():
+    hashes = {recipe_hash(small_recipe(delta=delta)) for delta in (0, 0.0, -0.0)}
+    assert len(hashes) == 1
 
 
 def test_every_recipe_builds_with_its_defaults():
@@ -78,8 +89,6 @@ def test_every_recipe_builds_with_its_defaults():
 
 
 def test_examples_load():
-    from pathlib import Path
-
     paths = sorted((Path(__file__).parents[1] / "examples").rglob("*.yaml"))
     assert paths
     published = next(path for path in paths if path.name == "1p-frac.yaml")

@@ -14,7 +14,7 @@ from shards.layout import Layout, default_num_shards
 from shards.manifest import PixelHash, load_manifest
 from shards.reader import open_shards, read_tar
 from shards.sample import Sample
-from shards.writer import _member, write_tar
+from shards.writer import tar_member, write_tar
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_tar_is_plain_and_deterministic(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 123_456])
-def test_members_are_what_tarfile_writes(size):
+def testtar_members_are_what_tarfile_writes(size):
     header = tarfile.TarInfo("000123.png")
     header.size = size
     expected = header.tobuf(tarfile.USTAR_FORMAT) + bytes(size) + bytes(-size % 512)
-    assert _member("000123.png", bytes(size)) == expected
+    assert tar_member("000123.png", bytes(size)) == expected
 
 
 def test_metadata_can_be_left_out(tmp_path):

@@ -1,7 +1,11 @@
 """`verify` finds whatever is done to a folder."""
 
+import hashlib
+import io
 import json
+import os
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -116,4 +120,86 @@ def test_totals_must_follow_from_the_shards(copy):
     values = json.loads((copy / "dataset.json").read_text())
     values["num_samples"] = 25
     (copy / "dataset.json").write_text(json.dumps(values))
-    assert any("num_samples" in problem for problem in problems(copy))
+    assert any("totals or its own sha256" in problem for problem in problems(copy))
+
+
+@pytest.mark.parametrize("name", ["preview.png", "dataset.json", "README.md", "_info.json", "sizes.json"])
+def test_one_changed_byte_beside_the_shards_is_found(copy, name):
+    data = (copy / name).read_bytes()
+    text = data.replace(b"0.8", b"0.9", 1) if name == "dataset.json" else data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
+    assert text != data
+    (copy / name).write_bytes(text)
+    assert any(name in problem for problem in problems(copy))
+
+
+def forge_tar(path, change):
+    """Replace a tar by one of changed members, and forge the manifest's sums of the file."""
+    with tarfile.open(path / NAME) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar.getmembers()]
+    with tarfile.open(path / NAME, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, data in change(members):
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    data = (path / NAME).read_bytes()
+    values = json.loads((path / "dataset.json").read_text())
+    values["shards"][2] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (path / "dataset.json").write_text(json.dumps(values))
+
+
+def with_type(kind, target=""):
+    def change(members):
+        members[0][0].type, members[0][0].linkname = kind, target
+        return [(members[0][0], b""), *members[1:]]
+
+    return change
+
+
+def with_data(suffix, data):
+    return lambda members: [(member, data if member.name.endswith(suffix) else old) for member, old in members]
+
+
+def with_mtime(members):
+    members[3][0].mtime = 5
+    return members
+
+
+def with_extra(members):
+    extra = tarfile.TarInfo(members[0][0].name.replace(".cls", ".txt"))
+    return [members[0], (extra, b"x"), *members[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda members: members, "headers or padding"),  # tarfile pads to 10,240 bytes
+        (with_mtime, "headers or padding"),
+        (with_extra, "members cls, txt, json, png"),
+        (
+            lambda members: [members[i + j] for i in range(0, len(members), 3) for j in (2, 1, 0)],
+            "members png, json, cls",
+        ),
+        (with_type(tarfile.SYMTYPE, "nowhere"), "no plain file"),
+        (with_type(tarfile.LNKTYPE, "../../x"), "no plain file"),
+        (with_type(tarfile.DIRTYPE), "no plain file"),
+        (with_data(".json", b"[1]"), "no mapping"),
+        (with_data(".json", b'{"a": NaN}'), "holds NaN"),
+        (with_data(".json", b"[" * 100_000), "sample"),
+        (with_data(".cls", b"two"), "invalid literal"),
+        (with_data(".png", b"%!PS-Adobe-3.0 EPSF-3.0"), "no PNG or JPEG"),
+        (with_data(".png", b""), "no PNG or JPEG"),
+    ],
+)
+def test_forged_tars_are_found(copy, change, message):
+    forge_tar(copy, change)
+    assert any(message in problem and NAME in problem for problem in problems(copy))
+
+
+def test_special_files_do_not_hang(copy):
+    (copy / NAME).unlink()
+    os.mkfifo(copy / NAME)
+    (copy / "sizes.json").unlink()
+    (copy / "sizes.json").mkdir()
+    (copy / "1p-frac-train-000003.tar").unlink()
+    (copy / "1p-frac-train-000003.tar").symlink_to("/dev/zero")
+    text = "\n".join(problems(copy))
+    assert text.count("not a plain file") == 2 and "sizes.json: missing" in text
