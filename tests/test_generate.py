@@ -183,7 +183,13 @@ def test_interrupt_says_how_to_resume(tmp_path):
         "--out",
         str(tmp_path / "set"),
     ]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits "ignore"
+    )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "set").glob(".partial/*.tmp")) and time.monotonic() < deadline:
         time.sleep(0.01)
