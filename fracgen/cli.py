@@ -129,6 +129,9 @@ def render(
     except KeyboardInterrupt:
         kept = f"finished shards are kept in {folder}" if folder and folder.exists() else "nothing was written"
         raise InterruptError(f"interrupted; {kept}; run the same command to go on") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{folder}: {reason}; finished shards are kept, run the same command to go on") from error
     report.rendered(result, as_json=as_json)
 
 
@@ -198,7 +201,8 @@ def verify(
         problems = verify_folder(shards, workers=workers or num_cores())
         if render:
             problems += differing_samples(shards, samples)
-    report.verified(shards.manifest, problems, rendered=samples if render else 0, as_json=as_json)
+    again = min(samples, len(shards)) if render else 0
+    report.verified(shards.manifest, problems, rendered=again, as_json=as_json)
     if problems:
         raise typer.Exit(DataError.exit_code)
 
@@ -223,7 +227,9 @@ def preview(
 
 @app.command()
 def bench(
-    images: Annotated[int, typer.Option(help="Images rendered end to end, for each number of cores.", min=8)] = 256,
+    images: Annotated[
+        int, typer.Option(help="Images rendered end to end, for each number of cores.", min=8, max=10_000)
+    ] = 256,
     repeats: Annotated[int, typer.Option(help="Repeats of each step; the median counts.", min=3)] = 50,
     plain: Annotated[bool, typer.Option(help="Also time the published loop in plain Python.")] = True,
     as_json: Json = False,
@@ -270,8 +276,7 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, BrokenPipeError):
             return DataError.exit_code
         where = f"{error.filename}: " if error.filename else ""
-        message = f"{where}{error.strerror or error}; what is finished is kept, run the same again"
-        return _fail(message, DataError.exit_code)
+        return _fail(f"{where}{error.strerror or error}", DataError.exit_code)
     if code == InterruptError.exit_code:
         return _fail("interrupted", code)
     return code if isinstance(code, int) else 0

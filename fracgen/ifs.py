@@ -128,7 +128,7 @@ def sample_maps(sigma: float, num_maps: int, rng: np.random.Generator) -> Floats
 def check_sigma(sigma: float, num_maps: int) -> None:
     """Raises UsageError where no num_maps maps with singular values in [0, 1] have this sigma-factor."""
     if not 0 < sigma <= 3 * num_maps:
-        raise UsageError(f"sigma {sigma:g}: must be in (0, {3 * num_maps}], 3 for each of {num_maps} maps")
+        raise UsageError(f"sigma {sigma}: must be in (0, {3 * num_maps}], 3 for each of {num_maps} maps")
 
 
 def _draw_singular_values(rest: float, maps_after: int, rng: np.random.Generator) -> tuple[float, float, float]:

@@ -40,9 +40,9 @@ class OnePFrac:
 
     NAME: ClassVar[str] = "1p-frac"
     PROVENANCE: ClassVar[frozenset[str]] = frozenset(
-        {"sigma", "maps", "base_candidates", "min_acceptance", "max_base_tries"}
+        {"sigma", "maps", "max_tries", "base_candidates", "min_acceptance", "max_base_tries"}
     )
-    """Fields that lead to the base and change no pixel once it is there: not part of the recipe's hash."""
+    """Fields that lead to the base, and bounds: no pixel of a finished set depends on them, nor does the hash."""
     group: ClassVar[int] = 1
 
     sigma: float = 3.5

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fracgen.recipes import from_dict, recipe_hash
-from shards.errors import DataError
+from shards.errors import DataError, UsageError
 from shards.reader import ShardFolder
 
 
@@ -13,7 +13,10 @@ def differing_samples(shards: ShardFolder, count: int) -> list[str]:
     About `count` samples are taken, spread evenly over the shards.
     """
     manifest = shards.manifest
-    recipe = from_dict(manifest.recipe)
+    try:
+        recipe = from_dict(manifest.recipe)
+    except UsageError as error:
+        return [f"dataset.json: no recipe that can be rendered ({error})"]
     if recipe_hash(recipe) != manifest.recipe_hash:
         return ["dataset.json: the recipe does not have the hash that is stated for it"]
     numbers = np.unique(np.linspace(0, len(manifest.shards) - 1, min(count, len(manifest.shards)), dtype=int))

@@ -140,19 +140,30 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose floats may be written 1e-3 (as in YAML 1.2), and whose keys may not repeat."""
+    """YAML whose numbers are decimal (1e-3 is one; 010 and 12:30 are text), and whose keys may not repeat."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
         repeated = [key for number, key in enumerate(keys) if key in keys[:number]]
         if repeated:
-            raise UsageError(f"key {repeated[0]!r} is given twice")
+            raise UsageError(f"key {reprlib.repr(repeated[0])} is given twice")
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in zip(
+    _NUMBERS,
+    (
+        r"[-+]?(0|[1-9][0-9_]*)$",
+        r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$",
+    ),
+    strict=True,
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+0123456789."))
 
 
 def load_values(path: Path) -> dict[str, Any]:
@@ -179,9 +190,10 @@ def load_values(path: Path) -> dict[str, Any]:
 
 def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe that a YAML file holds; `overrides` win. Raises UsageError with the file, key and value."""
-    values = {str(key).replace("-", "_"): value for key, value in load_values(path).items()}
+    values, overrides = load_values(path), overrides or {}
+    kept = {key: value for key, value in values.items() if str(key).replace("-", "_") not in overrides}
     try:
-        return from_dict({**values, **(overrides or {})})
+        return from_dict({**kept, **overrides})
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 

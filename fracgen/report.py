@@ -32,9 +32,12 @@ def default_folder(recipe: Recipe) -> Path:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all. Raises UsageError where it cannot be written."""
+    """Write a PNG file whole or not at all. Raises UsageError where it cannot be written, or is no plain file."""
+    path = path.resolve()
     if path.is_dir() or not path.name:
         raise UsageError(f"{path}: is a folder; name a file")
+    if path.suffix.lower() != ".png" or (path.exists() and not path.is_file()):
+        raise UsageError(f"{path}: name a plain file that ends in .png")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_bytes(data)
@@ -162,7 +165,7 @@ def verified(manifest: Manifest, problems: Sequence[str], *, rendered: int, as_j
         return
     for problem in problems:
         warn(problem)
-    again = f", {min(rendered, manifest.num_samples)} of them rendered again" if rendered else ""
+    again = f", {rendered} of them rendered again" if rendered else ""
     mend = "; delete what is bad and run the command that made the folder"
     found = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}{mend}" if problems else "all good"
     print(f"{manifest.num_samples} images in {len(manifest.shards)} shards{again}: {found}")
@@ -192,7 +195,9 @@ def _acceptance(manifest: Manifest) -> str:
 
 def _base(manifest: Manifest) -> str:
     provenance = manifest.provenance
-    acceptance = f"{provenance.get('base_acceptance')} of its perturbations passed when vetted"
+    if "base_acceptance" not in provenance:
+        return "unknown: written without provenance"
+    acceptance = f"{provenance['base_acceptance']} of its perturbations passed when vetted"
     tries = provenance.get("base_tries")
     return f"number {provenance.get('base')} of {tries} tried, {acceptance}" if tries else f"given, {acceptance}"
 
@@ -204,8 +209,9 @@ def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
         return
     from rich.console import Console
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     grid = RichTable.grid(padding=(0, 2))
     for name, text in rows:
-        grid.add_row(name, text)
+        grid.add_row(name, Text(text, overflow="fold"))
     Console(highlight=False).print(grid)

@@ -1,4 +1,4 @@
-"""Seeds: (seed, index, purpose, attempt) to a generator. The only place where a generator is made.
+"""Seeds: (seed, index, purpose, attempt) to a generator. The only place in this package where a generator is made.
 
 Rule 1: PCG64DXSM seeded by numpy's SeedSequence over the fixed-width words
 [rule, purpose, seed low, seed high, index low, index high, attempt]. Only `random()` (53 bits) and `random_raw` are

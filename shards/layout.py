@@ -65,7 +65,7 @@ class Layout:
         groups = _permutation(self.num_groups, self.seed)[first : first + each + (shard < longer)]
         samples = (groups[:, None] * self.group + np.arange(self.group)).ravel()
         samples = samples[samples < self.num_samples]
-        return samples[_generator(self.seed, shard + 1).permutation(len(samples))]
+        return samples[_random_order(len(samples), self.seed, shard + 1)]
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-able."""
@@ -77,12 +77,14 @@ def default_num_shards(num_samples: int, group: int = 1) -> int:
     return min(-(-num_samples // group), max(MIN_SHARDS, -(-num_samples // MAX_SHARD_SAMPLES)))
 
 
-def _generator(seed: int, stream: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream,))))
+def _random_order(count: int, seed: int, stream: int) -> Indices:
+    """A permutation of 0..count-1: the order of 64-bit numbers from PCG64, a stream that numpy keeps stable."""
+    numbers = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(stream,))).random_raw(count)
+    return np.argsort(numbers, kind="stable")
 
 
 @lru_cache(maxsize=2)
 def _permutation(num_groups: int, seed: int) -> Indices:
-    order = _generator(seed, 0).permutation(num_groups)
+    order = _random_order(num_groups, seed, 0)
     order.flags.writeable = False
     return order

@@ -1,6 +1,9 @@
 """The commands as typed: results on stdout, one line on stderr for what is wrong, exit codes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -135,7 +138,7 @@ def test_draw(fracgen, tmp_path):
 
 
 BAD = [
-    (["render", "--sigma", 0], r"sigma 0: must be in (0, 6]"),
+    (["render", "--sigma", 0], r"sigma 0.0: must be in (0, 6]"),
     (["render", "--sigma", 6.5], "sigma 6.5"),
     (["render", "--sigma", "nan"], "sigma nan"),
     (["render", "--sigma", "high"], "--sigma"),
@@ -168,6 +171,7 @@ BAD = [
     (["draw", "absent.csv", "-o", "o.png"], "absent.csv"),
     (["draw", "good.csv", "-o", "absent/o.png"], "absent/o.png: cannot be written"),
     (["draw", "good.csv", "-o", "full"], "is a folder"),
+    (["draw", "good.csv", "-o", "o.jpg"], "ends in .png"),
     (["draw", "good.csv", "-o", "."], "is a folder"),
     (["draw", "/dev/zero", "-o", "o.png"], "not a file"),
     (["draw", "good.csv", "-o", "o.png", "--weights", "1,2"], "weights '1,2'"),
@@ -278,6 +282,57 @@ def test_where_no_machine_code_can_be_kept_it_is_compiled(monkeypatch):
 
     monkeypatch.setattr(numba, "njit", refusing)
     assert _kernel(lambda number: number + 1)(2) == 3
+
+
+def test_verify_render_is_not_idle(fracgen, tmp_path):
+    fracgen("render", *FLAGS, "--out", "set")
+    values = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    for changes, message in [
+        ({"delta": 0.11}, "does not have the hash"),
+        ({"delta": -1.0}, "no recipe that can be rendered"),
+    ]:
+        values["recipe"] |= changes
+        (tmp_path / "set" / "dataset.json").write_text(json.dumps(values))
+        code, _, err = fracgen("verify", "set", "--render")
+        assert code == 1 and message in err and "own sha256" in err
+
+
+def test_outputs_that_are_no_plain_files_are_left_alone(fracgen, tmp_path):
+    (tmp_path / "a.csv").write_text(CSV)
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / "real.png").write_bytes(b"")
+    (tmp_path / "link.png").symlink_to("real.png")
+    assert fracgen("draw", "a.csv", "-o", "fifo.png", "--points", 100)[0] == 2
+    assert (tmp_path / "fifo.png").is_fifo()
+    assert fracgen("draw", "a.csv", "-o", "link.png", "--points", 100)[0] == 0
+    assert (tmp_path / "link.png").is_symlink() and (tmp_path / "real.png").stat().st_size > 0
+
+
+def test_a_closed_stdout_is_no_error(tmp_path):
+    command = f"{sys.executable} -m fracgen render {' '.join(FLAGS)} --out {tmp_path / 'set'} >&-"
+    shown = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "") and (tmp_path / "set" / "dataset.json").exists()
+
+
+def test_more_tries_go_on_in_the_same_folder(fracgen, tmp_path):
+    words = [
+        "render",
+        *FLAGS,
+        "--classes",
+        60,
+        "--min-fill",
+        0.16,
+        "--min-acceptance",
+        0.1,
+        "--out",
+        "set",
+        "--workers",
+        1,
+    ]
+    code, _, err = fracgen(*words, "--max-tries", 2)
+    assert code == 1 and "raise --max-tries" in err and list((tmp_path / "set").glob("*.tar"))
+    code, out, _ = fracgen(*words, "--max-tries", 200)
+    assert code == 0 and "were there" in out
 
 
 def test_version_and_help(fracgen):

@@ -67,6 +67,13 @@ def test_rejected_draws_are_those_that_fail_the_fill_test():
     assert set(rejected) == {"fill", "overflow"} and rejected["fill"] > 0
 
 
+def test_an_image_at_the_threshold_is_not_kept():
+    recipe = small_recipe()
+    sample = next(recipe.render([0]))
+    at_threshold = replace(recipe, min_fill=sample.metadata["fill_rate"])
+    assert next(at_threshold.render([0])).metadata["tries"] > sample.metadata["tries"]
+
+
 def test_divergent_draws_are_rejected_and_counted():
     """At sigma 6 with a wide delta many perturbed systems expand."""
     recipe = small_recipe(sigma=6.0, delta=0.3, points=20_000, classes=40, min_acceptance=0.2, min_fill=0.02)

@@ -32,6 +32,13 @@ def check(found, images):
 
 def test_tarfile(stored):
     path, images = stored
+    split = json.loads((path / "_info.json").read_text())["splits"]["train"]
+    lengths = []
+    for name in split["filenames"]:
+        with tarfile.open(path / name) as tar:
+            lengths.append(len(tar.getnames()) // 3)
+    assert split["shard_lengths"] == lengths and split["num_samples"] == sum(lengths)
+    assert json.loads((path / "sizes.json").read_text()) == dict(zip(split["filenames"], lengths, strict=True))
     found = {}
     for name in json.loads((path / "sizes.json").read_text()):
         with tarfile.open(path / name) as tar:

@@ -19,11 +19,26 @@ def test_yaml_round_trip(tmp_path):
 
 def test_hash_names_pixels_not_how_they_were_found():
     recipe = small_recipe()
-    assert recipe_hash(replace(recipe, sigma=3.4, min_acceptance=0.1, max_base_tries=5)) == recipe_hash(recipe)
-    changes = {"delta": 0.11, "seed": 4, "size": 49, "classes": 25, "masks": "shared", "min_fill": 0.11, "points": 1501}
+    assert recipe_hash(replace(recipe, sigma=3.4, max_tries=3, min_acceptance=0.1, max_base_tries=5)) == recipe_hash(
+        recipe
+    )
+    changes = {
+        "delta": 0.11,
+        "seed": 4,
+        "size": 49,
+        "classes": 25,
+        "masks": "shared",
+        "min_fill": 0.11,
+        "points": 1501,
+        "color": "color",
+        "draw": "point",
+        "patch": "fill",
+        "pad": 4,
+        "perturbation": "multiplicative",
+    }
     assert (
         len({recipe_hash(replace(recipe, **{key: value})) for key, value in changes.items()} | {recipe_hash(recipe)})
-        == 8
+        == 13
     )
 
 
@@ -40,8 +55,11 @@ def test_hash_names_pixels_not_how_they_were_found():
         ("draw: [patch]", "one of patch, point"),
         ("recipe: 1pfrac", "did you mean '1p-frac'"),
         ("recipe: nothing", "unknown"),
-        ("sigma: 9", r"sigma 9: must be in \(0, 6\]"),
+        ("sigma: 9", r"sigma 9.0: must be in \(0, 6\]"),
         ("sigma: 3\nsigma: 4", "given twice"),
+        ("min_fill: 0.9\nmin-fill: 0.1", "given twice"),
+        ("seed: 12:30:45", "seed '12:30:45': must be a whole number"),
+        ("seed: 010", "seed '010': must be a whole number"),
         ("- 1", "must be a mapping"),
         ("a: [", "not YAML"),
         ("ifs: x.csv", "an IFS is written"),

@@ -41,6 +41,13 @@ def test_layout_permutes_by_its_seed():
     assert first(0) != sorted(first(0))
 
 
+def test_layout_is_pinned():
+    """Like the seeds' streams, this order is part of the format."""
+    assert Layout(name="x", num_samples=12, num_shards=3).indices(1).tolist() == [4, 5, 9, 1]
+    shuffled = Layout(name="x", num_samples=100, num_shards=1, group=100).indices(0).tolist()
+    assert shuffled != sorted(shuffled), "samples of a shard are permuted too"
+
+
 def test_default_number_of_shards():
     assert [default_num_shards(n) for n in (1, 10, 1000, 640_000, 1_000_000)] == [1, 10, 64, 64, 100]
     assert default_num_shards(1000, group=40) == 25
