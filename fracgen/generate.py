@@ -90,22 +90,19 @@ def write_shards(
         for record in writer.records.values():
             if on_shard:
                 on_shard(record)
-        missing, new_samples = writer.missing(), 0
+        new_samples = 0
         if writer.manifest is None:
             pool = executor or ThreadPoolExecutor(workers)
             try:
-                for shard, record in _run(pool, recipe, layout, folder, missing, writer.token):
-                    writer.add(shard, record)
-                    new_samples += record.samples
-                    if on_shard:
-                        on_shard(record)
+                new_samples, preview = _render_missing(pool, recipe, writer, on_shard)
             except BrokenExecutor as error:
-                raise DataError(f"a worker died ({error}); the finished shards are kept, run the same again") from error
+                message = f"a worker died ({error}); the finished shards are kept, run the same again"
+                raise DataError(message) from error
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
             manifest = _manifest(recipe, layout, key, provenance or {}, writer)
-            files = {**sidecars(manifest), "preview.png": contact_sheet(recipe.preview())}
+            files = {**sidecars(manifest), "preview.png": preview}
             hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
             writer.finish(replace(manifest, files=hashes), files)
         assert writer.manifest is not None
@@ -118,20 +115,28 @@ def write_shards(
         )
 
 
-def _run(
-    pool: Executor, recipe: Recipe, layout: Layout, folder: Path, shards: list[int], token: str
-) -> Iterator[tuple[int, ShardRecord]]:
+def _render_missing(
+    pool: Executor, recipe: Recipe, writer: FolderWriter, on_shard: Callable[[ShardRecord], None] | None
+) -> tuple[int, bytes]:
+    """Have the missing shards rendered, and draw the contact sheet meanwhile: (number of new samples, the sheet)."""
     futures: dict[Future[ShardRecord], int] = {}
+    new_samples = 0
     try:
-        for shard in shards:
-            futures[pool.submit(render_shard, recipe, layout, folder, shard, token)] = shard
+        for shard in writer.missing():
+            futures[pool.submit(render_shard, recipe, writer.layout, writer.folder, shard, writer.token)] = shard
+        preview = contact_sheet(recipe.preview())
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            record = future.result()
+            writer.add(futures[future], record)
+            new_samples += record.samples
+            if on_shard:
+                on_shard(record)
     except BaseException:
-        _cancelled.add(token)
+        _cancelled.add(writer.token)
         for future in futures:
             future.cancel()
         raise
+    return new_samples, preview
 
 
 def render_shard(recipe: Recipe, layout: Layout, folder: Path, shard: int, token: str) -> ShardRecord:
