@@ -7,7 +7,7 @@ side. They are told apart by cost (one image at 512 px and 100,000 points, one c
     trace_pair   0.17 ms an image: bound by the latency of multiply-add-add, hence two orbits at a time
     locate       0.09 ms   vectorised
     find_visible 0.10 ms
-    stamp_gray   0.08 ms   0.40 ms without `find_visible`
+    stamp_gray   0.10 ms   0.40 ms without `find_visible`
 
 A patch mask's nine bits are the pixels of its block, row-major. The published code counts them from the most
 significant bit, the masks here from the least.

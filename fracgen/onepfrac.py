@@ -24,6 +24,8 @@ VET_PROBES = 64
 """Perturbations of a base that vetting tries."""
 PREVIEW_CLASSES = 5
 MAX_CLASSES = 1_000_000
+MAX_WAITING = 16
+"""Finished images that are held back for one that is still being drawn again, before that one is drawn alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +184,8 @@ class OnePFrac:
         queue, pending = enumerate(indices), list[tuple[int, _Draw]]()
         drawn, next_place = dict[int, Sample](), 0
         while True:
-            pending += [(place, _Draw(self, index)) for place, index in islice(queue, 2 - len(pending))]
+            wanted = max((2 if len(drawn) < MAX_WAITING else 1) - len(pending), 0)
+            pending += [(place, _Draw(self, index)) for place, index in islice(queue, wanted)]
             if not pending:
                 return
             renderer.trace(*(draw.maps for _, draw in pending))

@@ -90,7 +90,8 @@ class FolderWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        (self.partial / "owner").unlink(missing_ok=True)
+        if self._lock is not None:  # a complete folder was not locked: what is there may be another run's
+            (self.partial / "owner").unlink(missing_ok=True)
         self._release()
 
     def add(self, shard: int, record: ShardRecord) -> None:

@@ -81,7 +81,7 @@ def encode_members(sample: Sample, layout: Layout) -> Iterable[tuple[str, bytes]
 
 
 def tar_member(name: str, data: bytes) -> bytes:
-    """A member of a tar: what tarfile writes for a plain file with owner, group and time 0, in a tenth of its time."""
+    """A member of a tar: what tarfile writes for a plain file with owner, group and time 0, in a sixth of its time."""
     stem, size = name.encode("ascii"), b"%011o" % len(data)
     checksum = b"%06o\0" % (_HEADER_SUM + sum(stem) + sum(size))
     header = b"".join([stem, _HEADER[len(stem) : 124], size, _HEADER[135:148], checksum, _HEADER[155:]])

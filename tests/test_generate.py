@@ -307,6 +307,16 @@ def test_one_writer_at_a_time(recipe, tmp_path):
     assert write(recipe, tmp_path / "set").new_samples == 24, "a killed run leaves no lock behind"
 
 
+def test_leaving_a_complete_folder_does_not_disown_another_run(recipe, tmp_path):
+    write(recipe, tmp_path / "set")
+    with FolderWriter(tmp_path / "set", plan_key(recipe)):
+        (tmp_path / "set" / "1p-frac-train-000001.tar").unlink()
+        other = FolderWriter(tmp_path / "set", plan_key(recipe))
+        other.__enter__()
+    with other:
+        render_shard(recipe, other.layout, tmp_path / "set", 1, other.token)
+
+
 def test_an_orphaned_worker_cannot_commit(recipe, tmp_path):
     key = plan_key(recipe)
     with FolderWriter(tmp_path / "set", key) as first:

@@ -7,7 +7,7 @@ from conftest import SMALL, small_recipe
 
 from fracgen.draw import fill_rate
 from fracgen.ifs import IFS
-from fracgen.onepfrac import OnePFrac
+from fracgen.onepfrac import MAX_WAITING, OnePFrac, _Draw
 from fracgen.plain import draw_plain
 from fracgen.rng import generator, stream_key
 from shards.errors import DataError, UsageError
@@ -65,6 +65,30 @@ def test_rejected_draws_are_those_that_fail_the_fill_test():
                 assert (fill_rate(image) > recipe.min_fill) == (attempt == sample.metadata["tries"] - 1)
     assert tries == len(recipe) + sum(rejected.values())
     assert set(rejected) == {"fill", "overflow"} and rejected["fill"] > 0
+
+
+def test_few_images_wait_for_one_that_is_drawn_again(monkeypatch):
+    """A class that takes many tries must not pile up all that come after it."""
+    recipe, started = small_recipe(classes=400), []
+    draw_eps = generator
+
+    def stubborn(seed, index, purpose, attempt=0):
+        if purpose == "eps" and attempt == 0:
+            started.append(index)
+        return draw_eps(seed, index, purpose, attempt)
+
+    monkeypatch.setattr("fracgen.onepfrac.generator", stubborn)
+    judge = _Draw.judge
+
+    def fails_ninety_times(draw, renderer, lane):
+        if draw.index == 0 and sum(draw.rejected.values()) < 90:
+            draw.rejected["fill"] += 1
+            return None
+        return judge(draw, renderer, lane)
+
+    monkeypatch.setattr(_Draw, "judge", fails_ninety_times)
+    assert next(recipe.render(range(400))).index == 0
+    assert len(started) < MAX_WAITING + 3
 
 
 def test_an_image_at_the_threshold_is_not_kept():
