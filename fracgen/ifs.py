@@ -206,6 +206,11 @@ def maps_from_rows(rows: Floats) -> Floats:
     return rows[:, _CSV_ORDER].reshape(-1, 2, 3)
 
 
+def rows_from_maps(maps: Floats) -> Floats:
+    """The inverse of `maps_from_rows`: (N, 2, 3) to (N, 6)."""
+    return maps.reshape(-1, 6)[:, np.argsort(_CSV_ORDER)]
+
+
 def _parse_json(text: str) -> IFS:
     try:
         values = json.loads(text)

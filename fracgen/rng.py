@@ -18,6 +18,7 @@ _WORD = 0xFFFFFFFF
 
 MAX_SEED = 2**63 - 1
 """Seeds are 0 to this, so that every JSON and Arrow reader holds them in an int64."""
+MAX_LEGACY_SEED = 2**32 - 1
 
 
 def generator(seed: int, index: int, purpose: Purpose, attempt: int = 0) -> np.random.Generator:
@@ -38,3 +39,10 @@ def published_uniforms(count: int) -> npt.NDArray[np.float64]:
     uniforms = np.random.RandomState(100).random_sample(count)
     uniforms.flags.writeable = False
     return uniforms
+
+
+def legacy_state(seed: int) -> npt.NDArray[np.uint32]:
+    """The 624 words with which numpy's legacy generator begins after `numpy.random.seed(seed)`: the published searches'."""
+    _, words, position, *_ = np.random.RandomState(seed).get_state(legacy=True)
+    assert position == len(words), "the first draw makes the first block"
+    return np.array(words, np.uint32)

@@ -1,0 +1,103 @@
+"""Category sets: the systems of FractalDB and OFDB, from folders of published CSV files and back."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+
+from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
+from shards.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Systems by category number, from 0. As content of a data set they lie in one file, `categories.csv`."""
+
+    FILE: ClassVar[str] = "categories.csv"
+
+    systems: tuple[IFS, ...]
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where there are none."""
+        if not self.systems:
+            raise UsageError("no categories; there must be at least one")
+
+    def __len__(self) -> int:
+        return len(self.systems)
+
+    def __getitem__(self, category: int) -> IFS:
+        return self.systems[category]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the content (hex)."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The file: a row of category, a, b, c, d, e, f, p for each map; the floats survive exactly."""
+        text = io.StringIO()
+        text.write("category,a,b,c,d,e,f,p\n")
+        for category, ifs in enumerate(self.systems):
+            for row, p in zip(rows_from_maps(ifs.maps).tolist(), ifs.p.tolist(), strict=True):
+                text.write(",".join([str(category), *map(repr, row), repr(p)]) + "\n")
+        return text.getvalue().encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`. Raises UsageError where it is something else."""
+        rows: list[list[list[float]]] = []
+        try:
+            lines = csv.reader(data.decode("ascii").splitlines())
+            next(lines)
+            for category, *numbers in lines:
+                if int(category) == len(rows):
+                    rows.append([])
+                if int(category) != len(rows) - 1 or len(numbers) != 7:
+                    raise ValueError("rows out of order, or of another length")
+                rows[-1].append([float(number) for number in numbers])
+            tables = [np.array(table) for table in rows]
+            return cls(tuple(IFS(maps_from_rows(table[:, :6]), table[:, 6]) for table in tables))
+        except (ValueError, IndexError, StopIteration, csv.Error) as error:
+            raise UsageError(f"{cls.FILE}: damaged ({error})") from None
+
+
+def load_categories(folder: Path, *, count: int | None = None) -> Categories:
+    """Read a folder of published category files, `00000.csv` and on; they may lie in folders below it.
+
+    count: how many, from 0; all by default. Files that are no CSV are passed over.
+    Raises UsageError with the file or the number: a name that is no number, a number that is missing or there twice,
+    a file that is malformed, or fewer than `count`.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; give one with category files 00000.csv, 00001.csv ...")
+    files: dict[int, Path] = {}
+    for path in sorted(folder.rglob("*.csv")):
+        if not (path.stem.isascii() and path.stem.isdecimal()):
+            raise UsageError(f"{path}: a category file is named by its number, as 00000.csv; move this one away")
+        if (number := int(path.stem)) in files:
+            raise UsageError(f"{path}: category {number} is there twice; the other is {files[number]}")
+        files[number] = path
+    if not files:
+        raise UsageError(f"{folder}: holds no category files; they are named 00000.csv, 00001.csv ...")
+    wanted = max(files) + 1 if count is None else count
+    missing = [number for number in range(min(wanted, max(files) + 1)) if number not in files]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UsageError(f"{folder}: {missing[0]:05d}.csv is missing{more}; category numbers must have no gaps")
+    if wanted > len(files):
+        raise UsageError(f"{folder}: holds {len(files)} categories, {wanted} are asked for; lower --categories")
+    return Categories(tuple(load_ifs(files[number]) for number in range(wanted)))
+
+
+def category_files(systems: Sequence[IFS]) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of the published files: 00000.csv and on, a row of a, b, c, d, e, f, p for each map, as numpy writes."""
+    for category, ifs in enumerate(systems):
+        rows = np.column_stack([rows_from_maps(ifs.maps), ifs.p])
+        text = "".join(",".join(f"{number:.18e}" for number in row) + "\n" for row in rows.tolist())
+        yield f"{category:05d}.csv", text.encode()

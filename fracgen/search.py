@@ -1,0 +1,258 @@
+"""FractalDB's category search: the published candidates in their order, judged side by side (REFERENCE section 4).
+
+What is found is kept in the user's cache, so that a search goes on where one was stopped, and no data set searches
+again what another has found.
+"""
+
+import contextlib
+import math
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+
+from fracgen import judge
+from fracgen.categories import Categories
+from fracgen.draw import check_range
+from fracgen.ifs import IFS, Floats, maps_from_rows
+from fracgen.rng import MAX_LEGACY_SEED, legacy_state
+from shards.errors import DataError
+
+RULE = 1
+"""Of the cache's files; another rule, another name."""
+MAX_CATEGORIES = 1_000_000
+MAX_CANDIDATES = 100_000_000
+_OUTCOMES = ("fill", "found", "overflow", "flat")
+_SAVE_CANDIDATES = 10_000
+_FRUITLESS = 1_000_000
+"""Candidates in a row without a category after which a search is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Which categories are found. Defaults are the published search.
+
+    seed: of numpy's legacy generator. min_fill: least share of the 512 x 512 pixels that 100,000 points light.
+    """
+
+    seed: int = 1
+    min_fill: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        check_range("seed", self.seed, 0, MAX_LEGACY_SEED)
+        check_range("min_fill", self.min_fill, 0, 1)
+
+    @property
+    def least(self) -> int:
+        """Least number of pixels that a category lights."""
+        return math.ceil(self.min_fill * judge.SIZE**2)
+
+
+@dataclass
+class Found:
+    """How far a search has come: a prefix of the candidates, all judged.
+
+    outcomes: a code of `_OUTCOMES` for each candidate. systems: (candidate, system) of each category.
+    state: raw words of the stream before the next candidate, (624,) uint32.
+    """
+
+    state: judge.Words
+    outcomes: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    systems: list[tuple[int, IFS]] = field(default_factory=list)
+
+    @property
+    def num_candidates(self) -> int:
+        """Number of candidates that were judged."""
+        return sum(map(len, self.outcomes))
+
+    def provenance(self, count: int) -> dict[str, Any]:
+        """Candidates that the first `count` categories took, and why the others were rejected."""
+        candidates = self.systems[count - 1][0] + 1
+        codes = np.concatenate(self.outcomes)[:candidates]
+        rejections = {name: int((codes == code).sum()) for code, name in enumerate(_OUTCOMES) if name != "found"}
+        return {"candidates": candidates, "candidate_rejections": rejections}
+
+    def save(self, path: Path) -> None:
+        """Write it whole or not at all; a file that has come further is left. Raises OSError."""
+        known = Found.load(path)
+        if known is not None and known.num_candidates >= self.num_candidates:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    state=self.state,
+                    outcomes=np.concatenate(self.outcomes),
+                    num_maps=np.array([len(ifs) for _, ifs in self.systems], np.int64),
+                    maps=np.concatenate([ifs.maps for _, ifs in self.systems] or [np.empty((0, 2, 3))]),
+                    p=np.concatenate([ifs.p for _, ifs in self.systems] or [np.empty(0)]),
+                )
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """What `save` wrote; None where there is nothing, or nothing that is whole."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                state, outcomes, ends = file["state"], file["outcomes"], np.cumsum(file["num_maps"])
+                maps, p = np.split(file["maps"], ends[:-1]), np.split(file["p"], ends[:-1])
+            numbers = np.flatnonzero(outcomes == _OUTCOMES.index("found")).tolist()
+            if state.shape != (judge.STATE_WORDS,) or state.dtype != np.uint32 or len(numbers) != len(ends):
+                return None
+            systems = [(number, IFS(*system)) for number, *system in zip(numbers, maps, p, strict=bool(numbers))]
+        except Exception:  # a damaged file fails in many ways, and is searched again in every case
+            return None
+        return cls(state, [outcomes.astype(np.uint8)], systems)
+
+
+def cache_folder() -> Path:
+    """Where found categories are kept: $FRACGEN_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("FRACGEN_CACHE") or platformdirs.user_cache_path("fracgen"))
+
+
+def find_categories(
+    count: int,
+    search: Search | None = None,
+    *,
+    workers: int = 1,
+    cache: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Categories, dict[str, Any]]:
+    """The first `count` categories, and what they took (`Found.provenance`). Pure, however many threads there are.
+
+    cache: folder in which what is found is kept; none by default. on_progress: called with the numbers of categories
+    and of candidates.
+    Raises UsageError for a count out of range, DataError where a million candidates in a row are no category.
+    """
+    search = search or Search()
+    check_range("categories", count, 1, MAX_CATEGORIES)
+    path = None if cache is None else cache / f"categories-v{RULE}-seed{search.seed}-least{search.least}.npz"
+    found = (Found.load(path) if path else None) or Found(legacy_state(search.seed))
+    if len(found.systems) < count:
+        _Run(search, found, count, path, on_progress).search(workers)
+    return Categories(tuple(ifs for _, ifs in found.systems[:count])), found.provenance(count)
+
+
+class _Run:
+    """Threads that take turns at the stream, which is serial, and judge side by side what they took."""
+
+    def __init__(
+        self,
+        search: Search,
+        found: Found,
+        count: int,
+        path: Path | None,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self._least, self._found, self._count, self._path = search.least, found, count, path
+        self._on_progress = on_progress
+        self._stream, self._results = threading.Lock(), threading.Lock()
+        self._state, self._next_batch, self._taken = found.state, 0, 0
+        self._waiting: dict[int, tuple[npt.NDArray[np.int64], Floats, Floats, judge.Words]] = {}
+        self._stop = False
+        self._saved = found.num_candidates
+
+    def search(self, workers: int) -> None:
+        """Until there are enough; what was judged is saved however it ends."""
+        try:
+            with ThreadPoolExecutor(workers) as pool:
+                futures = [pool.submit(self._work) for _ in range(workers)]
+                try:
+                    wait(futures, return_when=FIRST_EXCEPTION)
+                finally:
+                    self._stop = True
+            for future in futures:
+                future.result()
+        finally:
+            self._save()
+
+    def _work(self) -> None:
+        batch = _Batch()
+        try:
+            while not self._stop:
+                with self._stream:
+                    number, self._next_batch = self._next_batch, self._next_batch + 1
+                    self._state = batch.read(self._state)
+                    state = self._state
+                batch.judge(self._least)
+                with self._results:
+                    self._waiting[number] = (batch.lit.copy(), batch.rows.copy(), batch.p.copy(), state)
+                    while self._taken in self._waiting and not self._stop:
+                        self._take(*self._waiting.pop(self._taken))
+        finally:
+            self._stop = True
+
+    def _take(self, lit: npt.NDArray[np.int64], rows: Floats, p: Floats, state: judge.Words) -> None:
+        found = self._found
+        first = found.num_candidates
+        found.outcomes = [*found.outcomes, _outcomes(lit, self._least)]
+        found.systems += [
+            (first + lane, _system(rows[lane], p[lane])) for lane in np.flatnonzero(lit >= self._least).tolist()
+        ]
+        found.state = state
+        self._taken += 1
+        candidates = found.num_candidates
+        if len(found.outcomes) > 1000:
+            found.outcomes = [np.concatenate(found.outcomes)]
+        if self._on_progress:
+            self._on_progress(len(found.systems), candidates)
+        if len(found.systems) >= self._count:
+            self._stop = True
+        elif candidates - (found.systems[-1][0] if found.systems else 0) > _FRUITLESS:
+            raise DataError(f"no category among the last {_FRUITLESS} candidates; lower --min-fill")
+        elif candidates - self._saved >= _SAVE_CANDIDATES:
+            self._save()
+
+    def _save(self) -> None:
+        if self._path and self._found.num_candidates > self._saved:
+            self._saved = self._found.num_candidates
+            with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
+                self._found.save(self._path)
+
+
+class _Batch:
+    """One thread's buffers: four candidates from the stream, and how many pixels each lights."""
+
+    def __init__(self) -> None:
+        lanes, points = judge.LANES, judge.POINTS
+        self._words = np.empty(judge.STATE_WORDS + lanes * judge.CANDIDATE_WORDS, np.uint32)
+        self._starts, self._num_maps = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
+        self.rows, self.p = np.zeros((lanes, judge.MAX_MAPS, 6)), np.zeros((lanes, judge.MAX_MAPS))
+        self.lit = np.empty(lanes, np.int64)
+        self._choices = np.empty((lanes, points - 1), np.uint8)
+
+    def read(self, state: judge.Words) -> judge.Words:
+        """Take the next four candidates from the stream; returns its state after them."""
+        end = judge.read_batch(state, self._words, self.rows, self._num_maps, self._starts)
+        return self._words[end - judge.STATE_WORDS : end].copy()
+
+    def judge(self, least: int) -> None:
+        """Fill in how many pixels each lights (see `judge.judge_batch`)."""
+        judge.judge_batch(
+            self._words, self.rows, self._num_maps, self._starts, least, self.p, self.lit, self._choices
+        )
+
+
+def _outcomes(lit: npt.NDArray[np.int64], least: int) -> npt.NDArray[np.uint8]:
+    codes = np.where(lit >= least, _OUTCOMES.index("found"), _OUTCOMES.index("fill"))
+    codes[lit == judge.OVERFLOW] = _OUTCOMES.index("overflow")
+    codes[lit == judge.FLAT] = _OUTCOMES.index("flat")
+    return codes.astype(np.uint8)
+
+
+def _system(rows: Floats, p: Floats) -> IFS:
+    num_maps = np.count_nonzero(p)
+    return IFS(maps_from_rows(rows[:num_maps]), p[:num_maps])
