@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 
 from fracgen.draw import Renderer, fill_rate
@@ -47,8 +48,9 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
     contact sheet.
     """
     recipe, _ = OnePFrac().resolve()
-    renderer, maps, key = Renderer(recipe.base.p, recipe.style), recipe.base.maps, recipe.mask_key(0)
-    renderer.trace(maps)
+    renderer, maps, key = Renderer(recipe.style), recipe.base.maps, recipe.mask_key(0)
+    renderer.trace(recipe.base.p, maps, maps)
+    lanes = cycle((0, 1))  # the same lane again would keep its places
     image, sample = renderer.draw(mask_key=key), next(recipe.render([0]))
 
     def timed(step: Callable[[], object]) -> float:
@@ -56,12 +58,12 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
         return statistics.median(_seconds(step, time.thread_time) for _ in range(repeats)) * 1e3
 
     steps = {
-        "orbit": timed(lambda: renderer.trace(maps, maps)) / 2,
-        "rasterise": timed(lambda: renderer.draw(mask_key=key)),
+        "orbit": timed(lambda: renderer.trace(recipe.base.p, maps, maps)) / 2,
+        "rasterise": timed(lambda: renderer.draw(next(lanes), key)),
         "fill test": timed(lambda: fill_rate(image)),
         "encode, 8 bits": timed(lambda: encode_png(image)),
         "encode, 1 bit": timed(lambda: encode_png(image, 1)),
-        "pixel hash": timed(lambda: PixelHash().update(image, 0)),
+        "pixel hash": timed(lambda: PixelHash.digest(image, 0)),
     }
     drawing = steps["orbit"] + steps["rasterise"] + steps["fill test"]
     with tempfile.TemporaryDirectory() as scratch:

@@ -96,7 +96,7 @@ def load_categories(folder: Path, *, count: int | None = None) -> Categories:
 
 
 def category_files(systems: Sequence[IFS]) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the published files: 00000.csv and on, a row of a, b, c, d, e, f, p for each map, as numpy writes."""
+    """(name, bytes) of the published files, 00000.csv and on: a row a, b, c, d, e, f, p a map, as numpy writes it."""
     for category, ifs in enumerate(systems):
         rows = np.column_stack([rows_from_maps(ifs.maps), ifs.p])
         text = "".join(",".join(f"{number:.18e}" for number in row) + "\n" for row in rows.tolist())

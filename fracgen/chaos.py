@@ -21,13 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen.ifs import Floats
-from fracgen.rng import published_uniforms
+from shards.codec import GRAY
 
 MARGIN = 4
 """Canvases are this much wider and higher than the image, so that what sticks out needs no test: it is cropped."""
 NUM_MASKS = 511
 """Random patches are uniform over the masks 1 to 511: nine bits, not all zero."""
 NUM_HUES = 128
+NUM_BUCKETS = 4096
+_UNSURE = np.uint8(255)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -41,17 +43,45 @@ def kernel(function: Callable[..., Any]) -> Any:
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _LOW = np.uint64(0xFFFFFFFF)
+_EIGHT_PIXELS = (
+    (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") * np.uint8(GRAY))
+    .view(np.uint64)
+    .ravel()
+)
+"""Eight pixels of 0 or GRAY, by the byte that holds their bits, lowest first."""
 # Plain numbers would make these expressions signed, or float.
 _U1, _U3, _U5, _U6, _U7, _U27, _U30 = (np.uint64(number) for number in (1, 3, 5, 6, 7, 27, 30))
 _U31, _U32, _U61, _U63, _U64, _U511 = (np.uint64(number) for number in (31, 32, 61, 63, 64, 511))
+_U8, _U255 = np.uint64(8), np.uint64(255)
 
 
-def map_choices(p: Floats, points: int) -> npt.NDArray[np.uint8]:
-    """Number of the map that each step takes: (points - 1,) uint8, len(p) where it takes none (the point stays).
+@kernel
+def choose_maps(p: Floats, uniforms: Floats, buckets: npt.NDArray[np.uint16], choices: npt.NDArray[np.uint8]) -> None:
+    """Number of the map that each step takes: choices (T - 1,), filled; len(p) where it takes none (the point stays).
 
-    Step i takes the first map j with r[i] <= p_1 + ... + p_j, r from the published fixed stream.
+    Step i takes the first map j with r[i] <= p_1 + ... + p_j. uniforms: r, (T - 1,). buckets: floor(4096 r): a table
+    tells the map, save in the few buckets in which one map ends and the next begins.
     """
-    return np.searchsorted(np.cumsum(p), published_uniforms(points)[: points - 1]).astype(np.uint8)
+    limits, table = np.empty(p.size), np.empty(NUM_BUCKETS, np.uint8)
+    total, filled = 0.0, 0
+    for j in range(p.size):
+        total += p[j]
+        limits[j] = total
+        last = min(np.int64(total * NUM_BUCKETS), NUM_BUCKETS)
+        for bucket in range(filled, last):
+            table[bucket] = np.uint8(j)
+        if last < NUM_BUCKETS:
+            table[last] = _UNSURE
+        filled = max(filled, last + 1)
+    for bucket in range(filled, NUM_BUCKETS):
+        table[bucket] = np.uint8(p.size)
+    for i in range(choices.size):
+        choice = table[buckets[i]]
+        if choice == _UNSURE:
+            choice = np.uint8(0)
+            while choice < p.size and uniforms[i] > limits[choice]:
+                choice += np.uint8(1)
+        choices[i] = choice
 
 
 @kernel
@@ -175,6 +205,32 @@ def stamp_gray(
             canvas[word] = canvas[word] & keep | (mask & _U7) >> shift
             canvas[word + row] = canvas[word + row] & keep | (mask >> _U3 & _U7) >> shift
             canvas[word + row + row] = canvas[word + row + row] & keep | (mask >> _U6) >> shift
+
+
+@kernel
+def unpack_gray(
+    canvas: npt.NDArray[np.uint64], stride: int, top_bottom: bool, left_right: bool, image: npt.NDArray[np.uint8]
+) -> None:
+    """The image on a canvas of `stamp_gray`, 0 and 127, rows from the top (the canvas's are from the bottom).
+
+    image: (H, W), filled; mirrored top to bottom, left to right, or both.
+    """
+    height, width = image.shape
+    words = np.empty(stride // 8, np.uint64)
+    pixels = words.view(np.uint8)
+    for v in range(height):
+        row = image[v if top_bottom else height - 1 - v]
+        for word in range(stride // 64):
+            bits = canvas[v * stride // 64 + word]
+            for byte in range(8):
+                words[8 * word + byte] = _EIGHT_PIXELS[bits & _U255]
+                bits >>= _U8
+        if left_right:
+            for u in range(width):
+                row[u] = pixels[width - 1 - u]
+        else:
+            for u in range(width):
+                row[u] = pixels[u]
 
 
 @kernel

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fracgen import chaos
 from fracgen.ifs import IFS, Floats, maps_from_rows
-from shards.codec import GRAY
+from fracgen.rng import published_uniforms
 from shards.errors import DataError, UsageError
 from shards.sample import Image
 
@@ -66,33 +66,85 @@ def check_choice(name: str, value: object, choices: object) -> None:
         raise UsageError(f"{name} {value!r}: must be one of {', '.join(get_args(choices))}")
 
 
-class Renderer:
-    """One thread's buffers for drawing systems that share their probabilities (perturbations, weights) in one style.
+class Canvas:
+    """One thread's buffers for drawing points that have their places already, in one style.
 
-    `trace` two systems, then `draw` each of them, as often as wanted (with other masks). Memory: 41 bytes a point and
-    one canvas.
+    Memory: 4 bytes a point, and two canvases.
     """
 
-    def __init__(self, p: Floats, style: Style) -> None:
+    def __init__(self, style: Style) -> None:
         self.style = style
-        self._choices = _choices(p.tobytes(), style.points)
-        self._coefficients = np.zeros((2, len(p), 6))
+        rows = style.size + chaos.MARGIN
+        self.stride = rows if style.color == "color" else -(-rows // 64) * 64
+        self._visible = np.empty(style.points, np.uint32)
+        self._first_visible = 0
+        self._free = np.empty(rows * self.stride, np.uint8)
+        self._bits = np.empty(rows * self.stride // 64 if style.color == "gray" else 0, np.uint64)
+        self._pixels = np.empty((rows * self.stride if style.color == "color" else 0, 3), np.uint8)
+        self._offsets = np.empty(0, np.uint32)
+
+    def place(self, offsets: npt.NDArray[np.uint32]) -> None:
+        """Take points to draw, by their places v * stride + u (row v from the bottom, column u): (n,) uint32."""
+        self._offsets = offsets
+        if self.style.draw == "patch":
+            self._free.fill(1)
+            self._first_visible = int(chaos.find_visible(offsets, self._free, self._visible[: len(offsets)]))
+
+    def stamp(self, mask_key: int = 0) -> None:
+        """Draw the points; mask_key: 64-bit key of the random masks, where the style has them."""
+        style, offsets = self.style, self._offsets
+        visible, key = self._visible[self._first_visible : len(offsets)], np.uint64(mask_key)
+        if style.color == "gray":
+            self._bits.fill(0)
+            if style.draw == "point":
+                chaos.plot_gray(offsets, self._bits)
+            else:
+                chaos.stamp_gray(offsets, visible, key, style.random_masks, self.stride, self._bits)
+            return
+        self._pixels.fill(0)
+        if style.draw == "point":
+            chaos.plot_color(offsets, _hues(), self._pixels)
+        else:
+            chaos.stamp_color(offsets, visible, key, style.random_masks, _hues(), self.stride, self._pixels)
+
+    def image(self, *, top_bottom: bool = False, left_right: bool = False) -> Image:
+        """What is drawn, mirrored or not: uint8 (size, size), or (size, size, 3) in colour; rows from the top."""
+        size, stride = self.style.size, self.stride
+        if self.style.color == "gray":
+            image = np.empty((size, size), np.uint8)
+            chaos.unpack_gray(self._bits, stride, top_bottom, left_right, image)
+            return image
+        pixels = self._pixels.reshape(-1, stride, 3)[:size, :size]
+        return np.ascontiguousarray(pixels[:: 1 if top_bottom else -1, :: -1 if left_right else 1])
+
+
+class Renderer:
+    """One thread's buffers for tracing and drawing systems in one style.
+
+    `trace` two systems that share their probabilities (perturbations, weights), then `draw` each of them, as often as
+    wanted (with other masks, or mirrored). Memory: 41 bytes a point and the canvas.
+    """
+
+    def __init__(self, style: Style) -> None:
+        self.style, self._canvas = style, Canvas(style)
+        self._p = b""
+        self._choices = np.empty(style.points - 1, np.uint8)
         self._xs, self._ys = np.empty((2, style.points)), np.empty((2, style.points))
         self._extents = np.empty((2, 4))
         self._lengths = [0, 0]
         self._offsets = np.empty(style.points, np.uint32)
-        rows = style.size + chaos.MARGIN
-        self._stride = rows if style.color == "color" else -(-rows // 64) * 64
-        self._visible = np.empty(style.points, np.uint32)
-        self._free = np.empty(rows * self._stride, np.uint8)
-        self._bits = np.empty(rows * self._stride // 64 if style.color == "gray" else 0, np.uint64)
-        self._pixels = np.empty((rows * self._stride if style.color == "color" else 0, 3), np.uint8)
+        self._placed: int | None = None
 
-    def trace(self, *maps: Floats) -> None:
-        """Trace one system or two: (N, 2, 3) each. A diverging orbit is trimmed by the published rule."""
+    def trace(self, p: Floats, *maps: Floats) -> None:
+        """Trace one system or two, (N, 2, 3) each, chosen with p (N,). A diverging orbit is trimmed as published."""
+        if p.tobytes() != self._p:
+            chaos.choose_maps(p, *_stream(self.style.points), self._choices)
+            self._p = p.tobytes()
+        coefficients = np.zeros((2, len(p), 6))
         for lane in range(2):
-            self._coefficients[lane] = maps[min(lane, len(maps) - 1)].reshape(-1, 6)
-        chaos.trace_pair(self._coefficients, self._choices, self._xs, self._ys, self._extents)
+            coefficients[lane] = maps[min(lane, len(maps) - 1)].reshape(-1, 6)
+        chaos.trace_pair(coefficients, self._choices, self._xs, self._ys, self._extents)
+        self._placed = None
         for lane in range(2):
             self._lengths[lane] = self.style.points
             if np.isnan(self._xs[lane, -1]) or np.isnan(self._ys[lane, -1]):
@@ -114,37 +166,38 @@ class Renderer:
         """Whether the traced orbit ran into NaN."""
         return self._lengths[lane] < self.style.points
 
-    def draw(self, lane: int = 0, mask_key: int = 0) -> Image:
-        """The image of a traced orbit: uint8 (size, size), or (size, size, 3) in colour; rows from the top.
+    def length(self, lane: int = 0) -> int:
+        """How many points of the traced orbit are drawn: all, or those before it diverged."""
+        return self._lengths[lane]
+
+    def stamp(self, lane: int = 0, mask_key: int = 0) -> None:
+        """Draw a traced orbit; `image` gives what is drawn.
 
         mask_key: 64-bit key of the random masks, where the style has them.
         Raises DataError where nothing is left of the orbit.
         """
-        style, length, stride = self.style, self._lengths[lane], self._stride
+        self._place(lane)
+        self._canvas.stamp(mask_key)
+
+    def image(self, *, top_bottom: bool = False, left_right: bool = False) -> Image:
+        """What was stamped last, mirrored or not: see `Canvas.image`."""
+        return self._canvas.image(top_bottom=top_bottom, left_right=left_right)
+
+    def draw(self, lane: int = 0, mask_key: int = 0) -> Image:
+        """The image of a traced orbit: `stamp` and `image` in one."""
+        self.stamp(lane, mask_key)
+        return self.image()
+
+    def _place(self, lane: int) -> None:
+        if lane == self._placed:
+            return
+        style, length, stride = self.style, self._lengths[lane], self._canvas.stride
         if not length:
             raise DataError(f"overflow: the orbit runs into NaN within its first {TRIM} points; nothing is left")
         offsets, extent = self._offsets[:length], self._extents[lane]
         chaos.locate(self._xs[lane, :length], self._ys[lane, :length], extent, style.size, style.pad, stride, offsets)
-        if style.draw == "patch":
-            self._free.fill(1)
-            visible = self._visible[:length]
-            visible = visible[chaos.find_visible(offsets, self._free, visible) :]
-        key, random = np.uint64(mask_key), style.random_masks
-        if style.color == "gray":
-            self._bits.fill(0)
-            if style.draw == "point":
-                chaos.plot_gray(offsets, self._bits)
-            else:
-                chaos.stamp_gray(offsets, visible, key, random, stride, self._bits)
-            packed = self._bits.view(np.uint8).reshape(-1, stride // 8)[style.size - 1 :: -1]
-            image = np.unpackbits(packed, axis=1, count=style.size, bitorder="little")
-            return np.multiply(image, GRAY, out=image)
-        self._pixels.fill(0)
-        if style.draw == "point":
-            chaos.plot_color(offsets, _hues(), self._pixels)
-        else:
-            chaos.stamp_color(offsets, visible, key, random, _hues(), stride, self._pixels)
-        return np.ascontiguousarray(self._pixels.reshape(-1, stride, 3)[style.size - 1 :: -1, : style.size])
+        self._canvas.place(offsets)
+        self._placed = lane
 
 
 def fill_rate(image: Image) -> float:
@@ -165,8 +218,8 @@ def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key:
             raise UsageError(f"weights: give one vector of 6, or {len(ifs)} (one per map), not {weights.shape}")
         with np.errstate(over="ignore"):  # a coefficient of infinity is drawn like any other
             maps = maps * maps_from_rows(np.broadcast_to(weights, (len(ifs), 6)))
-    renderer = Renderer(ifs.p, style)
-    renderer.trace(maps)
+    renderer = Renderer(style)
+    renderer.trace(ifs.p, maps)
     return renderer.draw(mask_key=mask_key)
 
 
@@ -184,9 +237,11 @@ def parse_weights(text: str) -> Floats:
     return np.array(rows)
 
 
-@lru_cache(maxsize=4)
-def _choices(p: bytes, points: int) -> npt.NDArray[np.uint8]:
-    return chaos.map_choices(np.frombuffer(p), points)
+@lru_cache(maxsize=2)
+def _stream(points: int) -> tuple[Floats, npt.NDArray[np.uint16]]:
+    """The published uniform numbers, and the bucket of `chaos.choose_maps` in which each lies."""
+    uniforms = published_uniforms(points)[: points - 1]
+    return uniforms, (uniforms * chaos.NUM_BUCKETS).astype(np.uint16)
 
 
 @cache

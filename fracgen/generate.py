@@ -1,39 +1,55 @@
-"""Render a recipe into a folder of shards: plan them, run them on an executor, resume, report."""
+"""Render a recipe into a folder of shards: plan them, run them on an executor, resume, finish."""
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from fracgen.preview import contact_sheet
-from fracgen.recipes import Recipe, recipe_hash, to_dict
+from fracgen.recipes import Recipe, from_dict, inputs, recipe_hash, to_dict
 from shards.errors import DataError, UsageError
-from shards.folder import FolderWriter, commit_shard
-from shards.layout import Layout, default_num_shards
-from shards.manifest import ImageFormat, Manifest, ShardRecord, sidecars
+from shards.folder import FolderWriter, commit_shard, num_parts, read_plan
+from shards.layout import Layout, Part, default_num_shards
+from shards.manifest import MANIFEST, ImageFormat, Manifest, ShardRecord, load_manifest, sidecars
 from shards.sample import Sample
+from shards.typed import parse
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
 """The packages whose version can change a byte of a folder."""
 
 _cancelled: set[str] = set()
 """Tokens of runs that were interrupted: their threads stop at the next image."""
+_jobs: dict[str, tuple[Recipe, Layout]] = {}
+"""What the runs, by token, render in this process."""
+_jobs_lock = threading.Lock()
+_MAX_JOBS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What `write_shards` did. new_samples and seconds count this run only; the manifest counts the folder."""
+    """What `write_shards` did. new_samples and seconds count this run only; the manifest counts the folder.
+
+    manifest: None after a part, as only `merge` writes it. num_samples: of the folder, or of the part.
+    """
 
     folder: Path
-    manifest: Manifest
+    manifest: Manifest | None
+    num_samples: int
     new_samples: int
     seconds: float
-    workers: int
 
 
 def versions() -> dict[str, str]:
@@ -52,7 +68,9 @@ def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: int = 8, ke
     Raises UsageError for a number of shards that is not possible, and for bits that cannot hold the recipe's images.
     """
     if png_bits == 1 and not recipe.two_level:
-        raise UsageError("--png-bits 1 holds gray images of two levels only; leave it out, or draw in gray")
+        raise UsageError(
+            "--png-bits 1 holds gray images of the levels 0 and 127 only, and these have others; leave it out"
+        )
     return Layout(
         name=recipe.NAME,
         num_samples=len(recipe),
@@ -71,48 +89,101 @@ def write_shards(
     provenance: dict[str, Any] | None = None,
     executor: Executor | None = None,
     workers: int | None = None,
+    part: Part | None = None,
     any_versions: bool = False,
     on_shard: Callable[[ShardRecord], None] | None = None,
 ) -> Result:
     """Write all shards of a resolved recipe to `folder`, or those that are missing, and finish the folder.
 
-    executor: any concurrent.futures.Executor; without one, `workers` threads (all cores). What is handed to it can be
-    pickled. The bytes are the same whatever executor, workers and interruptions.
+    executor: any concurrent.futures.Executor; without one, `workers` threads (all cores). What is handed to it is the
+    folder, which its workers must see under the same path, a shard's number and a token; the folder holds the plan.
+    The bytes are the same whatever executor, workers and interruptions.
+    part: write these shards only, beside other runs that write other parts; `merge` then finishes the folder.
     on_shard: called with each record as it is committed, those of an earlier run first.
 
     Raises UsageError where the folder is not to be written, DataError where an image cannot be made or a worker died;
     shards that are committed by then stay, and the same call goes on from there.
     """
-    folder, layout, started = Path(folder), layout or plan(recipe), time.perf_counter()
-    workers = workers or num_cores()
-    key = {"recipe_hash": recipe_hash(recipe), "layout": layout.to_dict(), "versions": versions()}
-    with FolderWriter(folder, key, any_versions=any_versions) as writer:
+    folder, layout, started = Path(folder).absolute(), layout or plan(recipe), time.perf_counter()
+    work = _plan_of(recipe, layout, provenance or {})
+    with FolderWriter(folder, work, inputs=inputs(recipe), part=part, any_versions=any_versions) as writer:
         for record in writer.records.values():
             if on_shard:
                 on_shard(record)
         new_samples = 0
         if writer.manifest is None:
-            pool = executor or ThreadPoolExecutor(workers)
+            pool = executor or ThreadPoolExecutor(workers or num_cores())
             try:
                 new_samples, preview = _render_missing(pool, recipe, writer, on_shard)
-            except BrokenExecutor as error:
+            except (BrokenExecutor, CancelledError) as error:
                 message = f"a worker died ({error}); the finished shards are kept, run the same again"
                 raise DataError(message) from error
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
-            manifest = _manifest(recipe, layout, key, provenance or {}, writer)
-            files = {**sidecars(manifest), "preview.png": preview}
-            hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-            writer.finish(replace(manifest, files=hashes), files)
-        assert writer.manifest is not None
+            if part is None:
+                _finish(writer, recipe, work, preview)
         return Result(
             folder=folder,
             manifest=writer.manifest,
+            num_samples=sum(record.samples for record in writer.records.values()),
             new_samples=new_samples,
             seconds=time.perf_counter() - started,
-            workers=workers,
         )
+
+
+def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
+    """Finish a folder of which all parts are written. One that is finished is left alone.
+
+    Raises DataError with the shards that are missing, and the parts to which they belong; UsageError where the folder
+    holds no shards, a part is being written, or other versions began it.
+    """
+    folder, started = Path(folder).absolute(), time.perf_counter()
+    if (folder / MANIFEST).exists():
+        manifest = load_manifest(folder)
+        work: dict[str, Any] = {"recipe": dict(manifest.recipe), "provenance": dict(manifest.provenance)}
+        work |= {"recipe_hash": manifest.recipe_hash, "layout": manifest.layout.to_dict(), "versions": versions()}
+    else:
+        work = {**read_plan(folder), "versions": versions()}
+    try:
+        recipe = from_dict(work["recipe"], folder)
+    except (UsageError, KeyError) as error:
+        raise DataError(f"{folder}: its plan is damaged ({error})") from error
+    count = num_parts(folder)
+    with FolderWriter(folder, work, any_versions=any_versions) as writer:
+        if missing := writer.missing():
+            raise DataError(_missing_shards(folder, missing, count))
+        if writer.manifest is None:
+            _finish(writer, recipe, work, contact_sheet(recipe.preview()))
+        assert writer.manifest is not None
+        seconds = time.perf_counter() - started
+        return Result(
+            folder=folder,
+            manifest=writer.manifest,
+            num_samples=writer.manifest.num_samples,
+            new_samples=0,
+            seconds=seconds,
+        )
+
+
+def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:
+    named = ", ".join(f"{shard:06d}" for shard in missing[:8]) + (", ..." if len(missing) > 8 else "")
+    message = f"{folder}: {len(missing)} shards are missing ({named})"
+    if count is None:
+        return f"{message}; run the command that began the folder once more"
+    parts = sorted({shard % count + 1 for shard in missing})
+    named = ", ".join(f"{part}/{count}" for part in parts[:8]) + (", ..." if len(parts) > 8 else "")
+    return f"{message}; render part{'s' if len(parts) > 1 else ''} {named} again"
+
+
+def _plan_of(recipe: Recipe, layout: Layout, provenance: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "recipe": to_dict(recipe),
+        "recipe_hash": recipe_hash(recipe),
+        "provenance": provenance,
+        "layout": layout.to_dict(),
+        "versions": versions(),
+    }
 
 
 def _render_missing(
@@ -121,10 +192,11 @@ def _render_missing(
     """Have the missing shards rendered, and draw the contact sheet meanwhile: (number of new samples, the sheet)."""
     futures: dict[Future[ShardRecord], int] = {}
     new_samples = 0
+    _remember(writer.token, (recipe, writer.layout))
     try:
         for shard in writer.missing():
-            futures[pool.submit(render_shard, recipe, writer.layout, writer.folder, shard, writer.token)] = shard
-        preview = contact_sheet(recipe.preview())
+            futures[pool.submit(render_shard, writer.folder, shard, writer.token)] = shard
+        preview = contact_sheet(recipe.preview()) if writer.part is None else b""
         for future in as_completed(futures):
             record = future.result()
             writer.add(futures[future], record)
@@ -139,30 +211,55 @@ def _render_missing(
     return new_samples, preview
 
 
-def render_shard(recipe: Recipe, layout: Layout, folder: Path, shard: int, token: str) -> ShardRecord:
-    """Render one shard and commit it: the unit of work that an executor runs."""
-    return commit_shard(folder, shard, _until_cancelled(recipe, layout, shard, token), layout, token)
+def render_shard(folder: Path, shard: int, token: str) -> ShardRecord:
+    """Render one shard and commit it: the unit of work that an executor runs, wherever the folder can be seen."""
+    recipe, layout = _job(folder, token)
+    samples = _until_cancelled(recipe, layout, shard, token)
+    return commit_shard(folder, shard, samples, layout, token, layout.indices(shard).tolist())
+
+
+def _job(folder: Path, token: str) -> tuple[Recipe, Layout]:
+    """What a run renders; in another process than the run's, from the plan in the folder."""
+    with _jobs_lock:
+        if (job := _jobs.get(token)) is not None:
+            return job
+    work = read_plan(folder)
+    if work["versions"] != versions() and not work["any_versions"]:
+        raise DataError(
+            f"a worker has other versions ({versions()}) than the run ({work['versions']}); make them equal"
+        )
+    return _remember(token, (from_dict(work["recipe"], folder), parse(Layout, work["layout"])))
+
+
+def _remember(token: str, job: tuple[Recipe, Layout]) -> tuple[Recipe, Layout]:
+    with _jobs_lock:
+        _jobs[token] = job
+        while len(_jobs) > _MAX_JOBS:
+            del _jobs[next(iter(_jobs))]
+    return job
 
 
 def _until_cancelled(recipe: Recipe, layout: Layout, shard: int, token: str) -> Iterator[Sample]:
-    for sample in recipe.render(layout.indices(shard).tolist()):
+    for sample in recipe.render(layout.work_order(shard).tolist()):
         if token in _cancelled:
             raise DataError("the run was interrupted")
         yield sample
 
 
-def _manifest(
-    recipe: Recipe, layout: Layout, key: dict[str, Any], provenance: dict[str, Any], writer: FolderWriter
-) -> Manifest:
+def _finish(writer: FolderWriter, recipe: Recipe, work: dict[str, Any], preview: bytes) -> None:
+    """Write the sidecars and the manifest."""
     height, width, *channels = recipe.image_shape
-    return Manifest(
-        recipe=to_dict(recipe),
-        recipe_hash=key["recipe_hash"],
-        provenance=provenance,
-        layout=layout,
-        versions=key["versions"],
+    manifest = Manifest(
+        recipe=work["recipe"],
+        recipe_hash=work["recipe_hash"],
+        provenance=work["provenance"],
+        layout=writer.layout,
+        versions=work["versions"],
         class_names=recipe.class_names,
         image=ImageFormat(extension="png", width=width, height=height, mode="RGB" if channels else "L"),
-        shards=tuple(writer.records[shard] for shard in range(layout.num_shards)),
+        shards=tuple(writer.records[shard] for shard in range(writer.layout.num_shards)),
         files={},
     )
+    files = {**inputs(recipe), **sidecars(manifest), "preview.png": preview}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    writer.finish(replace(manifest, files=hashes), files)

@@ -180,7 +180,7 @@ class OnePFrac:
         Two orbits are traced at a time; a rejected draw is tried again in the next pair.
         Raises DataError for a class that cannot be rendered within `max_tries`.
         """
-        renderer = Renderer(self.base.p, self.style)
+        renderer = Renderer(self.style)
         queue, pending = enumerate(indices), list[tuple[int, _Draw]]()
         drawn, next_place = dict[int, Sample](), 0
         while True:
@@ -188,7 +188,7 @@ class OnePFrac:
             pending += [(place, _Draw(self, index)) for place, index in islice(queue, wanted)]
             if not pending:
                 return
-            renderer.trace(*(draw.maps for _, draw in pending))
+            renderer.trace(self.base.p, *(draw.maps for _, draw in pending))
             judged = [(place, draw, draw.judge(renderer, lane)) for lane, (place, draw) in enumerate(pending)]
             pending = [(place, draw) for place, draw, sample in judged if sample is None]
             drawn.update((place, sample) for place, _, sample in judged if sample is not None)
@@ -201,8 +201,8 @@ class OnePFrac:
 
         Red: only in the class; blue: only in the base; gray: in both.
         """
-        renderer = Renderer(self.base.p, self.style)
-        renderer.trace(self.base.maps)
+        renderer = Renderer(self.style)
+        renderer.trace(self.base.p, self.base.maps)
         base = renderer.draw(mask_key=self.mask_key(0))
         yield [("base fractal", base), ("blue: base", _compare(np.zeros_like(base), base))]
         shown = np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int)
@@ -288,12 +288,12 @@ class _Vetting:
 
     def __init__(self, recipe: OnePFrac, ifs: IFS, attempt: int = 0) -> None:
         self.recipe, self.attempt = replace(recipe, ifs=ifs), attempt
-        self.renderer = Renderer(ifs.p, recipe.style)
+        self.renderer = Renderer(recipe.style)
         self.mask_key = self.recipe.mask_key(0)
 
     def base_fails(self) -> str | None:
         """Why the unperturbed image is not fit, or None."""
-        self.renderer.trace(self.recipe.base.maps)
+        self.renderer.trace(self.recipe.base.p, self.recipe.base.maps)
         return self.recipe.rejection(self.renderer, 0, self.mask_key)[0]
 
     def acceptance(self, better_than: float = -1.0) -> float:
@@ -302,7 +302,7 @@ class _Vetting:
         for done in range(0, VET_PROBES, 2):
             if passed + VET_PROBES - done <= better_than * VET_PROBES:
                 return 0.0
-            self.renderer.trace(*probes[done : done + 2])
+            self.renderer.trace(self.recipe.base.p, *probes[done : done + 2])
             passed += sum(self.recipe.rejection(self.renderer, lane, self.mask_key)[0] is None for lane in range(2))
         return passed / VET_PROBES
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import hashlib
 import re
 import reprlib
 import typing
@@ -11,9 +12,12 @@ from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import yaml
 
+from fracgen.categories import Categories
+from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.ifs import IFS, read_text
 from fracgen.onepfrac import OnePFrac
 from shards.errors import UsageError
+from shards.folder import read_input
 from shards.manifest import FORMAT, MANIFEST, hash_json
 from shards.sample import Image, Sample
 
@@ -24,7 +28,11 @@ class Recipe(Protocol):
 
     NAME: ClassVar[str]
     PROVENANCE: ClassVar[frozenset[str]]
-    group: ClassVar[int]
+
+    @property
+    def group(self) -> int:
+        """How many consecutive indices share work."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -65,7 +73,7 @@ class Recipe(Protocol):
         ...
 
 
-RECIPES: Mapping[str, type[Recipe]] = {OnePFrac.NAME: OnePFrac}
+RECIPES: Mapping[str, type[Recipe]] = {kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB)}
 
 
 def build(name: str, values: Mapping[str, Any]) -> Recipe:
@@ -95,6 +103,10 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
 
 
 def _check_type(name: str, value: Any, expected: Any) -> Any:
+    if expected == (Categories | None):
+        if value is None or isinstance(value, Categories):
+            return value
+        raise UsageError(f"{name} {reprlib.repr(value)}: must be left out; --categories-from takes categories")
     if expected == (IFS | None):
         return value if value is None or isinstance(value, IFS) else IFS.from_dict(value)
     if typing.get_origin(expected) is Literal:
@@ -119,19 +131,49 @@ def _nearest(word: str, words: Iterable[str]) -> str:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """All fields and the recipe's name, JSON-able; a base fractal only where there is one."""
+    """All fields and the recipe's name, JSON-able; what was not given nor resolved is left out.
+
+    What lies in a file of its own (`inputs`) is named by that file and its sha256.
+    """
     values: dict[str, Any] = {"recipe": recipe.NAME}
-    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
-        value = getattr(recipe, field.name)
+    for name, value in _fields(recipe):
+        if isinstance(value, IFS):
+            value = value.to_dict()
+        elif isinstance(value, Categories):
+            value = {"file": value.FILE, "sha256": value.sha256}
         if value is not None:
-            values[field.name] = value.to_dict() if isinstance(value, IFS) else value
+            values[name] = value
     return values
 
 
-def from_dict(values: Mapping[str, Any]) -> Recipe:
-    """The inverse of `to_dict`; raises UsageError as `build` does."""
-    values = dict(values)
+def inputs(recipe: Recipe) -> dict[str, bytes]:
+    """The files that a resolved recipe needs beside its values, by name."""
+    return {value.FILE: value.to_bytes() for _, value in _fields(recipe) if isinstance(value, Categories)}
+
+
+def _fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
+        yield field.name, getattr(recipe, field.name)
+
+
+def from_dict(values: Mapping[str, Any], folder: Path | None = None) -> Recipe:
+    """The inverse of `to_dict`. folder: where the files lie that the values name.
+
+    Raises UsageError as `build` does, and where a file is missing or is another.
+    """
+    values = {key: _read_input(value, folder) for key, value in values.items()}
     return build(str(values.pop("recipe", OnePFrac.NAME)), values)
+
+
+def _read_input(value: Any, folder: Path | None) -> Any:
+    if not isinstance(value, dict) or set(value) != {"file", "sha256"} or folder is None:
+        return value
+    if value["file"] != Categories.FILE:
+        raise UsageError(f"file {reprlib.repr(value['file'])}: must be {Categories.FILE}")
+    data = read_input(folder, Categories.FILE)
+    if hashlib.sha256(data).hexdigest() != value["sha256"]:
+        raise UsageError(f"{folder / Categories.FILE}: is not the file that the recipe names")
+    return Categories.from_bytes(data)
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -193,11 +235,19 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     values, overrides = load_values(path), overrides or {}
     kept = {key: value for key, value in values.items() if str(key).replace("-", "_") not in overrides}
     try:
-        return from_dict({**kept, **overrides})
+        return from_dict({**kept, **overrides}, path if path.is_dir() else path.parent)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Write a recipe as YAML; `load_recipe` gives it back exactly."""
+    """Write a recipe as YAML, and its `inputs` beside it; `load_recipe` gives it back exactly.
+
+    Raises UsageError where another file of an input's name is there.
+    """
+    for name, data in inputs(recipe).items():
+        beside = path.with_name(name)
+        if beside.exists() and beside.read_bytes() != data:
+            raise UsageError(f"{beside}: another recipe's is there; save in another folder")
+        beside.write_bytes(data)
     path.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False), "utf-8")

@@ -42,7 +42,7 @@ def published_uniforms(count: int) -> npt.NDArray[np.float64]:
 
 
 def legacy_state(seed: int) -> npt.NDArray[np.uint32]:
-    """The 624 words with which numpy's legacy generator begins after `numpy.random.seed(seed)`: the published searches'."""
+    """The 624 words with which numpy's legacy generator begins after `numpy.random.seed(seed)`, (624,) uint32."""
     _, words, position, *_ = np.random.RandomState(seed).get_state(legacy=True)
     assert position == len(words), "the first draw makes the first block"
     return np.array(words, np.uint32)

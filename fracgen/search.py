@@ -241,9 +241,7 @@ class _Batch:
 
     def judge(self, least: int) -> None:
         """Fill in how many pixels each lights (see `judge.judge_batch`)."""
-        judge.judge_batch(
-            self._words, self.rows, self._num_maps, self._starts, least, self.p, self.lit, self._choices
-        )
+        judge.judge_batch(self._words, self.rows, self._num_maps, self._starts, least, self.p, self.lit, self._choices)
 
 
 def _outcomes(lit: npt.NDArray[np.int64], least: int) -> npt.NDArray[np.uint8]:

@@ -1,17 +1,21 @@
-"""A folder of shards while it is written: one writer, shards committed whole, resumed after any interruption.
+"""A folder of shards while it is written: shards committed whole, resumed after any interruption.
 
     <folder>/<name>-train-000000.tar ...    committed shards
-    <folder>/.partial/plan.json             what is being written; another plan is refused
-    <folder>/.partial/lock                  held by the one run that writes; the system frees it with the process
-    <folder>/.partial/owner                 token of that run; a worker of an earlier run sees that it is not its own
-    <folder>/.partial/commit                locked while a worker commits, and while a run takes over
+    <folder>/.partial/plan.json             what is being written, whole; another plan is refused
+    <folder>/.partial/input-NAME            the files that the recipe was made from
+    <folder>/.partial/lock                  held by the one run that writes, or shared by runs of different parts
+    <folder>/.partial/lock-PART             held by the one run that writes this part
+    <folder>/.partial/parts                 in how many parts the folder is being written
+    <folder>/.partial/run-TOKEN             a run that is on: without it, its workers commit nothing
+    <folder>/.partial/commit                locked while a worker commits, and while a run begins
     <folder>/.partial/000000.json ...       the record of each committed shard, written after the shard
-    <folder>/.partial/*.tmp                 what is not committed: rubbish, if no run is on
+    <folder>/.partial/*.tmp                 what is not committed: rubbish, if its run is over
     <folder>/dataset.json                   the manifest, written last: the folder is finished
 
 A crash leaves a shard without its record (rubbish: removed), or everything but the removal of `.partial` (removed by
 the next run). Only the shards are flushed to the disk before their records, so after a power cut a record may be
-missing or empty, which costs one shard, but none can vouch for a shard that did not survive.
+missing or empty, which costs one shard, but none can vouch for a shard that did not survive. Locks are fcntl's: the
+system frees them with the process, and network file systems that know POSIX locks share them between machines.
 """
 
 import contextlib
@@ -21,14 +25,14 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from shards.errors import DataError, UsageError
-from shards.layout import Layout
+from shards.layout import Layout, Part
 from shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
 from shards.sample import Sample
 from shards.typed import parse
@@ -36,30 +40,45 @@ from shards.writer import write_tar
 
 _held: set[Path] = set()
 _held_guard = threading.Lock()
+_commit_lock = threading.Lock()
+_STATE = re.compile(r"plan\.json|parts|commit|lock(-\d+-of-\d+)?|run-.*|input-.*|\d+\.json|.*\.tmp")
+"""Names of our files in `.partial`."""
 
 
 class FolderWriter:
-    """The one writer of a folder, as a context manager.
+    """The one writer of a folder, or of a part of it, as a context manager.
 
-    plan: JSON-able; what determines every byte of the folder, under the keys "recipe_hash", "layout" and "versions".
+    plan: JSON-able; its keys "recipe_hash", "layout" and "versions" determine every byte of the folder, and what else
+    is in it is kept with them. inputs: files that belong to the plan, by name.
+    part: which shards to write, beside other runs that write other parts; all by default.
     Entering creates the folder, takes the lock, compares the plan with what is there, and removes rubbish.
 
     Raises UsageError where the folder cannot be written, holds something else, or is being written by another run.
     """
 
-    def __init__(self, folder: Path, plan: Mapping[str, Any], *, any_versions: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        plan: Mapping[str, Any],
+        *,
+        inputs: Mapping[str, bytes] | None = None,
+        part: Part | None = None,
+        any_versions: bool = False,
+    ) -> None:
         self.folder = folder
         self.layout = parse(Layout, plan["layout"])
-        self.token = secrets.token_hex(16)
+        self.part = part
         self.manifest: Manifest | None = None
         self.records: dict[int, ShardRecord] = {}
+        self._shards = range(self.layout.num_shards) if part is None else part.shards(self.layout.num_shards)
+        self._slug = "whole" if part is None else f"{part.number:05d}-of-{part.count:05d}"
+        self.token = f"{self._slug}-{secrets.token_hex(16)}"
         self._expected: dict[int, ShardRecord] = {}
-        self._plan = dict(plan)
-        self._plan_path = folder / PARTIAL / "plan.json"
+        self._plan, self._inputs = dict(plan), dict(inputs or {})
         self._any_versions = any_versions
         self._made_partial = False
         self._key = folder.resolve()
-        self._lock: IO[bytes] | None = None
+        self._locks: list[IO[bytes]] = []
 
     @property
     def partial(self) -> Path:
@@ -67,19 +86,22 @@ class FolderWriter:
         return self.folder / PARTIAL
 
     def missing(self) -> list[int]:
-        """Numbers of the shards that are not committed yet."""
-        return [shard for shard in range(self.layout.num_shards) if shard not in self.records]
+        """Numbers of the shards, of this part, that are not committed yet."""
+        return [shard for shard in self._shards if shard not in self.records]
 
     def __enter__(self) -> Self:
         try:
             if not self.partial.exists() and (self.folder / MANIFEST).exists() and self._is_complete():
                 return self
             self._create()
-            self._take_lock()
+            self._claim()
+            alone = False
             try:
-                self._adopt()
+                with _commit_guard(self.partial, make=True):
+                    alone = self._take_locks()
+                    self._adopt(alone)
             except BaseException:
-                if self._made_partial:  # refused: leave the folder as it was
+                if self._made_partial and alone:  # refused: leave the folder as it was
                     self._remove_state()
                 self._release()
                 raise
@@ -90,8 +112,7 @@ class FolderWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lock is not None:  # a complete folder was not locked: what is there may be another run's
-            (self.partial / "owner").unlink(missing_ok=True)
+        (self.partial / f"run-{self.token}").unlink(missing_ok=True)
         self._release()
 
     def add(self, shard: int, record: ShardRecord) -> None:
@@ -124,34 +145,43 @@ class FolderWriter:
                 raise UsageError(f"{self.folder}: not empty, and not a folder of shards; name another with --out")
         self.partial.mkdir(parents=True, exist_ok=True)
 
-    def _take_lock(self) -> None:
-        """An fcntl lock: children do not inherit it and the system frees it, so that no dead run can hold it."""
+    @property
+    def _plan_path(self) -> Path:
+        return self.partial / "plan.json"
+
+    def _claim(self) -> None:
+        """One run of a process at a time: closing a file frees all locks that its process has on it."""
         with _held_guard:
             if self._key in _held:
                 raise UsageError(f"{self.folder}: this process is writing it already")
             _held.add(self._key)
-        try:
-            while True:
-                path = self.partial / "lock"
-                self._lock = path.open("a+b")
-                try:
-                    fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError):
-                    raise UsageError(f"{self.folder}: another run is writing it; wait, or name another --out") from None
-                # A run that finished between the two lines above has removed the file that is locked now.
-                with contextlib.suppress(FileNotFoundError):
-                    if path.stat().st_ino == os.fstat(self._lock.fileno()).st_ino:
-                        return
-                self._lock.close()
-                self.partial.mkdir(exist_ok=True)
-        except BaseException:
-            self._release()
-            raise
+
+    def _take_locks(self) -> bool:
+        """Take the folder's lock, alone, or for a part shared; returns whether no other run is on."""
+        lock = self._open_lock("lock")
+        alone = _lock(lock, fcntl.LOCK_EX)
+        if self.part is None:
+            if not alone:
+                raise UsageError(f"{self.folder}: another run is writing it; wait, or name another --out")
+            return True
+        if not _lock(lock, fcntl.LOCK_SH):
+            raise UsageError(f"{self.folder}: another run is writing all of it; wait, or name another --out")
+        if not _lock(self._open_lock(f"lock-{self._slug}"), fcntl.LOCK_EX):
+            raise UsageError(f"{self.folder}: another run is writing part {self.part}")
+        if not alone and (count := num_parts(self.folder)) != self.part.count:
+            raise UsageError(
+                f"{self.folder}: is being written in {count} parts, this is one of {self.part.count}; wait"
+            )
+        return alone
+
+    def _open_lock(self, name: str) -> IO[bytes]:
+        self._locks.append(_open_lasting(self.partial / name, make=True))
+        return self._locks[-1]
 
     def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        for lock in self._locks:
+            lock.close()
+        self._locks = []
         with _held_guard:
             _held.discard(self._key)
 
@@ -170,25 +200,31 @@ class FolderWriter:
         self.manifest = manifest
         return True
 
-    def _adopt(self) -> None:
+    def _adopt(self, alone: bool) -> None:
         """Compare the plan with what the folder holds, keep what is good, remove the rest."""
         if (self.folder / MANIFEST).exists():
             if self._is_complete():
-                self._remove_state()
+                if alone:
+                    self._remove_state()
                 return
         else:
-            found = {shard: self._read_record(shard) for shard in range(self.layout.num_shards)}
-            if any(self.partial.glob("[0-9]*.json")):
+            found = {shard: self._read_record(shard) for shard in self._shards}
+            if not alone or any(self.partial.glob("[0-9]*.json")):
                 plan = _read_json(self._plan_path)
                 self._compare_contents(plan.get("recipe_hash"), plan.get("layout"))
                 self._compare_versions(plan.get("versions"))
             self.records = {
                 shard: record for shard, record in found.items() if record and self._is_there(shard, record)
             }
-        with _commit_guard(self.partial):
-            _replace(self.partial / "owner", self.token.encode(), self.partial)
-            _replace(self._plan_path, to_json(self._plan, indent=1).encode(), self.partial, durable=True)
-            self._remove_rubbish()
+        self._remove_rubbish(alone)
+        if alone:
+            plan = {**self._plan, "any_versions": self._any_versions}
+            for name, data in self._inputs.items():
+                _replace(self.partial / f"input-{name}", data, self.partial, durable=True)
+            _replace(self._plan_path, to_json(plan, indent=1).encode(), self.partial, durable=True)
+            if self.part is not None:
+                _replace(self.partial / "parts", str(self.part.count).encode(), self.partial)
+        _replace(self.partial / f"run-{self.token}", b"", self.partial)
 
     def _compare_contents(self, recipe_hash: object, layout: object) -> None:
         wanted = self._plan["layout"]
@@ -221,9 +257,12 @@ class FolderWriter:
         path = self.folder / self.layout.filename(shard)
         return path.is_file() and path.stat().st_size == record.bytes
 
-    def _remove_rubbish(self) -> None:
-        for path in self.partial.glob("*.tmp"):
-            path.unlink()
+    def _remove_rubbish(self, alone: bool) -> None:
+        """Of earlier runs; where another part's run is on, of this part only."""
+        whose = "*" if alone else f"*{self._slug}-*"
+        for pattern in (f"run-{whose}", f"{whose}.tmp"):
+            for path in self.partial.glob(pattern):
+                path.unlink(missing_ok=True)
         for shard in self.missing():
             (self.folder / self.layout.filename(shard)).unlink(missing_ok=True)
             (self.partial / f"{shard:06d}.json").unlink(missing_ok=True)
@@ -236,18 +275,46 @@ class FolderWriter:
             self.partial.rmdir()
 
 
-def commit_shard(folder: Path, shard: int, samples: Iterable[Sample], layout: Layout, token: str) -> ShardRecord:
+def read_plan(folder: Path) -> dict[str, Any]:
+    """The plan of an unfinished folder, whole. Raises UsageError where the folder holds none."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    plan = _read_json(folder / PARTIAL / "plan.json")
+    if not plan:
+        raise UsageError(f"{folder}: holds no unfinished shards")
+    return plan
+
+
+def read_input(folder: Path, name: str) -> bytes:
+    """A file that the recipe of a folder was made from, be the folder finished or not. Raises UsageError."""
+    for path in (folder / PARTIAL / f"input-{name}", folder / name):
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_bytes()
+    raise UsageError(f"{folder / name}: missing")
+
+
+def num_parts(folder: Path) -> int | None:
+    """In how many parts an unfinished folder is being written; None where it is not, or where nobody knows."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return int((folder / PARTIAL / "parts").read_text("ascii"))
+    return None
+
+
+def commit_shard(
+    folder: Path, shard: int, samples: Iterable[Sample], layout: Layout, token: str, order: Sequence[int] | None = None
+) -> ShardRecord:
     """Write one shard and commit it: temporary name, flush to disk, rename, then its record.
 
-    token: of the run that asked for it. Raises DataError, and commits nothing, where that run has ended and another
-    owns the folder; OSError (disk full) leaves only rubbish.
+    token: of the run that asked for it. order: of the samples in the tar, where they do not come in it.
+    Raises DataError, and commits nothing, where that run has ended; OSError (disk full) leaves only rubbish.
     """
     partial, name = folder / PARTIAL, layout.filename(shard)
-    temporary = partial / f"{name}.{token}.tmp"
+    # Two workers may have the same shard: an executor gives it to another where it believes that the first is dead.
+    temporary = partial / f"{name}.{token}.{secrets.token_hex(4)}.tmp"
     try:
-        record = write_tar(temporary, name, samples, layout)
+        record = write_tar(temporary, name, samples, layout, order)
         with _commit_guard(partial):
-            if _read_owner(partial) != token:
+            if not (partial / f"run-{token}").exists():
                 raise DataError(f"{name}: the run that asked for it has ended; nothing was committed")
             temporary.replace(folder / name)
             _replace(partial / f"{shard:06d}.json", to_json(asdict(record)).encode(), partial)
@@ -258,29 +325,38 @@ def commit_shard(folder: Path, shard: int, samples: Iterable[Sample], layout: La
 
 
 @contextlib.contextmanager
-def _commit_guard(partial: Path) -> Iterator[None]:
-    """Held while a worker commits, and while a new run takes the folder over: neither falls between the other's steps.
-
-    It is between processes only. Threads of one process belong to one run, which holds the folder's lock.
-    """
-    with (partial / "commit").open("ab") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+def _commit_guard(partial: Path, *, make: bool = False) -> Iterator[None]:
+    """Held while a worker commits, and while a run begins: neither falls between the other's steps."""
+    with _commit_lock, _open_lasting(partial / "commit", make=make, kind=fcntl.LOCK_EX):
         yield
+
+
+def _open_lasting(path: Path, *, make: bool, kind: int | None = None) -> IO[bytes]:
+    """Open a lock's file, and wait for the lock; again, where a run that finished has just removed the file."""
+    while True:
+        if make:
+            path.parent.mkdir(exist_ok=True)
+        file = path.open("a+b")
+        if kind is not None:
+            fcntl.lockf(file, kind)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        file.close()
+
+
+def _lock(file: IO[bytes], kind: int) -> bool:
+    """Take a lock, or turn one that is held into this kind, if that is possible at once."""
+    try:
+        fcntl.lockf(file, kind | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def _is_state(path: Path) -> bool:
     """Whether this is one of our files in `.partial`."""
-    return (
-        path.name in ("plan.json", "lock", "owner", "commit")
-        or re.fullmatch(r"\d+\.json|.*\.tmp", path.name) is not None
-    )
-
-
-def _read_owner(partial: Path) -> str:
-    try:
-        return (partial / "owner").read_text("utf-8")
-    except FileNotFoundError:
-        return ""
+    return _STATE.fullmatch(path.name) is not None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ Indices = npt.NDArray[np.int64]
 MIN_SHARDS = 64
 """Enough for 8 ranks with 8 workers each, where there are that many groups."""
 MAX_SHARD_SAMPLES = 10_000
+MAX_GROUPED_SAMPLES = 5_000
+"""Less where samples share work, as they are made group by group and held, encoded, until their turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +69,49 @@ class Layout:
         samples = samples[samples < self.num_samples]
         return samples[_random_order(len(samples), self.seed, shard + 1)]
 
+    def work_order(self, shard: int) -> Indices:
+        """The indices of one shard in the order in which they are best made: group by group, where there are any."""
+        indices = self.indices(shard)
+        return indices if self.group == 1 else np.sort(indices)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-able."""
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Part `number` of `count`, from 1: every count-th shard."""
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where there is no such part."""
+        if not 1 <= self.number <= self.count:
+            raise UsageError(f"part {self}: there are parts 1/{self.count} to {self.count}/{self.count}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From "i/N". Raises UsageError where it is not that."""
+        if not (match := re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)) or match[2] == "0":
+            raise UsageError(f"part {text!r}: give i/N, as in 1/16 for the first of 16")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def shards(self, num_shards: int) -> range:
+        """Numbers of its shards. Raises UsageError where there are fewer shards than parts."""
+        if self.count > num_shards:
+            raise UsageError(f"part {self}: there are only {num_shards} shards; give at most {num_shards} parts")
+        return range(self.number - 1, num_shards, self.count)
+
+
 def default_num_shards(num_samples: int, group: int = 1) -> int:
-    """64 shards, or as many as keep a shard at 10,000 samples, but no more than there are groups."""
-    return min(-(-num_samples // group), max(MIN_SHARDS, -(-num_samples // MAX_SHARD_SAMPLES)))
+    """64 shards, or as many as keep a shard at 10,000 samples (5,000 in groups), but no more than there are groups."""
+    most = MAX_SHARD_SAMPLES if group == 1 else MAX_GROUPED_SAMPLES
+    return min(-(-num_samples // group), max(MIN_SHARDS, -(-num_samples // most)))
 
 
 def _random_order(count: int, seed: int, stream: int) -> Indices:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from shards.sample import Image
 from shards.typed import parse
 
 FORMAT = "fracgen-shards"
-VERSION = 1
+VERSION = 2
 MANIFEST = "dataset.json"
 PARTIAL = ".partial"
 """Where the state of an unfinished folder lies."""
@@ -27,7 +28,7 @@ class ShardRecord:
     """One committed shard.
 
     bytes, sha256: of the tar file. pixels_sha256: of the pixels and labels in it, as `PixelHash` takes them.
-    rejections: draws thrown away while making it, by reason.
+    rejections: draws thrown away while making it, by reason. counts: what else was counted, by name.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ShardRecord:
     sha256: str
     pixels_sha256: str
     rejections: Mapping[str, int]
+    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,12 @@ class Manifest:
     @property
     def rejections(self) -> dict[str, int]:
         """Draws thrown away, by reason."""
-        return dict(sorted(sum((Counter(shard.rejections) for shard in self.shards), Counter()).items()))
+        return _total(shard.rejections for shard in self.shards)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What else was counted, by name: images of orbits that were trimmed, say."""
+        return _total(shard.counts for shard in self.shards)
 
     @property
     def acceptance(self) -> float:
@@ -113,6 +120,7 @@ class Manifest:
             "num_bytes": self.num_bytes,
             "rejections": self.rejections,
             "acceptance": self.acceptance,
+            "counts": self.counts,
             "class_names": list(self.class_names),
             "files": dict(self.files),
             "shards": [asdict(shard) for shard in self.shards],
@@ -122,6 +130,10 @@ class Manifest:
         """The file `dataset.json`: `to_dict`, and the hash of that."""
         values = self.to_dict()
         return (to_json({**values, "sha256": hash_json(values)}, indent=1) + "\n").encode()
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sorted(sum(map(Counter, counts), Counter[str]()).items()))
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -180,15 +192,25 @@ def hash_json(values: Mapping[str, Any]) -> str:
 
 
 class PixelHash:
-    """sha256 over samples in their order: label and shape as little-endian int64, then the raw pixels, row by row."""
+    """sha256 over the digests of samples, in their order.
+
+    A sample's digest is sha256 over its label, dimensions and shape as little-endian int64, and its raw pixels, row by
+    row: so that samples may be made in one order and hashed in another.
+    """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
-    def update(self, image: Image, label: int) -> None:
-        """Take one more sample in."""
-        self._hash.update(np.array([label, image.ndim, *image.shape], "<i8").tobytes())
-        self._hash.update(np.ascontiguousarray(image).data)
+    @staticmethod
+    def digest(image: Image, label: int) -> bytes:
+        """The digest of one sample."""
+        digest = hashlib.sha256(struct.pack(f"<{2 + image.ndim}q", label, image.ndim, *image.shape))
+        digest.update(np.ascontiguousarray(image).data)
+        return digest.digest()
+
+    def update(self, digest: bytes) -> None:
+        """Take one more sample in, by its digest."""
+        self._hash.update(digest)
 
     def hexdigest(self) -> str:
         """The hash of all samples so far."""

@@ -20,6 +20,7 @@ class Sample:
     label: class number, from 0.
     metadata: JSON-able, one fixed schema per recipe, no nulls; floats are always floats.
     rejected: draws thrown away before this one, counted by reason.
+    counts: what else a manifest should add up, by name (orbits that were trimmed, say).
     """
 
     image: Image
@@ -27,3 +28,4 @@ class Sample:
     label: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)

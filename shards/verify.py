@@ -62,7 +62,7 @@ def _verify_samples(path: Path, digest: str, manifest: Manifest, record: ShardRe
         except DataError as error:
             problems.append(f"{record.name}: {error}")
             continue
-        pixels.update(sample.image, sample.label)
+        pixels.update(PixelHash.digest(sample.image, sample.label))
     if keys != expected or len(keys) != record.samples:
         problems.append(f"{record.name}: its {len(keys)} keys are not the {len(expected)} of the layout, in order")
     rewritten.update(TAR_END)

@@ -4,7 +4,7 @@ import hashlib
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,22 +42,33 @@ class _HashedFile:
         return self._sha256.hexdigest()
 
 
-def write_tar(path: Path, name: str, samples: Iterable[Sample], layout: Layout) -> ShardRecord:
+def write_tar(
+    path: Path, name: str, samples: Iterable[Sample], layout: Layout, order: Sequence[int] | None = None
+) -> ShardRecord:
     """Write samples to the tar `path`, flushed to the disk, and return the record of it under the name `name`.
 
-    Members are `<key>.cls`, `<key>.json` and `<key>.png`, in that order; owner, group and times are 0. At most one
-    sample and one buffer are held in memory.
+    Members are `<key>.cls`, `<key>.json` and `<key>.png`, in that order; owner, group and times are 0.
+    order: indices of the samples as they are to lie in the tar; by default as they come. Samples that come before
+    their turn are held in memory, encoded.
     """
-    pixels, rejections, count = PixelHash(), Counter[str](), 0
+    pixels, rejections, counts, count = PixelHash(), Counter[str](), Counter[str](), 0
+    waiting: dict[int, tuple[list[bytes], bytes]] = {}
     with path.open("wb") as file:
         tar = _HashedFile(file)
         for sample in samples:
             key = layout.key(sample.index)
-            for extension, data in encode_members(sample, layout):
-                tar.write(tar_member(f"{key}.{extension}", data))
-            pixels.update(sample.image, sample.label)
+            members = [tar_member(f"{key}.{extension}", data) for extension, data in encode_members(sample, layout)]
+            waiting[sample.index] = members, PixelHash.digest(sample.image, sample.label)
             rejections.update(sample.rejected)
-            count += 1
+            counts.update(sample.counts)
+            turn = sample.index if order is None else order[count]
+            while turn in waiting:
+                members, digest = waiting.pop(turn)
+                for member in members:
+                    tar.write(member)
+                pixels.update(digest)
+                count += 1
+                turn = order[count] if order is not None and count < len(order) else -1
         tar.write(TAR_END)
         tar.flush()
         file.flush()
@@ -69,6 +80,7 @@ def write_tar(path: Path, name: str, samples: Iterable[Sample], layout: Layout) 
         sha256=tar.hexdigest(),
         pixels_sha256=pixels.hexdigest(),
         rejections=dict(sorted(rejections.items())),
+        counts=dict(sorted(counts.items())),
     )
 
 

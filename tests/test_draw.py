@@ -100,16 +100,16 @@ def test_a_step_beyond_the_last_probability_stays():
     """Far more of them than the tolerance of p allows: the renderer takes p as it is given."""
     p, style = np.array([0.3, 0.2]), Style(size=64, points=2000, color="color", draw="point")
     maps = sample_maps(3.5, 2, generator(0, 1, "ifs"))
-    renderer = Renderer(p, style)
-    renderer.trace(maps)
+    renderer = Renderer(style)
+    renderer.trace(p, maps)
     assert np.array_equal(renderer.draw(), draw_plain(maps, p, style))
 
 
 def test_divergent_orbit_is_trimmed():
     ifs = IFS(np.array([[[1.9, 0.0, 0.3], [0.0, 1.8, 0.2]]]), np.array([1.0]))
     style = Style(size=64, points=4000, patch="fill")
-    renderer = Renderer(ifs.p, style)
-    renderer.trace(ifs.maps)
+    renderer = Renderer(style)
+    renderer.trace(ifs.p, ifs.maps)
     assert renderer.diverged()
     assert np.array_equal(renderer.draw(), draw_plain(ifs.maps, ifs.p, style))
 
@@ -118,10 +118,10 @@ def test_two_orbits_at_a_time_are_those_alone():
     style = Style(size=64, points=5000)
     first, second = (sample_maps(3.5, 3, generator(2, number, "ifs")) for number in range(2))
     p = IFS.from_maps(first).p
-    pair, alone = Renderer(p, style), Renderer(p, style)
-    pair.trace(first, second)
+    pair, alone = Renderer(style), Renderer(style)
+    pair.trace(p, first, second)
     for lane, maps in enumerate((first, second)):
-        alone.trace(maps)
+        alone.trace(p, maps)
         assert np.array_equal(pair.draw(lane, 4), alone.draw(0, 4))
         assert np.array_equal(pair.draw(lane, 4), draw_plain(maps, p, style, 4))
 

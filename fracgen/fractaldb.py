@@ -1,0 +1,270 @@
+"""FractalDB and OFDB: a thousand fractals, each a class (Kataoka et al., ACCV 2020; Nakamura et al., ICCV 2023).
+
+FractalDB draws each category with 25 weight vectors on its coefficients, several times with fresh patch masks, in
+four flips; OFDB draws each once. The categories come from the published search (`search`), or from a folder.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from fracgen.categories import Categories
+from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, Style, check_choice, check_range
+from fracgen.ifs import Floats, maps_from_rows
+from fracgen.rng import MAX_SEED, stream_key
+from fracgen.search import MAX_CATEGORIES, cache_folder, find_categories
+from shards.errors import DataError, UsageError
+from shards.sample import Image, Sample
+
+FLIPS = ("none", "top-bottom", "left-right", "both")
+_LEVELS = 5
+_PREVIEW_CATEGORIES = 6
+
+
+@cache
+def weight_vectors(step: float) -> Floats:
+    """The published weights of a step, (25, 6): a is 1 - 2 step .. 1 + 2 step, the rest 1; then b and on, 1 left out."""
+    levels = [round(1 + k * step, 12) for k in range(-(_LEVELS // 2), _LEVELS // 2 + 1)]
+    vectors = np.ones((1 + 6 * (_LEVELS - 1), 6))
+    places = [(0, level) for level in levels]
+    places += [(column, level) for column in range(1, 6) for level in levels if level != 1]
+    for vector, (column, level) in zip(vectors, places, strict=True):
+        vector[column] = level
+    vectors.flags.writeable = False
+    return vectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CategoryRecipe:
+    """What FractalDB and OFDB share: a category is a class, drawn in one style.
+
+    categories: number of classes. seed: of the random patch masks. size, pad: in pixels. points: length T of the orbit.
+    draw, color, patch: see `draw.Style`. systems: the categories, once resolved.
+    """
+
+    NAME: ClassVar[str]
+    PROVENANCE: ClassVar[frozenset[str]] = frozenset()
+
+    categories: int = 1000
+    seed: int = 0
+    size: int = 362
+    pad: int = 6
+    points: int = 200_000
+    draw: DrawMode = "patch"
+    color: ColorMode = "gray"
+    patch: PatchMode = "random"
+    systems: Categories | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        check_range("categories", self.categories, 1, MAX_CATEGORIES)
+        check_range("seed", self.seed, 0, MAX_SEED)
+        if self.systems is not None and len(self.systems) != self.categories:
+            raise UsageError(f"categories {self.categories}: {len(self.systems)} systems are given; give as many")
+        _ = self.style
+
+    @property
+    def num_classes(self) -> int:
+        """One a category."""
+        return self.categories
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Published names: the category's number in five digits."""
+        return tuple(f"{category:05d}" for category in range(self.categories))
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(size, size), or (size, size, 3) in colour."""
+        return (self.size, self.size) if self.two_level else (self.size, self.size, 3)
+
+    @property
+    def two_level(self) -> bool:
+        """Gray images have the levels 0 and 127 only."""
+        return self.color == "gray"
+
+    @property
+    def style(self) -> Style:
+        """How its orbits are drawn."""
+        return Style(
+            size=self.size, pad=self.pad, points=self.points, draw=self.draw, color=self.color, patch=self.patch
+        )
+
+    def resolve(self) -> tuple[Self, dict[str, Any]]:
+        """The recipe with its categories, searched where they are not given, and what the search took.
+
+        Raises DataError where a given category leaves nothing to draw.
+        """
+        if self.systems is not None:
+            return self, {"categories": "given"}
+        from fracgen.generate import num_cores
+
+        systems, provenance = find_categories(self.categories, workers=num_cores(), cache=cache_folder())
+        return replace(self, systems=systems), {"categories": "searched", **provenance}
+
+    def system(self, category: int) -> tuple[Floats, Floats]:
+        """(maps, p) of a category. Raises UsageError where the recipe is not resolved."""
+        if self.systems is None:
+            raise UsageError("the recipe has no categories yet: call resolve() first")
+        return self.systems[category].maps, self.systems[category].p
+
+    def trace(self, renderer: Renderer, category: int, weights: Floats) -> None:
+        """Trace a category with weights (6,) on its coefficients."""
+        maps, p = self.system(category)
+        with np.errstate(over="ignore"):  # a coefficient of infinity is drawn like any other
+            renderer.trace(p, maps * maps_from_rows(np.broadcast_to(weights, (len(maps), 6))))
+        if not renderer.length():
+            raise DataError(f"category {category}: its orbit overflows at once with weights {weights.tolist()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FractalDB(_CategoryRecipe):
+    """The recipe of FractalDB: categories x 25 weight vectors x instances x 4 flips.
+
+    instances: drawings of each weight vector, with random masks of their own. weights: step of the weight vectors.
+    Index: ((category * 25 + weight) * instances + instance) * 4 + flip; the label is the category.
+    """
+
+    NAME: ClassVar[str] = "fractaldb"
+
+    instances: int = 10
+    weights: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        object.__setattr__(self, "weights", float(self.weights) + 0.0)
+        super().__post_init__()
+        check_range("instances", self.instances, 1, 100_000)
+        check_range("weights", self.weights, 1e-6, 1000)
+
+    def __len__(self) -> int:
+        return self.categories * len(weight_vectors(self.weights)) * self.group
+
+    @property
+    def group(self) -> int:
+        """Instances and flips of one weight vector share its orbit."""
+        return self.instances * len(FLIPS)
+
+    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
+        """Instances that nothing tells apart."""
+        if self.instances > 1 and not self.style.random_masks:
+            return [f"instances {self.instances}: they are identical, as only random patch masks tell them apart"]
+        return []
+
+    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The samples of these indices, in their order. Pure: nothing else has a say in any of them.
+
+        Neighbours of one weight vector share their orbit, and flips of one instance their drawing.
+        """
+        renderer = Renderer(self.style)
+        for group, members in groupby(indices, lambda index: self._check(index) // self.group):
+            category, weight = divmod(group, len(weight_vectors(self.weights)))
+            weights = weight_vectors(self.weights)[weight]
+            self.trace(renderer, category, weights)
+            for instance, flips in groupby(members, lambda index: index % self.group // len(FLIPS)):
+                key = stream_key(self.seed, group * self.instances + instance, "masks")
+                renderer.stamp(mask_key=key)
+                for index in flips:
+                    flip = index % len(FLIPS)
+                    yield Sample(
+                        image=renderer.image(top_bottom=flip in (1, 3), left_right=flip in (2, 3)),
+                        index=index,
+                        label=category,
+                        metadata={
+                            "formula": self.NAME,
+                            "category": category,
+                            "weights": weights.tolist(),
+                            "instance": instance,
+                            "flip": FLIPS[flip],
+                            "points": renderer.length(),
+                            "mask_key": f"{key:016x}",
+                        },
+                        counts={"trimmed": int(renderer.diverged())},
+                    )
+
+    def _check(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
+        return index
+
+    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+        """Columns of categories: as it is, with two other weights, another instance, and a flip."""
+        last = len(weight_vectors(self.weights)) - 1
+        for category in _spread(self.categories):
+            first = category * (last + 1) * self.group
+            places = [(2, 0, 0), (0, 0, 0), (last, 0, 0), (2, self.instances - 1, 0), (2, 0, 2)]
+            indices = [first + weight * self.group + instance * 4 + flip for weight, instance, flip in places]
+            captions = [
+                "identity",
+                "a x {:g}".format(*weight_vectors(self.weights)[0]),
+                "f x {:g}".format(weight_vectors(self.weights)[last][5]),
+            ]
+            captions += [f"instance {self.instances - 1}", "left-right"]
+            images = [sample.image for sample in self.render(indices)]
+            captions[0] = f"{category:05d}"
+            yield list(zip(captions, images, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OFDB(_CategoryRecipe):
+    """The recipe of OFDB: one image a category, which is the system as it is.
+
+    weights: "identity", the system that passed the search's fill test; or "published", vector 0 of the weights, a x 0.2,
+    as the released script takes it.
+    """
+
+    NAME: ClassVar[str] = "ofdb"
+    group: ClassVar[int] = 1
+
+    weights: Literal["identity", "published"] = "identity"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        super().__post_init__()
+        check_choice("weights", self.weights, Literal["identity", "published"])
+
+    def __len__(self) -> int:
+        return self.categories
+
+    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
+        """None."""
+        return []
+
+    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
+        renderer = Renderer(self.style)
+        weights = weight_vectors(0.4)[0] if self.weights == "published" else np.ones(6)
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
+            self.trace(renderer, index, weights)
+            key = stream_key(self.seed, index, "masks")
+            yield Sample(
+                image=renderer.draw(mask_key=key),
+                index=index,
+                label=index,
+                metadata={
+                    "formula": self.NAME,
+                    "category": index,
+                    "weights": weights.tolist(),
+                    "points": renderer.length(),
+                    "mask_key": f"{key:016x}",
+                },
+                counts={"trimmed": int(renderer.diverged())},
+            )
+
+    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+        """Columns of categories."""
+        chosen = _spread(self.categories, 4 * _PREVIEW_CATEGORIES)
+        images = [(f"{sample.label:05d}", sample.image) for sample in self.render(chosen)]
+        for start in range(0, len(images), 4):
+            yield images[start : start + 4]
+
+
+def _spread(count: int, most: int = _PREVIEW_CATEGORIES) -> list[int]:
+    """Some of `count` numbers, evenly spread."""
+    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
