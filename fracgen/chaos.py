@@ -30,12 +30,12 @@ NUM_MASKS = 511
 NUM_HUES = 128
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
+def kernel(function: Callable[..., Any], **options: Any) -> Any:
     """Compile, and keep the machine code; where nothing can be kept (no folder to write to), compile in every run."""
     try:
-        return numba.njit(function, nogil=True, error_model="numpy", cache=True)
+        return numba.njit(function, nogil=True, error_model="numpy", cache=True, **options)
     except RuntimeError:
-        return numba.njit(function, nogil=True, error_model="numpy")
+        return numba.njit(function, nogil=True, error_model="numpy", **options)
 
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -54,7 +54,7 @@ def map_choices(p: Floats, points: int) -> npt.NDArray[np.uint8]:
     return np.searchsorted(np.cumsum(p), published_uniforms(points)[: points - 1]).astype(np.uint8)
 
 
-@_kernel
+@kernel
 def trace_pair(coefficients: Floats, choices: npt.NDArray[np.uint8], xs: Floats, ys: Floats, extents: Floats) -> None:
     """Trace the orbits of two systems that take the same choices, from (0, 0), and their extents.
 
@@ -88,7 +88,7 @@ def trace_pair(coefficients: Floats, choices: npt.NDArray[np.uint8], xs: Floats,
     extents[1, 0], extents[1, 1], extents[1, 2], extents[1, 3] = u_min, u_max, v_min, v_max
 
 
-@_kernel
+@kernel
 def locate(
     xs: Floats, ys: Floats, extent: Floats, size: int, pad: int, stride: int, offsets: npt.NDArray[np.uint32]
 ) -> None:
@@ -112,7 +112,16 @@ def locate(
         offsets[i] = np.int32(v) * row + np.int32(u)
 
 
-@_kernel
+@kernel
+def splitmix64(key: np.uint64, number: np.uint64) -> np.uint64:
+    """Number `number`, from 0, of the SplitMix64 stream from `key`: 64 random bits."""
+    z = key + (number + _U1) * _GOLDEN_GAMMA
+    z = (z ^ (z >> _U30)) * _MIX_1
+    z = (z ^ (z >> _U27)) * _MIX_2
+    return z ^ (z >> _U31)
+
+
+@kernel
 def patch_mask(key: np.uint64, i: np.uint32) -> np.uint64:
     """The random patch mask of point i, uniform in 1..511 to within 2^-32.
 
@@ -120,14 +129,11 @@ def patch_mask(key: np.uint64, i: np.uint32) -> np.uint64:
     half * 511 >> 32, plus 1.
     """
     number = np.uint64(i)
-    z = key + ((number >> _U1) + _U1) * _GOLDEN_GAMMA
-    z = (z ^ (z >> _U30)) * _MIX_1
-    z = (z ^ (z >> _U27)) * _MIX_2
-    z = (z ^ (z >> _U31)) >> ((number & _U1) << _U5) & _LOW
-    return (z * _U511 >> _U32) + _U1
+    half: np.uint64 = splitmix64(key, number >> _U1) >> ((number & _U1) << _U5) & _LOW
+    return (half * _U511 >> _U32) + _U1
 
 
-@_kernel
+@kernel
 def find_visible(
     offsets: npt.NDArray[np.uint32], free: npt.NDArray[np.uint8], visible: npt.NDArray[np.uint32]
 ) -> np.uint64:
@@ -146,7 +152,7 @@ def find_visible(
     return first
 
 
-@_kernel
+@kernel
 def stamp_gray(
     offsets: npt.NDArray[np.uint32],
     visible: npt.NDArray[np.uint32],
@@ -177,7 +183,7 @@ def stamp_gray(
             canvas[word + row + row] = canvas[word + row + row] & keep | (mask >> _U6) >> shift
 
 
-@_kernel
+@kernel
 def plot_gray(offsets: npt.NDArray[np.uint32], canvas: npt.NDArray[np.uint64]) -> None:
     """Draw single pixels on a canvas as that of `stamp_gray`."""
     for i in range(offsets.size):
@@ -185,7 +191,7 @@ def plot_gray(offsets: npt.NDArray[np.uint32], canvas: npt.NDArray[np.uint64]) -
         canvas[place >> _U6] |= _U1 << (place & _U63)
 
 
-@_kernel
+@kernel
 def stamp_color(
     offsets: npt.NDArray[np.uint32],
     visible: npt.NDArray[np.uint32],
@@ -206,7 +212,7 @@ def stamp_color(
                 canvas[at, channel] = hues[i % NUM_HUES, channel] if lit else 0
 
 
-@_kernel
+@kernel
 def plot_color(offsets: npt.NDArray[np.uint32], hues: npt.NDArray[np.uint8], canvas: npt.NDArray[np.uint8]) -> None:
     """Draw single pixels in orbit order, each in the hue of its point. hues: (128, 3) RGB. canvas: (pixels, 3)."""
     for i in range(offsets.size):

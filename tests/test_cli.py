@@ -271,7 +271,7 @@ def test_an_interrupt_is_one_line(fracgen, monkeypatch):
 def test_where_no_machine_code_can_be_kept_it_is_compiled(monkeypatch):
     import numba
 
-    from fracgen.chaos import _kernel
+    from fracgen.chaos import kernel
 
     compile_kernel = numba.njit
 
@@ -281,7 +281,7 @@ def test_where_no_machine_code_can_be_kept_it_is_compiled(monkeypatch):
         return compile_kernel(function, **options)
 
     monkeypatch.setattr(numba, "njit", refusing)
-    assert _kernel(lambda number: number + 1)(2) == 3
+    assert kernel(lambda number: number + 1)(2) == 3
 
 
 def test_verify_render_is_not_idle(fracgen, tmp_path):
