@@ -13,6 +13,7 @@ import yaml
 
 from fracgen.ifs import IFS, read_text
 from fracgen.onepfrac import OnePFrac
+from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
 from shards.manifest import FORMAT, MANIFEST, hash_json
 from shards.sample import Image, Sample
@@ -65,7 +66,7 @@ class Recipe(Protocol):
         ...
 
 
-RECIPES: Mapping[str, type[Recipe]] = {OnePFrac.NAME: OnePFrac}
+RECIPES: Mapping[str, type[Recipe]] = {kind.NAME: kind for kind in (OnePFrac, VisualAtom)}
 
 
 def build(name: str, values: Mapping[str, Any]) -> Recipe:
