@@ -32,12 +32,12 @@ NUM_BUCKETS = 4096
 _UNSURE = np.uint8(255)
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+def kernel(function: Callable[..., Any], **options: Any) -> Any:
     """Compile, and keep the machine code; where nothing can be kept (no folder to write to), compile in every run."""
     try:
-        return numba.njit(function, nogil=True, error_model="numpy", cache=True)
+        return numba.njit(function, nogil=True, error_model="numpy", cache=True, **options)
     except RuntimeError:
-        return numba.njit(function, nogil=True, error_model="numpy")
+        return numba.njit(function, nogil=True, error_model="numpy", **options)
 
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -143,6 +143,15 @@ def locate(
 
 
 @kernel
+def splitmix64(key: np.uint64, number: np.uint64) -> np.uint64:
+    """Number `number`, from 0, of the SplitMix64 stream from `key`: 64 random bits."""
+    z = key + (number + _U1) * _GOLDEN_GAMMA
+    z = (z ^ (z >> _U30)) * _MIX_1
+    z = (z ^ (z >> _U27)) * _MIX_2
+    return z ^ (z >> _U31)
+
+
+@kernel
 def patch_mask(key: np.uint64, i: np.uint32) -> np.uint64:
     """The random patch mask of point i, uniform in 1..511 to within 2^-32.
 
@@ -150,11 +159,8 @@ def patch_mask(key: np.uint64, i: np.uint32) -> np.uint64:
     half * 511 >> 32, plus 1.
     """
     number = np.uint64(i)
-    z = key + ((number >> _U1) + _U1) * _GOLDEN_GAMMA
-    z = (z ^ (z >> _U30)) * _MIX_1
-    z = (z ^ (z >> _U27)) * _MIX_2
-    z = (z ^ (z >> _U31)) >> ((number & _U1) << _U5) & _LOW
-    return (z * _U511 >> _U32) + _U1
+    half: np.uint64 = splitmix64(key, number >> _U1) >> ((number & _U1) << _U5) & _LOW
+    return (half * _U511 >> _U32) + _U1
 
 
 @kernel

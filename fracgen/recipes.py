@@ -16,6 +16,7 @@ from fracgen.categories import Categories
 from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.ifs import IFS, read_text
 from fracgen.onepfrac import OnePFrac
+from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
 from shards.folder import read_input
 from shards.manifest import FORMAT, MANIFEST, hash_json
@@ -73,7 +74,7 @@ class Recipe(Protocol):
         ...
 
 
-RECIPES: Mapping[str, type[Recipe]] = {kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB)}
+RECIPES: Mapping[str, type[Recipe]] = {kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom)}
 
 
 def build(name: str, values: Mapping[str, Any]) -> Recipe:

@@ -9,6 +9,8 @@ def test_streams_are_pinned():
     assert generator(0, 0, "ifs").random(2).tolist() == [0.40513645468483306, 0.5882195392278615]
     assert generator(MAX_SEED, 2**40, "eps", 7).random() == 0.8487383372347975
     assert stream_key(1, 2, "masks") == 2003239154909830251
+    assert generator(1, 2, "atom").random() == 0.10872333444083804
+    assert stream_key(1, 2, "image") == 9265369334919357471
 
 
 def test_every_argument_makes_another_stream():

@@ -1,0 +1,223 @@
+"""VisualAtom: orbits of gray lines around a centre, grown outward by waves and noise (Takashima et al., CVPR 2023).
+
+A class is the numbers of an atom; an instance has its own centre, grays and noise. The distribution and the drawing are
+the published code's (REFERENCE section 5); its random stream, which depends on the number of threads, is not.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fracgen import atoms
+from fracgen.draw import MAX_SIZE, check_range
+from fracgen.ifs import Floats
+from fracgen.rng import MAX_SEED, generator, stream_key
+from shards.errors import UsageError
+from shards.sample import Image, Sample
+
+MAX_CLASSES = 1_000_000
+MAX_IMAGES = 1_000_000_000
+PREVIEW_CLASSES, PREVIEW_INSTANCES = 6, 3
+_RANGES: Mapping[str, tuple[int, float]] = {
+    "vertices": (3, 10_000),
+    "orbits": (1, 10_000),
+    "radius": (0, MAX_SIZE),
+    "ellipse": (0, 100.0),
+}
+"""Least and greatest that the fields min_* and max_* of these names may be; coordinates stay within 2^23 then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Atom:
+    """What the images of a class share.
+
+    vertices: V. orbits: L. noise: amplitude q. line_offset: w, in pixels. radius: of the start, in pixels.
+    waves: (n1, n2), periods a turn. ellipse: (sx, sy), factors of the radius.
+    cycle: (4, V) float64, rows cos(kA), sin(kA), 0.5 sin(kA n1), 0.5 sin(kA n2) with A = 2 pi / V.
+    """
+
+    vertices: int
+    orbits: int
+    noise: float
+    line_offset: float
+    radius: int
+    waves: tuple[int, int]
+    ellipse: tuple[float, float]
+    cycle: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualAtom:
+    """The recipe of VisualAtom; nothing is left to resolve. Defaults are the published set.
+
+    classes, instances: image i is instance i % instances of class i // instances. seed: of everything that is drawn.
+    size: in pixels. The numbers of a class are uniform in ranges, whole numbers both ends included: vertices V and
+    orbits L; noise amplitude q in [0, max_noise); line offset w in [0, max_line_offset) and start radius in pixels;
+    waves n1, n2 in 0..max_waves, different unless n1 = 0 (as published); ellipse factors.
+
+    The cosines and sines are those of the platform's C library, as in the published code. Where two libraries differ in
+    a last bit, so may, rarely, a pixel.
+    """
+
+    NAME: ClassVar[str] = "visualatom"
+    PROVENANCE: ClassVar[frozenset[str]] = frozenset()
+    group: ClassVar[int] = 1
+
+    classes: int = 1000
+    instances: int = 1000
+    seed: int = 0
+    size: int = 512
+    min_vertices: int = 200
+    max_vertices: int = 1000
+    min_orbits: int = 1
+    max_orbits: int = 200
+    max_noise: float = 4.0
+    max_line_offset: float = 0.1
+    min_radius: int = 10
+    max_radius: int = 60
+    max_waves: int = 20
+    min_ellipse: float = 1.0
+    max_ellipse: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        for name in ("max_noise", "max_line_offset", "min_ellipse", "max_ellipse"):
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # one zero, one hash
+        check_range("classes", self.classes, 1, MAX_CLASSES)
+        check_range("instances", self.instances, 1, MAX_IMAGES // self.classes)
+        check_range("seed", self.seed, 0, MAX_SEED)
+        check_range("size", self.size, 8, MAX_SIZE, "pixels")
+        for name, (least, most) in _RANGES.items():
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            check_range(f"min_{name}", low, least, most)
+            check_range(f"max_{name}", high, low, most, f"(min-{name} is {low})")
+        check_range("max_noise", self.max_noise, 0, 100)
+        check_range("max_line_offset", self.max_line_offset, 0, 100)
+        check_range("max_waves", self.max_waves, 0, 10_000)
+
+    def __len__(self) -> int:
+        return self.classes * self.instances
+
+    @property
+    def num_classes(self) -> int:
+        """Number of atoms."""
+        return self.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """An atom has no name but its number."""
+        return tuple(f"{label:0{len(str(self.classes - 1))}d}" for label in range(self.classes))
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(size, size)."""
+        return (self.size, self.size)
+
+    @property
+    def two_level(self) -> bool:
+        """Lines have all 256 grays."""
+        return False
+
+    def resolve(self) -> tuple["VisualAtom", dict[str, Any]]:
+        """The recipe as it is."""
+        return self, {}
+
+    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
+        """None: every atom can be drawn."""
+        return []
+
+    def atom(self, label: int) -> Atom:
+        """The atom of class `label`: drawn from (seed, label), in the order of the fields of `Atom`."""
+        return _atom(self, label)
+
+    def centre(self, image_key: int) -> tuple[float, float]:
+        """(x, y) of an image's centre in pixels: (size + a whole number in -size..size) / 2 each."""
+        key, count = np.uint64(image_key), np.uint64(2 * self.size + 1)
+        x, y = (int(atoms.integer(key, np.uint64(number), count)) / 2 for number in range(2))
+        return x, y
+
+    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
+        for index in map(int, indices):
+            if not 0 <= index < len(self):
+                raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
+            label = index // self.instances
+            atom, image_key = self.atom(label), stream_key(self.seed, index, "image")
+            centre = self.centre(image_key)
+            metadata = {
+                "formula": self.NAME,
+                "vertices": atom.vertices,
+                "orbits": atom.orbits,
+                "noise": atom.noise,
+                "line_offset": atom.line_offset,
+                "radius": atom.radius,
+                "waves": list(atom.waves),
+                "ellipse": list(atom.ellipse),
+                "centre": list(centre),
+                "image_key": f"{image_key:016x}",
+            }
+            yield Sample(image=draw(atom, centre, image_key, self.size), index=index, label=label, metadata=metadata)
+
+    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+        """Some classes, the first instances of each."""
+        instances = range(min(self.instances, PREVIEW_INSTANCES))
+        for label in np.linspace(0, self.classes - 1, min(self.classes, PREVIEW_CLASSES), dtype=int).tolist():
+            samples = self.render(label * self.instances + instance for instance in instances)
+            yield [(f"class {label} #{instance}", sample.image) for instance, sample in enumerate(samples)]
+
+
+def draw(atom: Atom, centre: tuple[float, float], image_key: int, size: int) -> Image:
+    """One image of an atom: uint8 (size, size).
+
+    centre: (x, y) in pixels. image_key: 64-bit key of its grays and its noise.
+    """
+    (cos, sin), (sx, sy), (x, y) = atom.cycle[:2], atom.ellipse, centre
+    vertices = np.stack([cos * atom.radius * sx + x, sin * atom.radius * sy + y])
+    image = np.zeros((size, size), np.uint8)
+    key = np.uint64(image_key)
+    atoms.draw_atom(key, atom.orbits, atom.noise, atom.line_offset, atom.cycle, vertices, size, image.reshape(-1))
+    return image
+
+
+@lru_cache(maxsize=1024)
+def _atom(recipe: VisualAtom, label: int) -> Atom:
+    random = generator(recipe.seed, label, "atom").random
+
+    def whole(low: int, high: int) -> int:
+        return low + int(random() * (high - low + 1))
+
+    vertices = whole(recipe.min_vertices, recipe.max_vertices)
+    orbits = whole(recipe.min_orbits, recipe.max_orbits)
+    noise, line_offset = recipe.max_noise * random(), recipe.max_line_offset * random()
+    radius = whole(recipe.min_radius, recipe.max_radius)
+    first = whole(0, recipe.max_waves)
+    if first == 0:  # the published code takes any second number then, 0 too
+        second = whole(0, recipe.max_waves)
+    else:
+        second = whole(0, recipe.max_waves - 1)
+        second += second >= first
+    low, width = recipe.min_ellipse, recipe.max_ellipse - recipe.min_ellipse
+    ellipse = low + width * random(), low + width * random()
+    return Atom(
+        vertices=vertices,
+        orbits=orbits,
+        noise=noise,
+        line_offset=line_offset,
+        radius=radius,
+        waves=(first, second),
+        ellipse=ellipse,
+        cycle=_cycle(vertices, first, second),
+    )
+
+
+def _cycle(vertices: int, *waves: int) -> Floats:
+    angle = 2 * math.pi / vertices
+    turns = [angle * k for k in range(vertices)]  # with math's functions: numpy's depend on the processor
+    rows = [[math.cos(turn) for turn in turns], [math.sin(turn) for turn in turns]]
+    cycle = np.array(rows + [[0.5 * math.sin(turn * wave) for turn in turns] for wave in waves])
+    cycle.flags.writeable = False
+    return cycle
