@@ -33,14 +33,13 @@ PERMUTATION = (
 NOISE_DOMAIN = 10_000.0
 """The published code takes its noise at uniform places in [0, this)."""
 
-_GRADIENTS = np.array(
-    [-((hashed & 7) + 1) if hashed & 8 else (hashed & 7) + 1 for hashed in (*PERMUTATION, PERMUTATION[0])], np.float32
-)
-"""Of lattice points 0 to 256: as many as a look-up of a point and of the next one needs.
-
-They are those of REFERENCE section 5. In the C source of the library noise 1.2.2, which the published code names, the
-gradient is -1 wherever hash & 8, whatever the other bits.
-"""
+_HASHES = np.array([*PERMUTATION, PERMUTATION[0]])
+_SIZES = (_HASHES & 7) + 1
+SIGNED_GRADIENTS = np.where(_HASHES & 8, -_SIZES, _SIZES).astype(np.float32)
+"""Of lattice points 0 to 256, as many as a look-up of a point and of the next one needs: (hash & 7) + 1, negated if
+hash & 8, as Perlin's noise in one dimension is meant."""
+LIBRARY_GRADIENTS = np.where(_HASHES & 8, -1, _SIZES).astype(np.float32)
+"""As the C source of the library noise 1.2.2 has them, which the published code names: -1 wherever hash & 8."""
 
 # Plain numbers would make these expressions signed, or float64.
 _U1, _U2, _U11, _U32, _U56, _U255 = (np.uint64(number) for number in (1, 2, 11, 32, 56, 255))
@@ -49,17 +48,17 @@ _TO_UNIT = 2.0**-53
 
 
 @kernel
-def pnoise1(x: np.float32) -> np.float32:
+def pnoise1(x: np.float32, gradients: npt.NDArray[np.float32]) -> np.float32:
     """1-D Perlin noise at 0 <= x < 2^31, in float32; within [-1.6, 1.6], and 0 at whole numbers.
 
     The gradients of the two lattice points beside x (modulo 256), times the distances from them, interpolated by
-    6t^5 - 15t^4 + 10t^3; the result times 0.4.
+    6t^5 - 15t^4 + 10t^3; the result times 0.4. gradients: (257,), one of the two above.
     """
     cell = np.int32(x)
     point = np.uint64(cell) & _U255
     t = x - np.float32(cell)
     fade = t * t * t * (t * (t * _F6 - _F15) + _F10)
-    left, right = _GRADIENTS[point] * t, _GRADIENTS[point + _U1] * (t - _F1)
+    left, right = gradients[point] * t, gradients[point + _U1] * (t - _F1)
     noise: np.float32 = (left + fade * (right - left)) * _F04
     return noise
 
@@ -107,7 +106,14 @@ def draw_line(
 
 @kernel
 def move_axis(
-    key: np.uint64, number: np.uint64, waves: Floats, cycle: Floats, noise: float, line_offset: float, axis: Floats
+    key: np.uint64,
+    number: np.uint64,
+    gradients: npt.NDArray[np.float32],
+    waves: Floats,
+    cycle: Floats,
+    noise: float,
+    line_offset: float,
+    axis: Floats,
 ) -> None:
     """Move one coordinate of all vertices to the next orbit: c -= cycle (n - line_offset).
 
@@ -116,13 +122,14 @@ def move_axis(
     """
     for k in range(axis.size):
         uniform = np.float64(np.int64(splitmix64(key, number + np.uint64(k)) >> _U11)) * _TO_UNIT
-        n = pnoise1(np.float32(uniform * NOISE_DOMAIN)) * noise - noise - waves[0, k] - waves[1, k]
+        n = pnoise1(np.float32(uniform * NOISE_DOMAIN), gradients) * noise - noise - waves[0, k] - waves[1, k]
         axis[k] -= cycle[k] * (n - line_offset)
 
 
 @kernel
 def draw_atom(
     key: np.uint64,
+    gradients: npt.NDArray[np.float32],
     orbits: int,
     noise: float,
     line_offset: float,
@@ -143,9 +150,9 @@ def draw_atom(
     for _ in range(orbits):
         gray = np.uint8(splitmix64(key, number) >> _U56)
         number += _U1
-        move_axis(key, number, cycle[2:], cycle[0], noise, line_offset, xs)
+        move_axis(key, number, gradients, cycle[2:], cycle[0], noise, line_offset, xs)
         number += num_vertices
-        move_axis(key, number, cycle[2:], cycle[1], noise, line_offset, ys)
+        move_axis(key, number, gradients, cycle[2:], cycle[1], noise, line_offset, ys)
         number += num_vertices
         u, v = np.int64(xs[-1]), np.int64(ys[-1])
         for k in range(xs.size):

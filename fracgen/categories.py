@@ -95,6 +95,30 @@ def load_categories(folder: Path, *, count: int | None = None) -> Categories:
     return Categories(tuple(load_ifs(files[number]) for number in range(wanted)))
 
 
+def write_categories(categories: Categories, folder: Path) -> None:
+    """Write the published files to a folder, each whole or not at all; those that are there already are left.
+
+    Raises UsageError, and writes nothing, where the folder holds another category of the same number or other files.
+    """
+    files = dict(category_files(categories.systems))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.name.startswith(".") and path.name.endswith(".tmp"):
+                path.unlink()
+            elif not (path.is_file() and path.stem.isdecimal() and path.suffix == ".csv"):
+                raise UsageError(f"{path}: is no category file; name a folder of its own")
+            elif path.name in files and path.read_bytes() != files[path.name]:
+                raise UsageError(f"{path}: is another category; name another folder")
+        for name, data in files.items():
+            if not (folder / name).exists():
+                temporary = folder / f".{name}.tmp"
+                temporary.write_bytes(data)
+                temporary.replace(folder / name)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
 def category_files(systems: Sequence[IFS]) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of the published files, 00000.csv and on: a row a, b, c, d, e, f, p a map, as numpy writes it."""
     for category, ifs in enumerate(systems):

@@ -29,7 +29,7 @@ NUM_MASKS = 511
 """Random patches are uniform over the masks 1 to 511: nine bits, not all zero."""
 NUM_HUES = 128
 NUM_BUCKETS = 4096
-_UNSURE = np.uint8(255)
+UNSURE = np.uint8(255)
 
 
 def kernel(function: Callable[..., Any], **options: Any) -> Any:
@@ -56,28 +56,35 @@ _U8, _U255 = np.uint64(8), np.uint64(255)
 
 
 @kernel
-def choose_maps(p: Floats, uniforms: Floats, buckets: npt.NDArray[np.uint16], choices: npt.NDArray[np.uint8]) -> None:
-    """Number of the map that each step takes: choices (T - 1,), filled; len(p) where it takes none (the point stays).
+def tabulate(p: Floats, limits: Floats, table: npt.NDArray[np.uint8]) -> None:
+    """Which map a uniform number r takes: the first j with r <= p_1 + ... + p_j, or none: len(p).
 
-    Step i takes the first map j with r[i] <= p_1 + ... + p_j. uniforms: r, (T - 1,). buckets: floor(4096 r): a table
-    tells the map, save in the few buckets in which one map ends and the next begins.
+    limits: (N,), filled with p_1 + ... + p_j, summed in map order. table: (4096,), filled with the map for each value
+    of floor(4096 r), and with UNSURE in the few buckets in which one map ends and the next begins.
     """
-    limits, table = np.empty(p.size), np.empty(NUM_BUCKETS, np.uint8)
-    total, filled = 0.0, 0
+    total, done = 0.0, 0
     for j in range(p.size):
         total += p[j]
         limits[j] = total
-        last = min(np.int64(total * NUM_BUCKETS), NUM_BUCKETS)
-        for bucket in range(filled, last):
-            table[bucket] = np.uint8(j)
+        last = int(min(total * NUM_BUCKETS, 1.0 * NUM_BUCKETS))
+        table[done:last] = np.uint8(j)
         if last < NUM_BUCKETS:
-            table[last] = _UNSURE
-        filled = max(filled, last + 1)
-    for bucket in range(filled, NUM_BUCKETS):
-        table[bucket] = np.uint8(p.size)
+            table[last] = UNSURE
+        done = max(done, last + 1)
+    table[done:] = np.uint8(p.size)
+
+
+@kernel
+def choose_maps(p: Floats, uniforms: Floats, buckets: npt.NDArray[np.uint16], choices: npt.NDArray[np.uint8]) -> None:
+    """Number of the map that each step takes: choices (T - 1,), filled; len(p) where it takes none (the point stays).
+
+    uniforms: the published fixed stream r, (T - 1,). buckets: floor(4096 r).
+    """
+    limits, table = np.empty(p.size), np.empty(NUM_BUCKETS, np.uint8)
+    tabulate(p, limits, table)
     for i in range(choices.size):
         choice = table[buckets[i]]
-        if choice == _UNSURE:
+        if choice == UNSURE:
             choice = np.uint8(0)
             while choice < p.size and uniforms[i] > limits[choice]:
                 choice += np.uint8(1)

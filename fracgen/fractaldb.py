@@ -15,8 +15,9 @@ import numpy as np
 from fracgen.categories import Categories
 from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, Style, check_choice, check_range
 from fracgen.ifs import Floats, maps_from_rows
+from fracgen.machine import cache_folder, num_cores
 from fracgen.rng import MAX_SEED, stream_key
-from fracgen.search import MAX_CATEGORIES, cache_folder, find_categories
+from fracgen.search import MAX_CATEGORIES, find_categories
 from shards.errors import DataError, UsageError
 from shards.sample import Image, Sample
 
@@ -27,7 +28,7 @@ _PREVIEW_CATEGORIES = 6
 
 @cache
 def weight_vectors(step: float) -> Floats:
-    """The published weights of a step, (25, 6): a is 1 - 2 step .. 1 + 2 step, the rest 1; then b and on, 1 left out."""
+    """The published weights, (25, 6): a is 1 - 2 step .. 1 + 2 step and the rest 1; then b and on, 1 left out."""
     levels = [round(1 + k * step, 12) for k in range(-(_LEVELS // 2), _LEVELS // 2 + 1)]
     vectors = np.ones((1 + 6 * (_LEVELS - 1), 6))
     places = [(0, level) for level in levels]
@@ -43,7 +44,7 @@ class _CategoryRecipe:
     """What FractalDB and OFDB share: a category is a class, drawn in one style.
 
     categories: number of classes. seed: of the random patch masks. size, pad: in pixels. points: length T of the orbit.
-    draw, color, patch: see `draw.Style`. systems: the categories, once resolved.
+    draw, color, patch: see `draw.Style`. systems: the categories, once resolved; where there are more, the first.
     """
 
     NAME: ClassVar[str]
@@ -63,9 +64,19 @@ class _CategoryRecipe:
         """Raises UsageError where a value is not allowed."""
         check_range("categories", self.categories, 1, MAX_CATEGORIES)
         check_range("seed", self.seed, 0, MAX_SEED)
-        if self.systems is not None and len(self.systems) != self.categories:
-            raise UsageError(f"categories {self.categories}: {len(self.systems)} systems are given; give as many")
+        if self.systems is not None:
+            if len(self.systems) < self.categories:
+                raise UsageError(f"categories {self.categories}: only {len(self.systems)} are given")
+            object.__setattr__(self, "systems", Categories(self.systems.systems[: self.categories]))
         _ = self.style
+
+    @property
+    def title(self) -> str:
+        """Name, classes and images a class."""
+        return f"{self.NAME}-{self.categories}x{len(self) // self.categories}"
+
+    def __len__(self) -> int:
+        raise NotImplementedError
 
     @property
     def num_classes(self) -> int:
@@ -101,8 +112,6 @@ class _CategoryRecipe:
         """
         if self.systems is not None:
             return self, {"categories": "given"}
-        from fracgen.generate import num_cores
-
         systems, provenance = find_categories(self.categories, workers=num_cores(), cache=cache_folder())
         return replace(self, systems=systems), {"categories": "searched", **provenance}
 
@@ -192,29 +201,31 @@ class FractalDB(_CategoryRecipe):
         return index
 
     def preview(self) -> Iterator[list[tuple[str, Image]]]:
-        """Columns of categories: as it is, with two other weights, another instance, and a flip."""
-        last = len(weight_vectors(self.weights)) - 1
+        """Columns of categories: each as it is, with other weights, as another instance, and mirrored."""
+        vectors = weight_vectors(self.weights)
+        identity, last = int(np.flatnonzero((vectors == 1).all(axis=1))[0]), len(vectors) - 1
         for category in _spread(self.categories):
-            first = category * (last + 1) * self.group
-            places = [(2, 0, 0), (0, 0, 0), (last, 0, 0), (2, self.instances - 1, 0), (2, 0, 2)]
-            indices = [first + weight * self.group + instance * 4 + flip for weight, instance, flip in places]
-            captions = [
-                "identity",
-                "a x {:g}".format(*weight_vectors(self.weights)[0]),
-                "f x {:g}".format(weight_vectors(self.weights)[last][5]),
+            shown = {
+                f"{category:05d}": (identity, 0, 0),
+                f"a x {vectors[0, 0]:g}": (0, 0, 0),
+                f"f x {vectors[last, 5]:g}": (last, 0, 0),
+                f"instance {self.instances - 1}": (identity, self.instances - 1, 0),
+                FLIPS[2]: (identity, 0, 2),
+            }
+            indices = [
+                (category * len(vectors) + weight) * self.group + instance * len(FLIPS) + flip
+                for weight, instance, flip in shown.values()
             ]
-            captions += [f"instance {self.instances - 1}", "left-right"]
             images = [sample.image for sample in self.render(indices)]
-            captions[0] = f"{category:05d}"
-            yield list(zip(captions, images, strict=True))
+            yield list(zip(shown, images, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OFDB(_CategoryRecipe):
     """The recipe of OFDB: one image a category, which is the system as it is.
 
-    weights: "identity", the system that passed the search's fill test; or "published", vector 0 of the weights, a x 0.2,
-    as the released script takes it.
+    weights: "identity", the system that passed the search's fill test; or "published", vector 0 of FractalDB's weights,
+    a x 0.2, as the released script takes it.
     """
 
     NAME: ClassVar[str] = "ofdb"

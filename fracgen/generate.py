@@ -1,7 +1,6 @@
 """Render a recipe into a folder of shards: plan them, run them on an executor, resume, finish."""
 
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fracgen.machine import num_cores
 from fracgen.preview import contact_sheet
 from fracgen.recipes import Recipe, from_dict, inputs, recipe_hash, to_dict
 from shards.errors import DataError, UsageError
@@ -55,11 +55,6 @@ class Result:
 def versions() -> dict[str, str]:
     """The versions of what determines a folder's bytes."""
     return {name: metadata.version(name) for name in _VERSIONED}
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: int = 8, keep_metadata: bool = True) -> Layout:
@@ -104,7 +99,7 @@ def write_shards(
     Raises UsageError where the folder is not to be written, DataError where an image cannot be made or a worker died;
     shards that are committed by then stay, and the same call goes on from there.
     """
-    folder, layout, started = Path(folder).absolute(), layout or plan(recipe), time.perf_counter()
+    folder, layout, started = Path(folder), layout or plan(recipe), time.perf_counter()
     work = _plan_of(recipe, layout, provenance or {})
     with FolderWriter(folder, work, inputs=inputs(recipe), part=part, any_versions=any_versions) as writer:
         for record in writer.records.values():
@@ -138,7 +133,7 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
     Raises DataError with the shards that are missing, and the parts to which they belong; UsageError where the folder
     holds no shards, a part is being written, or other versions began it.
     """
-    folder, started = Path(folder).absolute(), time.perf_counter()
+    folder, started = Path(folder), time.perf_counter()
     if (folder / MANIFEST).exists():
         manifest = load_manifest(folder)
         work: dict[str, Any] = {"recipe": dict(manifest.recipe), "provenance": dict(manifest.provenance)}
@@ -195,7 +190,7 @@ def _render_missing(
     _remember(writer.token, (recipe, writer.layout))
     try:
         for shard in writer.missing():
-            futures[pool.submit(render_shard, writer.folder, shard, writer.token)] = shard
+            futures[pool.submit(render_shard, writer.folder.absolute(), shard, writer.token)] = shard
         preview = contact_sheet(recipe.preview()) if writer.part is None else b""
         for future in as_completed(futures):
             record = future.result()
@@ -223,7 +218,10 @@ def _job(folder: Path, token: str) -> tuple[Recipe, Layout]:
     with _jobs_lock:
         if (job := _jobs.get(token)) is not None:
             return job
-    work = read_plan(folder)
+    try:
+        work = read_plan(folder)
+    except UsageError:
+        raise DataError(f"{folder}: a worker cannot see it; all must have the folder under this path") from None
     if work["versions"] != versions() and not work["any_versions"]:
         raise DataError(
             f"a worker has other versions ({versions()}) than the run ({work['versions']}); make them equal"

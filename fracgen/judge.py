@@ -12,7 +12,7 @@ Cost of a candidate on one core of an EPYC 7003: twist 0.05 ms, choose 0.05, tra
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.chaos import kernel
+from fracgen.chaos import NUM_BUCKETS, UNSURE, kernel, tabulate
 from fracgen.ifs import Floats
 
 Words = npt.NDArray[np.uint32]
@@ -29,13 +29,11 @@ OVERFLOW, FLAT = -1, -2
 """What `judge` gives instead of a number of pixels."""
 
 _BLOCK = 1024
-_BUCKETS = 4096
-_UNSURE = np.uint8(255)
 _TOP, _REST, _MATRIX = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x9908B0DF)
 _ONE = np.uint32(1)
 _TEMPER_1, _TEMPER_2 = np.uint32(0x9D2C5680), np.uint32(0xEFC60000)
 _S5, _S6, _S7, _S11, _S15, _S18 = (np.uint32(shift) for shift in (5, 6, 7, 11, 15, 18))
-_W1, _W6, _W26, _W41, _W63 = (np.uint64(number) for number in (1, 6, 26, 41, 63))
+_W1, _W6, _W63 = (np.uint64(number) for number in (1, 6, 63))
 
 
 @kernel
@@ -56,6 +54,13 @@ def temper(word: np.uint32) -> np.uint32:
 
 
 @kernel
+def to_unit(high: np.uint32, low: np.uint32) -> float:
+    """The double in [0, 1) of 27 and 26 random bits, as numpy makes it."""
+    unit: float = (np.float64(high) * 67108864.0 + np.float64(low)) / 9007199254740992.0
+    return unit
+
+
+@kernel
 def read_candidate(words: Words, position: int, rows: Floats) -> tuple[int, int]:
     """Read a candidate's maps from the stream: N uniform in 2..7, then six values in [-1, 1) a map.
 
@@ -69,9 +74,9 @@ def read_candidate(words: Words, position: int, rows: Floats) -> tuple[int, int]
     for j in range(num_maps):
         for k in range(6):
             high, low = temper(words[position]) >> _S5, temper(words[position + 1]) >> _S6
-            rows[j, k] = -1.0 + 2.0 * ((np.float64(high) * 67108864.0 + np.float64(low)) / 9007199254740992.0)
+            rows[j, k] = -1.0 + 2.0 * to_unit(high, low)
             position += 2
-    return num_maps, position
+    return int(num_maps), position
 
 
 @kernel
@@ -86,47 +91,21 @@ def find_probabilities(rows: Floats, p: Floats) -> None:
 
 
 @kernel
-def tabulate(p: Floats, limits: npt.NDArray[np.uint64], table: npt.NDArray[np.uint8]) -> None:
-    """Prepare `choose`: limits (N,) are floor(2^53 (p_1 + ... + p_j)); table (4096,) the map by the highest 12 bits.
-
-    A random number is k / 2^53 for a whole number k, so that comparing k with the limits is exact. Buckets in which
-    one map ends and the next begins are marked.
-    """
-    total, filled = 0.0, 0
-    for j in range(p.size):
-        total += p[j]
-        limits[j] = np.uint64(total * 9007199254740992.0)
-        last = min(np.int64(limits[j] >> _W41), _BUCKETS)
-        for bucket in range(filled, last):
-            table[bucket] = np.uint8(j)
-        if last < _BUCKETS:
-            table[last] = _UNSURE
-        filled = max(filled, last + 1)
-    for bucket in range(filled, _BUCKETS):
-        table[bucket] = np.uint8(p.size)
-
-
-@kernel
-def choose(
-    words: Words,
-    limits: npt.NDArray[np.uint64],
-    table: npt.NDArray[np.uint8],
-    highs: Words,
-    choices: npt.NDArray[np.uint8],
-) -> None:
+def choose(words: Words, limits: Floats, table: npt.NDArray[np.uint8], choices: npt.NDArray[np.uint8]) -> None:
     """Map of each step, from the raw words of its random numbers r: the first j with r <= p_1 + ... + p_j.
 
-    words: (2 n,). highs: (n,), scratch. choices: (n,), filled; len(p) where r exceeds the sum.
+    words: (2 n,). limits, table: from `chaos.tabulate`. choices: (n,), filled; len(p) where r exceeds the sum.
     """
+    highs = np.empty(_BLOCK, np.uint32)
     for i in range(choices.size):
         highs[i] = temper(words[2 * i]) >> _S5
     for i in range(choices.size):
         choice = table[highs[i] >> _S15]
-        if choice == _UNSURE:
-            number = np.uint64(highs[i]) << _W26 | np.uint64(temper(words[2 * i + 1]) >> _S6)
+        if choice == UNSURE:
+            r = to_unit(highs[i], temper(words[2 * i + 1]) >> _S6)
             choice = np.uint8(0)
-            for limit in limits:
-                choice += np.uint8(number > limit)
+            while choice < limits.size and r > limits[choice]:
+                choice += np.uint8(1)
         choices[i] = choice
 
 
@@ -206,7 +185,7 @@ def plot_block(xs: Floats, ys: Floats, extent: Floats, offsets: Words, canvas: n
     for i in range(xs.size):
         place = np.uint64(offsets[i])
         bit = _W1 << (place & _W63)
-        lit += np.int64(canvas[place >> _W6] & bit == 0)
+        lit += int(canvas[place >> _W6] & bit == 0)
         canvas[place >> _W6] |= bit
     return lit
 
@@ -227,7 +206,7 @@ def judge_batch(
     Orbits are traced twice, block by block, rather than kept: once for their extents, and then to light pixels until
     the points that are left cannot change the verdict. p: (4, 7), filled. choices: (4, T - 1), scratch.
     """
-    limits, table, highs = np.empty(MAX_MAPS, np.uint64), np.empty(_BUCKETS, np.uint8), np.empty(_BLOCK, np.uint32)
+    limits, table, offsets = np.empty(MAX_MAPS), np.empty(NUM_BUCKETS, np.uint8), np.empty(_BLOCK, np.uint32)
     coefficients, extents = np.zeros((LANES, MAX_MAPS + 1, 6)), np.zeros((LANES, 4))
     xs, ys, place = np.empty((LANES, _BLOCK)), np.empty((LANES, _BLOCK)), np.zeros((LANES, 2))
     steps = choices.shape[1]
@@ -235,10 +214,10 @@ def judge_batch(
         count = num_maps[lane]
         p[lane] = 0.0
         find_probabilities(rows[lane, :count], p[lane, :count])
-        tabulate(p[lane, :count], limits, table)
+        tabulate(p[lane, :count], limits[:count], table)
         for start in range(0, steps, _BLOCK):
             pairs = words[starts[lane] + 2 * start : starts[lane] + 2 * min(start + _BLOCK, steps)]
-            choose(pairs, limits[:count], table, highs, choices[lane, start : start + _BLOCK])
+            choose(pairs, limits[:count], table, choices[lane, start : start + _BLOCK])
         for j in range(count):
             a, b, c, d, e, f = rows[lane, j]
             row = coefficients[lane, j]
@@ -261,7 +240,7 @@ def judge_batch(
             lit[lane] = FLAT
         else:
             undecided += 1 << lane
-            lit[lane] = plot_block(np.zeros(1), np.zeros(1), extent, highs, canvases[lane])
+            lit[lane] = plot_block(np.zeros(1), np.zeros(1), extent, offsets, canvases[lane])
     place[:] = 0.0
     for start in range(0, steps, _BLOCK):
         if not undecided:
@@ -270,7 +249,7 @@ def judge_batch(
         trace_four(coefficients, choices[:, start : start + size], place, xs, ys)
         for lane in range(LANES):
             if undecided >> lane & 1:
-                lit[lane] += plot_block(xs[lane, :size], ys[lane, :size], extents[lane], highs, canvases[lane])
+                lit[lane] += plot_block(xs[lane, :size], ys[lane, :size], extents[lane], offsets, canvases[lane])
                 if lit[lane] >= least or lit[lane] + steps - start - size < least:
                     undecided -= 1 << lane
 

@@ -94,6 +94,11 @@ class OnePFrac:
         return self.classes
 
     @property
+    def title(self) -> str:
+        """Name, sigma and delta."""
+        return f"{self.NAME}-sigma{self.sigma:g}-delta{self.delta:g}"
+
+    @property
     def num_classes(self) -> int:
         """L."""
         return self.classes

@@ -15,6 +15,7 @@ import yaml
 from fracgen.categories import Categories
 from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.ifs import IFS, read_text
+from fracgen.noise import Noise
 from fracgen.onepfrac import OnePFrac
 from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
@@ -29,6 +30,11 @@ class Recipe(Protocol):
 
     NAME: ClassVar[str]
     PROVENANCE: ClassVar[frozenset[str]]
+
+    @property
+    def title(self) -> str:
+        """Names a folder: letters, digits, dots and dashes."""
+        ...
 
     @property
     def group(self) -> int:
@@ -74,7 +80,7 @@ class Recipe(Protocol):
         ...
 
 
-RECIPES: Mapping[str, type[Recipe]] = {kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom)}
+RECIPES: Mapping[str, type[Recipe]] = {kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom, Noise)}
 
 
 def build(name: str, values: Mapping[str, Any]) -> Recipe:
@@ -231,9 +237,14 @@ def load_values(path: Path) -> dict[str, Any]:
     return values
 
 
-def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe that a YAML file holds; `overrides` win. Raises UsageError with the file, key and value."""
+def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None, *, name: str | None = None) -> Recipe:
+    """The recipe that a YAML file holds; `overrides` win.
+
+    name: which recipe it must be, if not any. Raises UsageError with the file, key and value.
+    """
     values, overrides = load_values(path), overrides or {}
+    if name is not None and values.setdefault("recipe", name) != name:
+        raise UsageError(f"{path}: is a recipe of {values['recipe']}, not of {name}")
     kept = {key: value for key, value in values.items() if str(key).replace("-", "_") not in overrides}
     try:
         return from_dict({**kept, **overrides}, path if path.is_dir() else path.parent)

@@ -3,15 +3,15 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fracgen.recipes import Recipe, recipe_hash, to_dict
+from fracgen.recipes import Recipe, recipe_hash
 from shards.errors import UsageError
-from shards.layout import Layout
+from shards.layout import Layout, Part
 from shards.manifest import Manifest, ShardRecord
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ def warn(message: str) -> None:
 
 def default_folder(recipe: Recipe) -> Path:
     """A folder named after a resolved recipe; eight digits of its hash stand for what the name does not tell."""
-    values = to_dict(recipe)
-    told = "".join(f"-{key}{values[key]:g}" for key in ("sigma", "delta") if key in values)
-    return Path(f"{recipe.NAME}{told}-{recipe_hash(recipe)[:8]}")
+    return Path(f"{recipe.title}-{recipe_hash(recipe)[:8]}")
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -60,10 +58,58 @@ def status(doing: str) -> Iterator[None]:
         yield
 
 
+class SearchProgress:
+    """Categories, candidates/s and the time left, on stderr; silent where that is no terminal."""
+
+    def __init__(self, categories: int, *, enabled: bool = True) -> None:
+        self._bar: Any = None
+        if enabled and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            self._bar = progress.Progress(
+                progress.TextColumn("categories"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[candidates]} candidates"),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=categories, candidates=0)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, categories: int, candidates: int) -> None:
+        """So many are found, among so many candidates."""
+        if self._bar:
+            self._bar.update(self._task, completed=categories, candidates=candidates)
+
+
+def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, as_json: bool) -> None:
+    """The closing block of `search`."""
+    if as_json:
+        print(json.dumps({"categories": count, **provenance, "folder": str(out) if out else None}, indent=1))
+        return
+    rejected = _listed(provenance["candidate_rejections"])
+    rows = [("categories", f"{count}, of {provenance['candidates']} candidates (rejected: {rejected})")]
+    rows += [("folder", f"{out}, {count} files")] if out else [("kept", "for `fracgen baseline`; --out writes files")]
+    _print_rows(rows)
+
+
 class Progress:
     """Images, images/s, rejects and the time left, on stderr; silent where that is no terminal."""
 
-    def __init__(self, layout: Layout, *, enabled: bool = True) -> None:
+    def __init__(self, layout: Layout, part: Part | None = None, *, enabled: bool = True) -> None:
         self._bar: Any = None
         self._rejects = 0
         if enabled and sys.stderr.isatty():
@@ -79,7 +125,10 @@ class Progress:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(layout.name, total=layout.num_samples, rejects=0, speed="")
+            shards = part.shards(layout.num_shards) if part else range(layout.num_shards)
+            total = sum(layout.num_indices(shard) for shard in shards)
+            name = f"{layout.name} {part}" if part else layout.name
+            self._task = self._bar.add_task(name, total=total, rejects=0, speed="")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -102,9 +151,12 @@ class Progress:
             )
 
 
-def rendered(result: "Result", *, as_json: bool) -> None:
-    """The closing block of `render`."""
+def rendered(result: "Result", *, where: str, as_json: bool) -> None:
+    """The closing block of what renders. where: on what it ran."""
     manifest, rate = result.manifest, result.new_samples / result.seconds if result.new_samples else 0.0
+    if manifest is None:
+        _part_rendered(result, rate, where, as_json=as_json)
+        return
     if as_json:
         values = {
             "folder": str(result.folder),
@@ -117,6 +169,7 @@ def rendered(result: "Result", *, as_json: bool) -> None:
             "images_per_second": rate,
             "acceptance": manifest.acceptance,
             "rejections": manifest.rejections,
+            "counts": manifest.counts,
             "provenance": dict(manifest.provenance),
             "recipe_hash": manifest.recipe_hash,
         }
@@ -124,15 +177,33 @@ def rendered(result: "Result", *, as_json: bool) -> None:
         return
     rows = [("images", f"{manifest.num_samples} of {manifest.num_classes} classes, in {len(manifest.shards)} shards")]
     rows += [("bytes", f"{manifest.num_bytes:,} ({manifest.num_bytes / manifest.num_samples:,.0f} an image)")]
-    if not result.new_samples:
-        rows += [("time", "nothing to do: the folder is complete")]
-    else:
-        before = manifest.num_samples - result.new_samples
-        kept = f" ({before} were there)" if before else ""
-        rows += [("time", f"{result.seconds:.2f} s, {rate:,.0f} images/s on {result.workers} threads{kept}")]
-    rows += [("accepted", _acceptance(manifest)), ("base", _base(manifest))]
+    rows += [("time", _time(result, rate, where)), *_story(manifest)]
     rows += [("folder", str(result.folder)), ("next", f"fracgen verify {result.folder} --render")]
     _print_rows(rows)
+
+
+def _part_rendered(result: "Result", rate: float, where: str, *, as_json: bool) -> None:
+    if as_json:
+        values = {
+            "folder": str(result.folder),
+            "images": result.num_samples,
+            "new_images": result.new_samples,
+            "seconds": result.seconds,
+            "images_per_second": rate,
+        }
+        print(json.dumps(values, indent=1))
+        return
+    rows = [("images", f"{result.num_samples} of this part"), ("time", _time(result, rate, where))]
+    rows += [("folder", str(result.folder)), ("next", f"fracgen merge {result.folder}, once all parts are there")]
+    _print_rows(rows)
+
+
+def _time(result: "Result", rate: float, where: str) -> str:
+    if not result.new_samples:
+        return "nothing to do: all shards are there"
+    before = result.num_samples - result.new_samples
+    kept = f" ({before} were there)" if before else ""
+    return f"{result.seconds:.2f} s, {rate:,.0f} images/s on {where}{kept}"
 
 
 def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
@@ -146,11 +217,10 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
     rows = [
         ("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items())),
         ("recipe hash", manifest.recipe_hash),
-        ("base", _base(manifest)),
         ("images", f"{manifest.num_samples} of {manifest.num_classes} classes"),
         ("format", f"{image.width} x {image.height} {image.extension}, mode {image.mode}, {bits} bits"),
         ("shards", f"{len(sizes)}, {min(sizes):,} to {max(sizes):,} bytes, {sum(sizes):,} in all"),
-        ("accepted", _acceptance(manifest)),
+        *_story(manifest),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("folder", str(folder)),
     ]
@@ -188,18 +258,28 @@ def measured(table: "Table", *, as_json: bool) -> None:
     Console().print(grid)
 
 
-def _acceptance(manifest: Manifest) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in manifest.rejections.items())
-    return f"{manifest.acceptance:.3f} of draws (rejected: {reasons or 'none'})"
+def _story(manifest: Manifest) -> list[tuple[str, str]]:
+    """How the images came about: draws that were rejected, orbits that were trimmed, the base or the categories."""
+    provenance, rows = manifest.provenance, []
+    if any(shard.rejections for shard in manifest.shards):
+        rows += [("accepted", f"{manifest.acceptance:.3f} of draws (rejected: {_listed(manifest.rejections)})")]
+    if manifest.counts:
+        rows += [("counted", f"{_listed(manifest.counts)}, of {manifest.num_samples} images")]
+    if "base_acceptance" in provenance:
+        acceptance = f"{provenance['base_acceptance']} of its perturbations passed when vetted"
+        tries = provenance.get("base_tries")
+        number = f"number {provenance.get('base')} of {tries} tried" if tries else "given"
+        rows += [("base", f"{number}, {acceptance}")]
+    if "candidates" in provenance:
+        rejected = _listed(provenance.get("candidate_rejections", {}))
+        rows += [("categories", f"of {provenance['candidates']} candidates (rejected: {rejected})")]
+    elif "categories" in provenance:
+        rows += [("categories", "given")]
+    return rows
 
 
-def _base(manifest: Manifest) -> str:
-    provenance = manifest.provenance
-    if "base_acceptance" not in provenance:
-        return "unknown: written without provenance"
-    acceptance = f"{provenance['base_acceptance']} of its perturbations passed when vetted"
-    tries = provenance.get("base_tries")
-    return f"number {provenance.get('base')} of {tries} tried, {acceptance}" if tries else f"given, {acceptance}"
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:

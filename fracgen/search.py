@@ -6,7 +6,6 @@ again what another has found.
 
 import contextlib
 import math
-import os
 import secrets
 import threading
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
 from fracgen import judge
 from fracgen.categories import Categories
@@ -55,6 +53,14 @@ class Search:
     def least(self) -> int:
         """Least number of pixels that a category lights."""
         return math.ceil(self.min_fill * judge.SIZE**2)
+
+    def cache_path(self, cache: Path) -> Path:
+        """Where in a cache folder this search is kept."""
+        return cache / f"categories-v{RULE}-seed{self.seed}-least{self.least}.npz"
+
+    def is_cached(self, cache: Path) -> bool:
+        """Whether something of this search is kept."""
+        return self.cache_path(cache).is_file()
 
 
 @dataclass
@@ -118,11 +124,6 @@ class Found:
         return cls(state, [outcomes.astype(np.uint8)], systems)
 
 
-def cache_folder() -> Path:
-    """Where found categories are kept: $FRACGEN_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("FRACGEN_CACHE") or platformdirs.user_cache_path("fracgen"))
-
-
 def find_categories(
     count: int,
     search: Search | None = None,
@@ -139,7 +140,7 @@ def find_categories(
     """
     search = search or Search()
     check_range("categories", count, 1, MAX_CATEGORIES)
-    path = None if cache is None else cache / f"categories-v{RULE}-seed{search.seed}-least{search.least}.npz"
+    path = None if cache is None else search.cache_path(cache)
     found = (Found.load(path) if path else None) or Found(legacy_state(search.seed))
     if len(found.systems) < count:
         _Run(search, found, count, path, on_progress).search(workers)

@@ -8,16 +8,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from fracgen import atoms
-from fracgen.draw import MAX_SIZE, check_range
+from fracgen.draw import MAX_SIZE, check_choice, check_range
 from fracgen.ifs import Floats
 from fracgen.rng import MAX_SEED, generator, stream_key
 from shards.errors import UsageError
 from shards.sample import Image, Sample
+
+Gradients = Literal["signed", "library"]
 
 MAX_CLASSES = 1_000_000
 MAX_IMAGES = 1_000_000_000
@@ -58,6 +60,8 @@ class VisualAtom:
     size: in pixels. The numbers of a class are uniform in ranges, whole numbers both ends included: vertices V and
     orbits L; noise amplitude q in [0, max_noise); line offset w in [0, max_line_offset) and start radius in pixels;
     waves n1, n2 in 0..max_waves, different unless n1 = 0 (as published); ellipse factors.
+    gradients: of the Perlin noise, "signed" as it is meant, or "library" as the published code's library computes
+    it: every second one is -1 there, so that orbits are smoother (a standard deviation of 0.33 instead of 0.51).
 
     The cosines and sines are those of the platform's C library, as in the published code. Where two libraries differ in
     a last bit, so may, rarely, a pixel.
@@ -82,6 +86,7 @@ class VisualAtom:
     max_waves: int = 20
     min_ellipse: float = 1.0
     max_ellipse: float = 2.0
+    gradients: Gradients = "signed"
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
@@ -98,9 +103,15 @@ class VisualAtom:
         check_range("max_noise", self.max_noise, 0, 100)
         check_range("max_line_offset", self.max_line_offset, 0, 100)
         check_range("max_waves", self.max_waves, 0, 10_000)
+        check_choice("gradients", self.gradients, Gradients)
 
     def __len__(self) -> int:
         return self.classes * self.instances
+
+    @property
+    def title(self) -> str:
+        """Name, classes and images a class."""
+        return f"{self.NAME}-{self.classes}x{self.instances}"
 
     @property
     def num_classes(self) -> int:
@@ -160,7 +171,12 @@ class VisualAtom:
                 "centre": list(centre),
                 "image_key": f"{image_key:016x}",
             }
-            yield Sample(image=draw(atom, centre, image_key, self.size), index=index, label=label, metadata=metadata)
+            yield Sample(
+                image=draw(atom, centre, image_key, self.size, self.gradients),
+                index=index,
+                label=label,
+                metadata=metadata,
+            )
 
     def preview(self) -> Iterator[list[tuple[str, Image]]]:
         """Some classes, the first instances of each."""
@@ -170,7 +186,7 @@ class VisualAtom:
             yield [(f"class {label} #{instance}", sample.image) for instance, sample in enumerate(samples)]
 
 
-def draw(atom: Atom, centre: tuple[float, float], image_key: int, size: int) -> Image:
+def draw(atom: Atom, centre: tuple[float, float], image_key: int, size: int, gradients: Gradients = "signed") -> Image:
     """One image of an atom: uint8 (size, size).
 
     centre: (x, y) in pixels. image_key: 64-bit key of its grays and its noise.
@@ -178,8 +194,9 @@ def draw(atom: Atom, centre: tuple[float, float], image_key: int, size: int) -> 
     (cos, sin), (sx, sy), (x, y) = atom.cycle[:2], atom.ellipse, centre
     vertices = np.stack([cos * atom.radius * sx + x, sin * atom.radius * sy + y])
     image = np.zeros((size, size), np.uint8)
-    key = np.uint64(image_key)
-    atoms.draw_atom(key, atom.orbits, atom.noise, atom.line_offset, atom.cycle, vertices, size, image.reshape(-1))
+    table = atoms.SIGNED_GRADIENTS if gradients == "signed" else atoms.LIBRARY_GRADIENTS
+    numbers = atom.orbits, atom.noise, atom.line_offset
+    atoms.draw_atom(np.uint64(image_key), table, *numbers, atom.cycle, vertices, size, image.reshape(-1))
     return image
 
 

@@ -60,11 +60,20 @@ class Layout:
         """Key of a sample in its tar: its index, zero-padded, without a dot (readers end a key at the first dot)."""
         return f"{index:0{max(6, len(str(self.num_samples - 1)))}d}"
 
-    def indices(self, shard: int) -> Indices:
-        """Indices of the samples of one shard, in the order in which they are written: (n,) int64."""
+    def num_indices(self, shard: int) -> int:
+        """Number of samples of one shard."""
+        groups = self._groups(shard)
+        short = self.num_groups * self.group - self.num_samples
+        return len(groups) * self.group - (short if self.num_groups - 1 in groups else 0)
+
+    def _groups(self, shard: int) -> Indices:
         each, longer = divmod(self.num_groups, self.num_shards)
         first = shard * each + min(shard, longer)
-        groups = _permutation(self.num_groups, self.seed)[first : first + each + (shard < longer)]
+        return _permutation(self.num_groups, self.seed)[first : first + each + (shard < longer)]
+
+    def indices(self, shard: int) -> Indices:
+        """Indices of the samples of one shard, in the order in which they are written: (n,) int64."""
+        groups = self._groups(shard)
         samples = (groups[:, None] * self.group + np.arange(self.group)).ravel()
         samples = samples[samples < self.num_samples]
         return samples[_random_order(len(samples), self.seed, shard + 1)]

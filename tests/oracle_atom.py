@@ -14,7 +14,7 @@ F = np.float32
 
 
 def draw_plain_atom(
-    *, vertices, orbits, noise, line_offset, radius, waves, ellipse, centre, image_key, size
+    *, vertices, orbits, noise, line_offset, radius, waves, ellipse, centre, image_key, size, gradients="signed"
 ) -> np.ndarray:
     """The image of a class's numbers, a centre and a key: uint8 (size, size)."""
     angle = 2 * math.pi / vertices
@@ -32,7 +32,7 @@ def draw_plain_atom(
             row = []
             for k in range(vertices):
                 uniform = next(stream) // 2**11 / 2**53 * 10000
-                n = float(pnoise1_plain(uniform)) * noise - noise
+                n = float(pnoise1_plain(uniform, gradients)) * noise - noise
                 row.append(n - 0.5 * math.sin(angle * k * n1) - 0.5 * math.sin(angle * k * n2))
             noises.append(row)
         for k in range(vertices):
@@ -44,19 +44,21 @@ def draw_plain_atom(
     return np.asarray(image)[:, :, 0]
 
 
-def pnoise1_plain(x: float) -> np.float32:
+def pnoise1_plain(x: float, gradients: str = "signed") -> np.float32:
     x = F(x)
     cell = int(x)
     t = x - F(cell)
     fade = t * t * t * (t * (t * F(6) - F(15)) + F(10))
-    left = gradient(cell % 1024) * t
-    right = gradient((cell + 1) % 1024) * (t - F(1))
+    left = gradient(cell % 1024, gradients) * t
+    right = gradient((cell + 1) % 1024, gradients) * (t - F(1))
     return (left + fade * (right - left)) * F(0.4)
 
 
-def gradient(point: int) -> np.float32:
+def gradient(point: int, gradients: str) -> np.float32:
     hashed = PERMUTATION[point & 255]
     size = F((hashed & 7) + 1)
+    if gradients == "library" and hashed & 8:
+        return F(-1)
     return -size if hashed & 8 else size
 
 

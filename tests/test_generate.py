@@ -30,8 +30,7 @@ def write(recipe, path, **options):
 
 
 def plan_key(recipe):
-    layout = plan(recipe, num_shards=5)
-    return {"recipe_hash": generate.recipe_hash(recipe), "layout": layout.to_dict(), "versions": generate.versions()}
+    return generate._plan_of(recipe, plan(recipe, num_shards=5), PROVENANCE)
 
 
 class Backwards(Executor):
@@ -91,10 +90,10 @@ def test_a_complete_folder_is_left_alone(recipe, tmp_path):
 
 
 def test_failing_in_the_middle_keeps_shards_and_resumes(recipe, folder, tmp_path, monkeypatch):
-    def failing(recipe, layout, folder, shard, token):
+    def failing(folder, shard, token):
         if shard == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return render_shard(recipe, layout, folder, shard, token)
+        return render_shard(folder, shard, token)
 
     monkeypatch.setattr(generate, "render_shard", failing)
     with pytest.raises(OSError, match="No space"):
@@ -127,7 +126,7 @@ def test_every_moment_of_a_kill(recipe, folder, tmp_path, moment):
     key = plan_key(recipe)
     with FolderWriter(path, key) as writer:
         for shard in range(5 if moment.startswith("before") else 3):
-            writer.add(shard, render_shard(recipe, writer.layout, path, shard, writer.token))
+            writer.add(shard, render_shard(path, shard, writer.token))
     partial = path / ".partial"
     if moment == "rubbish":
         (partial / "1p-frac-train-000004.tar.aa.tmp").write_bytes(b"half")
@@ -217,13 +216,15 @@ def test_another_recipe_is_refused_in_an_unfinished_folder(recipe, tmp_path):
     write(recipe, tmp_path / "set")
     (tmp_path / "set" / "dataset.json").rename(tmp_path / "dataset.json")
     (tmp_path / "set" / ".partial").mkdir()
-    key = {"recipe_hash": "other", "layout": plan(recipe, num_shards=5).to_dict(), "versions": generate.versions()}
+    key = {**plan_key(recipe), "recipe_hash": "other"}
     (tmp_path / "set" / ".partial" / "plan.json").write_text(json.dumps(key))
     (tmp_path / "set" / ".partial" / "000000.json").write_text("{}")
     before = contents(tmp_path / "set")
     with pytest.raises(UsageError, match="another recipe"):
         write(recipe, tmp_path / "set")
-    assert {name: data for name, data in contents(tmp_path / "set").items() if "lock" not in name} == before
+    assert {
+        name: data for name, data in contents(tmp_path / "set").items() if name[9:] not in ("lock", "commit")
+    } == before
 
 
 def test_other_versions_are_refused_unless_told(recipe, folder, tmp_path, monkeypatch):
@@ -231,7 +232,7 @@ def test_other_versions_are_refused_unless_told(recipe, folder, tmp_path, monkey
     monkeypatch.setattr(generate, "versions", lambda: theirs)
     key = plan_key(recipe)
     with FolderWriter(tmp_path / "set", key) as writer:
-        render_shard(recipe, writer.layout, tmp_path / "set", 0, writer.token)
+        render_shard(tmp_path / "set", 0, writer.token)
     monkeypatch.undo()
     with pytest.raises(UsageError, match=r"numpy 1\.0\.0, now .*--any-versions"):
         write(recipe, tmp_path / "set")
@@ -314,7 +315,7 @@ def test_leaving_a_complete_folder_does_not_disown_another_run(recipe, tmp_path)
         other = FolderWriter(tmp_path / "set", plan_key(recipe))
         other.__enter__()
     with other:
-        render_shard(recipe, other.layout, tmp_path / "set", 1, other.token)
+        render_shard(tmp_path / "set", 1, other.token)
 
 
 def test_an_orphaned_worker_cannot_commit(recipe, tmp_path):
@@ -323,9 +324,9 @@ def test_an_orphaned_worker_cannot_commit(recipe, tmp_path):
         old = first.token
     with FolderWriter(tmp_path / "set", key) as second:
         with pytest.raises(DataError, match="has ended"):
-            render_shard(recipe, second.layout, tmp_path / "set", 0, old)
+            render_shard(tmp_path / "set", 0, old)
         assert not list((tmp_path / "set").rglob("*.tar*"))
-        render_shard(recipe, second.layout, tmp_path / "set", 0, second.token)
+        render_shard(tmp_path / "set", 0, second.token)
 
 
 def dying(*_):

@@ -139,7 +139,7 @@ def test_pixel_hash_tells_everything_apart():
     def of(*pairs):
         pixels = PixelHash()
         for each in pairs:
-            pixels.update(*each)
+            pixels.update(PixelHash.digest(*each))
         return pixels.hexdigest()
 
     variants = [

@@ -32,10 +32,10 @@ def recipe() -> VisualAtom:
     return VisualAtom(**SMALL)
 
 
-def oracle(sample) -> np.ndarray:
+def oracle(sample, gradients="signed") -> np.ndarray:
     metadata = {**sample.metadata, "image_key": int(sample.metadata["image_key"], 16), "size": sample.image.shape[0]}
     assert metadata.pop("formula") == "visualatom"
-    return draw_plain_atom(**metadata)
+    return draw_plain_atom(**metadata, gradients=gradients)
 
 
 def test_defaults_are_the_published_set():
@@ -61,6 +61,7 @@ def test_it_is_a_recipe_that_is_resolved(recipe):
         {"max_noise": 0.0, "max_line_offset": 0.0},
         {"max_noise": 90.0, "max_line_offset": 90.0},
         {"max_waves": 0, "max_ellipse": 1.0},
+        {"gradients": "library"},
         {"max_radius": 2000, "max_ellipse": 50.0},
         {"min_vertices": 3, "max_vertices": 3, "min_radius": 0, "max_radius": 0},
     ],
@@ -68,7 +69,7 @@ def test_it_is_a_recipe_that_is_resolved(recipe):
 def test_every_pixel_is_the_plain_renderers(changes):
     recipe = VisualAtom(**{**SMALL, **changes})
     for sample in recipe.render(range(0, len(recipe), 3)):
-        assert np.array_equal(sample.image, oracle(sample)), sample.index
+        assert np.array_equal(sample.image, oracle(sample, recipe.gradients)), sample.index
 
 
 def test_every_pixel_at_the_published_ranges():
@@ -118,17 +119,23 @@ def test_the_permutation_is_perlins():
 
 def test_noise():
     places = np.random.RandomState(0).uniform(0, 10_000, 2000).astype(np.float32)
-    noise = np.array([atoms.pnoise1(place) for place in places])
+    noise = np.array([atoms.pnoise1(place, atoms.SIGNED_GRADIENTS) for place in places])
     assert noise.tolist() == [float(pnoise1_plain(place)) for place in places]
     assert np.array_equal(noise, noise.astype(np.float32)) and np.abs(noise).max() <= 1.6
-    assert all(atoms.pnoise1(np.float32(whole)) == 0 for whole in range(10_001))
+    assert all(atoms.pnoise1(np.float32(whole), atoms.SIGNED_GRADIENTS) == 0 for whole in range(10_001))
     offsets = np.random.RandomState(1).randint(0, 2**10, 200).astype(np.float32) / 2**10  # exact in float32
     for cell, t in zip(range(0, 1000, 5), offsets, strict=True):
-        assert atoms.pnoise1(np.float32(cell + t)) == atoms.pnoise1(np.float32(cell + 1024 + t))
+        assert atoms.pnoise1(np.float32(cell + t), atoms.SIGNED_GRADIENTS) == atoms.pnoise1(
+            np.float32(cell + 1024 + t), atoms.SIGNED_GRADIENTS
+        )
     # between points 0 and 1, hashes 151 and 160: gradients 8 and 1, fade(1/2) = 1/2
-    assert atoms.pnoise1(np.float32(0.5)) == np.float32((8 * 0.5 + 1 * -0.5) / 2) * np.float32(0.4)
+    assert atoms.pnoise1(np.float32(0.5), atoms.SIGNED_GRADIENTS) == np.float32((8 * 0.5 + 1 * -0.5) / 2) * np.float32(
+        0.4
+    )
     # between points 2 and 3, hashes 137 and 91: gradients -2 and -4
-    assert atoms.pnoise1(np.float32(2.5)) == np.float32((-2 * 0.5 + -4 * -0.5) / 2) * np.float32(0.4)
+    assert atoms.pnoise1(np.float32(2.5), atoms.SIGNED_GRADIENTS) == np.float32(
+        (-2 * 0.5 + -4 * -0.5) / 2
+    ) * np.float32(0.4)
 
 
 def test_orbits_grow_by_the_line_offset_and_the_noise_amplitude():

@@ -1,0 +1,419 @@
+"""The commands that render: 1p-frac, the baselines, their parts and the merging of these, and the category search."""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from shards.errors import DataError, FracgenError, UsageError
+
+
+class InterruptError(FracgenError):
+    """Ctrl-C, with what it leaves behind."""
+
+    exit_code = 130
+
+
+DrawOption = Literal["patch", "point"]
+ColorOption = Literal["gray", "color"]
+PatchOption = Literal["random", "fill"]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Workers = Annotated[int | None, typer.Option(help="Threads.  [default: all cores]", min=1)]
+
+# What every recipe may have. None stands for the recipe's own default, so that a recipe file's value is not overridden.
+Classes = Annotated[int | None, typer.Option(help="Number of classes.  [default: 1000]")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything that is drawn.  [default: 0]")]
+Size = Annotated[int | None, typer.Option(help="Image width and height in pixels.  [default: 512]")]
+Size362 = Annotated[int | None, typer.Option(help="Image width and height in pixels.  [default: 362]")]
+Pad = Annotated[int | None, typer.Option(help="Border in pixels.  [default: 6]")]
+Points = Annotated[int | None, typer.Option(help="Points of an orbit.  [default: 100000]")]
+Points200 = Annotated[int | None, typer.Option(help="Points of an orbit.  [default: 200000]")]
+Draw = Annotated[DrawOption | None, typer.Option(help="3 x 3 patches or single pixels.  [default: patch]")]
+Color = Annotated[ColorOption | None, typer.Option(help="Gray, or hue by point.  [default: gray]")]
+Patch = Annotated[PatchOption | None, typer.Option(help="Masks of the patches.  [default: random]")]
+Categories = Annotated[int | None, typer.Option(help="Number of categories, each a class.  [default: 1000]")]
+CategoriesFrom = Annotated[
+    Path | None,
+    typer.Option(help="Folder of category files 00000.csv ... instead of searching; all of them by default."),
+]
+
+# Where to, and on what: no pixel depends on these.
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="YAML recipe, or a rendered folder; other options override it.")
+]
+Out = Annotated[Path | None, typer.Option(help="Folder to write or to resume.  [default: named after the recipe]")]
+Shards = Annotated[int | None, typer.Option(help="Number of tars.  [default: 64, more for big sets]", min=1)]
+PngBits = Annotated[int, typer.Option(help="Bits a pixel: 8, or 1 (small; readers see 0 and 255).")]
+Metadata = Annotated[bool, typer.Option(help="Store with each image what made it.")]
+AnyVersions = Annotated[bool, typer.Option(help="Go on though versions of the libraries changed.")]
+Scheduler = Annotated[str | None, typer.Option(help="Dask scheduler to render on, as tcp://host:8786.")]
+Only = Annotated[str | None, typer.Option(metavar="I/N", help="Render part I of N only; `merge` finishes the folder.")]
+_NOT_OF_THE_RECIPE = {
+    *(
+        "recipe_file",
+        "out",
+        "workers",
+        "shards",
+        "png_bits",
+        "metadata",
+        "any_versions",
+        "as_json",
+        "scheduler",
+        "only",
+    ),
+    *("ifs", "categories_from"),
+}
+
+baseline = typer.Typer(
+    help="Render what 1p-frac is compared with: FractalDB, OFDB, VisualAtom, noise.", rich_markup_mode=None
+)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add these commands to the application."""
+    app.command()(render)
+    app.add_typer(baseline, name="baseline", no_args_is_help=True)
+    for command in (search, merge):
+        app.command()(command)
+
+
+def render(
+    context: typer.Context,
+    sigma: Annotated[
+        float | None, typer.Option(help="Sigma-factor of the base fractal, in (0, 3 maps].  [default: 3.5]")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Width of the perturbation, >= 0.  [default: 0.1]")] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Number L of perturbed classes, one image each.  [default: 1000]")
+    ] = None,
+    seed: Seed = None,
+    size: Size = None,
+    pad: Pad = None,
+    points: Points = None,
+    maps: Annotated[int | None, typer.Option(help="Affine maps of the base fractal.  [default: 2]")] = None,
+    perturbation: Annotated[
+        Literal["additive", "multiplicative"] | None,
+        typer.Option(
+            help="Add U(-delta/2, delta/2) (paper), or multiply by U(1-delta, 1+delta) (code).  [default: additive]"
+        ),
+    ] = None,
+    draw: Draw = None,
+    color: Color = None,
+    patch: Patch = None,
+    masks: Annotated[
+        Literal["class", "shared"] | None,
+        typer.Option(help="Random masks of each class's own, or shared by all classes.  [default: class]"),
+    ] = None,
+    min_fill: Annotated[
+        float | None, typer.Option(help="Keep images that fill more than this share.  [default: 0.05]")
+    ] = None,
+    max_tries: Annotated[int | None, typer.Option(help="Perturbations tried for a class.  [default: 100]")] = None,
+    base_candidates: Annotated[
+        int | None, typer.Option(help="Bases of which the one is taken whose perturbations pass most.  [default: 8]")
+    ] = None,
+    min_acceptance: Annotated[
+        float | None, typer.Option(help="Share of its perturbations that must pass.  [default: 0.5]")
+    ] = None,
+    max_base_tries: Annotated[int | None, typer.Option(help="Base fractals tried.  [default: 1000]")] = None,
+    ifs: Annotated[
+        Path | None, typer.Option(help="Base fractal instead of --sigma: category CSV, our JSON, or rendered folder.")
+    ] = None,
+    recipe_file: RecipeFile = None,
+    out: Out = None,
+    workers: Workers = None,
+    shards: Shards = None,
+    png_bits: PngBits = 8,
+    metadata: Metadata = True,
+    any_versions: AnyVersions = False,
+    scheduler: Scheduler = None,
+    only: Only = None,
+    as_json: Json = False,
+) -> None:
+    """Render 1p-frac: one fractal, perturbed into L classes, as WebDataset shards. With --recipe, any data set.
+
+    Run it again after any interruption: it goes on, and the folder ends the same to the byte.
+    """
+    from fracgen.ifs import load_ifs
+
+    if ifs is not None and (sigma is not None or maps is not None):
+        raise UsageError("--ifs gives the base fractal, so it excludes --sigma and --maps; leave them out")
+    if ifs is not None:
+        _render(context, ifs=load_ifs(ifs))
+    elif sigma is not None or maps is not None:
+        _render(context, ifs=None)
+    else:
+        _render(context)
+
+
+@baseline.command()
+def fractaldb(
+    context: typer.Context,
+    categories: Categories = None,
+    instances: Annotated[
+        int | None, typer.Option(help="Drawings of each weight vector, with patches of their own.  [default: 10]")
+    ] = None,
+    weights: Annotated[float | None, typer.Option(help="Step of the 25 weight vectors.  [default: 0.4]")] = None,
+    size: Size362 = None,
+    pad: Pad = None,
+    points: Points200 = None,
+    draw: Draw = None,
+    color: Color = None,
+    patch: Patch = None,
+    seed: Seed = None,
+    categories_from: CategoriesFrom = None,
+    recipe_file: RecipeFile = None,
+    out: Out = None,
+    workers: Workers = None,
+    shards: Shards = None,
+    png_bits: PngBits = 8,
+    metadata: Metadata = True,
+    any_versions: AnyVersions = False,
+    scheduler: Scheduler = None,
+    only: Only = None,
+    as_json: Json = False,
+) -> None:
+    """Render FractalDB: categories x 25 weight vectors x instances x 4 flips; 1000 x 1000 images by default."""
+    _render(context, "fractaldb", **_given_categories(categories_from, categories))
+
+
+@baseline.command()
+def ofdb(
+    context: typer.Context,
+    categories: Categories = None,
+    weights: Annotated[
+        Literal["identity", "published"] | None,
+        typer.Option(help="The system as it was found, or a x 0.2 as in the published script.  [default: identity]"),
+    ] = None,
+    size: Size362 = None,
+    pad: Pad = None,
+    points: Points200 = None,
+    draw: Draw = None,
+    color: Color = None,
+    patch: Patch = None,
+    seed: Seed = None,
+    categories_from: CategoriesFrom = None,
+    recipe_file: RecipeFile = None,
+    out: Out = None,
+    workers: Workers = None,
+    shards: Shards = None,
+    png_bits: PngBits = 8,
+    metadata: Metadata = True,
+    any_versions: AnyVersions = False,
+    scheduler: Scheduler = None,
+    only: Only = None,
+    as_json: Json = False,
+) -> None:
+    """Render OFDB: one image a category of FractalDB."""
+    _render(context, "ofdb", **_given_categories(categories_from, categories))
+
+
+@baseline.command()
+def visualatom(
+    context: typer.Context,
+    classes: Classes = None,
+    instances: Annotated[int | None, typer.Option(help="Images of each class.  [default: 1000]")] = None,
+    size: Size = None,
+    seed: Seed = None,
+    min_vertices: Annotated[int | None, typer.Option(help="Vertices of an orbit, least.  [default: 200]")] = None,
+    max_vertices: Annotated[int | None, typer.Option(help="Vertices of an orbit, most.  [default: 1000]")] = None,
+    min_orbits: Annotated[int | None, typer.Option(help="Orbits, least.  [default: 1]")] = None,
+    max_orbits: Annotated[int | None, typer.Option(help="Orbits, most.  [default: 200]")] = None,
+    max_noise: Annotated[float | None, typer.Option(help="Amplitude of the noise, most.  [default: 4]")] = None,
+    max_line_offset: Annotated[float | None, typer.Option(help="Line offset in pixels, most.  [default: 0.1]")] = None,
+    min_radius: Annotated[int | None, typer.Option(help="Radius of the start in pixels, least.  [default: 10]")] = None,
+    max_radius: Annotated[int | None, typer.Option(help="Radius of the start in pixels, most.  [default: 60]")] = None,
+    max_waves: Annotated[int | None, typer.Option(help="Waves a turn, most.  [default: 20]")] = None,
+    min_ellipse: Annotated[float | None, typer.Option(help="Factor of an axis, least.  [default: 1]")] = None,
+    max_ellipse: Annotated[float | None, typer.Option(help="Factor of an axis, most.  [default: 2]")] = None,
+    gradients: Annotated[
+        Literal["signed", "library"] | None,
+        typer.Option(help="Of the Perlin noise: as it is meant, or as noise 1.2.2 computes it.  [default: signed]"),
+    ] = None,
+    recipe_file: RecipeFile = None,
+    out: Out = None,
+    workers: Workers = None,
+    shards: Shards = None,
+    png_bits: PngBits = 8,
+    metadata: Metadata = True,
+    any_versions: AnyVersions = False,
+    scheduler: Scheduler = None,
+    only: Only = None,
+    as_json: Json = False,
+) -> None:
+    """Render VisualAtom: orbits of gray lines around a centre; 1000 x 1000 images by default."""
+    _render(context, "visualatom")
+
+
+@baseline.command()
+def noise(
+    context: typer.Context,
+    kind: Annotated[
+        Literal["gaussian", "uniform", "pixel-gaussian", "pixel-uniform"] | None,
+        typer.Option(help="Patches at random places; or, without patches, random pixels.  [default: gaussian]"),
+    ] = None,
+    classes: Classes = None,
+    size: Size = None,
+    pad: Pad = None,
+    points: Points = None,
+    std: Annotated[
+        float | None, typer.Option(help="Of the Gaussian, as a share of the width or the levels.  [default: 0.125]")
+    ] = None,
+    cloud: Annotated[
+        Literal["class", "shared"] | None,
+        typer.Option(help="A cloud of each class's own, or one whose points each class moves.  [default: class]"),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Share of the width within which shared points move.  [default: 0.1]")
+    ] = None,
+    seed: Seed = None,
+    recipe_file: RecipeFile = None,
+    out: Out = None,
+    workers: Workers = None,
+    shards: Shards = None,
+    png_bits: PngBits = 8,
+    metadata: Metadata = True,
+    any_versions: AnyVersions = False,
+    scheduler: Scheduler = None,
+    only: Only = None,
+    as_json: Json = False,
+) -> None:
+    """Render noise, the structure-free controls: one image a class. The numbers are ours: none were published."""
+    _render(context, "noise")
+
+
+def search(
+    categories: Annotated[int, typer.Option(help="Number of categories.")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="Folder for 00000.csv and on, as the published tools read.")] = None,
+    seed: Annotated[int, typer.Option(help="Of numpy's legacy generator; the published search has 1.")] = 1,
+    min_fill: Annotated[float, typer.Option(help="Least share of pixels that a category fills.")] = 0.2,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Search FractalDB's categories, the published ones by default. What is found is kept, and found once.
+
+    Run it again after any interruption, or for more categories: it goes on.
+    """
+    from fracgen import report
+    from fracgen.categories import write_categories
+    from fracgen.machine import cache_folder, num_cores
+    from fracgen.search import Search, find_categories
+
+    wanted, cache = Search(seed=seed, min_fill=min_fill), cache_folder()
+    try:
+        with report.SearchProgress(categories, enabled=not as_json) as progress:
+            found, provenance = find_categories(
+                categories, wanted, workers=workers or num_cores(), cache=cache, on_progress=progress.advance
+            )
+        if not wanted.is_cached(cache):
+            report.warn(f"{cache}: cannot be written, so the next search begins anew; set FRACGEN_CACHE")
+        if out is not None:
+            write_categories(found, out)
+    except KeyboardInterrupt:
+        raise InterruptError("interrupted; what was found is kept; run the same command to go on") from None
+    report.searched(len(found), provenance, out, as_json=as_json)
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder whose parts are rendered (--only).")],
+    any_versions: AnyVersions = False,
+    as_json: Json = False,
+) -> None:
+    """Finish a folder that was rendered in parts: write its manifest, or say which shards are missing."""
+    from fracgen import report
+    from fracgen.generate import merge
+
+    with _telling(folder):
+        result = merge(folder, any_versions=any_versions)
+    report.rendered(result, where="", as_json=as_json)
+
+
+def _given_categories(folder: Path | None, count: int | None) -> dict[str, Any]:
+    if folder is None:
+        return {}
+    from fracgen.categories import load_categories
+
+    systems = load_categories(folder, count=count)
+    return {"systems": systems, "categories": len(systems)}
+
+
+def _render(context: typer.Context, name: str | None = None, **given: Any) -> None:
+    """Render the recipe `name` (or whichever a recipe file holds) with the options of a command; `given` wins."""
+    from fracgen import report
+    from fracgen.generate import plan, write_shards
+    from fracgen.recipes import from_dict, load_recipe
+    from shards.layout import Part
+
+    words = context.params
+    options = {key: value for key, value in words.items() if key not in _NOT_OF_THE_RECIPE and value is not None}
+    options |= given
+    part = None if words["only"] is None else Part.parse(words["only"])
+    if words["recipe_file"] is not None:
+        wanted = load_recipe(words["recipe_file"], options, name=name)
+    else:
+        wanted = from_dict({"recipe": name, **options} if name else options)
+    with _telling(words["out"]) as folder:
+        with report.status(f"resolving the recipe of {wanted.NAME}"):
+            resolved, provenance = wanted.resolve()
+        folder.append(words["out"] or report.default_folder(resolved))
+        for warning in resolved.warnings(provenance):
+            report.warn(warning)
+        layout = plan(resolved, num_shards=words["shards"], png_bits=words["png_bits"], keep_metadata=words["metadata"])
+        with (
+            _executor(words["scheduler"], words["workers"]) as (executor, where),
+            report.Progress(layout, part, enabled=not words["as_json"]) as progress,
+        ):
+            result = write_shards(
+                resolved,
+                folder[-1],
+                layout=layout,
+                provenance=provenance,
+                executor=executor,
+                part=part,
+                any_versions=words["any_versions"],
+                on_shard=progress.advance,
+            )
+    report.rendered(result, where=where, as_json=words["as_json"])
+
+
+@contextlib.contextmanager
+def _executor(scheduler: str | None, workers: int | None) -> Iterator[tuple[Executor, str]]:
+    """What renders, and its name."""
+    from fracgen.machine import num_cores
+
+    if scheduler is None:
+        threads = workers or num_cores()
+        pool = ThreadPoolExecutor(threads)
+        try:
+            yield pool, f"{threads} threads"
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return
+    if workers is not None:
+        raise UsageError("--workers is for threads of this machine; a cluster's are set where it is started")
+    from fracgen.cluster import connect
+
+    with connect(scheduler) as executor:
+        yield executor, scheduler
+
+
+@contextlib.contextmanager
+def _telling(out: Path | None) -> Iterator[list[Path]]:
+    """What an interrupt or a full disk leaves behind, in one line. The list that it yields takes the folder's name."""
+    folders = [out] if out else []
+    try:
+        yield folders
+    except KeyboardInterrupt:
+        _interrupted(folders)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        where = folders[-1] if folders else "here"
+        raise DataError(f"{where}: {reason}; finished shards are kept, run the same command to go on") from error
+
+
+def _interrupted(folders: list[Path]) -> NoReturn:
+    there = folders and folders[-1].exists()
+    kept = f"finished shards are kept in {folders[-1]}" if there else "nothing was written"
+    raise InterruptError(f"interrupted; {kept}; run the same command to go on") from None

@@ -1,0 +1,162 @@
+"""Noise: the structure-free controls of "Scaling Backwards" (Nakamura et al., ECCV 2024, figure 5 and its table).
+
+The paper shows patch clouds: the patches of 1p-frac, at Gaussian or at uniform places. Their numbers, and how a class
+differs from another, were not published; those here are our own: as many points as 1p-frac, the same patches, and a
+cloud of its own for each class, or one cloud of which each class moves every point a little. Pixel noise, which a
+remnant of the released configuration hints at, is apart: intensities, without patches.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fracgen import clouds
+from fracgen.draw import Canvas, Style, check_choice, check_range
+from fracgen.onepfrac import MAX_CLASSES
+from fracgen.rng import MAX_SEED, stream_key
+from shards.errors import UsageError
+from shards.sample import Image, Sample
+
+NoiseKind = Literal["gaussian", "uniform", "pixel-gaussian", "pixel-uniform"]
+Clouds = Literal["class", "shared"]
+_PREVIEW_CLASSES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The recipe of the noise controls: one image a class; nothing is left to resolve.
+
+    kind: clouds of patches at Gaussian or uniform places; or Gaussian or uniform intensities of pixels.
+    std: standard deviation of the Gaussian, as a share of the width (or of the 256 levels); what lies beyond the border
+    is cut off. cloud: a class has points of its own, or moves the points of one cloud by up to delta / 2 of the width
+    along each axis. points: of a cloud. size, pad: in pixels.
+    """
+
+    NAME: ClassVar[str] = "noise"
+    PROVENANCE: ClassVar[frozenset[str]] = frozenset()
+    group: ClassVar[int] = 1
+
+    kind: NoiseKind = "gaussian"
+    classes: int = 1000
+    seed: int = 0
+    size: int = 512
+    pad: int = 6
+    points: int = 100_000
+    std: float = 0.125
+    cloud: Clouds = "class"
+    delta: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        for name in ("std", "delta"):
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)
+        check_choice("kind", self.kind, NoiseKind)
+        check_choice("cloud", self.cloud, Clouds)
+        check_range("classes", self.classes, 1, MAX_CLASSES)
+        check_range("seed", self.seed, 0, MAX_SEED)
+        check_range("std", self.std, 0.01, 10)
+        check_range("delta", self.delta, 0, 1)
+        _ = self.style
+
+    def __len__(self) -> int:
+        return self.classes
+
+    @property
+    def title(self) -> str:
+        """Name, kind and classes."""
+        return f"{self.NAME}-{self.kind}-{self.classes}"
+
+    @property
+    def num_classes(self) -> int:
+        """One an image."""
+        return self.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A cloud has no name but its number."""
+        return tuple(f"{label:0{len(str(self.classes - 1))}d}" for label in range(self.classes))
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(size, size)."""
+        return (self.size, self.size)
+
+    @property
+    def two_level(self) -> bool:
+        """Patches have the levels 0 and 127 only; intensities have all."""
+        return not self.kind.startswith("pixel-")
+
+    @property
+    def style(self) -> Style:
+        """How clouds are drawn: as 1p-frac."""
+        return Style(size=self.size, pad=self.pad, points=self.points)
+
+    def resolve(self) -> tuple["Noise", dict[str, Any]]:
+        """The recipe as it is."""
+        return self, {}
+
+    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
+        """Classes that only their patches tell apart."""
+        if self.two_level and self.cloud == "shared" and self.delta == 0:
+            return [f"delta 0: all {self.classes} classes are the same cloud; they differ in their patch masks only"]
+        return []
+
+    def levels(self, count: int) -> npt.NDArray[np.uint16]:
+        """The quantiles of the distribution, as whole numbers in 0..count-1, by 16-bit numbers: (65536,) uint16."""
+        return _levels(self.std if self.kind.endswith("gaussian") else None, count)
+
+    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
+        canvas = Canvas(self.style)
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
+            shared = self.two_level and self.cloud == "shared"
+            keys = {
+                "noise_key": stream_key(self.seed, 0 if shared else index, "noise"),
+                "moves_key": stream_key(self.seed, index, "moves") if shared else 0,
+                "mask_key": stream_key(self.seed, index, "masks") if self.two_level else 0,
+            }
+            image = self._draw_cloud(canvas, **keys) if self.two_level else self._draw_pixels(keys["noise_key"])
+            metadata = {"formula": self.NAME, "kind": self.kind, **{name: f"{key:016x}" for name, key in keys.items()}}
+            yield Sample(image=image, index=index, label=index, metadata=metadata)
+
+    def _draw_pixels(self, noise_key: int) -> Image:
+        image = np.empty(self.image_shape, np.uint8)
+        clouds.fill_pixels(np.uint64(noise_key), self.levels(256), image.reshape(-1))
+        return image
+
+    def _draw_cloud(self, canvas: Canvas, *, noise_key: int, moves_key: int, mask_key: int) -> Image:
+        offsets, width = np.empty(self.points, np.uint32), self.size - 2 * self.pad
+        reach = round(self.delta / 2 * width) if self.cloud == "shared" else 0
+        clouds.scatter(
+            np.uint64(noise_key), self.levels(width), np.uint64(moves_key), reach, self.pad, canvas.stride, offsets
+        )
+        canvas.place(offsets)
+        canvas.stamp(mask_key)
+        return canvas.image()
+
+    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+        """Columns of classes."""
+        chosen = np.linspace(0, self.classes - 1, min(self.classes, _PREVIEW_CLASSES)).round().astype(int).tolist()
+        images = [(f"{self.kind} {sample.label}", sample.image) for sample in self.render(chosen)]
+        for start in range(0, len(images), 2):
+            yield images[start : start + 2]
+
+
+@lru_cache(maxsize=8)
+def _levels(std: float | None, count: int) -> npt.NDArray[np.uint16]:
+    """std None: uniform. Else quantiles of N(1/2, std^2), cut off outside of [0, 1)."""
+    ranks = (np.arange(65_536) + 0.5) / 65_536
+    if std is not None:
+        normal = NormalDist(0.5, std)
+        below = normal.cdf(0.0)
+        ranks = np.array([normal.inv_cdf(below + rank * (1 - 2 * below)) for rank in ranks.tolist()])
+    levels = np.clip(ranks * count, 0, count - 1).astype(np.uint16)
+    levels.flags.writeable = False
+    return levels
