@@ -111,8 +111,8 @@ def write_shards(
             try:
                 new_samples, preview = _render_missing(pool, recipe, writer, on_shard)
             except (BrokenExecutor, CancelledError) as error:
-                message = f"a worker died ({error}); the finished shards are kept, run the same again"
-                raise DataError(message) from error
+                why = f"a worker died ({error})" if isinstance(error, BrokenExecutor) else "the executor is lost"
+                raise DataError(f"{why}; the finished shards are kept, run the same again") from error
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)

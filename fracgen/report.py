@@ -152,7 +152,7 @@ class Progress:
 
 
 def rendered(result: "Result", *, where: str, as_json: bool) -> None:
-    """The closing block of what renders. where: on what it ran."""
+    """The closing block of what renders. where: on what it ran; "" where nothing did."""
     manifest, rate = result.manifest, result.new_samples / result.seconds if result.new_samples else 0.0
     if manifest is None:
         _part_rendered(result, rate, where, as_json=as_json)
@@ -177,7 +177,8 @@ def rendered(result: "Result", *, where: str, as_json: bool) -> None:
         return
     rows = [("images", f"{manifest.num_samples} of {manifest.num_classes} classes, in {len(manifest.shards)} shards")]
     rows += [("bytes", f"{manifest.num_bytes:,} ({manifest.num_bytes / manifest.num_samples:,.0f} an image)")]
-    rows += [("time", _time(result, rate, where)), *_story(manifest)]
+    rows += [("time", _time(result, rate, where))] if where else []
+    rows += _story(manifest)
     rows += [("folder", str(result.folder)), ("next", f"fracgen verify {result.folder} --render")]
     _print_rows(rows)
 
