@@ -6,7 +6,7 @@ only the first word of a pair decides about a map (but for one point in a thousa
 vector instructions over a long buffer: a third of numpy's time. Words are kept as the recurrence gives them
 ("raw") and are tempered when they are read.
 
-Cost of a candidate on one core of an EPYC 7003: twist 0.05 ms, choose 0.05, trace_four 0.12, extent 0.04, count 0.07.
+Orbits are traced twice, block by block, rather than kept: that is twice as fast.
 """
 
 import numpy as np
@@ -22,13 +22,16 @@ LANES = 4
 """Candidates judged at a time: an orbit waits for its own arithmetic, so that four take little longer than one."""
 MIN_MAPS, MAX_MAPS = 2, 7
 POINTS = 100_000
+BLOCK = 1024
+"""Points that are traced, and looked at, at a time: they stay in the nearest cache."""
 SIZE, PAD = 512, 6
 CANDIDATE_WORDS = 64 + 12 * MAX_MAPS + 2 * POINTS
 """Room for one candidate: its map number takes 1.3 words on average, and more than 64 never."""
 OVERFLOW, FLAT = -1, -2
-"""What `judge` gives instead of a number of pixels."""
+"""Instead of a number of pixels."""
 
-_BLOCK = 1024
+_ORDER = np.array([0, 1, 3, 4, 2, 5])
+"""Of a, b, c, d, e, f in rows a, b, e, c, d, f."""
 _TOP, _REST, _MATRIX = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x9908B0DF)
 _ONE = np.uint32(1)
 _TEMPER_1, _TEMPER_2 = np.uint32(0x9D2C5680), np.uint32(0xEFC60000)
@@ -96,7 +99,7 @@ def choose(words: Words, limits: Floats, table: npt.NDArray[np.uint8], choices: 
 
     words: (2 n,). limits, table: from `chaos.tabulate`. choices: (n,), filled; len(p) where r exceeds the sum.
     """
-    highs = np.empty(_BLOCK, np.uint32)
+    highs = np.empty(BLOCK, np.uint32)
     for i in range(choices.size):
         highs[i] = temper(words[2 * i]) >> _S5
     for i in range(choices.size):
@@ -149,24 +152,21 @@ def trace_four(coefficients: Floats, choices: npt.NDArray[np.uint8], place: Floa
 
 
 @kernel
-def widen(values: Floats, extent: Floats) -> None:
-    """Widen an extent (min <= 0, max >= 0) to hold the values; NaN where one of them is.
+def find_greatest(
+    signed: npt.NDArray[np.int64], unsigned: npt.NDArray[np.uint64], greatest: npt.NDArray[np.int64]
+) -> None:
+    """Greatest of the values as signed and as unsigned whole numbers, and of what greatest (2,) holds already.
 
-    Taken as whole numbers, doubles that are not negative are in their own order, and negative ones come after them
-    (unsigned) in the order of their distance from 0: two whole-number maxima, which take vector instructions.
+    signed, unsigned: (n,), the same bits. For the bits of doubles this finds their extent: those that are not negative
+    are in their own order, and negative ones come after them (unsigned) in the order of their distance from 0. So the
+    first is the maximum, if it is not negative, and the second is the minimum, if it is. Whole numbers take vector
+    instructions here; doubles, whose maximum must mind NaN, do not. A NaN is greater than all.
     """
-    highest, lowest = np.int64(0), np.uint64(0)
-    signed, unsigned = values.view(np.int64), values.view(np.uint64)
-    for i in range(values.size):
+    highest, lowest = greatest[0], np.uint64(greatest[1])
+    for i in range(signed.size):
         highest = max(highest, signed[i])
         lowest = max(lowest, unsigned[i])
-    bits = np.empty(2, np.int64)
-    bits[0], bits[1] = np.int64(lowest), highest
-    low, high = bits.view(np.float64)
-    if not low >= extent[0]:
-        extent[0] = low
-    if not high <= extent[1]:
-        extent[1] = high
+    greatest[0], greatest[1] = highest, np.int64(lowest)
 
 
 @kernel
@@ -191,83 +191,78 @@ def plot_block(xs: Floats, ys: Floats, extent: Floats, offsets: Words, canvas: n
 
 
 @kernel
-def judge_batch(
-    words: Words,
-    rows: Floats,
-    num_maps: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
-    least: int,
-    p: Floats,
-    lit: npt.NDArray[np.int64],
-    choices: npt.NDArray[np.uint8],
-) -> None:
-    """How many pixels each of four candidates lights, or OVERFLOW, or FLAT: lit (4,), filled; exact up to `least`.
+def choose_all(words: Words, rows: Floats, p: Floats, choices: npt.NDArray[np.uint8], coefficients: Floats) -> None:
+    """Prepare a candidate's orbit: p (N,), choices (T - 1,) and coefficients (8, 6) of `trace_four`, all filled.
 
-    Orbits are traced twice, block by block, rather than kept: once for their extents, and then to light pixels until
-    the points that are left cannot change the verdict. p: (4, 7), filled. choices: (4, T - 1), scratch.
+    words: (2 T,), raw. rows: (N, 6) a, b, c, d, e, f.
     """
-    limits, table, offsets = np.empty(MAX_MAPS), np.empty(NUM_BUCKETS, np.uint8), np.empty(_BLOCK, np.uint32)
-    coefficients, extents = np.zeros((LANES, MAX_MAPS + 1, 6)), np.zeros((LANES, 4))
-    xs, ys, place = np.empty((LANES, _BLOCK)), np.empty((LANES, _BLOCK)), np.zeros((LANES, 2))
-    steps = choices.shape[1]
-    for lane in range(LANES):
-        count = num_maps[lane]
-        p[lane] = 0.0
-        find_probabilities(rows[lane, :count], p[lane, :count])
-        tabulate(p[lane, :count], limits[:count], table)
-        for start in range(0, steps, _BLOCK):
-            pairs = words[starts[lane] + 2 * start : starts[lane] + 2 * min(start + _BLOCK, steps)]
-            choose(pairs, limits[:count], table, choices[lane, start : start + _BLOCK])
-        for j in range(count):
-            a, b, c, d, e, f = rows[lane, j]
-            row = coefficients[lane, j]
-            row[0], row[1], row[2], row[3], row[4], row[5] = a, b, e, c, d, f
-        coefficients[lane, count, 0] = coefficients[lane, count, 4] = 1.0
-    for start in range(0, steps, _BLOCK):
-        size = min(_BLOCK, steps - start)
+    find_probabilities(rows, p)
+    limits, table = np.empty(p.size), np.empty(NUM_BUCKETS, np.uint8)
+    tabulate(p, limits, table)
+    for start in range(0, choices.size, BLOCK):
+        stop = min(start + BLOCK, choices.size)
+        choose(words[2 * start : 2 * stop], limits, table, choices[start:stop])
+    for j in range(p.size):
+        for k in range(6):
+            coefficients[j, _ORDER[k]] = rows[j, k]
+    for k in range(6):
+        coefficients[p.size, k] = 1.0 if k in (0, 4) else 0.0
+
+
+@kernel
+def find_extents(
+    coefficients: Floats,
+    choices: npt.NDArray[np.uint8],
+    place: Floats,
+    xs: Floats,
+    ys: Floats,
+    signed: npt.NDArray[np.int64],
+    unsigned: npt.NDArray[np.uint64],
+    greatest: npt.NDArray[np.int64],
+) -> None:
+    """Trace four orbits, only for their extents: greatest (4, 2, 2) holds them as `find_greatest` finds them.
+
+    place: (4, 2), zeros, where the orbits end in the end. xs, ys: (4, block), scratch; signed, unsigned: (2, 4, block),
+    their bits.
+    """
+    for start in range(0, choices.shape[1], BLOCK):
+        size = min(BLOCK, choices.shape[1] - start)
         trace_four(coefficients, choices[:, start : start + size], place, xs, ys)
         for lane in range(LANES):
-            widen(xs[lane, :size], extents[lane, :2])
-            widen(ys[lane, :size], extents[lane, 2:])
-    canvases = np.zeros((LANES, SIZE * SIZE // 64), np.uint64)
+            for axis in range(2):
+                find_greatest(signed[axis, lane, :size], unsigned[axis, lane, :size], greatest[lane, axis])
+
+
+@kernel
+def count_lit(
+    coefficients: Floats,
+    choices: npt.NDArray[np.uint8],
+    place: Floats,
+    xs: Floats,
+    ys: Floats,
+    extents: Floats,
+    least: int,
+    canvases: npt.NDArray[np.uint64],
+    lit: npt.NDArray[np.int64],
+) -> None:
+    """How many pixels each of four candidates lights: lit (4,), exact as to whether it is `least` or more.
+
+    It stops where the points that are left cannot change that. Lanes whose `lit` is negative are passed over; the others
+    begin with 1, of the first point, which is on their canvas. place: (4, 2), zeros. xs, ys: (4, block), scratch.
+    extents: (4, 4), min x, max x, min y, max y. canvases: (4, pixels / 64), one bit a pixel.
+    """
+    offsets = np.empty(BLOCK, np.uint32)
     undecided = 0
     for lane in range(LANES):
-        extent = extents[lane]
-        width, height = extent[1] - extent[0], extent[3] - extent[2]
-        if np.isnan(place[lane, 0]) or np.isnan(place[lane, 1]):
-            lit[lane] = OVERFLOW
-        elif not (0.0 < width < np.inf and 0.0 < height < np.inf):
-            lit[lane] = FLAT
-        else:
-            undecided += 1 << lane
-            lit[lane] = plot_block(np.zeros(1), np.zeros(1), extent, offsets, canvases[lane])
-    place[:] = 0.0
-    for start in range(0, steps, _BLOCK):
+        undecided |= (1 if lit[lane] >= 0 else 0) << lane
+    steps = choices.shape[1]
+    for start in range(0, steps, BLOCK):
         if not undecided:
-            break
-        size = min(_BLOCK, steps - start)
+            return
+        size = min(BLOCK, steps - start)
         trace_four(coefficients, choices[:, start : start + size], place, xs, ys)
         for lane in range(LANES):
             if undecided >> lane & 1:
                 lit[lane] += plot_block(xs[lane, :size], ys[lane, :size], extents[lane], offsets, canvases[lane])
                 if lit[lane] >= least or lit[lane] + steps - start - size < least:
-                    undecided -= 1 << lane
-
-
-@kernel
-def read_batch(
-    state: Words, words: Words, rows: Floats, num_maps: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
-) -> int:
-    """Read the next candidates from the stream: their maps, and where in `words` their random numbers start.
-
-    state: (624,) raw words before them. words: (624 + lanes * CANDIDATE_WORDS,), filled. rows: (lanes, 7, 6),
-    num_maps, starts: (lanes,), filled. Returns the position after the last: the next state is words[end - 624 : end].
-    """
-    words[:STATE_WORDS] = state
-    twist(words, words.size - STATE_WORDS)
-    position = STATE_WORDS
-    for lane in range(rows.shape[0]):
-        num_maps[lane], position = read_candidate(words, position, rows[lane])
-        starts[lane] = position
-        position += 2 * POINTS
-    return position
+                    undecided ^= 1 << lane

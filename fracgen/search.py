@@ -225,24 +225,54 @@ class _Run:
 
 
 class _Batch:
-    """One thread's buffers: four candidates from the stream, and how many pixels each lights."""
+    """One thread's buffers: four candidates from the stream, and how many pixels each lights.
+
+    rows: (4, 7, 6) a, b, c, d, e, f of the maps. p: (4, 7), 0 where there is no map. lit: (4,), see `judge.count_lit`.
+    """
 
     def __init__(self) -> None:
-        lanes, points = judge.LANES, judge.POINTS
+        lanes, points, block = judge.LANES, judge.POINTS, judge.BLOCK
         self._words = np.empty(judge.STATE_WORDS + lanes * judge.CANDIDATE_WORDS, np.uint32)
-        self._starts, self._num_maps = np.empty(lanes, np.int64), np.empty(lanes, np.int64)
+        self._starts, self._num_maps = [0] * lanes, [0] * lanes
         self.rows, self.p = np.zeros((lanes, judge.MAX_MAPS, 6)), np.zeros((lanes, judge.MAX_MAPS))
         self.lit = np.empty(lanes, np.int64)
         self._choices = np.empty((lanes, points - 1), np.uint8)
+        self._coefficients = np.zeros((lanes, judge.MAX_MAPS + 1, 6))
+        self._points = np.empty((2, lanes, block))
+        self._signed, self._unsigned = self._points.view(np.int64), self._points.view(np.uint64)
 
     def read(self, state: judge.Words) -> judge.Words:
         """Take the next four candidates from the stream; returns its state after them."""
-        end = judge.read_batch(state, self._words, self.rows, self._num_maps, self._starts)
+        self._words[: judge.STATE_WORDS] = state
+        judge.twist(self._words, len(self._words) - judge.STATE_WORDS)
+        end = judge.STATE_WORDS
+        for lane in range(judge.LANES):
+            self._num_maps[lane], start = judge.read_candidate(self._words, end, self.rows[lane])
+            self._starts[lane], end = start, start + 2 * judge.POINTS
         return self._words[end - judge.STATE_WORDS : end].copy()
 
     def judge(self, least: int) -> None:
-        """Fill in how many pixels each lights (see `judge.judge_batch`)."""
-        judge.judge_batch(self._words, self.rows, self._num_maps, self._starts, least, self.p, self.lit, self._choices)
+        """Fill in how many pixels each lights, or why it is none."""
+        self.p[:] = 0
+        for lane, (start, count) in enumerate(zip(self._starts, self._num_maps, strict=True)):
+            words = self._words[start : start + 2 * judge.POINTS]
+            judge.choose_all(
+                words, self.rows[lane, :count], self.p[lane, :count], self._choices[lane], self._coefficients[lane]
+            )
+        orbits = self._coefficients, self._choices
+        place, greatest = np.zeros((judge.LANES, 2)), np.zeros((judge.LANES, 2, 2), np.int64)
+        judge.find_extents(*orbits, place, *self._points, self._signed, self._unsigned, greatest)
+        highest, lowest = np.moveaxis(greatest.view(np.float64), -1, 0)
+        extents = np.stack([np.minimum(lowest, 0), highest], axis=-1).reshape(judge.LANES, 4)
+        with np.errstate(invalid="ignore"):
+            widths = extents[:, 1::2] - extents[:, ::2]
+        self.lit[:] = 1
+        self.lit[~((widths > 0) & (widths < np.inf)).all(axis=1)] = judge.FLAT
+        self.lit[np.isnan(place).any(axis=1)] = judge.OVERFLOW
+        canvases = np.zeros((judge.LANES, judge.SIZE**2 // 64), np.uint64)
+        for lane in np.flatnonzero(self.lit > 0).tolist():
+            judge.plot_block(np.zeros(1), np.zeros(1), extents[lane], np.empty(1, np.uint32), canvases[lane])
+        judge.count_lit(*orbits, np.zeros_like(place), *self._points, extents, least, canvases, self.lit)
 
 
 def _outcomes(lit: npt.NDArray[np.int64], least: int) -> npt.NDArray[np.uint8]:
