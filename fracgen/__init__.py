@@ -14,24 +14,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fracgen.categories import load_categories as load_categories
     from fracgen.draw import Style as Style
     from fracgen.draw import draw_ifs as draw_ifs
+    from fracgen.fractaldb import OFDB as OFDB
+    from fracgen.fractaldb import FractalDB as FractalDB
+    from fracgen.generate import merge as merge
     from fracgen.generate import plan as plan
     from fracgen.generate import write_shards as write_shards
     from fracgen.ifs import IFS as IFS
     from fracgen.ifs import load_ifs as load_ifs
+    from fracgen.noise import Noise as Noise
     from fracgen.onepfrac import OnePFrac as OnePFrac
     from fracgen.recipes import load_recipe as load_recipe
     from fracgen.recipes import save_recipe as save_recipe
+    from fracgen.search import find_categories as find_categories
+    from fracgen.visualatom import VisualAtom as VisualAtom
+    from shards.layout import Part as Part
     from shards.reader import open_shards as open_shards
 
 _HOMES = {
+    "FractalDB": "fracgen.fractaldb",
     "IFS": "fracgen.ifs",
+    "Noise": "fracgen.noise",
+    "OFDB": "fracgen.fractaldb",
     "OnePFrac": "fracgen.onepfrac",
+    "Part": "shards.layout",
     "Style": "fracgen.draw",
+    "VisualAtom": "fracgen.visualatom",
     "draw_ifs": "fracgen.draw",
+    "find_categories": "fracgen.search",
+    "load_categories": "fracgen.categories",
     "load_ifs": "fracgen.ifs",
     "load_recipe": "fracgen.recipes",
+    "merge": "fracgen.generate",
     "open_shards": "shards.reader",
     "plan": "fracgen.generate",
     "save_recipe": "fracgen.recipes",

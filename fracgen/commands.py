@@ -1,7 +1,9 @@
 """The commands that render: 1p-frac, the baselines, their parts and the merging of these, and the category search."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -40,32 +42,46 @@ CategoriesFrom = Annotated[
     typer.Option(help="Folder of category files 00000.csv ... instead of searching; all of them by default."),
 ]
 
-# Where to, and on what: no pixel depends on these.
-RecipeFile = Annotated[
-    Path | None, typer.Option("--recipe", help="YAML recipe, or a rendered folder; other options override it.")
-]
-Out = Annotated[Path | None, typer.Option(help="Folder to write or to resume.  [default: named after the recipe]")]
-Shards = Annotated[int | None, typer.Option(help="Number of tars.  [default: 64, more for big sets]", min=1)]
-PngBits = Annotated[int, typer.Option(help="Bits a pixel: 8, or 1 (small; readers see 0 and 255).")]
-Metadata = Annotated[bool, typer.Option(help="Store with each image what made it.")]
 AnyVersions = Annotated[bool, typer.Option(help="Go on though versions of the libraries changed.")]
-Scheduler = Annotated[str | None, typer.Option(help="Dask scheduler to render on, as tcp://host:8786.")]
-Only = Annotated[str | None, typer.Option(metavar="I/N", help="Render part I of N only; `merge` finishes the folder.")]
-_NOT_OF_THE_RECIPE = {
-    *(
-        "recipe_file",
-        "out",
-        "workers",
-        "shards",
-        "png_bits",
-        "metadata",
-        "any_versions",
-        "as_json",
-        "scheduler",
-        "only",
-    ),
-    *("ifs", "categories_from"),
-}
+
+
+class Output:
+    """Where to, and on what: options of every command that renders. No pixel depends on them."""
+
+    recipe_file: Annotated[
+        Path | None, typer.Option("--recipe", help="YAML recipe, or a rendered folder; other options override it.")
+    ] = None
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write or to resume.  [default: named after the recipe]")
+    ] = None
+    workers: Workers = None
+    shards: Annotated[int | None, typer.Option(help="Number of tars.  [default: 64, more for big sets]", min=1)] = None
+    png_bits: Annotated[int, typer.Option(help="Bits a pixel: 8, or 1 (small; readers see 0 and 255).")] = 8
+    metadata: Annotated[bool, typer.Option(help="Store with each image what made it.")] = True
+    any_versions: AnyVersions = False
+    scheduler: Annotated[str | None, typer.Option(help="Dask scheduler to render on, as tcp://host:8786.")] = None
+    only: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Render part I of N only; `fracgen merge` finishes the folder.")
+    ] = None
+    as_json: Json = False
+
+
+def _with_output(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `Output`, after its own; its body finds them in the context."""
+
+    @functools.wraps(command)
+    def with_output(**given: Any) -> None:
+        command(**{name: value for name, value in given.items() if name in own})
+
+    own = inspect.signature(command).parameters
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Output, name), annotation=kind)
+        for name, kind in Output.__annotations__.items()
+    ]
+    with_output.__signature__ = inspect.Signature([*own.values(), *added])  # type: ignore[attr-defined]
+    with_output.__annotations__ = {**command.__annotations__, **Output.__annotations__}
+    return with_output
+
 
 baseline = typer.Typer(
     help="Render what 1p-frac is compared with: FractalDB, OFDB, VisualAtom, noise.", rich_markup_mode=None
@@ -80,6 +96,7 @@ def add_commands(app: typer.Typer) -> None:
         app.command()(command)
 
 
+@_with_output
 def render(
     context: typer.Context,
     sigma: Annotated[
@@ -121,16 +138,6 @@ def render(
     ifs: Annotated[
         Path | None, typer.Option(help="Base fractal instead of --sigma: category CSV, our JSON, or rendered folder.")
     ] = None,
-    recipe_file: RecipeFile = None,
-    out: Out = None,
-    workers: Workers = None,
-    shards: Shards = None,
-    png_bits: PngBits = 8,
-    metadata: Metadata = True,
-    any_versions: AnyVersions = False,
-    scheduler: Scheduler = None,
-    only: Only = None,
-    as_json: Json = False,
 ) -> None:
     """Render 1p-frac: one fractal, perturbed into L classes, as WebDataset shards. With --recipe, any data set.
 
@@ -149,6 +156,7 @@ def render(
 
 
 @baseline.command()
+@_with_output
 def fractaldb(
     context: typer.Context,
     categories: Categories = None,
@@ -164,22 +172,13 @@ def fractaldb(
     patch: Patch = None,
     seed: Seed = None,
     categories_from: CategoriesFrom = None,
-    recipe_file: RecipeFile = None,
-    out: Out = None,
-    workers: Workers = None,
-    shards: Shards = None,
-    png_bits: PngBits = 8,
-    metadata: Metadata = True,
-    any_versions: AnyVersions = False,
-    scheduler: Scheduler = None,
-    only: Only = None,
-    as_json: Json = False,
 ) -> None:
     """Render FractalDB: categories x 25 weight vectors x instances x 4 flips; 1000 x 1000 images by default."""
     _render(context, "fractaldb", **_given_categories(categories_from, categories))
 
 
 @baseline.command()
+@_with_output
 def ofdb(
     context: typer.Context,
     categories: Categories = None,
@@ -195,22 +194,13 @@ def ofdb(
     patch: Patch = None,
     seed: Seed = None,
     categories_from: CategoriesFrom = None,
-    recipe_file: RecipeFile = None,
-    out: Out = None,
-    workers: Workers = None,
-    shards: Shards = None,
-    png_bits: PngBits = 8,
-    metadata: Metadata = True,
-    any_versions: AnyVersions = False,
-    scheduler: Scheduler = None,
-    only: Only = None,
-    as_json: Json = False,
 ) -> None:
     """Render OFDB: one image a category of FractalDB."""
     _render(context, "ofdb", **_given_categories(categories_from, categories))
 
 
 @baseline.command()
+@_with_output
 def visualatom(
     context: typer.Context,
     classes: Classes = None,
@@ -232,22 +222,13 @@ def visualatom(
         Literal["signed", "library"] | None,
         typer.Option(help="Of the Perlin noise: as it is meant, or as noise 1.2.2 computes it.  [default: signed]"),
     ] = None,
-    recipe_file: RecipeFile = None,
-    out: Out = None,
-    workers: Workers = None,
-    shards: Shards = None,
-    png_bits: PngBits = 8,
-    metadata: Metadata = True,
-    any_versions: AnyVersions = False,
-    scheduler: Scheduler = None,
-    only: Only = None,
-    as_json: Json = False,
 ) -> None:
     """Render VisualAtom: orbits of gray lines around a centre; 1000 x 1000 images by default."""
     _render(context, "visualatom")
 
 
 @baseline.command()
+@_with_output
 def noise(
     context: typer.Context,
     kind: Annotated[
@@ -269,16 +250,6 @@ def noise(
         float | None, typer.Option(help="Share of the width within which shared points move.  [default: 0.1]")
     ] = None,
     seed: Seed = None,
-    recipe_file: RecipeFile = None,
-    out: Out = None,
-    workers: Workers = None,
-    shards: Shards = None,
-    png_bits: PngBits = 8,
-    metadata: Metadata = True,
-    any_versions: AnyVersions = False,
-    scheduler: Scheduler = None,
-    only: Only = None,
-    as_json: Json = False,
 ) -> None:
     """Render noise, the structure-free controls: one image a class. The numbers are ours: none were published."""
     _render(context, "noise")
@@ -347,7 +318,8 @@ def _render(context: typer.Context, name: str | None = None, **given: Any) -> No
     from shards.layout import Part
 
     words = context.params
-    options = {key: value for key, value in words.items() if key not in _NOT_OF_THE_RECIPE and value is not None}
+    others = {*Output.__annotations__, "ifs", "categories_from"}
+    options = {key: value for key, value in words.items() if key not in others and value is not None}
     options |= given
     part = None if words["only"] is None else Part.parse(words["only"])
     if words["recipe_file"] is not None:

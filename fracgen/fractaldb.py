@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from fracgen.categories import Categories
-from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, Style, check_choice, check_range
+from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range
 from fracgen.ifs import Floats, maps_from_rows
 from fracgen.machine import cache_folder, num_cores
+from fracgen.recipe import DrawnRecipe, spread
 from fracgen.rng import MAX_SEED, stream_key
 from fracgen.search import MAX_CATEGORIES, find_categories
 from shards.errors import DataError, UsageError
@@ -40,15 +41,12 @@ def weight_vectors(step: float) -> Floats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CategoryRecipe:
+class _CategoryRecipe(DrawnRecipe):
     """What FractalDB and OFDB share: a category is a class, drawn in one style.
 
     categories: number of classes. seed: of the random patch masks. size, pad: in pixels. points: length T of the orbit.
     draw, color, patch: see `draw.Style`. systems: the categories, once resolved; where there are more, the first.
     """
-
-    NAME: ClassVar[str]
-    PROVENANCE: ClassVar[frozenset[str]] = frozenset()
 
     categories: int = 1000
     seed: int = 0
@@ -75,9 +73,6 @@ class _CategoryRecipe:
         """Name, classes and images a class."""
         return f"{self.NAME}-{self.categories}x{len(self) // self.categories}"
 
-    def __len__(self) -> int:
-        raise NotImplementedError
-
     @property
     def num_classes(self) -> int:
         """One a category."""
@@ -87,23 +82,6 @@ class _CategoryRecipe:
     def class_names(self) -> tuple[str, ...]:
         """Published names: the category's number in five digits."""
         return tuple(f"{category:05d}" for category in range(self.categories))
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(size, size), or (size, size, 3) in colour."""
-        return (self.size, self.size) if self.two_level else (self.size, self.size, 3)
-
-    @property
-    def two_level(self) -> bool:
-        """Gray images have the levels 0 and 127 only."""
-        return self.color == "gray"
-
-    @property
-    def style(self) -> Style:
-        """How its orbits are drawn."""
-        return Style(
-            size=self.size, pad=self.pad, points=self.points, draw=self.draw, color=self.color, patch=self.patch
-        )
 
     def resolve(self) -> tuple[Self, dict[str, Any]]:
         """The recipe with its categories, searched where they are not given, and what the search took.
@@ -170,7 +148,7 @@ class FractalDB(_CategoryRecipe):
         Neighbours of one weight vector share their orbit, and flips of one instance their drawing.
         """
         renderer = Renderer(self.style)
-        for group, members in groupby(indices, lambda index: self._check(index) // self.group):
+        for group, members in groupby(indices, lambda index: self.check_index(index) // self.group):
             category, weight = divmod(group, len(weight_vectors(self.weights)))
             weights = weight_vectors(self.weights)[weight]
             self.trace(renderer, category, weights)
@@ -195,16 +173,11 @@ class FractalDB(_CategoryRecipe):
                         counts={"trimmed": int(renderer.diverged())},
                     )
 
-    def _check(self, index: int) -> int:
-        if not 0 <= index < len(self):
-            raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
-        return index
-
     def preview(self) -> Iterator[list[tuple[str, Image]]]:
         """Columns of categories: each as it is, with other weights, as another instance, and mirrored."""
         vectors = weight_vectors(self.weights)
         identity, last = int(np.flatnonzero((vectors == 1).all(axis=1))[0]), len(vectors) - 1
-        for category in _spread(self.categories):
+        for category in spread(self.categories, _PREVIEW_CATEGORIES):
             shown = {
                 f"{category:05d}": (identity, 0, 0),
                 f"a x {vectors[0, 0]:g}": (0, 0, 0),
@@ -229,7 +202,6 @@ class OFDB(_CategoryRecipe):
     """
 
     NAME: ClassVar[str] = "ofdb"
-    group: ClassVar[int] = 1
 
     weights: Literal["identity", "published"] = "identity"
 
@@ -241,18 +213,12 @@ class OFDB(_CategoryRecipe):
     def __len__(self) -> int:
         return self.categories
 
-    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """None."""
-        return []
-
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
         renderer = Renderer(self.style)
         weights = weight_vectors(0.4)[0] if self.weights == "published" else np.ones(6)
         for index in indices:
-            if not 0 <= index < len(self):
-                raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
-            self.trace(renderer, index, weights)
+            self.trace(renderer, self.check_index(index), weights)
             key = stream_key(self.seed, index, "masks")
             yield Sample(
                 image=renderer.draw(mask_key=key),
@@ -270,12 +236,7 @@ class OFDB(_CategoryRecipe):
 
     def preview(self) -> Iterator[list[tuple[str, Image]]]:
         """Columns of categories."""
-        chosen = _spread(self.categories, 4 * _PREVIEW_CATEGORIES)
+        chosen = spread(self.categories, 4 * _PREVIEW_CATEGORIES)
         images = [(f"{sample.label:05d}", sample.image) for sample in self.render(chosen)]
         for start in range(0, len(images), 4):
             yield images[start : start + 4]
-
-
-def _spread(count: int, most: int = _PREVIEW_CATEGORIES) -> list[int]:
-    """Some of `count` numbers, evenly spread."""
-    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))

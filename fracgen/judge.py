@@ -247,7 +247,7 @@ def count_lit(
 ) -> None:
     """How many pixels each of four candidates lights: lit (4,), exact as to whether it is `least` or more.
 
-    It stops where the points that are left cannot change that. Lanes whose `lit` is negative are passed over; the others
+    It stops where the points that are left cannot change that. Lanes whose `lit` is negative are passed over, others
     begin with 1, of the first point, which is on their canvas. place: (4, 2), zeros. xs, ys: (4, block), scratch.
     extents: (4, 4), min x, max x, min y, max y. canvases: (4, pixels / 64), one bit a pixel.
     """

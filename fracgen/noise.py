@@ -18,8 +18,8 @@ import numpy.typing as npt
 from fracgen import clouds
 from fracgen.draw import Canvas, Style, check_choice, check_range
 from fracgen.onepfrac import MAX_CLASSES
+from fracgen.recipe import Recipe, spread
 from fracgen.rng import MAX_SEED, stream_key
-from shards.errors import UsageError
 from shards.sample import Image, Sample
 
 NoiseKind = Literal["gaussian", "uniform", "pixel-gaussian", "pixel-uniform"]
@@ -28,7 +28,7 @@ _PREVIEW_CLASSES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise:
+class Noise(Recipe):
     """The recipe of the noise controls: one image a class; nothing is left to resolve.
 
     kind: clouds of patches at Gaussian or uniform places; or Gaussian or uniform intensities of pixels.
@@ -38,8 +38,6 @@ class Noise:
     """
 
     NAME: ClassVar[str] = "noise"
-    PROVENANCE: ClassVar[frozenset[str]] = frozenset()
-    group: ClassVar[int] = 1
 
     kind: NoiseKind = "gaussian"
     classes: int = 1000
@@ -77,11 +75,6 @@ class Noise:
         return self.classes
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """A cloud has no name but its number."""
-        return tuple(f"{label:0{len(str(self.classes - 1))}d}" for label in range(self.classes))
-
-    @property
     def image_shape(self) -> tuple[int, ...]:
         """(size, size)."""
         return (self.size, self.size)
@@ -96,10 +89,6 @@ class Noise:
         """How clouds are drawn: as 1p-frac."""
         return Style(size=self.size, pad=self.pad, points=self.points)
 
-    def resolve(self) -> tuple["Noise", dict[str, Any]]:
-        """The recipe as it is."""
-        return self, {}
-
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
         """Classes that only their patches tell apart."""
         if self.two_level and self.cloud == "shared" and self.delta == 0:
@@ -113,9 +102,7 @@ class Noise:
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
         canvas = Canvas(self.style)
-        for index in indices:
-            if not 0 <= index < len(self):
-                raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
+        for index in map(self.check_index, indices):
             shared = self.two_level and self.cloud == "shared"
             keys = {
                 "noise_key": stream_key(self.seed, 0 if shared else index, "noise"),
@@ -143,7 +130,7 @@ class Noise:
 
     def preview(self) -> Iterator[list[tuple[str, Image]]]:
         """Columns of classes."""
-        chosen = np.linspace(0, self.classes - 1, min(self.classes, _PREVIEW_CLASSES)).round().astype(int).tolist()
+        chosen = spread(self.classes, _PREVIEW_CLASSES)
         images = [(f"{self.kind} {sample.label}", sample.image) for sample in self.render(chosen)]
         for start in range(0, len(images), 2):
             yield images[start : start + 2]

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, Style, check_choice, check_range, fill_rate
+from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range, fill_rate
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
+from fracgen.recipe import DrawnRecipe
 from fracgen.rng import MAX_SEED, generator, stream_key
 from shards.errors import DataError, UsageError
 from shards.sample import Image, Sample
@@ -29,7 +30,7 @@ MAX_WAITING = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnePFrac:
+class OnePFrac(DrawnRecipe):
     """The recipe of 1p-frac, resolved once `ifs` holds the base fractal. Defaults are the published set.
 
     sigma: sigma-factor of the base, in (0, 3 maps]. delta: Delta, >= 0. classes: L. seed: of everything that is drawn.
@@ -44,8 +45,6 @@ class OnePFrac:
     PROVENANCE: ClassVar[frozenset[str]] = frozenset(
         {"sigma", "maps", "max_tries", "base_candidates", "min_acceptance", "max_base_tries"}
     )
-    """Fields that lead to the base, and bounds: no pixel of a finished set depends on them, nor does the hash."""
-    group: ClassVar[int] = 1
 
     sigma: float = 3.5
     delta: float = 0.1
@@ -102,28 +101,6 @@ class OnePFrac:
     def num_classes(self) -> int:
         """L."""
         return self.classes
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """A perturbation has no name but its number."""
-        return tuple(f"{label:0{len(str(self.classes - 1))}d}" for label in range(self.classes))
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(size, size), or (size, size, 3) in colour."""
-        return (self.size, self.size) if self.two_level else (self.size, self.size, 3)
-
-    @property
-    def two_level(self) -> bool:
-        """Gray images have the levels 0 and 127 only."""
-        return self.color == "gray"
-
-    @property
-    def style(self) -> Style:
-        """How its orbits are drawn."""
-        return Style(
-            size=self.size, pad=self.pad, points=self.points, draw=self.draw, color=self.color, patch=self.patch
-        )
 
     @property
     def base(self) -> IFS:
@@ -243,9 +220,7 @@ class _Draw:
     """One class on its way to an accepted perturbation."""
 
     def __init__(self, recipe: OnePFrac, index: int) -> None:
-        if not 0 <= index < len(recipe):
-            raise UsageError(f"index {index}: there are images 0 to {len(recipe) - 1}")
-        self.recipe, self.index = recipe, int(index)
+        self.recipe, self.index = recipe, recipe.check_index(index)
         self.rejected = Counter[str]({"fill": 0, "overflow": 0})
         self.mask_key = recipe.mask_key(self.index)
         self._perturb()

@@ -8,7 +8,7 @@ import reprlib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal
 
 import yaml
 
@@ -17,68 +17,11 @@ from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.ifs import IFS, read_text
 from fracgen.noise import Noise
 from fracgen.onepfrac import OnePFrac
+from fracgen.recipe import Recipe as Recipe
 from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
 from shards.folder import read_input
 from shards.manifest import FORMAT, MANIFEST, hash_json
-from shards.sample import Image, Sample
-
-
-@runtime_checkable
-class Recipe(Protocol):
-    """What every formula is to the rest of the house: a frozen dataclass, and a pure function of an index."""
-
-    NAME: ClassVar[str]
-    PROVENANCE: ClassVar[frozenset[str]]
-
-    @property
-    def title(self) -> str:
-        """Names a folder: letters, digits, dots and dashes."""
-        ...
-
-    @property
-    def group(self) -> int:
-        """How many consecutive indices share work."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    @property
-    def num_classes(self) -> int:
-        """Number of labels."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One name a label."""
-        ...
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(H, W), or (H, W, 3)."""
-        ...
-
-    @property
-    def two_level(self) -> bool:
-        """Whether all pixels are 0 or 127, so that one bit holds them."""
-        ...
-
-    def resolve(self) -> tuple[Self, dict[str, Any]]:
-        """The recipe with all that needed searching or reading, and its provenance."""
-        ...
-
-    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
-        """The samples of these indices, in their order; the recipe must be resolved."""
-        ...
-
-    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """What a user should know before a resolved recipe is rendered."""
-        ...
-
-    def preview(self) -> Iterator[list[tuple[str, Image]]]:
-        """Columns of captioned images that show what the data set is."""
-        ...
-
 
 RECIPES: Mapping[str, type[Recipe]] = {kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom, Noise)}
 

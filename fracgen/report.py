@@ -58,25 +58,26 @@ def status(doing: str) -> Iterator[None]:
         yield
 
 
-class SearchProgress:
-    """Categories, candidates/s and the time left, on stderr; silent where that is no terminal."""
+class _Bar:
+    """A progress bar on stderr; silent where that is no terminal."""
 
-    def __init__(self, categories: int, *, enabled: bool = True) -> None:
+    def __init__(self, name: str, total: int, *, enabled: bool, **told: str) -> None:
+        """told: what is written beside the bar, as rich's format strings of the task's fields."""
         self._bar: Any = None
         if enabled and sys.stderr.isatty():
             from rich import progress
             from rich.console import Console
 
             self._bar = progress.Progress(
-                progress.TextColumn("categories"),
+                progress.TextColumn("{task.description}"),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
-                progress.TextColumn("{task.fields[candidates]} candidates"),
+                *(progress.TextColumn(f"{{task.fields[{field}]}} {unit}") for field, unit in told.items()),
                 progress.TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task("", total=categories, candidates=0)
+            self._task = self._bar.add_task(name, total=total, **dict.fromkeys(told, 0))
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -89,10 +90,35 @@ class SearchProgress:
         if self._bar:
             self._bar.stop()
 
+
+class SearchProgress(_Bar):
+    """Categories, candidates and the time left."""
+
+    def __init__(self, categories: int, *, enabled: bool = True) -> None:
+        super().__init__("categories", categories, enabled=enabled, candidates="candidates")
+
     def advance(self, categories: int, candidates: int) -> None:
         """So many are found, among so many candidates."""
         if self._bar:
             self._bar.update(self._task, completed=categories, candidates=candidates)
+
+
+class Progress(_Bar):
+    """Images, images/s, rejects and the time left."""
+
+    def __init__(self, layout: Layout, part: Part | None = None, *, enabled: bool = True) -> None:
+        shards = part.shards(layout.num_shards) if part else range(layout.num_shards)
+        total = sum(layout.num_indices(shard) for shard in shards)
+        name = f"{layout.name} {part}" if part else layout.name
+        super().__init__(name, total, enabled=enabled, speed="images/s", rejects="rejects")
+        self._rejects = 0
+
+    def advance(self, record: ShardRecord) -> None:
+        """One more shard is committed."""
+        if self._bar:
+            self._rejects += sum(record.rejections.values())
+            speed = f"{self._bar.tasks[0].speed or 0:.0f}"
+            self._bar.update(self._task, advance=record.samples, rejects=self._rejects, speed=speed)
 
 
 def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, as_json: bool) -> None:
@@ -104,51 +130,6 @@ def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, as_
     rows = [("categories", f"{count}, of {provenance['candidates']} candidates (rejected: {rejected})")]
     rows += [("folder", f"{out}, {count} files")] if out else [("kept", "for `fracgen baseline`; --out writes files")]
     _print_rows(rows)
-
-
-class Progress:
-    """Images, images/s, rejects and the time left, on stderr; silent where that is no terminal."""
-
-    def __init__(self, layout: Layout, part: Part | None = None, *, enabled: bool = True) -> None:
-        self._bar: Any = None
-        self._rejects = 0
-        if enabled and sys.stderr.isatty():
-            from rich import progress
-            from rich.console import Console
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn("{task.fields[speed]}images/s  {task.fields[rejects]} rejects"),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            shards = part.shards(layout.num_shards) if part else range(layout.num_shards)
-            total = sum(layout.num_indices(shard) for shard in shards)
-            name = f"{layout.name} {part}" if part else layout.name
-            self._task = self._bar.add_task(name, total=total, rejects=0, speed="")
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def advance(self, record: ShardRecord) -> None:
-        """One more shard is committed."""
-        if self._bar:
-            self._rejects += sum(record.rejections.values())
-            speed = self._bar.tasks[0].speed
-            self._bar.update(
-                self._task, advance=record.samples, rejects=self._rejects, speed=f"{speed:.0f} " if speed else ""
-            )
 
 
 def rendered(result: "Result", *, where: str, as_json: bool) -> None:

@@ -8,15 +8,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from fracgen import atoms
 from fracgen.draw import MAX_SIZE, check_choice, check_range
 from fracgen.ifs import Floats
+from fracgen.recipe import Recipe, spread
 from fracgen.rng import MAX_SEED, generator, stream_key
-from shards.errors import UsageError
 from shards.sample import Image, Sample
 
 Gradients = Literal["signed", "library"]
@@ -53,7 +53,7 @@ class Atom:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisualAtom:
+class VisualAtom(Recipe):
     """The recipe of VisualAtom; nothing is left to resolve. Defaults are the published set.
 
     classes, instances: image i is instance i % instances of class i // instances. seed: of everything that is drawn.
@@ -68,8 +68,6 @@ class VisualAtom:
     """
 
     NAME: ClassVar[str] = "visualatom"
-    PROVENANCE: ClassVar[frozenset[str]] = frozenset()
-    group: ClassVar[int] = 1
 
     classes: int = 1000
     instances: int = 1000
@@ -119,11 +117,6 @@ class VisualAtom:
         return self.classes
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """An atom has no name but its number."""
-        return tuple(f"{label:0{len(str(self.classes - 1))}d}" for label in range(self.classes))
-
-    @property
     def image_shape(self) -> tuple[int, ...]:
         """(size, size)."""
         return (self.size, self.size)
@@ -132,14 +125,6 @@ class VisualAtom:
     def two_level(self) -> bool:
         """Lines have all 256 grays."""
         return False
-
-    def resolve(self) -> tuple["VisualAtom", dict[str, Any]]:
-        """The recipe as it is."""
-        return self, {}
-
-    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """None: every atom can be drawn."""
-        return []
 
     def atom(self, label: int) -> Atom:
         """The atom of class `label`: drawn from (seed, label), in the order of the fields of `Atom`."""
@@ -153,9 +138,7 @@ class VisualAtom:
 
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
-        for index in map(int, indices):
-            if not 0 <= index < len(self):
-                raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
+        for index in map(self.check_index, indices):
             label = index // self.instances
             atom, image_key = self.atom(label), stream_key(self.seed, index, "image")
             centre = self.centre(image_key)
@@ -181,7 +164,7 @@ class VisualAtom:
     def preview(self) -> Iterator[list[tuple[str, Image]]]:
         """Some classes, the first instances of each."""
         instances = range(min(self.instances, PREVIEW_INSTANCES))
-        for label in np.linspace(0, self.classes - 1, min(self.classes, PREVIEW_CLASSES), dtype=int).tolist():
+        for label in spread(self.classes, PREVIEW_CLASSES):
             samples = self.render(label * self.instances + instance for instance in instances)
             yield [(f"class {label} #{instance}", sample.image) for instance, sample in enumerate(samples)]
 

@@ -1,0 +1,107 @@
+"""What every formula is to the rest of the house."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+from fracgen.draw import ColorMode, DrawMode, PatchMode, Style
+from shards.errors import UsageError
+from shards.sample import Image, Sample
+
+
+class Recipe(ABC):
+    """A frozen dataclass that holds every number that can change a pixel, and is a pure function of an index.
+
+    PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
+    """
+
+    NAME: ClassVar[str]
+    PROVENANCE: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """Names a folder: letters, digits, dots and dashes."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    def group(self) -> int:
+        """How many consecutive indices share work."""
+        return 1
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Number of labels."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a label: its number, where it has no other."""
+        return tuple(f"{label:0{len(str(self.num_classes - 1))}d}" for label in range(self.num_classes))
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W), or (H, W, 3)."""
+
+    @property
+    @abstractmethod
+    def two_level(self) -> bool:
+        """Whether all pixels are 0 or 127, so that one bit holds them."""
+
+    def resolve(self) -> tuple[Self, dict[str, Any]]:
+        """The recipe with all that needed searching or reading, and its provenance."""
+        return self, {}
+
+    def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
+        """What a user should know before a resolved recipe is rendered."""
+        return []
+
+    @abstractmethod
+    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The samples of these indices, in their order; the recipe must be resolved. Nothing else has a say in any."""
+
+    @abstractmethod
+    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+        """Columns of captioned images that show what the data set is."""
+
+    def check_index(self, index: int) -> int:
+        """`index` as an int. Raises UsageError where there is no such image."""
+        if not 0 <= index < len(self):
+            raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
+        return int(index)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly spread."""
+    return [number * (count - 1) // max(min(count, most) - 1, 1) for number in range(min(count, most))]
+
+
+class DrawnRecipe(Recipe):
+    """A recipe whose images are drawn in one `draw.Style`, of which it has the fields."""
+
+    size: int
+    pad: int
+    points: int
+    draw: DrawMode
+    color: ColorMode
+    patch: PatchMode
+
+    @property
+    def style(self) -> Style:
+        """How its orbits are drawn."""
+        return Style(
+            size=self.size, pad=self.pad, points=self.points, draw=self.draw, color=self.color, patch=self.patch
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(size, size), or (size, size, 3) in colour."""
+        return (self.size, self.size) if self.two_level else (self.size, self.size, 3)
+
+    @property
+    def two_level(self) -> bool:
+        """Gray images have the levels 0 and 127 only."""
+        return self.color == "gray"
