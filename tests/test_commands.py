@@ -1,0 +1,273 @@
+"""The commands of the baselines, the search, parts and merging, as typed."""
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import contents
+from PIL import Image
+
+from fracgen.categories import category_files, load_categories
+from fracgen.cli import run
+from fracgen.ifs import IFS, sample_maps
+from fracgen.recipes import RECIPES, load_recipe
+from fracgen.rng import generator
+from shards.manifest import load_manifest
+from shards.reader import open_shards
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SMALL = ["--size", 48, "--pad", 3, "--points", 1500]
+ATOM = ["--size", 48, "--min-vertices", 5, "--max-vertices", 20, "--max-orbits", 5]
+COMMANDS = {
+    "fractaldb": [*SMALL, "--instances", 2, "--categories-from", "csvs"],
+    "ofdb": [*SMALL, "--categories-from", "csvs"],
+    "visualatom": [*ATOM, "--classes", 4, "--instances", 6],
+    "noise": [*SMALL, "--classes", 12],
+}
+IMAGES = {"fractaldb": (600, 3), "ofdb": (3, 3), "visualatom": (24, 4), "noise": (12, 12)}
+
+
+@pytest.fixture
+def fracgen(capsys, tmp_path, monkeypatch):
+    """Run a command in a folder that holds three categories; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FRACGEN_CACHE", str(tmp_path / "cache"))
+    systems = [IFS.from_maps(sample_maps(3.5, 3, generator(number, 0, "ifs"))) for number in range(3)]
+    (tmp_path / "csvs").mkdir()
+    for name, data in category_files(systems):
+        (tmp_path / "csvs" / name).write_bytes(data)
+
+    def call(*arguments):
+        code = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_render_verify_inspect_preview(fracgen, tmp_path, name):
+    words = ["baseline", name, *COMMANDS[name]]
+    code, out, err = fracgen(*words)
+    assert (code, err) == (0, "")
+    (folder,) = [path for path in tmp_path.iterdir() if path.name.startswith(name)]
+    images, classes = IMAGES[name]
+    assert f"{images} of {classes} classes" in out and "images/s on" in out and "fracgen verify" in out
+    assert "nothing to do" in fracgen(*words)[1]
+    code, out, err = fracgen("verify", folder, "--render")
+    assert (code, err) == (0, "") and "all good" in out
+    code, out, _ = fracgen("inspect", folder)
+    assert code == 0 and f"{images} of {classes} classes" in out and load_manifest(folder).recipe_hash in out
+    assert fracgen("preview", folder, "-o", "sheet.png")[0] == 0
+    assert np.asarray(Image.open("sheet.png").convert("L")).std() > 10
+    assert len({sample.label for sample in open_shards(folder)}) == classes
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_folder_is_its_own_recipe(fracgen, tmp_path, name):
+    assert fracgen("baseline", name, *COMMANDS[name], "--out", "set")[0] == 0
+    (tmp_path / "csvs").rename(tmp_path / "moved")
+    for command in (["render"], ["baseline", name]):
+        assert fracgen(*command, "--recipe", "set", "--out", f"again-{command[0]}")[0] == 0
+        assert contents(tmp_path / f"again-{command[0]}") == contents(tmp_path / "set")
+    assert fracgen("baseline", name, "--recipe", "set", "--out", "other", "--seed", 5)[0] == 0
+    assert load_manifest(tmp_path / "other").recipe_hash != load_manifest(tmp_path / "set").recipe_hash
+    assert fracgen("verify", "set", "--render")[0] == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_without_metadata_and_with_other_options(fracgen, tmp_path, name):
+    words = ["baseline", name, *COMMANDS[name], "--shards", 2, "--workers", 1]
+    assert fracgen(*words, "--no-metadata", "--out", "set")[0] == 0
+    assert fracgen(*words, "--out", "more")[0] == 0
+    bare, full = load_manifest(tmp_path / "set"), load_manifest(tmp_path / "more")
+    assert [record.pixels_sha256 for record in bare.shards] == [record.pixels_sha256 for record in full.shards]
+    assert bare.num_bytes <= full.num_bytes - 1024 * bare.num_samples
+    assert all(not sample.metadata for sample in open_shards(tmp_path / "set"))
+    assert fracgen("verify", "set", "--render")[0] == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_parts_and_merge(fracgen, tmp_path, name):
+    words = ["baseline", name, *COMMANDS[name], "--shards", 3]
+    fracgen(*words, "--out", "whole")
+    code, out, err = fracgen(*words, "--out", "set", "--only", "2/2")
+    assert (code, err) == (0, "") and "of this part" in out and "fracgen merge" in out
+    code, out, err = fracgen("merge", "set")
+    assert (code, out) == (1, "") and "2 shards are missing (000000, 000002); render part 1/2 again" in err
+    values = json.loads(fracgen(*words, "--out", "set", "--only", "1/2", "--json")[1])
+    assert values["new_images"] == values["images"] > 0
+    code, out, err = fracgen("merge", "set")
+    assert (code, err) == (0, "") and f"{IMAGES[name][0]} of" in out
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+    assert fracgen("merge", "set")[0] == 0
+
+
+def test_every_option_reaches_the_recipe(fracgen, tmp_path):
+    changed = {
+        "fractaldb": {
+            "categories": 2, "instances": 1, "weights": 0.3, "size": 40, "pad": 2, "points": 900, "draw": "point",
+            "color": "color", "patch": "fill", "seed": 7,
+        },
+        "ofdb": {
+            "categories": 2, "weights": "published", "size": 40, "pad": 2, "points": 900, "draw": "point",
+            "color": "color", "patch": "fill", "seed": 7,
+        },
+        "visualatom": {
+            "classes": 3, "instances": 2, "size": 40, "seed": 7, "min_vertices": 4, "max_vertices": 9, "min_orbits": 2,
+            "max_orbits": 4, "max_noise": 1.5, "max_line_offset": 0.2, "min_radius": 3, "max_radius": 5,
+            "max_waves": 4, "min_ellipse": 0.5, "max_ellipse": 0.75, "gradients": "library",
+        },
+        "noise": {
+            "kind": "uniform", "classes": 3, "size": 40, "pad": 2, "points": 900, "std": 0.3, "cloud": "shared",
+            "delta": 0.2, "seed": 7,
+        },
+    }  # fmt: skip
+    for name, options in changed.items():
+        kind = RECIPES[name]
+        fields = {field.name for field in dataclasses.fields(kind)} - {"systems"}
+        assert set(options) == fields and all(getattr(kind(), key) != value for key, value in options.items()), name
+        words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
+        given = ["--categories-from", "csvs"] if "categories" in options else []
+        assert fracgen("baseline", name, *words, *given, "--out", name)[0] == 0
+        recipe = load_manifest(tmp_path / name).recipe
+        assert {key: recipe[key] for key in options} == options
+
+
+def test_examples_are_the_defaults(fracgen):
+    for name in COMMANDS:
+        values = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+        kind = RECIPES[name]
+        assert set(values) == {"recipe", *(field.name for field in dataclasses.fields(kind))} - {"systems"}, (
+            "every key is shown"
+        )
+        assert load_recipe(EXAMPLES / f"{name}.yaml") == kind()
+    code, _, _ = fracgen("baseline", "noise", "--recipe", EXAMPLES / "noise.yaml", "--classes", 2, "--out", "set")
+    assert code == 0
+
+
+def test_search_writes_published_files_and_goes_on(fracgen, tmp_path):
+    code, out, err = fracgen("search", "--categories", 1, "--out", "found")
+    assert (code, err) == (0, "") and "of 24 candidates" in out
+    assert [path.name for path in (tmp_path / "found").iterdir()] == ["00000.csv"]
+    first = load_categories(tmp_path / "found")[0]
+    assert (len(first), first.maps[0, 0, 0], first.p[0]) == (5, 0.1724223243171234543, 0.1414134307013419356)
+    values = json.loads(fracgen("search", "--categories", 2, "--out", "found", "--json")[1])
+    assert (
+        values["categories"] == 2 and values["candidates"] == 24 + sum(values["candidate_rejections"].values()) - 23 + 1
+    )
+    assert load_categories(tmp_path / "found")[0] == first
+    code, out, _ = fracgen("baseline", "ofdb", "--categories", 2, *SMALL, "--out", "set")
+    assert code == 0 and f"of {values['candidates']} candidates" in out
+    assert fracgen("baseline", "ofdb", *SMALL, "--categories-from", "found", "--out", "same")[0] == 0
+    assert load_manifest(tmp_path / "set").recipe_hash == load_manifest(tmp_path / "same").recipe_hash
+
+
+def test_a_cache_that_cannot_be_written_is_told(fracgen, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("FRACGEN_CACHE", str(tmp_path / "file" / "below"))
+    code, _, err = fracgen("search", "--categories", 1)
+    assert code == 0 and "cannot be written" in err and err.count("\n") == 1
+
+
+BAD = [
+    (["fractaldb", "--categories", 0], "categories 0: must be 1 to"),
+    (["fractaldb", "--instances", 0], "instances 0: must be 1 to"),
+    (["fractaldb", "--weights", 0], "weights 0.0"),
+    (["fractaldb", "--weights", "nan"], "weights nan"),
+    (["fractaldb", "--size", 4], "size 4"),
+    (["fractaldb", "--seed", -1], "seed -1"),
+    (["fractaldb", "--categories-from", "absent"], "absent: no such folder"),
+    (["fractaldb", "--categories-from", "empty"], "empty: holds no category files"),
+    (["fractaldb", "--categories-from", "gaps"], "00001.csv is missing and 1 more"),
+    (["fractaldb", "--categories-from", "twice"], "category 0 is there twice"),
+    (["fractaldb", "--categories-from", "malformed"], "00000.csv: line 1 has 3 columns"),
+    (["fractaldb", "--categories-from", "named"], "weights.csv: a category file is named by its number"),
+    (["fractaldb", "--categories-from", "csvs", "--categories", 4], "holds 3 categories, 4 are asked for"),
+    (["fractaldb", "--categories-from", "csvs", "--only", "4/3"], "part 4/3: there are parts 1/3 to 3/3"),
+    (["fractaldb", "--categories-from", "csvs", "--only", "one"], "part 'one': give i/N"),
+    (["fractaldb", "--categories-from", "csvs", "--only", "1/1000"], "there are only 64 shards"),
+    (["fractaldb", "--categories-from", "csvs", "--scheduler", "tcp://127.0.0.1:9"], "no Dask scheduler can be"),
+    (["fractaldb", "--categories-from", "csvs", "--scheduler", "x", "--workers", 2], "--workers is for threads"),
+    (["fractaldb", "--recipe", EXAMPLES / "noise.yaml"], "is a recipe of noise, not of fractaldb"),
+    (["fractaldb", "--png-bits", 1, "--color", "color", "--categories-from", "csvs"], "--png-bits 1"),
+    (["ofdb", "--weights", "other"], "--weights"),
+    (["ofdb", "--categories-from", "csvs", "--shards", 4], "--shards 4: give 1 to 3"),
+    (["visualatom", "--max-orbits", 0], "max-orbits 0"),
+    (["visualatom", "--instances", 0], "instances 0"),
+    (["visualatom", "--png-bits", 1], "--png-bits 1"),
+    (["noise", "--kind", "pink"], "--kind"),
+    (["noise", "--std", 0], "std 0.0"),
+    (["noise", "--kind", "pixel-uniform", "--png-bits", 1], "--png-bits 1"),
+    (["nonsense"], "nonsense"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), BAD, ids=lambda value: " ".join(map(str, value))[:60] if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(fracgen, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr("fracgen.cluster.CONNECT_SECONDS", 1)
+    good = (tmp_path / "csvs" / "00000.csv").read_bytes()
+    files = {"gaps": ["00000", "00003"], "twice": ["a/00000", "b/0"], "named": ["00000", "weights"], "empty": []}
+    for folder, names in {**files, "malformed": ["00000"]}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).parent.mkdir(exist_ok=True)
+            (tmp_path / folder / f"{name}.csv").write_bytes(b"1,2,3\n" if folder == "malformed" else good)
+    before = contents(tmp_path)
+    code, out, err = fracgen("baseline", *words)
+    assert (code, out) == (2, "")
+    assert err.startswith("fracgen: ") and err.count("\n") == 1 and message in err
+    assert contents(tmp_path) == before
+
+
+def test_other_commands_with_bad_input(fracgen, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    before = contents(tmp_path)
+    for words, message in [
+        (["search", "--categories", 0], "categories 0"),
+        (["search", "--seed", -1], "seed -1"),
+        (["search", "--seed", 2**32], "seed 4294967296"),
+        (["search", "--min-fill", 2], "min-fill 2.0"),
+        (["merge", "absent"], "absent: no such folder"),
+        (["merge", "full"], "full: holds no unfinished shards"),
+        (["merge", "file"], "file: no such folder"),
+    ]:
+        code, out, err = fracgen(*words)
+        assert (code, out) == (2, ""), words
+        assert err.startswith("fracgen: ") and err.count("\n") == 1 and message in err
+    assert contents(tmp_path) == before
+    for out in ("full", "file"):
+        assert fracgen("search", "--categories", 1, "--out", out)[0] == 2
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
+
+
+def test_instances_that_nothing_tells_apart_are_told(fracgen):
+    code, out, err = fracgen("baseline", "fractaldb", *COMMANDS["fractaldb"], "--draw", "point", "--out", "set")
+    assert code == 0 and "identical" in err and err.count("\n") == 1 and "600 of 3" in out
+
+
+def test_an_interrupted_search_keeps_what_it_found(fracgen, monkeypatch):
+    from fracgen import report
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.SearchProgress, "advance", interrupted)
+    code, out, err = fracgen("search", "--categories", 2)
+    assert (code, out) == (130, "") and "what was found is kept" in err
+
+
+def test_help_lists_the_baselines():
+    import sys
+
+    shown = subprocess.run([sys.executable, "-m", "fracgen", "baseline"], capture_output=True, text=True)
+    for name in COMMANDS:
+        assert name in shown.stdout + shown.stderr
