@@ -9,11 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
+from typing import get_args
 
+from fracgen.categories import Categories
 from fracgen.draw import Renderer, fill_rate
+from fracgen.fractaldb import FLIPS, OFDB, FractalDB, weight_vectors
 from fracgen.generate import plan, versions, write_shards
+from fracgen.noise import Noise, NoiseKind
 from fracgen.onepfrac import OnePFrac
 from fracgen.plain import draw_plain
+from fracgen.recipe import Recipe
+from fracgen.search import find_categories
+from fracgen.visualatom import VisualAtom
 from shards.codec import encode_png
 from shards.manifest import PixelHash
 from shards.writer import write_tar
@@ -89,12 +96,53 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
         steps["the same in plain Python"] = slow
         speedup = slow / drawing
     rows = [Row(name, value, speedup if name.startswith("orbit,") else None) for name, value in steps.items()]
-    stated = ", ".join(f"{name} {version}" for name, version in versions().items())
     return Table(
         title=f"1p-frac, {recipe.size} px, {recipe.points:,} points, {recipe.patch} patches; CPU time of one core",
-        caption=f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {stated}",
+        caption=_caption(cores),
         rows=tuple(rows),
     )
+
+
+def measure_baselines(*, images: int, cores: int) -> Table:
+    """Time the category search, and each data set end to end, beside 1p-frac: wall time, medians of 5.
+
+    Each is a folder of about `images` images at its published settings, with all that goes with it. FractalDB's are of
+    2 categories; OFDB's are 2 categories again and again.
+    """
+    categories, _ = find_categories(2, workers=cores)
+    weights = len(weight_vectors(0.4)) * len(FLIPS)
+    systems = Categories(categories.systems * -(-images // 2))
+    recipes: dict[str, Recipe] = {
+        "1p-frac": OnePFrac(classes=images).resolve()[0],
+        "fractaldb": FractalDB(categories=2, instances=-(-images // (2 * weights)), systems=categories),
+        "ofdb": OFDB(categories=images, systems=systems),
+        "visualatom": VisualAtom(classes=images, instances=1),
+        **{f"noise, {kind}": Noise(kind=kind, classes=images) for kind in get_args(NoiseKind)},
+    }
+    candidates: list[int] = []
+
+    def search() -> None:
+        _, provenance = find_categories(20, workers=cores)
+        candidates.append(provenance["candidates"])
+
+    search()
+    seconds = statistics.median(_seconds(search, time.perf_counter) for _ in range(_RUNS))
+    steps = {f"search, one of {candidates[0]} candidates": seconds / candidates[0] * 1e3}
+    for name, recipe in recipes.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            write_shards(recipe, Path(scratch, "warm-up"), workers=cores)
+            runs = [write_shards(recipe, Path(scratch, str(run)), workers=cores) for run in range(_RUNS)]
+        steps[name] = statistics.median(run.seconds / run.num_samples for run in runs) * 1e3
+    return Table(
+        title=f"data sets end to end, at published settings, {cores} threads; wall time",
+        caption=_caption(cores),
+        rows=tuple(Row(name, value) for name, value in steps.items()),
+    )
+
+
+def _caption(cores: int) -> str:
+    stated = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {stated}"
 
 
 def _seconds(step: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -124,14 +124,20 @@ def bench(
     ] = 256,
     repeats: Annotated[int, typer.Option(help="Repeats of each step; the median counts.", min=3)] = 50,
     plain: Annotated[bool, typer.Option(help="Also time the published loop in plain Python.")] = True,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Measure the category search and every data set end to end instead.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure ms per image and images/s of every step, and end to end on one core and on all."""
+    """Measure ms per image and images/s: of 1p-frac's steps, or of all data sets end to end."""
     from fracgen import benchmark, report
     from fracgen.machine import num_cores
 
     with report.status("measuring"):
-        table = benchmark.measure(images=images, repeats=repeats, cores=num_cores(), plain=plain)
+        if baselines:
+            table = benchmark.measure_baselines(images=images, cores=num_cores())
+        else:
+            table = benchmark.measure(images=images, repeats=repeats, cores=num_cores(), plain=plain)
     report.measured(table, as_json=as_json)
 
 

@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from fracgen import clouds
 from fracgen.draw import Canvas, Style, check_choice, check_range
-from fracgen.onepfrac import MAX_CLASSES
-from fracgen.recipe import Recipe, spread
+from fracgen.recipe import MAX_CLASSES, Recipe, spread
 from fracgen.rng import MAX_SEED, stream_key
 from shards.sample import Image, Sample
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range, fill_rate
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
-from fracgen.recipe import DrawnRecipe
+from fracgen.recipe import MAX_CLASSES, DrawnRecipe
 from fracgen.rng import MAX_SEED, generator, stream_key
 from shards.errors import DataError, UsageError
 from shards.sample import Image, Sample
@@ -24,7 +24,6 @@ from shards.sample import Image, Sample
 VET_PROBES = 64
 """Perturbations of a base that vetting tries."""
 PREVIEW_CLASSES = 5
-MAX_CLASSES = 1_000_000
 MAX_WAITING = 16
 """Finished images that are held back for one that is still being drawn again, before that one is drawn alone."""
 

@@ -8,6 +8,8 @@ from fracgen.draw import ColorMode, DrawMode, PatchMode, Style
 from shards.errors import UsageError
 from shards.sample import Image, Sample
 
+MAX_CLASSES = 1_000_000
+
 
 class Recipe(ABC):
     """A frozen dataclass that holds every number that can change a pixel, and is a pure function of an index.

@@ -15,13 +15,12 @@ import numpy as np
 from fracgen import atoms
 from fracgen.draw import MAX_SIZE, check_choice, check_range
 from fracgen.ifs import Floats
-from fracgen.recipe import Recipe, spread
+from fracgen.recipe import MAX_CLASSES, Recipe, spread
 from fracgen.rng import MAX_SEED, generator, stream_key
 from shards.sample import Image, Sample
 
 Gradients = Literal["signed", "library"]
 
-MAX_CLASSES = 1_000_000
 MAX_IMAGES = 1_000_000_000
 PREVIEW_CLASSES, PREVIEW_INSTANCES = 6, 3
 _RANGES: Mapping[str, tuple[int, float]] = {

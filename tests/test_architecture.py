@@ -1,6 +1,7 @@
 """Who may import whom, and what start-up costs in modules."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_rooms_meet_only_in_shards(room):
         assert not imports(path, top_level=False) & FORBIDDEN[room], path
         if room == "shards":
             assert "torch" not in imports(path, top_level=True), path
+
+
+@pytest.mark.parametrize("room", ["fracgen", "shards"])
+def test_a_file_imports_only_what_stands_below_it(room):
+    text = (ROOT / "architecture.md").read_text("utf-8").split(f"`{room}/`:")[1].split("\n`")[0]
+    order = re.findall(r"^    (\w+)\.py ", text, re.MULTILINE)
+    files = {path.stem for path in (ROOT / room).glob("*.py")} - {"__init__"}
+    assert sorted(order) == sorted(files), "every file has its line"
+    for path in (ROOT / room).glob("*.py"):
+        for name in re.findall(rf"(?:from|import) {room}\.(\w+)", path.read_text("utf-8")):
+            if path.stem != "__init__":
+                assert order.index(name) > order.index(path.stem), f"{path.name} imports {name}"
 
 
 def test_train_has_no_module_named_like_another_library():
