@@ -147,6 +147,16 @@ def test_other_styles_are_the_plain_renderers(style):
         assert_is_plain(recipe, sample)
 
 
+def test_pixels_are_pinned():
+    """These pixels are the format: another stream of masks, or order of images, makes other data sets."""
+    drawn = [next(fractaldb().render([523])), next(ofdb().render([2])), next(ofdb(color="color").render([2]))]
+    assert [hashlib.sha256(sample.image).hexdigest()[:16] for sample in drawn] == [
+        "99bf3c54c9971073",
+        "f5954c6605eaa668",
+        "bae4c965ca83fca6",
+    ]
+
+
 def test_weights_change_the_maps_and_not_p():
     """A system whose probabilities would change with its determinants."""
     lopsided = system([[[0.7, 0, 0], [0, 0.7, 0.1]], [[0.1, -0.6, 0.5], [0.6, 0.1, 0.5]]])

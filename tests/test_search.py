@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +302,28 @@ def test_a_search_that_was_stopped_goes_on(tmp_path, cache, error, workers):
     )
     assert going_on[0][1] == candidates_then + judge.LANES, "not from the beginning"
     assert result == find_categories(6, cache=cache)
+
+
+def test_control_c_keeps_what_was_found(tmp_path, cache):
+    """Also where it hits the thread that waits, which does not search."""
+    calls, sent = [], []
+
+    def press(categories, candidates):
+        calls.append((categories, candidates))
+        if categories >= 3 and not sent:
+            sent.append(True)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        assert candidates < 50_000, "never stops"
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            find_categories(10_000, workers=2, cache=tmp_path, on_progress=press)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    known = Found.load(Search().cache_path(tmp_path))
+    assert (len(known.systems), known.num_candidates) == calls[-1]
+    assert find_categories(5, cache=tmp_path) == find_categories(5, cache=cache)
 
 
 def test_stopped_again_and_again(tmp_path, cache):
