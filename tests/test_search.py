@@ -56,15 +56,17 @@ def oracle_lit(rows, uniforms):
             x, y = x * a + y * b + e, x * c + y * d + f
         xs.append(x)
         ys.append(y)
-    if any(map(math.isnan, xs)) or any(map(math.isnan, ys)):
+    if np.isnan(xs).any() or np.isnan(ys).any():
         return "overflow"
     places = []
     for axis in (np.array(xs), np.array(ys)):
         extent = axis.max() - axis.min() if np.isfinite(axis).all() else math.inf
         if not 0 < extent < math.inf:
             return "flat"
-        places.append(((axis - axis.min()) / extent * (SIZE - 2 * PAD) + PAD).astype(np.uint16).tolist())
-    return len(set(zip(*places, strict=True)))
+        places.append(((axis - axis.min()) / extent * (SIZE - 2 * PAD) + PAD).astype(np.uint16))
+    image = np.zeros((SIZE, SIZE), bool)
+    image[places[1], places[0]] = True
+    return int(image.sum())
 
 
 # ---- the random stream -----------------------------------------------------------------------------------------------
@@ -456,11 +458,11 @@ UNSEEN = {
     ],
 )
 def test_a_damaged_file_is_searched_again(tmp_path, cache, damage):
-    find_categories(3, cache=tmp_path)
+    find_categories(2, cache=tmp_path)
     path = Search().cache_path(tmp_path)
     damage(path.read_bytes(), path)
+    assert find_categories(2, cache=tmp_path) == find_categories(2, cache=cache)
     assert find_categories(3, cache=tmp_path) == find_categories(3, cache=cache)
-    assert find_categories(4, cache=tmp_path) == find_categories(4, cache=cache)
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
