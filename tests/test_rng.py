@@ -11,6 +11,8 @@ def test_streams_are_pinned():
     assert stream_key(1, 2, "masks") == 2003239154909830251
     assert generator(1, 2, "atom").random() == 0.10872333444083804
     assert stream_key(1, 2, "image") == 9265369334919357471
+    assert stream_key(1, 2, "noise") == 5415631412918141342
+    assert stream_key(1, 2, "moves") == 10437183633262752991
 
 
 def test_every_argument_makes_another_stream():
