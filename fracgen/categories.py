@@ -78,21 +78,28 @@ def load_categories(folder: Path, *, count: int | None = None) -> Categories:
         raise UsageError(f"{folder}: no such folder; give one with category files 00000.csv, 00001.csv ...")
     files: dict[int, Path] = {}
     for path in sorted(folder.rglob("*.csv")):
-        if not (path.stem.isascii() and path.stem.isdecimal()):
+        if (number := _number(path)) is None:
             raise UsageError(f"{path}: a category file is named by its number, as 00000.csv; move this one away")
-        if (number := int(path.stem)) in files:
+        if number in files:
             raise UsageError(f"{path}: category {number} is there twice; the other is {files[number]}")
         files[number] = path
     if not files:
         raise UsageError(f"{folder}: holds no category files; they are named 00000.csv, 00001.csv ...")
     wanted = max(files) + 1 if count is None else count
-    missing = [number for number in range(min(wanted, max(files) + 1)) if number not in files]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UsageError(f"{folder}: {missing[0]:05d}.csv is missing{more}; category numbers must have no gaps")
+    gap = next(number for number in range(len(files) + 1) if number not in files)
+    if gap < min(wanted, max(files)):
+        missing = min(wanted, max(files)) - sum(number < min(wanted, max(files)) for number in files)
+        more = f" and {missing - 1} more" if missing > 1 else ""
+        raise UsageError(f"{folder}: {gap:05d}.csv is missing{more}; category numbers must have no gaps")
     if wanted > len(files):
         raise UsageError(f"{folder}: holds {len(files)} categories, {wanted} are asked for; lower --categories")
     return Categories(tuple(load_ifs(files[number]) for number in range(wanted)))
+
+
+def _number(path: Path) -> int | None:
+    """The number that names a category file, if it is one."""
+    named = path.stem.isascii() and path.stem.isdecimal() and len(path.stem) < 10
+    return int(path.stem) if named else None
 
 
 def write_categories(categories: Categories, folder: Path) -> None:
@@ -106,10 +113,10 @@ def write_categories(categories: Categories, folder: Path) -> None:
         for path in folder.iterdir():
             if path.name.startswith(".") and path.name.endswith(".tmp"):
                 path.unlink()
-            elif not (path.is_file() and path.stem.isdecimal() and path.suffix == ".csv"):
+            elif not path.is_file() or path.suffix != ".csv" or (number := _number(path)) is None:
                 raise UsageError(f"{path}: is no category file; name a folder of its own")
-            elif path.name in files and path.read_bytes() != files[path.name]:
-                raise UsageError(f"{path}: is another category; name another folder")
+            elif path.name != (name := f"{number:05d}.csv") or path.read_bytes() != files.get(name, path.read_bytes()):
+                raise UsageError(f"{path}: is another category, or otherwise named; name another folder")
         for name, data in files.items():
             if not (folder / name).exists():
                 temporary = folder / f".{name}.tmp"

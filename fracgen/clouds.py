@@ -17,6 +17,7 @@ def scatter(
     levels: npt.NDArray[np.uint16],
     moves_key: np.uint64,
     reach: int,
+    width: int,
     pad: int,
     stride: int,
     offsets: npt.NDArray[np.uint32],
@@ -25,9 +26,9 @@ def scatter(
 
     Point i takes number i of the SplitMix64 stream from `key`: its highest 16 bits give u, the next 16 give v, by
     levels (65536,), both `pad` from the border. With reach > 0 both are then moved by a whole number in -reach..reach,
-    from the high and the low half of number i of the stream from `moves_key`, and kept within levels' range.
+    from the high and the low half of number i of the stream from `moves_key`, and kept in 0..width-1.
     """
-    first, last = np.int64(0), np.int64(levels[-1])
+    first, last = np.int64(0), np.int64(width - 1)
     count = np.uint64(2 * reach + 1)
     for i in range(offsets.size):
         z = splitmix64(key, np.uint64(i))

@@ -84,10 +84,7 @@ class _CategoryRecipe(DrawnRecipe):
         return tuple(f"{category:05d}" for category in range(self.categories))
 
     def resolve(self) -> tuple[Self, dict[str, Any]]:
-        """The recipe with its categories, searched where they are not given, and what the search took.
-
-        Raises DataError where a given category leaves nothing to draw.
-        """
+        """The recipe with its categories, searched where they are not given, and what the search took."""
         if self.systems is not None:
             return self, {"categories": "given"}
         systems, provenance = find_categories(self.categories, workers=num_cores(), cache=cache_folder())
@@ -100,7 +97,7 @@ class _CategoryRecipe(DrawnRecipe):
         return self.systems[category].maps, self.systems[category].p
 
     def trace(self, renderer: Renderer, category: int, weights: Floats) -> None:
-        """Trace a category with weights (6,) on its coefficients."""
+        """Trace a category with weights (6,) on its coefficients. Raises DataError where nothing is left to draw."""
         maps, p = self.system(category)
         with np.errstate(over="ignore"):  # a coefficient of infinity is drawn like any other
             renderer.trace(p, maps * maps_from_rows(np.broadcast_to(weights, (len(maps), 6))))

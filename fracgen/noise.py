@@ -90,9 +90,20 @@ class Noise(Recipe):
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
         """Classes that only their patches tell apart."""
-        if self.two_level and self.cloud == "shared" and self.delta == 0:
-            return [f"delta 0: all {self.classes} classes are the same cloud; they differ in their patch masks only"]
+        if self.two_level and self.cloud == "shared" and not self._reach:
+            same = f"all {self.classes} classes are the same cloud; they differ in their patch masks only"
+            return [f"delta {self.delta:g}: moves no point by a pixel; {same}"]
         return []
+
+    @property
+    def _width(self) -> int:
+        """Places along an axis."""
+        return self.size - 2 * self.pad
+
+    @property
+    def _reach(self) -> int:
+        """How far a class moves a point along an axis, at most."""
+        return round(self.delta / 2 * self._width) if self.cloud == "shared" else 0
 
     def levels(self, count: int) -> npt.NDArray[np.uint16]:
         """The quantiles of the distribution, as whole numbers in 0..count-1, by 16-bit numbers: (65536,) uint16."""
@@ -118,11 +129,9 @@ class Noise(Recipe):
         return image
 
     def _draw_cloud(self, canvas: Canvas, *, noise_key: int, moves_key: int, mask_key: int) -> Image:
-        offsets, width = np.empty(self.points, np.uint32), self.size - 2 * self.pad
-        reach = round(self.delta / 2 * width) if self.cloud == "shared" else 0
-        clouds.scatter(
-            np.uint64(noise_key), self.levels(width), np.uint64(moves_key), reach, self.pad, canvas.stride, offsets
-        )
+        offsets, levels = np.empty(self.points, np.uint32), self.levels(self._width)
+        keys = np.uint64(noise_key), levels, np.uint64(moves_key)
+        clouds.scatter(*keys, self._reach, self._width, self.pad, canvas.stride, offsets)
         canvas.place(offsets)
         canvas.stamp(mask_key)
         return canvas.image()

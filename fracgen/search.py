@@ -115,13 +115,15 @@ class Found:
             with np.load(path, allow_pickle=False) as file:
                 state, outcomes, ends = file["state"], file["outcomes"], np.cumsum(file["num_maps"])
                 maps, p = np.split(file["maps"], ends[:-1]), np.split(file["p"], ends[:-1])
+            if outcomes.ndim != 1 or outcomes.dtype != np.uint8 or (outcomes >= len(_OUTCOMES)).any():
+                return None
             numbers = np.flatnonzero(outcomes == _OUTCOMES.index("found")).tolist()
             if state.shape != (judge.STATE_WORDS,) or state.dtype != np.uint32 or len(numbers) != len(ends):
                 return None
             systems = [(number, IFS(*system)) for number, *system in zip(numbers, maps, p, strict=bool(numbers))]
         except Exception:  # a damaged file fails in many ways, and is searched again in every case
             return None
-        return cls(state, [outcomes.astype(np.uint8)], systems)
+        return cls(state, [outcomes], systems)
 
 
 def find_categories(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shards.codec import encode_png
+from shards.errors import DataError
 from shards.layout import Layout
 from shards.manifest import PixelHash, ShardRecord, to_json
 from shards.sample import Sample
@@ -49,7 +50,7 @@ def write_tar(
 
     Members are `<key>.cls`, `<key>.json` and `<key>.png`, in that order; owner, group and times are 0.
     order: indices of the samples as they are to lie in the tar; by default as they come. Samples that come before
-    their turn are held in memory, encoded.
+    their turn are held in memory, encoded. Raises DataError where some of them do not come.
     """
     pixels, rejections, counts, count = PixelHash(), Counter[str](), Counter[str](), 0
     waiting: dict[int, tuple[list[bytes], bytes]] = {}
@@ -69,6 +70,8 @@ def write_tar(
                 pixels.update(digest)
                 count += 1
                 turn = order[count] if order is not None and count < len(order) else -1
+        if waiting or (order is not None and count != len(order)):
+            raise DataError(f"{name}: {count} samples were made in their turn, and {len(waiting)} out of it")
         tar.write(TAR_END)
         tar.flush()
         file.flush()

@@ -259,7 +259,6 @@ def test_another_category_is_refused(tmp_path, categories):
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.xfail(reason="only files named with five digits are compared", strict=True)
 def test_another_category_under_a_shorter_name_is_refused(tmp_path, categories):
     write_files(tmp_path, categories.systems[5:6], ["2.csv"])
     before = files_of(tmp_path)

@@ -142,9 +142,6 @@ def test_every_pixel_of_pixel_noise_is_the_oracles(changes):
         assert np.array_equal(sample.image, oracle(recipe, sample.index)), sample.index
 
 
-@pytest.mark.xfail(
-    reason="moves are clipped at the largest quantile, and at 0: the right and top border differ", strict=True
-)
 @pytest.mark.parametrize("changes", [{"std": 0.05, "delta": 1.0}, {"size": 512, "points": 20_000}], ids=str)
 def test_moves_reach_both_borders(changes):
     recipe = Noise(**{**CLOUD, "cloud": "shared", **changes})
@@ -317,13 +314,12 @@ def test_metadata_and_label(kind, cloud):
 
 def test_classes_that_are_one_cloud_are_warned_of():
     still = Noise(**{**CLOUD, "cloud": "shared", "delta": 0.0})
-    assert "delta 0: all 12 classes are the same cloud" in still.warnings({})[0]
+    assert "all 12 classes are the same cloud" in still.warnings({})[0]
     assert "delta 0" in replace(still, delta=-0.0, kind="uniform").warnings({})[0]
     for other in ({"delta": 0.1}, {"cloud": "class"}, {"kind": "pixel-uniform"}):
         assert replace(still, **other).warnings({}) == []
 
 
-@pytest.mark.xfail(reason="warned of delta 0 only, though a small delta moves nothing either", strict=True)
 def test_moves_of_less_than_a_pixel_are_warned_of():
     recipe = Noise(**{**CLOUD, "cloud": "shared", "delta": 0.01, "points": 2})
     assert oracle_places(recipe, 0) == oracle_places(recipe, 1)
