@@ -3,7 +3,7 @@
 REFERENCE section 4. The stream is that of numpy's RandomState: the Mersenne Twister MT19937 (Matsumoto and Nishimura,
 1998), of which a double takes two words, 27 bits of the first and 26 of the second. It is written out here because
 only the first word of a pair decides about a map (but for one point in a thousand), and because its recurrence takes
-vector instructions over a long buffer: a third of numpy's time. Words are kept as the recurrence gives them
+vector instructions over a buffer: a third of numpy's time. Words are kept as the recurrence gives them
 ("raw") and are tempered when they are read.
 
 Orbits are traced twice, block by block, rather than kept: that is twice as fast.
@@ -25,26 +25,39 @@ POINTS = 100_000
 BLOCK = 1024
 """Points that are traced, and looked at, at a time: they stay in the nearest cache."""
 SIZE, PAD = 512, 6
-CANDIDATE_WORDS = 64 + 12 * MAX_MAPS + 2 * POINTS
-"""Room for one candidate: its map number takes 1.3 words on average, and more than 64 never."""
+CHUNK_WORDS = 4096
+"""Words of the stream that are made at a time: they stay in the nearest cache."""
 OVERFLOW, FLAT = -1, -2
 """Instead of a number of pixels."""
 
+ROW = 8
+"""Numbers of a map in `trace_four`: a, b, e, c, d, f and two that are not used. Choices are multiples of it."""
 _ORDER = np.array([0, 1, 3, 4, 2, 5])
-"""Of a, b, c, d, e, f in rows a, b, e, c, d, f."""
+"""Of a, b, c, d, e, f in such a row."""
+_HEADER_WORDS = 64 + 12 * MAX_MAPS
+"""Most that a candidate's maps take: their number takes 1.3 words on average, and more than 64 never."""
 _TOP, _REST, _MATRIX = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x9908B0DF)
 _ONE = np.uint32(1)
 _TEMPER_1, _TEMPER_2 = np.uint32(0x9D2C5680), np.uint32(0xEFC60000)
 _S5, _S6, _S7, _S11, _S15, _S18 = (np.uint32(shift) for shift in (5, 6, 7, 11, 15, 18))
+_B, _E, _C, _D, _F = (np.uint64(number) for number in (1, 2, 3, 4, 5))  # signed indices take half as long again
 _W1, _W6, _W63 = (np.uint64(number) for number in (1, 6, 63))
 
 
 @kernel
-def twist(words: Words, count: int) -> None:
-    """Continue the raw sequence: words[624 : 624 + count] from words[:624]."""
-    for n in range(count):
+def twist(words: Words) -> None:
+    """Continue the raw sequence: words[624:] from words[:624]."""
+    for n in range(words.size - STATE_WORDS):
         y = (words[n] & _TOP) | (words[n + 1] & _REST)
         words[n + 624] = words[n + 397] ^ (y >> _ONE) ^ ((np.uint32(0) - (words[n + 1] & _ONE)) & _MATRIX)
+
+
+@kernel
+def refill(words: Words) -> None:
+    """Go on to the next words of the stream, behind the last 624: words (624 + CHUNK_WORDS,)."""
+    for n in range(STATE_WORDS):
+        words[n] = words[n + CHUNK_WORDS]
+    twist(words)
 
 
 @kernel
@@ -64,10 +77,10 @@ def to_unit(high: np.uint32, low: np.uint32) -> float:
 
 
 @kernel
-def read_candidate(words: Words, position: int, rows: Floats) -> tuple[int, int]:
-    """Read a candidate's maps from the stream: N uniform in 2..7, then six values in [-1, 1) a map.
+def read_maps(words: Words, position: int, rows: Floats) -> tuple[int, int]:
+    """Read a candidate's maps: N uniform in 2..7, then six values in [-1, 1) a map.
 
-    rows: (7, 6), filled with a, b, c, d, e, f. Returns N and the position of its first random number.
+    words: raw, with all that it takes. rows: (7, 6), filled with a, b, c, d, e, f. Returns N and the next position.
     """
     number = np.uint32(7)
     while number > MAX_MAPS - MIN_MAPS:  # numpy's legacy randint: three bits of a word, until they are in range
@@ -97,9 +110,10 @@ def find_probabilities(rows: Floats, p: Floats) -> None:
 def choose(words: Words, limits: Floats, table: npt.NDArray[np.uint8], choices: npt.NDArray[np.uint8]) -> None:
     """Map of each step, from the raw words of its random numbers r: the first j with r <= p_1 + ... + p_j.
 
-    words: (2 n,). limits, table: from `chaos.tabulate`. choices: (n,), filled; len(p) where r exceeds the sum.
+    words: (2 n,). limits, table: from `chaos.tabulate`. choices: (n,), filled with multiples of ROW: len(p) of them
+    where r exceeds the sum.
     """
-    highs = np.empty(BLOCK, np.uint32)
+    highs = np.empty(CHUNK_WORDS // 2 + STATE_WORDS, np.uint32)
     for i in range(choices.size):
         highs[i] = temper(words[2 * i]) >> _S5
     for i in range(choices.size):
@@ -109,39 +123,41 @@ def choose(words: Words, limits: Floats, table: npt.NDArray[np.uint8], choices: 
             choice = np.uint8(0)
             while choice < limits.size and r > limits[choice]:
                 choice += np.uint8(1)
-        choices[i] = choice
+        choices[i] = choice * np.uint8(ROW)
 
 
 @kernel
 def trace_four(coefficients: Floats, choices: npt.NDArray[np.uint8], place: Floats, xs: Floats, ys: Floats) -> None:
     """Go on with the orbits of four systems, as `chaos.trace_pair` traces two.
 
-    coefficients: (4, 8, 6), rows a, b, e, c, d, f; the row after the last is the identity, so that the point stays.
-    choices: (4, n). place: (4, 2), where they are; updated. xs, ys: (4, n), filled with the points after each step.
+    coefficients: (4, 64), a ROW for each map; the row after the last is the identity, so that the point stays.
+    choices: (4, n), multiples of ROW. place: (4, 2), where they are; updated. xs, ys: (4, n), filled with the points
+    after each step.
     """
     first, second, third, fourth = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
     x0, y0, x1, y1 = place[0, 0], place[0, 1], place[1, 0], place[1, 1]
     x2, y2, x3, y3 = place[2, 0], place[2, 1], place[3, 0], place[3, 1]
-    for i in range(choices.shape[1]):
-        j = choices[0, i]
+    choices0, choices1, choices2, choices3 = choices[0], choices[1], choices[2], choices[3]
+    for i in range(choices0.size):
+        j = np.uint64(choices0[i])
         x0, y0 = (
-            x0 * first[j, 0] + y0 * first[j, 1] + first[j, 2],
-            x0 * first[j, 3] + y0 * first[j, 4] + first[j, 5],
+            x0 * first[j] + y0 * first[j + _B] + first[j + _E],
+            x0 * first[j + _C] + y0 * first[j + _D] + first[j + _F],
         )
-        j = choices[1, i]
+        j = np.uint64(choices1[i])
         x1, y1 = (
-            x1 * second[j, 0] + y1 * second[j, 1] + second[j, 2],
-            x1 * second[j, 3] + y1 * second[j, 4] + second[j, 5],
+            x1 * second[j] + y1 * second[j + _B] + second[j + _E],
+            x1 * second[j + _C] + y1 * second[j + _D] + second[j + _F],
         )
-        j = choices[2, i]
+        j = np.uint64(choices2[i])
         x2, y2 = (
-            x2 * third[j, 0] + y2 * third[j, 1] + third[j, 2],
-            x2 * third[j, 3] + y2 * third[j, 4] + third[j, 5],
+            x2 * third[j] + y2 * third[j + _B] + third[j + _E],
+            x2 * third[j + _C] + y2 * third[j + _D] + third[j + _F],
         )
-        j = choices[3, i]
+        j = np.uint64(choices3[i])
         x3, y3 = (
-            x3 * fourth[j, 0] + y3 * fourth[j, 1] + fourth[j, 2],
-            x3 * fourth[j, 3] + y3 * fourth[j, 4] + fourth[j, 5],
+            x3 * fourth[j] + y3 * fourth[j + _B] + fourth[j + _E],
+            x3 * fourth[j + _C] + y3 * fourth[j + _D] + fourth[j + _F],
         )
         xs[0, i], ys[0, i] = x0, y0
         xs[1, i], ys[1, i] = x1, y1
@@ -191,22 +207,38 @@ def plot_block(xs: Floats, ys: Floats, extent: Floats, offsets: Words, canvas: n
 
 
 @kernel
-def choose_all(words: Words, rows: Floats, p: Floats, choices: npt.NDArray[np.uint8], coefficients: Floats) -> None:
-    """Prepare a candidate's orbit: p (N,), choices (T - 1,) and coefficients (8, 6) of `trace_four`, all filled.
+def draw_candidate(
+    words: Words, position: int, rows: Floats, p: Floats, choices: npt.NDArray[np.uint8], coefficients: Floats
+) -> int:
+    """Draw the next candidate from the stream: its maps, and the map of each step. Returns the next position.
 
-    words: (2 T,), raw. rows: (N, 6) a, b, c, d, e, f.
+    words: (624 + CHUNK_WORDS,) raw words, those from `position` not used yet; refilled. rows: (7, 6) a, b, c, d, e, f;
+    p: (7,), 0 where there is no map; choices: (T,), the last of which is drawn and not used; coefficients: (64,) of
+    `trace_four`; all filled.
     """
-    find_probabilities(rows, p)
-    limits, table = np.empty(p.size), np.empty(NUM_BUCKETS, np.uint8)
-    tabulate(p, limits, table)
-    for start in range(0, choices.size, BLOCK):
-        stop = min(start + BLOCK, choices.size)
-        choose(words[2 * start : 2 * stop], limits, table, choices[start:stop])
-    for j in range(p.size):
+    if words.size - position < _HEADER_WORDS:
+        refill(words)
+        position -= CHUNK_WORDS
+    num_maps, position = read_maps(words, position, rows)
+    find_probabilities(rows[:num_maps], p[:num_maps])
+    for j in range(num_maps, p.size):
+        p[j] = 0.0
+    limits, table = np.empty(num_maps), np.empty(NUM_BUCKETS, np.uint8)
+    tabulate(p[:num_maps], limits, table)
+    start = 0
+    while start < choices.size:
+        size = min((words.size - position) // 2, choices.size - start)
+        choose(words[position : position + 2 * size], limits, table, choices[start : start + size])
+        start, position = start + size, position + 2 * size
+        if start < choices.size:
+            refill(words)
+            position -= CHUNK_WORDS
+    for j in range(num_maps):
         for k in range(6):
-            coefficients[j, _ORDER[k]] = rows[j, k]
-    for k in range(6):
-        coefficients[p.size, k] = 1.0 if k in (0, 4) else 0.0
+            coefficients[j * ROW + _ORDER[k]] = rows[j, k]
+    for k in range(ROW):
+        coefficients[num_maps * ROW + k] = 1.0 if k in (0, 4) else 0.0
+    return position
 
 
 @kernel

@@ -163,7 +163,10 @@ class _Run:
         self._least, self._found, self._count, self._path = search.least, found, count, path
         self._on_progress = on_progress
         self._stream, self._results = threading.Lock(), threading.Lock()
-        self._state, self._next_batch, self._taken = found.state, 0, 0
+        self._words, self._position = np.empty(judge.STATE_WORDS + judge.CHUNK_WORDS, np.uint32), judge.STATE_WORDS
+        self._words[: judge.STATE_WORDS] = found.state
+        judge.twist(self._words)
+        self._next_batch, self._taken = 0, 0
         self._waiting: dict[int, tuple[npt.NDArray[np.int64], Floats, Floats, judge.Words]] = {}
         self._stop = False
         self._saved = found.num_candidates
@@ -188,8 +191,8 @@ class _Run:
             while not self._stop:
                 with self._stream:
                     number, self._next_batch = self._next_batch, self._next_batch + 1
-                    self._state = batch.read(self._state)
-                    state = self._state
+                    self._position = batch.read(self._words, self._position)
+                    state = self._words[self._position - judge.STATE_WORDS : self._position].copy()
                 batch.judge(self._least)
                 with self._results:
                     self._waiting[number] = (batch.lit.copy(), batch.rows.copy(), batch.p.copy(), state)
@@ -233,35 +236,24 @@ class _Batch:
     """
 
     def __init__(self) -> None:
-        lanes, points, block = judge.LANES, judge.POINTS, judge.BLOCK
-        self._words = np.empty(judge.STATE_WORDS + lanes * judge.CANDIDATE_WORDS, np.uint32)
-        self._starts, self._num_maps = [0] * lanes, [0] * lanes
+        lanes, block = judge.LANES, judge.BLOCK
         self.rows, self.p = np.zeros((lanes, judge.MAX_MAPS, 6)), np.zeros((lanes, judge.MAX_MAPS))
         self.lit = np.empty(lanes, np.int64)
-        self._choices = np.empty((lanes, points - 1), np.uint8)
-        self._coefficients = np.zeros((lanes, judge.MAX_MAPS + 1, 6))
+        self._choices = np.empty((lanes, judge.POINTS), np.uint8)
+        self._coefficients = np.zeros((lanes, (judge.MAX_MAPS + 1) * judge.ROW))
         self._points = np.empty((2, lanes, block))
         self._signed, self._unsigned = self._points.view(np.int64), self._points.view(np.uint64)
 
-    def read(self, state: judge.Words) -> judge.Words:
-        """Take the next four candidates from the stream; returns its state after them."""
-        self._words[: judge.STATE_WORDS] = state
-        judge.twist(self._words, len(self._words) - judge.STATE_WORDS)
-        end = judge.STATE_WORDS
+    def read(self, words: judge.Words, position: int) -> int:
+        """Take the next four candidates from the stream; returns its position after them."""
         for lane in range(judge.LANES):
-            self._num_maps[lane], start = judge.read_candidate(self._words, end, self.rows[lane])
-            self._starts[lane], end = start, start + 2 * judge.POINTS
-        return self._words[end - judge.STATE_WORDS : end].copy()
+            buffers = self.rows[lane], self.p[lane], self._choices[lane], self._coefficients[lane]
+            position = judge.draw_candidate(words, position, *buffers)
+        return position
 
     def judge(self, least: int) -> None:
         """Fill in how many pixels each lights, or why it is none."""
-        self.p[:] = 0
-        for lane, (start, count) in enumerate(zip(self._starts, self._num_maps, strict=True)):
-            words = self._words[start : start + 2 * judge.POINTS]
-            judge.choose_all(
-                words, self.rows[lane, :count], self.p[lane, :count], self._choices[lane], self._coefficients[lane]
-            )
-        orbits = self._coefficients, self._choices
+        orbits = self._coefficients, self._choices[:, :-1]
         place, greatest = np.zeros((judge.LANES, 2)), np.zeros((judge.LANES, 2, 2), np.int64)
         judge.find_extents(*orbits, place, *self._points, self._signed, self._unsigned, greatest)
         highest, lowest = np.moveaxis(greatest.view(np.float64), -1, 0)

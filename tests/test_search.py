@@ -76,7 +76,7 @@ def oracle_lit(rows, uniforms):
 def test_words_are_numpys(seed):
     words = np.empty(624 + 5000, np.uint32)
     words[:624] = legacy_state(seed)
-    judge.twist(words, 5000)
+    judge.twist(words)
     expected = np.random.RandomState(seed).randint(0, 2**32, 5000, dtype=np.uint32)
     assert [int(judge.temper(word)) for word in words[624:]] == expected.tolist()
 
@@ -84,30 +84,33 @@ def test_words_are_numpys(seed):
 def test_the_stream_goes_on_from_any_624_words():
     words = np.empty(624 + 4000, np.uint32)
     words[:624] = legacy_state(1)
-    judge.twist(words, 4000)
+    judge.twist(words)
     for start in (1, 623, 624, 1777):
         again = np.empty(624 + 1000, np.uint32)
         again[:624] = words[start : start + 624]
-        judge.twist(again, 1000)
+        judge.twist(again)
         assert np.array_equal(again, words[start : start + 1624])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_candidates_are_numpys(seed):
     state, published, numbers = legacy_state(seed), candidates(seed), set()
-    words, rows = np.empty(624 + judge.CANDIDATE_WORDS, np.uint32), np.zeros((7, 6))
-    for _ in range(160):
-        words[:624] = state
-        judge.twist(words, judge.CANDIDATE_WORDS)
+    words, rows, p = np.empty(624 + judge.CHUNK_WORDS, np.uint32), np.zeros((7, 6)), np.zeros(7)
+    choices, coefficients = np.empty(judge.POINTS, np.uint8), np.zeros(64)
+    words[:624] = state
+    judge.twist(words)
+    position = 624
+    for _ in range(60):
+        position = judge.draw_candidate(words, position, rows, p, choices, coefficients)
         expected, uniforms = next(published)
-        num_maps, start = judge.read_candidate(words, 624, rows)
-        assert rows[:num_maps].tolist() == expected
+        num_maps = int(np.count_nonzero(p))
+        assert rows[:num_maps].tolist() == expected and p[:num_maps].tolist() == probabilities(expected)
+        for j, (a, b, c, d, e, f) in enumerate(expected):
+            assert coefficients[8 * j : 8 * j + 6].tolist() == [a, b, e, c, d, f]
+        assert coefficients[8 * num_maps : 8 * num_maps + 6].tolist() == [1, 0, 0, 0, 1, 0]
+        sums = np.cumsum(probabilities(expected))
+        assert np.array_equal(choices, 8 * np.searchsorted(sums, uniforms))
         numbers.add(num_maps)
-        pairs = [int(judge.temper(word)) for word in words[start : start + 20]]
-        drawn = [((a >> 5) * 2**26 + (b >> 6)) / 2**53 for a, b in zip(pairs[::2], pairs[1::2], strict=True)]
-        assert drawn == uniforms[:10].tolist()
-        end = start + 2 * judge.POINTS
-        state = words[end - 624 : end].copy()
     assert numbers == set(range(2, 8))
 
 
@@ -116,7 +119,7 @@ def test_choices_are_of_numpys_random_numbers(seed):
     count = 5000
     words = np.empty(624 + 2 * count, np.uint32)
     words[:624] = legacy_state(seed)
-    judge.twist(words, 2 * count)
+    judge.twist(words)
     uniforms = np.random.RandomState(seed).random_sample(count)
     for rows, _ in itertools.islice(candidates(seed), 4):
         limits, table = np.empty(len(rows)), np.empty(NUM_BUCKETS, np.uint8)
@@ -126,19 +129,19 @@ def test_choices_are_of_numpys_random_numbers(seed):
         chosen = np.empty(1000, np.uint8)
         for start in range(0, count, 1000):
             judge.choose(words[624 + 2 * start : 624 + 2 * (start + 1000)], limits, table, chosen)
-            assert chosen.tolist() == expected[start : start + 1000]
+            assert (chosen // judge.ROW).tolist() == expected[start : start + 1000] and not (chosen % judge.ROW).any()
 
 
 def test_a_random_number_above_the_last_sum_takes_no_map():
     """p that sums to less than 1: the point stays."""
     words = np.empty(624 + 2000, np.uint32)
     words[:624] = legacy_state(3)
-    judge.twist(words, 2000)
+    judge.twist(words)
     uniforms = np.random.RandomState(3).random_sample(1000)
     limits, table, chosen = np.empty(2), np.empty(NUM_BUCKETS, np.uint8), np.empty(1000, np.uint8)
     tabulate(np.array([0.25, 0.5]), limits, table)
     judge.choose(words[624:], limits, table, chosen)
-    assert chosen.tolist() == [0 if r <= 0.25 else 1 if r <= 0.75 else 2 for r in uniforms.tolist()]
+    assert (chosen // judge.ROW).tolist() == [0 if r <= 0.25 else 1 if r <= 0.75 else 2 for r in uniforms.tolist()]
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------
@@ -160,9 +163,12 @@ def first() -> list[tuple]:
 
 def kernel_lit(least):
     """What the kernels give for the first candidates when they may stop at `least` pixels."""
-    batch, state, lit = search._Batch(), legacy_state(1), []
+    batch, lit, position = search._Batch(), [], 624
+    words = np.empty(624 + judge.CHUNK_WORDS, np.uint32)
+    words[:624] = legacy_state(1)
+    judge.twist(words)
     for _ in range(NUM_FIRST // judge.LANES):
-        state = batch.read(state)
+        position = batch.read(words, position)
         batch.judge(least)
         lit += batch.lit.tolist()
     return lit
