@@ -219,3 +219,34 @@ def test_damaged_manifests(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(DataError, match=r"dataset\.json"):
         load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("bits", [8, 1])
+def test_our_own_pngs_decode_as_pillow_decodes_them(bits):
+    """And what is not ours to the byte is left to Pillow."""
+    from shards.codec import _decode_ours
+
+    random = np.random.RandomState(0)
+    shapes = [(1, 1), (7, 9), (64, 64), (33, 100)] + ([(5, 6, 3), (40, 30, 3)] if bits == 8 else [])
+    for shape in shapes:
+        image = (random.randint(0, 2, shape) * 127).astype(np.uint8)
+        if bits == 8:
+            image = random.randint(0, 256, shape).astype(np.uint8)
+        data = encode_png(image, bits)
+        assert np.array_equal(_decode_ours(data, bits, shape), image)
+        levels = np.asarray(Image.open(io.BytesIO(data)))
+        assert np.array_equal(levels.astype(bool) * np.uint8(127) if bits == 1 else levels, image)
+        assert np.array_equal(decode_image(data, bits), image), "without a shape"
+        other = io.BytesIO()
+        Image.fromarray(image).save(other, "PNG")
+        if bits == 8:
+            assert _decode_ours(other.getvalue(), bits, shape) is None or shape == (1, 1)
+            assert np.array_equal(decode_image(other.getvalue(), bits, shape=shape), image)
+        assert _decode_ours(data, bits, (*shape[:1], shape[1] + 1, *shape[2:])) is None
+        for place in range(len(data)):
+            bad = bytearray(data)
+            bad[place] ^= 1 << random.randint(8)
+            assert _decode_ours(bytes(bad), bits, shape) is None, place
+        for cut in range(len(data)):
+            assert _decode_ours(data[:cut], bits, shape) is None
+        assert _decode_ours(data + b"x", bits, shape) is None
