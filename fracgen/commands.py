@@ -83,15 +83,20 @@ def _with_output(command: Callable[..., None]) -> Callable[..., None]:
     return with_output
 
 
-baseline = typer.Typer(
-    help="Render what 1p-frac is compared with: FractalDB, OFDB, VisualAtom, noise.", rich_markup_mode=None
-)
+baseline = typer.Typer(rich_markup_mode=None)
+
+
+@baseline.callback(invoke_without_command=True)
+def _baselines(context: typer.Context) -> None:
+    """Render what 1p-frac is compared with: FractalDB, OFDB, VisualAtom, noise."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command()(render)
-    app.add_typer(baseline, name="baseline", no_args_is_help=True)
+    app.add_typer(baseline, name="baseline")
     for command in (search, merge):
         app.command()(command)
 
