@@ -65,7 +65,8 @@ class _CategoryRecipe(DrawnRecipe):
         if self.systems is not None:
             if len(self.systems) < self.categories:
                 raise UsageError(f"categories {self.categories}: only {len(self.systems)} are given")
-            object.__setattr__(self, "systems", Categories(self.systems.systems[: self.categories]))
+            if len(self.systems) > self.categories:
+                object.__setattr__(self, "systems", Categories(self.systems.systems[: self.categories]))
         _ = self.style
 
     @property
