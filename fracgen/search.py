@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen import judge
-from fracgen.categories import Categories
+from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.draw import check_range
 from fracgen.ifs import IFS, Floats, maps_from_rows
 from fracgen.rng import MAX_LEGACY_SEED, legacy_state
@@ -26,7 +26,6 @@ from shards.errors import DataError
 
 RULE = 1
 """Of the cache's files; another rule, another name."""
-MAX_CATEGORIES = 1_000_000
 MAX_CANDIDATES = 100_000_000
 _OUTCOMES = ("fill", "found", "overflow", "flat")
 _SAVE_CANDIDATES = 10_000

@@ -147,7 +147,7 @@ def load_manifest(folder: Path) -> Manifest:
         raise UsageError(f"{folder}: no such folder")
     if not path.exists():
         if (folder / PARTIAL).is_dir():
-            raise DataError(f"{folder}: unfinished; run the command that began it once more and it goes on")
+            raise DataError(f"{folder}: unfinished; run again what began it, or `fracgen merge` after parts")
         raise UsageError(f"{folder}: no {MANIFEST} in it, so this is no folder of shards")
     try:
         values = json.loads(path.read_text("utf-8"))

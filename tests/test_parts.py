@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROVENANCE, contents, small_recipe
+from test_generate import without_locks
 
 from fracgen import generate
 from fracgen.generate import merge, plan, render_shard, write_shards
@@ -25,12 +26,8 @@ def write(recipe, path, **options):
 
 
 def writer(recipe, path, part=None):
-    work = generate._plan_of(recipe, plan(recipe, num_shards=5), PROVENANCE)
+    work = generate.plan_of(recipe, plan(recipe, num_shards=5), PROVENANCE)
     return FolderWriter(path, work, part=part)
-
-
-def without_locks(path):
-    return {name: data for name, data in contents(path).items() if "/lock-" not in name}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -164,7 +161,7 @@ def test_parts_are_written_side_by_side(recipe, folder, tmp_path, other_run):
         write(recipe, tmp_path / "set", part=Part(2, 2))
     with pytest.raises(UsageError, match="another run is writing"):
         write(recipe, tmp_path / "set")
-    with pytest.raises(UsageError, match="another run is writing"):
+    with pytest.raises(DataError, match="are missing"):
         merge(tmp_path / "set")
     with pytest.raises(UsageError, match="another recipe"):
         write(small_recipe(delta=0.2), tmp_path / "set", part=Part(3, 3))
