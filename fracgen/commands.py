@@ -307,7 +307,10 @@ def _search(
                 count, wanted, workers=workers or num_cores(), cache=cache, on_progress=progress.advance
             )
     except KeyboardInterrupt:
-        raise InterruptError("interrupted; what was found is kept; run the same command to go on") from None
+        kept_so_far = (
+            "what was found is kept" if wanted.is_cached(cache) else "nothing was found yet, or it cannot be kept"
+        )
+        raise InterruptError(f"interrupted; {kept_so_far}; run the same command to go on") from None
     if not (kept := wanted.is_cached(cache)):
         report.warn(f"{cache}: cannot be written, so the next search begins anew; set FRACGEN_CACHE")
     return found, provenance, kept
