@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shards.errors import DataError
+from train.checkpoint import Checkpoint
 from train.ranks import Ranks
 
 Ending = Literal["finished", "stopped", "interrupted"]
@@ -27,6 +28,17 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
+
+    def restore(self, last: Checkpoint) -> None:
+        """Go back to a checkpoint. Raises DataError where it is of another model or optimiser."""
+        try:
+            self.model.load_state_dict(dict(last.model))
+            self.optimizer.load_state_dict(dict(last.optimizer))
+            self.scaler.load_state_dict(dict(last.scaler))
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = str(error).strip().splitlines()[:2]
+            raise DataError(f"the checkpoint is of another model or optimiser ({' '.join(first)})") from error
+        self.step = last.step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +127,8 @@ def _finite(losses: list[Tensor], step: int, ranks: Ranks) -> list[float]:
     for number, loss in enumerate(means, start=step - len(means) + 1):
         if not math.isfinite(loss):
             raise DataError(
-                f"step {number}: the loss is {loss}; the last checkpoint is from before. A lower --lr, a longer warm-up "
-                "or optim.clip=1 may help"
+                f"step {number}: the loss is {loss}; the last checkpoint is from before. A lower --lr, a longer "
+                "warm-up or optim.clip=1 may help"
             )
     return means
 

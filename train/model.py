@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import timm
 import torch
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2
-from torch import nn
+from torch import Tensor, nn
 
 from shards.errors import UsageError
 from shards.values import nearest
 from train.config import Model, Optim, Precision
+from train.ranks import Ranks
 
 Stats = tuple[float, float, float]
 
@@ -88,6 +89,28 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
         return precision
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return "bf16" if any(check is not None and check() for check in checks) else "fp32"
+
+
+def describe(settings: Model, model: nn.Module, precision: Precision, ranks: Ranks) -> str:
+    """One line for the screen."""
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
+    processes = f" on each of {ranks.world} processes" if ranks.world > 1 else ""
+    return f"{settings.name}, {millions:.1f} M parameters, {precision} on {device}{processes}"
+
+
+def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: torch.dtype | None) -> float:
+    """Share of images whose label is the model's first guess. batches: images (B, 3, H, W) and labels (B,)."""
+    was, right, count = model.training, [], 0
+    model.eval()
+    with torch.no_grad():
+        for images, labels in batches:
+            with torch.autocast(images.device.type, dtype=amp, enabled=amp is not None):
+                guesses = model(images).argmax(1)
+            right.append((guesses == labels).sum())
+            count += len(labels)
+    model.train(was)
+    return int(torch.stack(right).sum().item()) / count
 
 
 def export(model: nn.Module, folder: Path, *, mean: Stats, std: Stats, tag: str, options: Mapping[str, Any]) -> None:

@@ -52,6 +52,24 @@ def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: i
     )
 
 
+def describe(plan: Plan, batch_size: int, num_samples: int, *, start: int) -> str:
+    """The length in all units: one line for the screen."""
+    samples = plan.steps * batch_size
+    goes_on = f"; goes on at step {start:,}" if start else ""
+    return (
+        f"{plan.steps:,} of {batch_size:,}: {samples:,} samples, {samples / num_samples:,.1f} epochs; "
+        f"warm-up {plan.warmup_steps:,}{goes_on}"
+    )
+
+
+def describe_rate(plan: Plan, optim: Optim, batch_size: int) -> str:
+    """The learning rate as it is used: one line for the screen."""
+    return (
+        f"{plan.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}), from {plan.warmup_lr:.2g}, to {plan.min_lr:.2g}, "
+        f"by a cosine; {optim.name}"
+    )
+
+
 def cosine(optimizer: Optimizer, plan: Plan) -> CosineLRScheduler:
     """timm's cosine after a linear warm-up: `step_update(k)` sets the rate of step k, which depends on k alone."""
     return CosineLRScheduler(
