@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from shards.errors import UsageError
-from train.draws import RandAugment, draw_augment, draw_crops, draw_erased, draw_jitter, draw_layers
-from train.imageops import Window, erase, resample
+from train.draws import Layer, RandAugment, draw_augment, draw_crops, draw_erased, draw_jitter, draw_layers
+from train.imageops import Window, erase, resample, upload
 from train.layers import apply
 
 Positions = npt.NDArray[np.int64]
@@ -95,8 +95,13 @@ class DeviceAugment:
         canvas = resample(images, rows, columns, config.size)
         if not self._gray_fill:
             canvas = canvas.expand(-1, 3, -1, -1).contiguous()
+        order = np.arange(len(images))  # which sample stands where on the canvas
         for layer in draw_layers(draws, self._rule) if self._rule else draw_jitter(draws, config.color_jitter):
-            apply(canvas, layer, self._fill[: canvas.shape[1]])
+            moved = layer.codes[order].argsort(kind="stable")
+            order = order[moved]
+            canvas = canvas.index_select(0, upload(moved, self.device))
+            apply(canvas, Layer(layer.codes[order], layer.args[order]), self._fill[: canvas.shape[1]])
+        canvas = canvas.index_select(0, upload(order.argsort(), self.device))
         out = normalise(canvas, config.mean, config.std)
         erase(out, *draw_erased(self.seed, positions, config.erase, config.size))
         return out

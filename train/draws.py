@@ -26,24 +26,25 @@ Ints = npt.NDArray[np.int64]
 
 ATTEMPTS = 10
 OPERATIONS = (
-    "AutoContrast",
-    "Equalize",
     "Invert",
-    "Rotate",
     "Posterize",
     "Solarize",
     "SolarizeAdd",
-    "Color",
-    "Contrast",
     "Brightness",
+    "Contrast",
+    "AutoContrast",
+    "Equalize",
     "Sharpness",
+    "Color",
+    "Rotate",
     "ShearX",
-    "ShearY",
     "TranslateX",
+    "ShearY",
     "TranslateY",
 )
-"""timm's fifteen, in its order. An operation's code is its place here; -1 is none."""
+"""timm's fifteen, neighbours sharing a kernel. An operation's code is its place here."""
 CODES = {name: code for code, name in enumerate(OPERATIONS)}
+NOTHING = len(OPERATIONS)
 MAX_LEVEL = 10.0
 MIN_ERASED, MAX_ERASED, MIN_ERASED_ASPECT = 0.02, 1 / 3, 0.3
 _JITTERED = [CODES[name] for name in ("Brightness", "Contrast", "Color")]
@@ -91,7 +92,7 @@ class Layer:
     """One operation, or none, for each of B samples."""
 
     codes: Ints
-    """(B,), places in OPERATIONS, or -1."""
+    """(B,), places in OPERATIONS, or NOTHING."""
     args: Floats
     """(B,): degrees, bits kept, threshold, addend, factor, slope, or share of the width; 0 where there is none."""
 
@@ -138,34 +139,35 @@ def _layer_starts(rule: RandAugment) -> range:
 def _draw_layer(draws: Floats, rule: RandAugment) -> Layer:
     which, whether, sign, first, second = draws.T
     codes = (which * len(OPERATIONS)).astype(np.int64)
-    codes[whether > rule.prob] = -1
+    codes[whether > rule.prob] = NOTHING
     if np.isinf(rule.std):
         levels = first * rule.magnitude
     else:  # Box and Muller; 1 - u is never 0
         levels = rule.magnitude + rule.std * np.sqrt(-2 * np.log(1 - first)) * np.cos(2 * np.pi * second)
     levels = levels.clip(0, MAX_LEVEL) / MAX_LEVEL
     signed = np.where(sign > 0.5, -levels, levels)
-    args = np.zeros(len(codes))
-    for name, values in arguments(levels, signed, increasing=rule.increasing).items():
-        chosen = codes == CODES[name]
-        args[chosen] = values[chosen]
-    return Layer(codes, args)
+    by_code = arguments(levels, signed, increasing=rule.increasing)
+    return Layer(codes, by_code[codes, np.arange(len(codes))])
 
 
-def arguments(levels: Floats, signed: Floats, *, increasing: bool) -> dict[str, Floats]:
-    """What timm gives to each operation at magnitude / 10 = `levels`, with its random sign in `signed`."""
+def arguments(levels: Floats, signed: Floats, *, increasing: bool) -> Floats:
+    """What timm gives to each operation at magnitude / 10 = `levels` (n,), with its random sign in `signed`.
+
+    Returns:
+        (16, n), by code; 0 where there is no argument.
+    """
     fewer = np.floor(levels * 4)
     least = np.minimum(np.floor(levels * 256), 256)
     factors = np.maximum(0.1, 1 + signed * 0.9) if increasing else levels * 1.8 + 0.1
-    return {
-        "Rotate": signed * 30,
-        "Posterize": 4 - fewer if increasing else fewer,
-        "Solarize": 256 - least if increasing else least,
-        "SolarizeAdd": np.minimum(128, np.floor(levels * 110)),
-        **dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), factors),
-        **dict.fromkeys(("ShearX", "ShearY"), signed * 0.3),
-        **dict.fromkeys(("TranslateX", "TranslateY"), signed * 0.45),
-    }
+    args = np.zeros((NOTHING + 1, len(levels)))
+    args[CODES["Posterize"]] = 4 - fewer if increasing else fewer
+    args[CODES["Solarize"]] = 256 - least if increasing else least
+    args[CODES["SolarizeAdd"]] = np.minimum(128, np.floor(levels * 110))
+    args[[CODES[name] for name in ("Brightness", "Contrast", "Sharpness", "Color")]] = factors
+    args[CODES["Rotate"]] = signed * 30
+    args[[CODES["ShearX"], CODES["ShearY"]]] = signed * 0.3
+    args[[CODES["TranslateX"], CODES["TranslateY"]]] = signed * 0.45
+    return args
 
 
 def draw_jitter(draws: Floats, strength: float) -> list[Layer]:

@@ -5,6 +5,7 @@ operation, so that keeping bytes between them is both exact and small. A gray im
 would. What these are held to is Pillow's behaviour; the tests compare with it, level by level.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,22 +112,21 @@ def upload(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
-    """New levels by table: uint8 (n, 256), or (n, C, 256) for each channel."""
-    tables = tables.view(len(tables), -1, 256).expand(-1, images.shape[1], -1)
-    return tables.gather(2, images.flatten(2).long()).view_as(images)
+    """New levels by table: uint8 (n, C, 256), or (n, 1, 256) for all channels."""
+    return tables.expand(-1, images.shape[1], -1).gather(2, images.flatten(2).long()).view_as(images)
 
 
 def auto_contrast(images: Tensor) -> Tensor:
-    """Each channel's levels stretched to 0..255."""
+    """Tables that stretch each channel's levels to 0..255: uint8 (n, C, 256)."""
     low, high = (level.double()[..., None] for level in images.flatten(2).aminmax(dim=2))
     levels = torch.arange(256, device=images.device)
     scale = 255.0 / (high - low)
     table = (levels * scale + -low * scale).clamp_(0, 255)
-    return look_up(images, torch.where(high > low, table, levels).byte())
+    return torch.where(high > low, table, levels).byte()
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Each channel's histogram made flat, with Pillow's integer steps."""
+    """Tables that flatten each channel's histogram, with Pillow's integer steps: uint8 (n, C, 256)."""
     pixels = images.flatten(2).long()
     counts = torch.zeros((*pixels.shape[:2], 256), dtype=torch.int32, device=images.device)
     counts.scatter_add_(2, pixels, torch.ones((), dtype=torch.int32, device=images.device).expand_as(pixels))
@@ -135,7 +135,7 @@ def equalize(images: Tensor) -> Tensor:
     below = counts.cumsum(2, dtype=torch.int32) - counts
     table = ((step // 2 + below) // step.clamp(min=1)).clamp_(max=255)
     levels = torch.arange(256, dtype=torch.int32, device=images.device)
-    return look_up(images, torch.where(step > 0, table, levels).byte())
+    return torch.where(step > 0, table, levels).byte()
 
 
 def _luma(images: Tensor) -> Tensor:
@@ -146,13 +146,20 @@ def _luma(images: Tensor) -> Tensor:
     return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16)[:, None]
 
 
-def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Away from (factor above 1) or towards the mean level of the image."""
+def mean_levels(images: Tensor) -> Tensor:
+    """Mean of each image's L, rounded as Pillow does: (n,) int64."""
     num = images[0, 0].numel()
-    mean = (2 * _luma(images).flatten(1).sum(1) + num) // (2 * num)
-    mean = mean.float()[:, None]
-    table = mean + factors[:, None] * (torch.arange(256, device=images.device) - mean)
-    return look_up(images, table.clamp_(0, 255).byte())
+    return (2 * _luma(images).flatten(1).sum(1) + num) // (2 * num)
+
+
+def spread(means: Tensor, factors: Tensor) -> Tensor:
+    """Tables that take levels away from (factor above 1) or towards a mean: (n,) and (n,) to uint8 (n, 1, 256).
+
+    Contrast is this about the image's mean, brightness about 0.
+    """
+    means = means.float()[:, None, None]
+    table = means + factors[:, None, None] * (torch.arange(256, device=means.device) - means)
+    return table.clamp_(0, 255).byte()
 
 
 def _blend(base: Tensor, images: Tensor, factors: Tensor) -> Tensor:
@@ -175,7 +182,7 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     return _blend(wide, images, factors)
 
 
-def _cubic(lines: tuple[Tensor, ...], at: Tensor) -> Tensor:
+def _cubic(lines: Sequence[Tensor], at: Tensor) -> Tensor:
     """Pillow's affine bicubic (a = -1) between lines 1 and 2 of four: in this form flat areas stay exactly flat."""
     one, two, three, four = lines
     first, second = two - one, four - three
@@ -197,7 +204,7 @@ def slide(images: Tensor, whole: Tensor, rest: Tensor, *, num_across: int, fill:
     places = torch.arange(-1, size + 2, device=images.device) + whole[..., None]
     near = images.gather(3, places.clamp(0, size - 1)[:, None].expand(-1, images.shape[1], -1, -1)).float()
     rest = rest[:, None, :, None]
-    moved = _cubic(tuple(near[..., k : k + size] for k in range(4)), rest).clamp_(0, 255).byte()
+    moved = _cubic([near[..., k : k + size] for k in range(4)], rest).clamp_(0, 255).byte()
     place = places[:, None, :, 1:-2] + (rest + 0.5)
     moved = torch.where((place >= 0) & (place < size), moved, fill)
     return torch.cat([moved[:num_across], moved[num_across:].mT])
@@ -219,16 +226,15 @@ def rotate(images: Tensor, turns: Tensor, *, fill: Tensor) -> Tensor:
     inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
     left, top = (x - 0.5).floor(), (y - 0.5).floor()
     along, below = x - 0.5 - left, y - 0.5 - top
-    # the window's corner in an image padded by two on each side, so that border pixels repeat
-    wide = size + 4
+    # windows of 4 by 4: four neighbours in a row, the border repeated, are packed into one word, so that each is one read
+    wide = size + 1
     corner = (top.clamp_(-1, size - 1) + 1) * wide + left.clamp_(-1, size - 1) + 1
-    offsets = torch.arange(4, device=images.device)
-    window = (offsets[:, None] * wide + offsets).view(1, 16, 1)
-    places = corner.long().view(num, 1, -1) + window
+    places = corner.long().view(num, 1, 1, -1) + torch.arange(4, device=images.device)[:, None] * wide
     border = torch.arange(-2, size + 2, device=images.device).clamp_(0, size - 1)
-    padded = images.index_select(2, border).index_select(3, border).view(num, channels, -1)
-    near = padded.gather(2, places.view(num, 1, -1).expand(-1, channels, -1)).float()
-    rows = _cubic(near.view(num, channels, 4, 4, -1).unbind(3), along.view(num, 1, 1, -1))
+    padded = images.index_select(2, border).index_select(3, border)
+    words = torch.stack([padded[..., k : k + wide] for k in range(4)], -1).view(torch.int32).view(num, channels, -1)
+    near = words.gather(2, places.view(num, 1, -1).expand(-1, channels, -1)).view(num, channels, 4, -1)
+    rows = _cubic([(near >> 8 * k & 255).float() for k in range(4)], along.view(num, 1, 1, -1))
     turned = _cubic(rows.unbind(2), below.view(num, 1, -1)).clamp_(0, 255).byte().view_as(images)
     return torch.where(inside[:, None], turned, fill)
 

@@ -1,27 +1,21 @@
 """One layer of RandAugment or colour jitter: each operation on those samples of a batch that drew it.
 
-Who drew what is known on the host, so that each kernel gets its few images and no other is touched.
+Who drew what is known on the host. The batch stands in the order of the operations, so that each kernel gets one slice.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
-import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from train import imageops
-from train.draws import CODES, Floats, Ints, Layer
+from train.draws import CODES, Layer
 from train.imageops import upload
 
-Step = tuple[Callable[..., Tensor], Ints, list[npt.NDArray[Any]]]
-"""A kernel, the places in the batch that it is for, and its arguments for each."""
-
-_LEVELS = np.arange(256)
-_BY_TABLE = ("Invert", "Posterize", "Solarize", "SolarizeAdd", "Brightness")
-_MEASURED = {"AutoContrast": imageops.auto_contrast, "Equalize": imageops.equalize}
-_BY_FACTOR = {"Contrast": imageops.contrast, "Sharpness": imageops.sharpness, "Color": imageops.color}
+_BY_NUMBER = {CODES["Invert"]: 0, CODES["Posterize"]: 1, CODES["Solarize"]: 10, CODES["SolarizeAdd"]: 267}
+"""Operations whose table of levels depends on one whole number at most: which table is that of number 0."""
 
 
 def apply(canvas: Tensor, layer: Layer, fill: Tensor) -> None:
@@ -29,56 +23,85 @@ def apply(canvas: Tensor, layer: Layer, fill: Tensor) -> None:
 
     Args:
         canvas: uint8 (B, C, S, S).
-        layer: operations of the B samples.
+        layer: operations of the B samples, in ascending order of their codes.
         fill: (C, 1, 1) uint8, what comes into view from outside.
     """
-    for kernel, whose, args in _steps(layer, canvas.shape[2], fill):
-        if len(whose):
-            places = upload(whose, canvas.device)
-            sent = [upload(arg, canvas.device) for arg in args]
-            canvas.index_copy_(0, places, kernel(canvas.index_select(0, places), *sent))
+    for first, last, kernel in _KERNELS:
+        part = _span(layer, first, last)
+        if part.start < part.stop:
+            canvas[part] = kernel(canvas[part], Layer(layer.codes[part], layer.args[part]), fill)
 
 
-def _steps(layer: Layer, size: int, fill: Tensor) -> Iterator[Step]:
-    def who(*names: str) -> Ints:
-        return np.flatnonzero(np.isin(layer.codes, [CODES[name] for name in names]))
-
-    whose = who(*_BY_TABLE)
-    yield imageops.look_up, whose, [tables(layer.codes[whose], layer.args[whose])]
-    for name, kernel in _MEASURED.items():
-        yield kernel, who(name), []
-    for name, kernel in _BY_FACTOR.items():
-        if name != "Color" or len(fill) > 1:  # gray has none to change
-            yield kernel, (whose := who(name)), [layer.args[whose].astype(np.float32)]
-    whose = who("Rotate")
-    angles = np.radians(layer.args[whose])
-    yield partial(imageops.rotate, fill=fill), whose, [np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)]
-    across = who("ShearX", "TranslateX")
-    whose = np.concatenate([across, who("ShearY", "TranslateY")])
-    whole, rest = _distances(layer.codes[whose], layer.args[whose], size)
-    yield partial(imageops.slide, num_across=len(across), fill=fill), whose, [whole, rest]
+def _span(layer: Layer, first: str, last: str) -> slice:
+    start, stop = np.searchsorted(layer.codes, (CODES[first], CODES[last] + 1)).tolist()
+    return slice(start, stop)
 
 
-def tables(codes: Ints, args: Floats) -> npt.NDArray[np.uint8]:
-    """New levels of the operations that need only the old ones: (n, 256)."""
-    out = np.empty((len(codes), 256), np.uint8)
-    for row, code, arg in zip(out, codes, args, strict=True):
-        row[:] = _TABLES[code](arg)
-    return out
+@cache
+def _tables(device: torch.device) -> Tensor:
+    """The tables of _BY_NUMBER, uint8 (396, 1, 256)."""
+    levels = np.arange(256)
+    tables = [255 - levels]
+    tables += [levels >> 8 - bits << 8 - bits for bits in range(9)]
+    tables += [np.where(levels < threshold, levels, 255 - levels) for threshold in range(257)]
+    tables += [np.where(levels < 128, np.minimum(255, levels + addend), levels) for addend in range(129)]
+    return torch.from_numpy(np.stack(tables).astype(np.uint8)[:, None]).to(device)
 
 
-_TABLES: dict[int, Callable[[float], npt.NDArray[Any]]] = {
-    CODES["Invert"]: lambda _: 255 - _LEVELS,
-    CODES["Posterize"]: lambda bits: _LEVELS >> 8 - int(bits) << 8 - int(bits),
-    CODES["Solarize"]: lambda threshold: np.where(_LEVELS < threshold, _LEVELS, 255 - _LEVELS),
-    CODES["SolarizeAdd"]: lambda add: np.where(_LEVELS < 128, np.minimum(255, _LEVELS + int(add)), _LEVELS),
-    CODES["Brightness"]: lambda factor: np.minimum(255, np.float32(factor) * _LEVELS.astype(np.float32)),
-}
+def _levels(images: Tensor, layer: Layer, _: Tensor) -> Tensor:
+    """All operations that give each level a new one."""
+    numbered = _span(layer, "Invert", "SolarizeAdd")
+    first = np.array([_BY_NUMBER[code] for code in layer.codes[numbered].tolist()], np.int64)
+    which = upload(first + layer.args[numbered].astype(np.int64), images.device)
+    spread, contrasted = _span(layer, "Brightness", "Contrast"), _span(layer, "Contrast", "Contrast")
+    means = torch.zeros(spread.stop - spread.start, dtype=torch.int64, device=images.device)
+    means[contrasted.start - spread.start :] = imageops.mean_levels(images[contrasted])
+    tables = [
+        _tables(images.device).index_select(0, which),
+        imageops.spread(means, _factors(layer, spread, images.device)),
+        imageops.auto_contrast(images[_span(layer, "AutoContrast", "AutoContrast")]),
+        imageops.equalize(images[_span(layer, "Equalize", "Equalize")]),
+    ]
+    return imageops.look_up(images, torch.cat([table.expand(-1, images.shape[1], -1) for table in tables]))
 
 
-def _distances(codes: Ints, args: Floats, size: int) -> tuple[Ints, npt.NDArray[np.float32]]:
-    """How far each row (or column) slides, in whole pixels and the rest: (n, S) each."""
-    sheared = np.isin(codes, [CODES["ShearX"], CODES["ShearY"]])
-    distances = np.where(sheared[:, None], args[:, None] * (np.arange(size) + 0.5), args[:, None] * size)
+def _factors(layer: Layer, part: slice, device: torch.device) -> Tensor:
+    return upload(layer.args[part].astype(np.float32), device)
+
+
+def _sharpness(images: Tensor, layer: Layer, _: Tensor) -> Tensor:
+    return imageops.sharpness(images, _factors(layer, slice(None), images.device))
+
+
+def _color(images: Tensor, layer: Layer, _: Tensor) -> Tensor:
+    if images.shape[1] == 1:
+        return images
+    return imageops.color(images, _factors(layer, slice(None), images.device))
+
+
+def _rotate(images: Tensor, layer: Layer, fill: Tensor) -> Tensor:
+    angles = np.radians(layer.args)
+    turns = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    return imageops.rotate(images, upload(turns, images.device), fill=fill)
+
+
+def _slide(images: Tensor, layer: Layer, fill: Tensor) -> Tensor:
+    """Shears and translations."""
+    size = images.shape[3]
+    sheared = (layer.codes == CODES["ShearX"]) | (layer.codes == CODES["ShearY"])
+    distances = layer.args[:, None] * np.where(sheared[:, None], np.arange(size) + 0.5, size)
     whole = np.floor(distances)
-    return whole.astype(np.int64), (distances - whole).astype(np.float32)
+    rest = upload((distances - whole).astype(np.float32), images.device)
+    num_across = _span(layer, "ShearX", "TranslateX").stop
+    whole_ = upload(whole.astype(np.int64), images.device)
+    return imageops.slide(images, whole_, rest, num_across=num_across, fill=fill)
+
+
+_KERNELS: tuple[tuple[str, str, Callable[[Tensor, Layer, Tensor], Tensor]], ...] = (
+    ("Invert", "Equalize", _levels),
+    ("Sharpness", "Sharpness", _sharpness),
+    ("Color", "Color", _color),
+    ("Rotate", "Rotate", _rotate),
+    ("ShearX", "TranslateY", _slide),
+)
+"""First and last operation of each slice, and what does them."""
