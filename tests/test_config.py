@@ -54,7 +54,7 @@ def test_a_written_configuration_is_read_back(tmp_path):
         (["run.compile=1"], "must be true or false"),
         (["run.device=tpu"], "run.device 'tpu': must be one of auto, cpu, cuda"),
         (["optim=3"], "optim 3: must be a mapping"),
-        (["optim.lr.x=3", "optim.lr=1"], "optim.lr"),
+        (["optim.lr=1", "optim.lr.x=3"], "optim is|lr is a value"),
         (["augment.scale=[1]"], "augment.scale .*: must be 2 values"),
         (["model.options=3"], "must be a mapping"),
         (["lr"], "an override is name=value"),

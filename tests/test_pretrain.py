@@ -26,6 +26,7 @@ TINY = [
     "--device=cpu",
     "--workers=0",
     "augment.size=32",
+    "augment.rand_augment=''",
     "run.clean_images=24",
     *(f"model.options.{name}" for name in ("patch_size=8", "depth=2", "embed_dim=32", "num_heads=2")),
 ]

@@ -10,6 +10,7 @@ import yaml
 
 from shards.errors import UsageError
 from shards.values import build, parse_yaml, read_text
+from train.augment import Augmentation as Augmentation
 
 T = TypeVar("T")
 

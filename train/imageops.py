@@ -239,7 +239,9 @@ def rotate(images: Tensor, turns: Tensor, *, fill: Tensor) -> Tensor:
     return torch.where(inside[:, None], turned, fill)
 
 
-def erase(images: Tensor, whose: npt.NDArray[np.int64], boxes: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]) -> None:
+def erase(
+    images: Tensor, whose: npt.NDArray[np.int64], boxes: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]
+) -> None:
     """Fill boxes with N(0, 1) noise, in place, each pixel and channel its own.
 
     Args:

@@ -10,7 +10,7 @@ from shards.errors import UsageError
 from train.config import Mix
 from train.seeds import key
 
-_soft_cross_entropy = SoftTargetCrossEntropy()
+_soft_cross_entropy = SoftTargetCrossEntropy()  # type: ignore[no-untyped-call]
 
 
 def lpce(logits: Tensor, targets: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Mixer:
         mixes = settings.mixup > 0 or settings.cutmix > 0
         self.mixes = mixes and settings.prob > 0
         self._seed, self._rank = seed, rank
-        self._mixup = Mixup(
+        self._mixup = Mixup(  # type: ignore[no-untyped-call]
             mixup_alpha=settings.mixup if mixes else 1.0,
             cutmix_alpha=settings.cutmix,
             prob=settings.prob if mixes else 0.0,

@@ -54,7 +54,7 @@ def _tensorboard(out: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError("--tensorboard needs TensorBoard: pip install tensorboard") from error
-    return SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(out / "tensorboard"))
 
 
 def read(path: Path) -> list[dict[str, Any]]:

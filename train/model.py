@@ -9,7 +9,7 @@ from typing import Any
 import timm
 import torch
 from timm.models import save_for_hf
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from shards.errors import UsageError
@@ -99,8 +99,8 @@ def describe(settings: Model, model: nn.Module, precision: Precision, ranks: Ran
     return f"{settings.name}, {millions:.1f} M parameters, {precision} on {device}{processes}"
 
 
-def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: torch.dtype | None) -> float:
-    """Share of images whose label is the model's first guess. batches: images (B, 3, H, W) and labels (B,)."""
+def count_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: torch.dtype | None) -> tuple[int, int]:
+    """(right, all): images whose label is the model's first guess. batches: images (B, 3, H, W) and labels (B,)."""
     was, right, count = model.training, [], 0
     model.eval()
     with torch.no_grad():
@@ -110,7 +110,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: to
             right.append((guesses == labels).sum())
             count += len(labels)
     model.train(was)
-    return int(torch.stack(right).sum().item()) / count
+    return int(torch.stack(right).sum().item()) if right else 0, count
 
 
 def export(model: nn.Module, folder: Path, *, mean: Stats, std: Stats, tag: str, options: Mapping[str, Any]) -> None:

@@ -138,11 +138,10 @@ def pretrain(
     from train import checkpoint, loop, metrics, schedule, speed
     from train import model as models
     from train.augment import DeviceAugment, center, timm_transform
-    from train.data import choose_feed
+    from train.data import Resident, Stream, choose_feed, open_source
     from train.lpce import Mixer, lpce
     from train.ranks import join
     from train.seeds import key
-    from train.source import open_source
 
     # where: this process among the others, and what it computes in
     ranks = join(settings.run.device)
@@ -155,17 +154,14 @@ def pretrain(
     source = open_source(
         settings.shards, num_classes=settings.num_classes or None, resize=feed.resize or None, skip_bad=feed.skip_bad
     )
-    batches = choose_feed(
-        source,
-        feed.mode,
-        batch_size=feed.batch_size,
-        seed=settings.run.seed,
-        rank=ranks.rank,
-        world=ranks.world,
-        device=ranks.device,
-        num_workers=feed.workers,
-        shuffle=feed.shuffle,
-        transform=timm_transform(settings.augment) if feed.augment == "timm" else None,
+    transform = timm_transform(settings.augment) if feed.augment == "timm" else None
+    choice = choose_feed(source, feed.mode, ranks.device, transform=transform)
+    place = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
+    common: dict[str, Any] = {"batch_size": feed.batch_size, "seed": settings.run.seed, "transform": transform, **place}
+    batches = (
+        Resident(source, **common, num_workers=feed.workers)
+        if choice.mode == "resident"
+        else Stream(source, **common, num_workers=feed.workers, shuffle=feed.shuffle)
     )
     plan = schedule.resolve(
         settings.schedule, settings.optim, batch_size=feed.batch_size, num_samples=source.num_samples
@@ -174,8 +170,8 @@ def pretrain(
         settings,
         num_classes=source.num_classes,
         schedule=replace(settings.schedule, steps=plan.steps, samples=0, epochs=0.0),
-        feed=replace(feed, mode=batches.mode),
-        run=replace(settings.run, device=ranks.device.type, precision=precision),
+        feed=replace(feed, mode=choice.mode),
+        run=replace(settings.run, device="cuda" if ranks.device.type == "cuda" else "cpu", precision=precision),
     )
 
     # the model, and what changes it; the weights depend on the seed alone
@@ -219,7 +215,7 @@ def pretrain(
         with torch.autocast(ranks.device.type, dtype=amp, enabled=amp is not None):
             logits = wrapped(images)
         loss = lpce(logits, targets)
-        state.scaler.scale(loss).backward()
+        torch.autograd.backward(state.scaler.scale(loss))
         if settings.optim.clip:
             state.scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optim.clip)
@@ -232,7 +228,7 @@ def pretrain(
         console.say(
             {
                 "data": source.description,
-                "feed": batches.description,
+                "feed": choice.why,
                 "model": models.describe(settings.model, model, precision, ranks),
                 "steps": schedule.describe(plan, feed.batch_size, source.num_samples, start=state.step),
                 "rate": schedule.describe_rate(plan, settings.optim, feed.batch_size),
@@ -259,11 +255,14 @@ def pretrain(
             checkpoint.save(now, folder / checkpoint.LAST)
 
     def clean() -> float:
-        """How many of the first images, unaugmented, are told apart: the whole image, resized."""
+        """Share of images, unaugmented and whole, that are told apart; every rank looks at some of them."""
         stats = settings.augment.mean, settings.augment.std
-        return models.accuracy(
-            model, ((center(images, size, 1.0, *stats), labels) for images, labels in batches.clean(clean_images)), amp
+        found = batches.clean(clean_images, rank=ranks.rank, world=ranks.world)
+        right, count = models.count_right(
+            model, ((center(batch.images, size, 1.0, *stats), batch.labels) for batch in found), amp
         )
+        share = ranks.mean(torch.tensor([right, count], dtype=torch.float64, device=ranks.device))
+        return float((share[0] / share[1]).item())
 
     clean_images = min(settings.run.clean_images, source.num_samples)
     journal = metrics.Journal(
@@ -272,7 +271,7 @@ def pretrain(
         start=state.step,
         tensorboard=settings.run.tensorboard,
     )
-    feeder = batches.batches(state.step)
+    feeder: Any = batches.batches(state.step)
 
     def take_step(step: int) -> Tensor:
         images, targets = inputs(step, *next(feeder))
@@ -320,7 +319,7 @@ def pretrain(
             for name, value in line.items()
             if name not in ("step", "samples")
         },
-        "skipped": sum(batches.skipped.counts.values()),
+        "skipped": sum(batches.skipped.values()),
         "model": str(folder / "model"),
     }
     console.result(outcome, as_json=as_json)
