@@ -32,11 +32,14 @@ class Window:
 
 
 def _keys(x: Tensor) -> Tensor:
-    """Keys' cubic kernel with a = -0.5, which Pillow's resize uses (its affine transform has a = -1)."""
-    x = x.abs().clamp_(max=2)
-    inner = (1.5 * x - 2.5) * x * x + 1
-    outer = (((x - 5) * x + 8) * x - 4) * -0.5
-    return torch.where(x < 1, inner, outer)
+    """Keys' cubic kernel with a = -0.5, which Pillow's resize uses (its affine transform has a = -1). Overwrites x.
+
+    Of u = 2 - |x| and v = 1 - |x|, 0 where negative: u^2 (u - 1) / 2 + v^2 (1 - 2 v).
+    """
+    outer = (2 - x.abs_()).clamp_(min=0)
+    inner = (outer - 1).clamp_(min=0)
+    half = (outer - 1).mul_(0.5).mul_(outer).mul_(outer)
+    return half.add_((1 - 2 * inner).mul_(inner).mul_(inner))
 
 
 def _taps(window: Tensor, size: int, num: int) -> tuple[Tensor, Tensor]:
@@ -53,9 +56,9 @@ def _taps(window: Tensor, size: int, num: int) -> tuple[Tensor, Tensor]:
     scale = step.abs().clamp(min=1)
     first = torch.maximum((centre - 2 * scale + 0.5).floor_(), low)
     places = first[..., None] + torch.arange(num, device=window.device)
-    weights = _keys((places - centre[..., None] + 0.5) / scale[..., None])
-    weights = torch.where(places < high[..., None], weights, 0)
-    weights /= weights.sum(-1, keepdim=True)
+    weights = _keys((places - (centre - 0.5)[..., None]).div_(scale[..., None]))
+    weights.mul_(places < high[..., None])
+    weights.div_(weights.sum(-1, keepdim=True))
     return torch.minimum(places, high[..., None] - 1).int(), weights
 
 
@@ -254,16 +257,16 @@ def erase(images: Tensor, whose: npt.NDArray[np.int64], boxes: npt.NDArray[np.in
     tops, lefts, heights, widths = boxes.T
     areas = heights * widths
     first = whose * (channels * height * width) + tops * width + lefts
-    signed = np.where(keys < 2**31, keys, keys - 2**32)
-    sent = upload(np.stack([areas, areas.cumsum() - areas, first, widths, signed]), images.device)
-    lengths, starts, firsts, across, mixed = sent.repeat_interleave(sent[0], dim=1, output_size=int(areas.sum()))
-    within = torch.arange(len(starts), device=images.device) - starts
-    row = within // across
-    places = firsts + row * (width - across) + within
-    planes = torch.arange(channels, device=images.device)[:, None]
-    counters = (within + planes * lengths).int()
-    noise = normals(counters * _SPREAD ^ mixed.int())
-    images.view(-1).index_copy_(0, (places + planes * (height * width)).view(-1), noise.view(-1))
+    each = np.stack([areas, areas.cumsum() - areas, first, widths, keys], 1).astype(np.uint32).view(np.int32)
+    sent = upload(each, images.device)
+    # a row for every erased pixel: what its box has in `each`
+    pixels = sent.repeat_interleave(sent[:, 0], dim=0, output_size=int(areas.sum()))
+    lengths, starts, firsts, across, mixed = pixels.unbind(1)
+    within = torch.arange(len(pixels), dtype=torch.int32, device=images.device) - starts
+    places = firsts + torch.div(within, across, rounding_mode="trunc") * (width - across) + within
+    planes = torch.arange(channels, dtype=torch.int32, device=images.device)[:, None]
+    noise = normals((within + planes * lengths) * _SPREAD ^ mixed)
+    images.view(-1).scatter_(0, (places + planes * (height * width)).view(-1).long(), noise.view(-1))
 
 
 _SPREAD = 0x9E3779B9 - 2**32
