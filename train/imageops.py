@@ -151,7 +151,7 @@ def _luma(images: Tensor) -> Tensor:
 
 def mean_levels(images: Tensor) -> Tensor:
     """Mean of each image's L, rounded as Pillow does: (n,) int64."""
-    num = images[0, 0].numel()
+    num = images.shape[2] * images.shape[3]
     return (2 * _luma(images).flatten(1).sum(1) + num) // (2 * num)
 
 
