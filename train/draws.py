@@ -68,15 +68,19 @@ class RandAugment:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From timm's words, as in "rand-m9-n2-mstd0.5-inc1". Raises UsageError for what is not one of m n mstd inc p."""
+        """From timm's words, as in "rand-m9-n2-mstd0.5-inc1". Raises UsageError for parts other than m n mstd inc p."""
         head, *parts = text.split("-")
         found = {}
         for part in parts:
             if not (match := re.fullmatch(r"(m|n|inc)(\d{1,3})|(mstd|p)(\d{1,3}(?:\.\d+)?)", part)):
-                raise UsageError(f"rand_augment {text!r}: {part!r} is not one of m9 n2 mstd0.5 inc1 p0.5 (whole m, n, inc)")
+                raise UsageError(
+                    f"rand_augment {text!r}: {part!r} is not one of m9 n2 mstd0.5 inc1 p0.5 (whole m, n, inc)"
+                )
             found[match[1] or match[3]] = float(match[2] or match[4])
         if head != "rand" or found.get("p", 0) > 1 or found.get("inc", 0) > 1:
-            raise UsageError(f"rand_augment {text!r}: give rand and parts such as m9 n2 mstd0.5 inc1 p0.5, or '' for none")
+            raise UsageError(
+                f"rand_augment {text!r}: give rand and parts such as m9 n2 mstd0.5 inc1 p0.5, or '' for none"
+            )
         std = found.get("mstd", 0.0)
         return cls(
             int(found.get("m", 10)),
@@ -97,9 +101,7 @@ class Layer:
     """(B,): degrees, bits kept, threshold, addend, factor, slope, or share of the width; 0 where there is none."""
 
 
-def draw_crops(
-    draws: Floats, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Ints:
+def draw_crops(draws: Floats, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]) -> Ints:
     """Boxes of RandomResizedCrop as torchvision defines them: (B, 4) int64 top, left, height, width.
 
     The first of ten attempts that fits; else the middle, in the nearest allowed aspect.
