@@ -25,7 +25,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def card(kind, height=96, width=96):
-    """A test image, (H, W) or (H, W, 3): two levels as of a fractal, that resized, or colour with flat and fine parts."""
+    """A test image, (H, W) or (H, W, 3): two levels like a fractal, that resized, or colour, flat and fine."""
     rng = np.random.default_rng(5)
     if kind == "colour":
         y, x = np.mgrid[:height, :width] / max(height, width)
