@@ -1,7 +1,15 @@
 """Augmentation of training images on the device, batched, each sample with its own draws; and what timm does instead.
 
 What happens to sample number n of a run depends on the seed and n alone, so that batches, ranks, workers and resuming
-cannot change it. All draws are made on the host, and nothing is ever read back from the device.
+cannot change it. All draws are made on the host (0.7 ms for 256 samples), and nothing is read back from the device.
+
+Against timm on Pillow, the same draws give the same levels, but for single ones in a thousand that are off by 1. Only
+flips are folded into the crop's resampling: two geometric operations in one are not what Pillow makes of them one after
+the other (rotate 20 degrees, shear 0.2: 5 levels apart on average), and only 1 sample in 40 draws two.
+
+Kornia 0.9 was measured beside this, on two cores: whole pipeline 10,000 images/s (here 19,500) for colour 32 px, 8,200
+(21,700) for gray 64 to 32 px, 96 (810) for gray 512 to 224 px, although it does one operation for a whole batch. Its
+crops are grid_sample's: not antialiased, a = -0.75; off from Pillow's by 1.2 to 14 levels on average (here 0.0001).
 """
 
 from collections.abc import Callable
@@ -89,7 +97,7 @@ class DeviceAugment:
         """
         config = self.config
         draws = draw_augment(self.seed, positions, self._rule)
-        boxes = draw_crops(draws, *images.shape[2:], config.scale, config.ratio)
+        boxes = draw_crops(draws, images.shape[2], images.shape[3], config.scale, config.ratio)
         rows = _window(boxes[:, 0], boxes[:, 2], config.size, draws[:, 23] < config.vflip)
         columns = _window(boxes[:, 1], boxes[:, 3], config.size, draws[:, 22] < config.hflip)
         canvas = resample(images, rows, columns, config.size)
@@ -116,12 +124,13 @@ def _window(start: Positions, length: Positions, size: int, flipped: npt.NDArray
 
 def normalise(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     """Levels / 255, less mean, by std: uint8 (B, C, H, W) into float32 (B, 3, H, W)."""
-    scale, shift = _scaling(mean, std, images.device)
-    return torch.addcmul(shift, images.float(), scale)
+    scale, shift = _scaling(tuple(mean), tuple(std), images.device)
+    scaled: Tensor = images * scale
+    return scaled.add_(shift)  # together a third of addcmul's time on a CPU
 
 
 @cache
-def _scaling(mean: Channels, std: Channels, device: torch.device) -> Tensor:
+def _scaling(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
     pairs = [[1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]]
     return torch.tensor(pairs, device=device).view(2, 3, 1, 1)
 
@@ -162,8 +171,8 @@ def timm_transform(config: Augmentation) -> Callable[[Image.Image], Tensor]:
 
     It draws from Python's, numpy's and torch's global generators, which the caller seeds.
     """
-    from timm.data import create_transform
     from timm.data.auto_augment import AugmentOp
+    from timm.data.transforms_factory import create_transform
 
     transform: Any = create_transform(
         (3, config.size, config.size),

@@ -68,7 +68,7 @@ class RandAugment:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From timm's words, as in "rand-m9-n2-mstd0.5-inc1". Raises UsageError for what is not one of m n mstd inc p."""
+        """From timm's words, as in "rand-m9-n2-mstd0.5-inc1". Raises UsageError for parts other than m n mstd inc p."""
         head, *parts = text.split("-")
         found = {}
         for part in parts:
