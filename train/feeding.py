@@ -7,6 +7,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -96,8 +97,13 @@ def feed(
     thread. Raises the first error of any worker, DataError where a worker dies.
     """
 
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())  # which is a matter of each thread
+
     def make() -> Generator[tuple[list[Part], torch.Tensor | None, torch.Tensor | None, Any], None, None]:
         steps = _worker_parts(work, start_step, num_workers) if num_workers else _own_parts(work, start_step)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         with contextlib.closing(steps):
             for parts in steps:
@@ -141,13 +147,16 @@ def _worker_parts(work: Work, start_step: int, num_workers: int) -> Generator[li
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
         worker_init_fn=_start_worker,
         collate_fn=_as_it_is,
+        generator=torch.Generator(),  # or it would draw from the trainer's, from a thread
     )
     # Made in this thread, not the main one, it installs no SIGCHLD handler, which would raise in the caller's step.
     iterator: Any = iter(loader)
     try:
         while True:
             yield [next(iterator) for _ in range(num_workers)]
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError) as error:
+        if not isinstance(error, RuntimeError):  # a worker died while it handed over; the system may still be at it
+            wait([w.sentinel for w in iterator._workers], timeout=5)
         dead = [w for w in iterator._workers if w.exitcode]
         if not dead:
             raise
@@ -159,7 +168,7 @@ def _worker_parts(work: Work, start_step: int, num_workers: int) -> Generator[li
         iterator._shutdown_workers()
 
 
-def _as_it_is(part: Part) -> Part:
+def _as_it_is(part: Any) -> Any:
     return part
 
 
