@@ -41,7 +41,8 @@ class RawSample(NamedTuple):
 def read_samples(path: str, count: int, first: int = 0, last: int | None = None) -> Iterator[RawSample]:
     """Samples number first to last - 1 of a tar that is to hold `count` of them; those before are not read.
 
-    0 <= first < last <= count. Raises BadSampleError where the tar is missing, cut short, corrupt, or holds another number of samples, behind the
+    0 <= first < last <= count.
+    Raises BadSampleError where the tar is missing, cut short, corrupt, or holds another number of samples, behind the
     last sample that is whole.
     """
     name, last = Path(path).name, count if last is None else last
@@ -49,7 +50,11 @@ def read_samples(path: str, count: int, first: int = 0, last: int | None = None)
     try:
         with Path(path).open("rb") as file:
             if first:
-                file.seek(_offset(file, name, first))
+                offsets, fault = _index(path)
+                if first >= len(offsets):
+                    told = fault or f"{name}: holds {len(offsets)} samples, not {count}: cut short or corrupt"
+                    raise BadSampleError(told, "tar")
+                file.seek(int(offsets[first]))
             for sample in group_by_keys(_members(file, path)):
                 if number == last:
                     raise BadSampleError(f"{name}: holds more than the {count} samples that were counted", "tar")
