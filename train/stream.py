@@ -231,9 +231,10 @@ class _LaneWork:
                     place, raw = next(found)
                     if needed[place]:
                         waiting[place] = raw
+                if wanted == order[-1]:
+                    for _ in found:  # to the end, where a tar that is too long shows
+                        pass
                 yield waiting.pop(wanted)
-            for _ in found:  # to the end, where a tar that is too long shows
-                pass
 
     def _read(self, epoch: int, start: int, count: int) -> Iterator[RawSample | BadSampleError]:
         for tar, first, last in self.plan.pieces(epoch, start, count):
