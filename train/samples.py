@@ -137,10 +137,10 @@ def _label(source: Source, raw: RawSample) -> int:
     text = raw.members.get("cls")
     if text is None:
         raise BadSampleError(f"{raw} has no .cls", "members")
-    if not text.strip().isdigit():
+    if not text.strip().isdigit() or len(text) > 20:
         shown = text[:20].decode("utf-8", "replace").strip()
         raise BadSampleError(f"{raw}: label {shown!r}, not a number from 0 to {source.num_classes - 1}", "label")
-    label = int(text[:20])
+    label = int(text)
     if label < source.num_classes:
         return label
     if source.ours:
