@@ -7,7 +7,6 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy.typing as npt
 import torch
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
-from torch.utils.data import get_worker_info
 
 from shards.codec import decode_image
 from shards.errors import DataError, UsageError
@@ -112,16 +110,11 @@ def decode(source: Source, raw: RawSample, *, any_size: bool = False) -> tuple[I
     return image, label
 
 
-def stack(images: Sequence[Image], shape: tuple[int, int, int]) -> torch.Tensor:
-    """Images, (H, W) or (H, W, 3), as one uint8 tensor (n, C, H, W). shape: (C, H, W)."""
-    if get_worker_info() is None:
-        stacked = torch.empty((len(images), *shape), dtype=torch.uint8)
-    else:  # in shared memory at once, as DataLoader's own collation does: half the time of copying it there
-        storage = torch.UntypedStorage._new_shared(len(images) * prod(shape))  # type: ignore[no-untyped-call]
-        stacked = torch.empty(0, dtype=torch.uint8).set_(storage).view(len(images), *shape)
-    for place, image in zip(stacked.numpy(), images, strict=True):
+def stack(images: Sequence[Image], out: torch.Tensor) -> torch.Tensor:
+    """Images, (H, W) or (H, W, 3), written into the first of `out`, uint8 (n or more, C, H, W); returns these."""
+    for place, image in zip(out.numpy(), images, strict=False):
         place[:] = image if image.ndim == 2 else image.transpose(2, 0, 1)
-    return stacked
+    return out[: len(images)]
 
 
 def transformed(transform: Transform, image: Image, seed: int, position: int) -> torch.Tensor:
