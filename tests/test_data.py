@@ -163,6 +163,14 @@ def test_a_plan_covers_every_epoch(counts, window):
         assert sorted(positions) == list(range(epoch * num, (epoch + 1) * num))
 
 
+@pytest.mark.parametrize(("world", "workers", "batch_size"), [(1, 3, 10), (2, 5, 24), (1, 7, 24), (2, 32, 6)])
+def test_a_worker_has_no_more_rows_than_it_says(source, world, workers, batch_size):
+    work = make(Stream, source, world=world, batch_size=batch_size)._work
+    for worker in range(workers):
+        parts = itertools.islice(work.parts(0, worker, workers), 70)
+        assert max(len(part.rows) for part in parts) == work.most_rows(worker, workers)
+
+
 def test_no_more_than_the_window_is_held(tmp_path, monkeypatch):
     source = open_source(write_tars(tmp_path / "set", [200]), num_classes=200)
     read, emitted, most = 0, 0, 0

@@ -112,9 +112,10 @@ def decode(source: Source, raw: RawSample, *, any_size: bool = False) -> tuple[I
 
 def stack(images: Sequence[Image], out: torch.Tensor) -> torch.Tensor:
     """Images, (H, W) or (H, W, 3), written into the first of `out`, uint8 (n or more, C, H, W); returns these."""
-    for place, image in zip(out.numpy(), images, strict=False):
+    room = out[: len(images)]
+    for place, image in zip(room.numpy(), images, strict=True):
         place[:] = image if image.ndim == 2 else image.transpose(2, 0, 1)
-    return out[: len(images)]
+    return room
 
 
 def transformed(transform: Transform, image: Image, seed: int, position: int) -> torch.Tensor:
