@@ -38,7 +38,7 @@ def test_rooms_meet_only_in_shards(room):
             assert "torch" not in imports(path, top_level=True), path
 
 
-@pytest.mark.parametrize("room", ["fracgen", "shards"])
+@pytest.mark.parametrize("room", ["fracgen", "shards", "train"])
 def test_a_file_imports_only_what_stands_below_it(room):
     text = (ROOT / "architecture.md").read_text("utf-8").split(f"`{room}/`:")[1].split("\n`")[0]
     order = re.findall(r"^    (\w+)\.py ", text, re.MULTILINE)

@@ -23,55 +23,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shards.errors import UsageError
-from train.draws import Layer, RandAugment, draw_augment, draw_crops, draw_erased, draw_jitter, draw_layers
+from train.config import Augmentation as Augmentation
+from train.draws import Layer, draw_augment, draw_crops, draw_erased, draw_jitter, draw_layers
 from train.imageops import Window, erase, resample, upload
 from train.layers import apply
 
 Positions = npt.NDArray[np.int64]
 Channels = tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Every number that changes a pixel, with the published pre-training defaults.
-
-    In order: RandomResizedCrop to `size`, flips, RandAugment or (only where that is '') colour jitter, normalisation
-    by mean and std of levels in [0, 1], random erasing by N(0, 1) noise. Raises UsageError for a RandAugment that we do
-    not have.
-    """
-
-    size: int = 224
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = 0.5
-    vflip: float = 0.5
-    rand_augment: str = "rand-m9-n2-mstd0.5-inc1"
-    color_jitter: float = 0.4
-    erase: float = 0.5
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
-        if self.size < 1 or not 0 < self.scale[0] <= self.scale[1] or not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UsageError(f"crops of size {self.size}, scale {self.scale}, ratio {self.ratio}: give (least, most)")
-        for name in ("hflip", "vflip", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} {getattr(self, name)}: give a probability, 0 to 1")
-        if self.color_jitter < 0 or min(self.std) <= 0:
-            raise UsageError(f"color_jitter {self.color_jitter}, std {self.std}: give no less than 0, and more than 0")
-        _ = self.rule
-
-    @property
-    def rule(self) -> RandAugment | None:
-        """RandAugment's numbers, None where it is off."""
-        return RandAugment.parse(self.rand_augment) if self.rand_augment else None
-
-    @property
-    def fill(self) -> tuple[int, ...]:
-        """What comes into view from outside: the mean, as timm rounds it, 0 to 255."""
-        return tuple(min(255, round(255 * mean)) for mean in self.mean)
 
 
 class DeviceAugment:

@@ -46,10 +46,12 @@ def choose_feed(
     copies: ranks on this machine, each of which keeps its own copy; torchrun's LOCAL_WORLD_SIZE by default.
     Raises UsageError for `resident` where the set does not fit.
     """
+    host = torch.device("cpu")
     copies = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if copies is None else copies
-    on_host = device.type != "cuda" or transform is not None
-    place, shared = ("the host", copies) if on_host else (str(device), 1)
-    needed, free = source.num_bytes * shared, free_memory(torch.device("cpu") if on_host else device)
+    needed, free, place, shared = source.num_bytes, free_memory(host), "the host", copies
+    if device.type == "cuda" and transform is None and free_memory(device) < free // copies:
+        free, place, shared = free_memory(device), str(device), 1  # else the host is short, where it is decoded
+    needed *= shared
     sizes = f"{_size(needed)} decoded{f' ({copies} ranks)' if shared > 1 else ''}, {_size(free)} free on {place}"
     if mode == "stream":
         return Choice("stream", f"stream, as asked for: {sizes}")
@@ -57,7 +59,7 @@ def choose_feed(
         if needed > ROOM_MOST * free:
             raise UsageError(f"--data resident: the set does not fit in memory: {sizes}; give --data stream")
         return Choice("resident", f"resident, as asked for: {sizes}")
-    if not source.one_size and transform is not None:
+    if transform is not None and not source.one_size:
         return Choice("stream", "stream: images may differ in size until they are transformed (--resize N mends that)")
     if needed > ROOM_AUTO * free:
         return Choice("stream", f"stream: {sizes}, of which a resident set may take {ROOM_AUTO:.0%}")

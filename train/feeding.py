@@ -7,6 +7,8 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from math import prod
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -20,12 +22,14 @@ from train.samples import Skipped
 T = TypeVar("T")
 AHEAD = 2
 """Batches that stand ready."""
+_PREFETCH = 2
 
 
 class Part(NamedTuple):
     """What one worker has of one step.
 
-    rows: places in the rank's batch, int64 (n,). images: (n, ...), None where n is 0. labels: int64 (n,).
+    rows: places in the rank's batch, int64 (n,). images: (n, ...), None where n is 0 or they lie in a slot.
+    labels: int64 (n,). slot: the number of the slot whose first n images are these.
     skipped: (reason, message) of each sample left out since the last part.
     failure: the error that ends the feed, as (its class, its message); then the part holds nothing else.
     """
@@ -33,6 +37,7 @@ class Part(NamedTuple):
     rows: npt.NDArray[np.int64]
     images: torch.Tensor | None
     labels: npt.NDArray[np.int64]
+    slot: int | None = None
     skipped: Sequence[tuple[str, str]] = ()
     failure: tuple[type[FracgenError], str] | None = None
 
@@ -40,21 +45,34 @@ class Part(NamedTuple):
 class Work(Protocol):
     """What workers do; it is pickled where they are not forked."""
 
-    def parts(self, start_step: int, worker: int, num_workers: int) -> Iterator[Part]:
-        """The parts of one of the workers, one a step, without end. All workers' rows of a step are the whole batch."""
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Of its images, where they are uint8 and their shape is known before: (C, H, W)."""
+
+    def most_rows(self, worker: int, num_workers: int) -> int:
+        """Rows that a worker has of any step."""
+
+    def parts(
+        self, start_step: int, worker: int, num_workers: int, slots: Sequence[torch.Tensor] = ()
+    ) -> Iterator[Part]:
+        """The parts of one of the workers, one a step, without end. All workers' rows of a step are the whole batch.
+
+        slots: room for images, uint8 (most_rows, C, H, W) each; step k writes to slot k % len(slots).
+        """
 
 
 class _Parts(IterableDataset[Part]):
     """Work as DataLoader's workers take it. An error of ours travels as a value: DataLoader would wrap its message."""
 
-    def __init__(self, work: Work, start_step: int) -> None:
-        self._work, self._start_step = work, start_step
+    def __init__(self, work: Work, start_step: int, slots: Sequence[Sequence[torch.Tensor]] = ()) -> None:
+        self._work, self._start_step, self._slots = work, start_step, slots
 
     def __iter__(self) -> Iterator[Part]:
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
         try:
-            yield from self._work.parts(self._start_step, worker, num_workers)
+            slots = self._slots[worker] if self._slots else ()
+            yield from self._work.parts(self._start_step, worker, num_workers, slots)
         except FracgenError as error:
             kind = UsageError if isinstance(error, UsageError) else DataError
             nothing = np.empty(0, np.int64)
@@ -96,8 +114,13 @@ def feed(
     thread. Raises the first error of any worker, DataError where a worker dies.
     """
 
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())  # which is a matter of each thread
+
     def make() -> Generator[tuple[list[Part], torch.Tensor | None, torch.Tensor | None, Any], None, None]:
         steps = _worker_parts(work, start_step, num_workers) if num_workers else _own_parts(work, start_step)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         with contextlib.closing(steps):
             for parts in steps:
@@ -133,21 +156,25 @@ def _worker_parts(work: Work, start_step: int, num_workers: int) -> Generator[li
     They are forked on Linux, where it is safe while they touch no device: they start at once (a fresh interpreter
     needs 1.5 s for torch alone) and see a resident set without a copy of it. Elsewhere they are spawned.
     """
+    slots = _shared_slots(work, num_workers)
     loader = DataLoader(
-        _Parts(work, start_step),
+        _Parts(work, start_step, slots),
         batch_size=None,
         num_workers=num_workers,
-        prefetch_factor=2,
+        prefetch_factor=_PREFETCH,
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
         worker_init_fn=_start_worker,
         collate_fn=_as_it_is,
+        generator=torch.Generator(),  # or it would draw from the trainer's, from a thread
     )
     # Made in this thread, not the main one, it installs no SIGCHLD handler, which would raise in the caller's step.
     iterator: Any = iter(loader)
     try:
         while True:
-            yield [next(iterator) for _ in range(num_workers)]
-    except RuntimeError as error:
+            yield [_from_slot(next(iterator), slots[n] if slots else ()) for n in range(num_workers)]
+    except (RuntimeError, OSError, EOFError) as error:
+        if not isinstance(error, RuntimeError):  # a worker died while it handed over; the system may still be at it
+            wait([w.sentinel for w in iterator._workers], timeout=5)
         dead = [w for w in iterator._workers if w.exitcode]
         if not dead:
             raise
@@ -159,7 +186,27 @@ def _worker_parts(work: Work, start_step: int, num_workers: int) -> Generator[li
         iterator._shutdown_workers()
 
 
-def _as_it_is(part: Part) -> Part:
+def _shared_slots(work: Work, num_workers: int) -> list[list[torch.Tensor]]:
+    """Memory in which each worker hands over its images, used again and again; none where their shape is not known.
+
+    DataLoader maps new memory for every tensor, which costs more than to decode a fractal of 512 x 512. When the part
+    of step k is taken, its worker may begin step k + _PREFETCH, so one slot more than that keeps k until it is copied.
+    """
+    if work.image_shape is None:
+        return []
+    slots = []
+    for worker in range(num_workers):
+        shape = (max(1, work.most_rows(worker, num_workers)), *work.image_shape)
+        rooms = [torch.UntypedStorage._new_shared(prod(shape)) for _ in range(_PREFETCH + 1)]  # type: ignore[no-untyped-call]
+        slots.append([torch.empty(0, dtype=torch.uint8).set_(room).view(shape) for room in rooms])
+    return slots
+
+
+def _from_slot(part: Part, slots: Sequence[torch.Tensor]) -> Part:
+    return part if part.slot is None or not len(part.rows) else part._replace(images=slots[part.slot][: len(part.rows)])
+
+
+def _as_it_is(part: Any) -> Any:
     return part
 
 
@@ -176,7 +223,7 @@ def _assemble(parts: Sequence[Part], pin: bool) -> tuple[torch.Tensor, torch.Ten
     labels = torch.empty(num, dtype=torch.int64, pin_memory=pin)
     for part, _ in filled:
         labels[torch.from_numpy(part.rows)] = torch.from_numpy(part.labels)
-    if len(filled) == 1 and not pin:
+    if len(filled) == 1 and not pin and filled[0][0].slot is None:
         return filled[0][1], labels
     like = filled[0][1]
     images = torch.empty((num, *like.shape[1:]), dtype=like.dtype, pin_memory=pin)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -169,7 +169,17 @@ class _TransformWork(NamedTuple):
     transform: Transform
     seed: int
 
-    def parts(self, start_step: int, worker: int, num_workers: int) -> Iterator[Part]:
+    @property
+    def image_shape(self) -> None:
+        """The transform decides it."""
+
+    def most_rows(self, worker: int, num_workers: int) -> int:
+        """Rows that a worker has of any step."""
+        return len(range(worker, len(self.order.positions(0)), num_workers))
+
+    def parts(
+        self, start_step: int, worker: int, num_workers: int, slots: Sequence[torch.Tensor] = ()
+    ) -> Iterator[Part]:
         """Every num_workers-th row of each step."""
         images, labels = self.images.permute(0, 2, 3, 1).numpy(), self.labels.numpy()
         images = images[..., 0] if images.shape[-1] == 1 else images

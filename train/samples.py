@@ -75,6 +75,8 @@ def read_range(source: Source, tar: int, first: int, last: int) -> Iterator[RawS
     except BadSampleError as error:
         if not source.skip_bad:
             raise
+        if number == last:  # more samples than were counted: no position is theirs, so they are no loss to count
+            warnings.warn(str(error), SkippedDataWarning, stacklevel=2)
         for _ in range(number, last):
             yield error
 
@@ -108,12 +110,12 @@ def decode(source: Source, raw: RawSample, *, any_size: bool = False) -> tuple[I
     return image, label
 
 
-def stack(images: Sequence[Image], shape: tuple[int, int, int]) -> torch.Tensor:
-    """Images, (H, W) or (H, W, 3), as one uint8 tensor (n, C, H, W). shape: (C, H, W)."""
-    stacked = np.empty((len(images), *shape), np.uint8)
-    for place, image in zip(stacked, images, strict=True):
+def stack(images: Sequence[Image], out: torch.Tensor) -> torch.Tensor:
+    """Images, (H, W) or (H, W, 3), written into the first of `out`, uint8 (n or more, C, H, W); returns these."""
+    room = out[: len(images)]
+    for place, image in zip(room.numpy(), images, strict=True):
         place[:] = image if image.ndim == 2 else image.transpose(2, 0, 1)
-    return torch.from_numpy(stacked)
+    return room
 
 
 def transformed(transform: Transform, image: Image, seed: int, position: int) -> torch.Tensor:
@@ -129,10 +131,10 @@ def _label(source: Source, raw: RawSample) -> int:
     text = raw.members.get("cls")
     if text is None:
         raise BadSampleError(f"{raw} has no .cls", "members")
-    if not text.strip().isdigit():
+    if not text.strip().isdigit() or len(text) > 20:
         shown = text[:20].decode("utf-8", "replace").strip()
         raise BadSampleError(f"{raw}: label {shown!r}, not a number from 0 to {source.num_classes - 1}", "label")
-    label = int(text[:20])
+    label = int(text)
     if label < source.num_classes:
         return label
     if source.ours:

@@ -140,7 +140,8 @@ class Stream:
         chosen = slice(rank, None, world)
         found = decode_first(self.source, num, self.skipped_samples, threads=cores(), chosen=chosen)
         while few := list(itertools.islice(found, batch_size or self._work.per_rank)):
-            images = stack([one.image for one in few], self.source.image_shape)
+            images = torch.empty((len(few), *self.source.image_shape), dtype=torch.uint8)
+            stack([one.image for one in few], images)
             labels = torch.tensor([one.label for one in few])
             numbers = np.array([one.number for one in few])
             yield Batch(images.to(self.device), labels.to(self.device), numbers)
@@ -162,7 +163,21 @@ class _LaneWork:
         """Positions of the rank in a step: int64 (per_rank,)."""
         return step * self.batch_size + self.rank + self.world * np.arange(self.per_rank)
 
-    def parts(self, start_step: int, worker: int, num_workers: int) -> Iterator[Part]:
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W), where no transform decides it."""
+        return self.source.image_shape if self.transform is None else None
+
+    def most_rows(self, worker: int, num_workers: int) -> int:
+        """Rows that a worker has of any step."""
+        num_lanes = self.plan.num_lanes // self.world
+        rounds, rest = divmod(self.per_rank, num_lanes)
+        mine = np.arange(2 * num_lanes) % num_lanes % num_workers == worker
+        return rounds * int(mine[:num_lanes].sum()) + max(int(mine[n : n + rest].sum()) for n in range(num_lanes))
+
+    def parts(
+        self, start_step: int, worker: int, num_workers: int, slots: Sequence[torch.Tensor] = ()
+    ) -> Iterator[Part]:
         """Of each step, the positions of every num_workers-th lane of the rank."""
         lanes: dict[int, Iterator[Decoded]] = {}
         skipped: list[tuple[str, str]] = []
@@ -176,18 +191,19 @@ class _LaneWork:
                 if lane not in lanes:
                     lanes[lane] = self._lane(position, skipped)
                 taken.append(next(lanes[lane]))
-            images = [one.image for one in taken]
-            yield Part(
-                rows,
-                self._finish(images, positions[rows].tolist()) if taken else None,
-                np.array([one.label for one in taken], np.int64),
-                tuple(skipped),
-            )
+            found = np.array([one.label for one in taken], np.int64)
+            images, slot = [one.image for one in taken], step % len(slots) if slots else None
+            if slot is not None:
+                stack(images, slots[slot])
+                made = None
+            else:
+                made = self._finished(images, positions[rows].tolist()) if taken else None
+            yield Part(rows, made, found, slot, tuple(skipped))
             skipped.clear()
 
-    def _finish(self, images: Sequence[Image], positions: Sequence[int]) -> torch.Tensor:
+    def _finished(self, images: Sequence[Image], positions: Sequence[int]) -> torch.Tensor:
         if self.transform is None:
-            return stack(images, self.source.image_shape)
+            return stack(images, torch.empty((len(images), *self.source.image_shape), dtype=torch.uint8))
         made = (
             transformed(self.transform, image, self.plan.seed, p) for image, p in zip(images, positions, strict=True)
         )
@@ -231,9 +247,10 @@ class _LaneWork:
                     place, raw = next(found)
                     if needed[place]:
                         waiting[place] = raw
+                if wanted == order[-1]:
+                    for _ in found:  # to the end, where a tar that is too long shows
+                        pass
                 yield waiting.pop(wanted)
-            for _ in found:  # to the end, where a tar that is too long shows
-                pass
 
     def _read(self, epoch: int, start: int, count: int) -> Iterator[RawSample | BadSampleError]:
         for tar, first, last in self.plan.pieces(epoch, start, count):

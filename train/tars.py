@@ -3,10 +3,14 @@
 import os
 import re
 import tarfile
+from array import array
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from shards.errors import DataError
@@ -37,6 +41,7 @@ class RawSample(NamedTuple):
 def read_samples(path: str, count: int, first: int = 0, last: int | None = None) -> Iterator[RawSample]:
     """Samples number first to last - 1 of a tar that is to hold `count` of them; those before are not read.
 
+    0 <= first < last <= count.
     Raises BadSampleError where the tar is missing, cut short, corrupt, or holds another number of samples, behind the
     last sample that is whole.
     """
@@ -45,7 +50,11 @@ def read_samples(path: str, count: int, first: int = 0, last: int | None = None)
     try:
         with Path(path).open("rb") as file:
             if first:
-                file.seek(_offset(file, name, first))
+                offsets, fault = _index(path)
+                if first >= len(offsets):
+                    told = fault or f"{name}: holds {len(offsets)} samples, not {count}: cut short or corrupt"
+                    raise BadSampleError(told, "tar")
+                file.seek(int(offsets[first]))
             for sample in group_by_keys(_members(file, path)):
                 if number == last:
                     raise BadSampleError(f"{name}: holds more than the {count} samples that were counted", "tar")
@@ -67,23 +76,14 @@ def read_samples(path: str, count: int, first: int = 0, last: int | None = None)
 def count_samples(path: str) -> tuple[int, str | None]:
     """(number of samples, what is wrong with the tar), from its headers alone.
 
-    Where something is wrong, the number is that of the samples that can be told, and at least 1, so that whoever reads
+    Where something is wrong, the number is that of the samples that can be told, and one more, so that whoever reads
     them meets the fault.
     """
-    name, count = Path(path).name, 0
     try:
-        with Path(path).open("rb") as file:
-            for _ in _offsets(file, path):
-                count += 1
-            end = file.read(_BLOCK)
-        if end == bytes(_BLOCK):
-            return count, None
-        fault = f"after {count} samples comes no tar header" if end else "it ends without the block that closes a tar"
+        offsets, fault = _index(path)
     except FileNotFoundError:
-        return 1, f"{name}: missing"
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
-        fault = _first_word(error)
-    return count + 1, f"{name}: no whole tar ({fault})"
+        return 1, f"{Path(path).name}: missing"
+    return len(offsets) + (fault is not None), fault
 
 
 def first_sample(path: str) -> RawSample:
@@ -100,8 +100,9 @@ def _members(file: BinaryIO, path: str) -> Iterator[dict[str, Any]]:
         if len(data) < size:
             raise EOFError(f"ends within {name}")
         yield {"fname": name, "data": data, "__url__": path}
+    start = file.tell()
     if file.read(_BLOCK).strip(b"\0"):
-        file.seek(-_BLOCK, os.SEEK_CUR)
+        file.seek(start)
         for member in tar_file_iterator(file):
             yield {**member, "__url__": path}
 
@@ -113,9 +114,9 @@ def _plain_headers(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
     """
     offset, end = file.tell(), os.fstat(file.fileno()).st_size
     while len(header := file.read(_BLOCK)) == _BLOCK:
-        size, checksum = header[124:135], header[148:154]
-        plain = size.isdigit() and header[156] in b"\x000" and not header[345] and checksum.isdigit()
-        if not plain or sum(header) - sum(header[148:156]) + 8 * ord(" ") != int(checksum, 8):
+        size, checksum = header[124:135], sum(header) - sum(header[148:156]) + 8 * ord(" ")
+        plain = size.isdigit() and header[156] in b"\x000" and not header[345]
+        if not plain or header[148:154] != b"%06o" % checksum:
             break
         name, length = header[:100].rstrip(b"\0").decode("utf-8", "surrogateescape"), int(size, 8)
         if not _META.match(name):
@@ -127,18 +128,25 @@ def _plain_headers(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
     file.seek(offset)
 
 
-def _offset(file: BinaryIO, name: str, first: int) -> int:
-    number = 0
-    for number, offset in enumerate(_offsets(file, name)):
-        if number == first:
-            return offset
-    raise BadSampleError(f"{name}: holds {number + 1} samples, not more than {first}: cut short or corrupt", "tar")
+def _index(path: str) -> tuple[npt.NDArray[np.int64], str | None]:
+    """(where each sample begins, in bytes; what is wrong behind the last that can be told)."""
+    found = Path(path).stat()
+    return _index_of(path, found.st_size, found.st_mtime_ns)
 
 
-def _offsets(file: BinaryIO, path: str) -> Iterator[int]:
-    """Where each sample begins, in bytes; then the file stands where the tar ends."""
-    for sample in group_by_keys(_headers(file, path)):
-        yield min(value for key, value in sample.items() if not key.startswith("__"))
+@lru_cache(maxsize=1024)  # as many lanes begin in one tar, once an epoch; 8 bytes a sample
+def _index_of(path: str, size: int, mtime: int) -> tuple[npt.NDArray[np.int64], str | None]:
+    name, offsets, fault = Path(path).name, array("q"), None
+    try:
+        with Path(path).open("rb") as file:
+            for sample in group_by_keys(_headers(file, path)):
+                offsets.append(min(value for key, value in sample.items() if not key.startswith("__")))
+            end = file.read(_BLOCK)
+        if end != bytes(_BLOCK):
+            fault = f"no header after {len(offsets)} samples" if end else "it ends without the block that closes a tar"
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
+        fault = _first_word(error)
+    return np.array(offsets, np.int64), fault and f"{name}: no whole tar ({fault})"
 
 
 def _headers(file: BinaryIO, path: str) -> Iterator[dict[str, Any]]:
