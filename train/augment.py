@@ -3,9 +3,9 @@
 What happens to sample number n of a run depends on the seed and n alone, so that batches, ranks, workers and resuming
 cannot change it. All draws are made on the host (0.7 ms for 256 samples), and nothing is read back from the device.
 
-Against timm on Pillow, the same draws give the same levels, but for single ones in a thousand that are off by 1. Only
+Against timm on Pillow, the same draws give the same levels, but for less than one in a thousand that is off by 1. Only
 flips are folded into the crop's resampling: two geometric operations in one are not what Pillow makes of them one after
-the other (rotate 20 degrees, shear 0.2: 5 levels apart on average), and only 1 sample in 40 draws two.
+the other (rotate 20 degrees, shear 0.2: 5 levels apart on average), and only 1 sample in 36 draws two.
 
 Kornia 0.9 was measured beside this, on two cores: whole pipeline 10,000 images/s (here 19,500) for colour 32 px, 8,200
 (21,700) for gray 64 to 32 px, 96 (810) for gray 512 to 224 px, although it does one operation for a whole batch. Its
