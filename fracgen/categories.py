@@ -12,14 +12,16 @@ from typing import ClassVar, Self
 import numpy as np
 
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
+from fracgen.stored import Stored
 from shards.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Categories:
+class Categories(Stored):
     """Systems by category number, from 0. As content of a data set they lie in one file, `categories.csv`."""
 
     FILE: ClassVar[str] = "categories.csv"
+    OPTION: ClassVar[str] = "--categories-from takes categories"
 
     systems: tuple[IFS, ...]
 

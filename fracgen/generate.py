@@ -28,7 +28,7 @@ from shards.sample import Sample
 from shards.typed import parse
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
-"""The packages whose version can change a byte of a folder."""
+"""The packages whose version can change a byte of any folder."""
 
 _cancelled: set[str] = set()
 """Tokens of runs that were interrupted: their threads stop at the next image."""
@@ -52,9 +52,10 @@ class Result:
     seconds: float
 
 
-def versions() -> dict[str, str]:
-    """The versions of what determines a folder's bytes."""
-    return {name: metadata.version(name) for name in _VERSIONED}
+def versions(recipe: Recipe | None = None) -> dict[str, str]:
+    """The versions of what determines the bytes of a folder; of this recipe's, if one is given."""
+    own = recipe.versions() if recipe is not None else {}
+    return {**{name: metadata.version(name) for name in _VERSIONED}, **own}
 
 
 def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: int = 8, keep_metadata: bool = True) -> Layout:
@@ -137,13 +138,14 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
     if (folder / MANIFEST).exists():
         manifest = load_manifest(folder)
         work: dict[str, Any] = {"recipe": dict(manifest.recipe), "provenance": dict(manifest.provenance)}
-        work |= {"recipe_hash": manifest.recipe_hash, "layout": manifest.layout.to_dict(), "versions": versions()}
+        work |= {"recipe_hash": manifest.recipe_hash, "layout": manifest.layout.to_dict()}
     else:
-        work = {**read_plan(folder), "versions": versions()}
+        work = read_plan(folder)
     try:
         recipe = from_dict(work["recipe"], folder)
     except (UsageError, KeyError) as error:
         raise DataError(f"{folder}: its plan is damaged ({error})") from error
+    work = {**work, "versions": versions(recipe)}
     count = num_parts(folder)
     with FolderWriter(folder, work, any_versions=any_versions) as writer:
         if missing := writer.missing():
@@ -177,7 +179,7 @@ def _plan_of(recipe: Recipe, layout: Layout, provenance: dict[str, Any]) -> dict
         "recipe_hash": recipe_hash(recipe),
         "provenance": provenance,
         "layout": layout.to_dict(),
-        "versions": versions(),
+        "versions": versions(recipe),
     }
 
 
@@ -222,11 +224,10 @@ def _job(folder: Path, token: str) -> tuple[Recipe, Layout]:
         work = read_plan(folder)
     except UsageError:
         raise DataError(f"{folder}: a worker cannot see it; all must have the folder under this path") from None
-    if work["versions"] != versions() and not work["any_versions"]:
-        raise DataError(
-            f"a worker has other versions ({versions()}) than the run ({work['versions']}); make them equal"
-        )
-    return _remember(token, (from_dict(work["recipe"], folder), parse(Layout, work["layout"])))
+    recipe = from_dict(work["recipe"], folder)
+    if work["versions"] != (ours := versions(recipe)) and not work["any_versions"]:
+        raise DataError(f"a worker has other versions ({ours}) than the run ({work['versions']}); make them equal")
+    return _remember(token, (recipe, parse(Layout, work["layout"])))
 
 
 def _remember(token: str, job: tuple[Recipe, Layout]) -> tuple[Recipe, Layout]:

@@ -1,5 +1,6 @@
 """The recipes by name; a recipe to and from plain values, YAML and its hash."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -17,13 +18,19 @@ from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.ifs import IFS, read_text
 from fracgen.noise import Noise
 from fracgen.onepfrac import OnePFrac
+from fracgen.photo import Photo
+from fracgen.photographs import Photographs
 from fracgen.recipe import Recipe as Recipe
+from fracgen.stored import Stored
 from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
 from shards.folder import read_input
 from shards.manifest import FORMAT, MANIFEST, hash_json
 
-RECIPES: Mapping[str, type[Recipe]] = {kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom, Noise)}
+RECIPES: Mapping[str, type[Recipe]] = {
+    kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom, Noise, Photo)
+}
+STORED: Mapping[str, type[Stored]] = {kind.FILE: kind for kind in (Categories, Photographs)}
 
 
 def build(name: str, values: Mapping[str, Any]) -> Recipe:
@@ -53,12 +60,20 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
 
 
 def _check_type(name: str, value: Any, expected: Any) -> Any:
-    if expected == (Categories | None):
-        if value is None or isinstance(value, Categories):
+    kinds = typing.get_args(expected)
+    if type(None) in kinds:
+        if value is None:
+            return None
+        (expected,) = (kind for kind in kinds if kind is not type(None))
+    if isinstance(expected, type) and issubclass(expected, Stored):
+        if isinstance(value, expected):
             return value
-        raise UsageError(f"{name} {reprlib.repr(value)}: must be left out; --categories-from takes categories")
-    if expected == (IFS | None):
-        return value if value is None or isinstance(value, IFS) else IFS.from_dict(value)
+        raise UsageError(f"{name} {reprlib.repr(value)}: must be left out; {expected.OPTION}")
+    if expected is IFS:
+        return value if isinstance(value, IFS) else IFS.from_dict(value)
+    if typing.get_origin(expected) is tuple:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(_check_type(name, item, typing.get_args(expected)[0]) for item in values)
     if typing.get_origin(expected) is Literal:
         words = typing.get_args(expected)
         if value not in words:
@@ -89,8 +104,10 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     for name, value in _fields(recipe):
         if isinstance(value, IFS):
             value = value.to_dict()
-        elif isinstance(value, Categories):
+        elif isinstance(value, Stored):
             value = {"file": value.FILE, "sha256": value.sha256}
+        elif isinstance(value, tuple):
+            value = list(value)
         if value is not None:
             values[name] = value
     return values
@@ -98,7 +115,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def inputs(recipe: Recipe) -> dict[str, bytes]:
     """The files that a resolved recipe needs beside its values, by name."""
-    return {value.FILE: value.to_bytes() for _, value in _fields(recipe) if isinstance(value, Categories)}
+    return {value.FILE: value.to_bytes() for _, value in _fields(recipe) if isinstance(value, Stored)}
 
 
 def _fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
@@ -118,12 +135,15 @@ def from_dict(values: Mapping[str, Any], folder: Path | None = None) -> Recipe:
 def _read_input(value: Any, folder: Path | None) -> Any:
     if not isinstance(value, dict) or set(value) != {"file", "sha256"} or folder is None:
         return value
-    if value["file"] != Categories.FILE:
-        raise UsageError(f"file {reprlib.repr(value['file'])}: must be {Categories.FILE}")
-    data = read_input(folder, Categories.FILE)
-    if hashlib.sha256(data).hexdigest() != value["sha256"]:
-        raise UsageError(f"{folder / Categories.FILE}: is not the file that the recipe names")
-    return Categories.from_bytes(data)
+    if value["file"] not in STORED:
+        raise UsageError(f"file {reprlib.repr(value['file'])}: must be {' or '.join(STORED)}")
+    kind = STORED[value["file"]]
+    data = read_input(folder, kind.FILE)
+    with contextlib.suppress(UsageError):
+        stored = kind.from_bytes(data)
+        if value["sha256"] in (hashlib.sha256(data).hexdigest(), stored.sha256):
+            return stored
+    raise UsageError(f"{folder / kind.FILE}: is not the file that the recipe names")
 
 
 def recipe_hash(recipe: Recipe) -> str:
