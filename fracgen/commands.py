@@ -318,6 +318,9 @@ def photo(
 
     A rendered folder has its photographs in it: `fracgen photo --recipe DIR` needs no others.
     """
+    from fracgen.opencv import opencv
+
+    opencv().setNumThreads(1)  # this process has a thread a core already; alone in a process, nobody else is slowed
     _render(context, "photo", **_given_photographs(images or [], max_side, context.params))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from fracgen.draw import check_range
 from fracgen.ifs import Floats
 from fracgen.opencv import opencv
-from fracgen.warps import Extent, inverse, judge_matrix, warp_matrix
+from fracgen.warps import Extent, fineness, inverse, judge_matrix, product, warp_matrix
 from shards.sample import Image
 
 Level = Image
@@ -48,9 +48,9 @@ class Crop:
         return self.extent.covered
 
     @property
-    def fineness(self) -> int:
-        """Samples of a pixel along an axis; the level has its share of the reduction."""
-        return max(1, min(math.ceil(self.extent.reduction / (1 << self.level) - 1e-6), 2))
+    def fineness(self) -> tuple[int, int]:
+        """Samples of a pixel along a row and along a column; the level has its share of the reduction."""
+        return fineness(self.extent.across / (1 << self.level)), fineness(self.extent.down / (1 << self.level))
 
     def metadata(self) -> Mapping[str, Any]:
         """What reproduces it."""
@@ -58,7 +58,7 @@ class Crop:
             "matrix": self.matrix.tolist(),
             "color": self.color.tolist(),
             "level": self.level,
-            "fineness": self.fineness,
+            "fineness": list(self.fineness),
         }
 
     def apply(self, levels: list[Level]) -> tuple[Image, Image | None]:
@@ -66,7 +66,7 @@ class Crop:
         cv2, picture = opencv(), levels[self.level]
         (height, width), (rows, columns) = levels[0].shape[:2], picture.shape[:2]
         x, y = width / columns, height / rows
-        matrix = self.matrix @ np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+        matrix = product(self.matrix, np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]]))
         image = warp_matrix(picture, matrix, self.size, self.fineness, extend=True)
         image = cv2.transform(image, self.color)
         if self.inside:
@@ -127,14 +127,13 @@ class CropRanges:
         angle, lean = math.radians(within(self.rotation)), math.tan(math.radians(within(self.shear)))
         side = -1.0 if random() < self.flip else 1.0
         turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        linear = (
-            np.diag([across / size, down / size]) @ turn @ np.array([[1.0, lean], [0.0, 1.0]]) @ np.diag([side, 1.0])
-        )
+        lean_matrix, mirror = np.array([[1.0, lean], [0.0, 1.0]]), np.diag([side, 1.0])
+        linear = product(np.diag([across / size, down / size]), turn, lean_matrix, mirror)
         centre = np.array([left + (across - 1) / 2, top + (down - 1) / 2])
         back = np.eye(3)
-        back[:2, :2], back[:2, 2] = linear, centre - linear @ np.full(2, (size - 1) / 2)
+        back[:2, :2], back[:2, 2] = linear, centre - linear.sum(axis=1) * ((size - 1) / 2)
         matrix = inverse(back)
-        corners = back @ np.array([[x, y, 1.0] for x in (0, size - 1) for y in (0, size - 1)]).T
+        corners = product(back, np.array([[x, y, 1.0] for x in (0, size - 1) for y in (0, size - 1)]).T)
         inside = bool((corners[:2].min(axis=1) >= 0).all() and (corners[0].max() <= width - 1))
         extent = judge_matrix(matrix, width, height, size, mirrored=side < 0)
         brightness, contrast = 1 + within(self.brightness), 1 + within(self.contrast)
@@ -143,7 +142,7 @@ class CropRanges:
             matrix=matrix,
             color=_color(float(photograph.mean()), photograph.ndim == 3, brightness, contrast, saturation, hue),
             size=size,
-            level=min(max(int(math.log2(extent.reduction)) if extent.reduction > 1 else 0, 0), len(levels) - 1),
+            level=min(int(math.log2(max(extent.across, extent.down, 1.0))), len(levels) - 1),
             extent=extent,
             inside=inside and bool(corners[1].max() <= height - 1),
         )
@@ -156,8 +155,8 @@ def _color(mean: float, rgb: bool, brightness: float, contrast: float, saturatio
         return np.array([[gain, offset]])
     turn = 2 * math.pi * hue
     cos, sin = math.cos(turn), math.sin(turn)
-    hues = np.linalg.inv(_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
-    colors = hues @ (saturation * np.eye(3) + (1 - saturation) * _LUMA)
+    hues = product(inverse(_YIQ), np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]), _YIQ)
+    colors = product(hues, saturation * np.eye(3) + (1 - saturation) * _LUMA)
     return np.column_stack([gain * colors, np.full(3, offset)])
 
 

@@ -14,7 +14,7 @@ Look = Literal["canny", "gray", "rgb"]
 BLUR = math.sqrt(2)
 """Sigma of the Gaussian before Canny, in pixels of a 512 px picture: that of MATLAB's `edge`."""
 EDGE_SHARE = 0.2
-"""Share of the pixels whose gradient is above the high threshold, where none is given."""
+"""Share of the gradients, of those that are not 0, above the high threshold, where none is given."""
 LOW_OF_HIGH = 0.4
 """The low threshold, as a share of the high one: that of MATLAB's `edge`."""
 
@@ -40,14 +40,16 @@ class Canny:
 def derive_canny(gray: Image, *, blur: float | None, low: float | None, high: float | None) -> Canny:
     """Canny's numbers for a picture, uint8 (H, W), where they are not given.
 
-    blur: sqrt(2) px at 512 px and in proportion, at least 1. high: what a fifth of the gradients' lengths exceed, in
-    the blurred picture, to three digits after the point. low: 0.4 of high. No greater than high, if that is given.
+    blur: sqrt(2) px at 512 px and in proportion, at least 1. high: what a fifth of the gradients' lengths exceed, of
+    those that are not 0, in the blurred picture, to three digits after the point; at least `low`, where that is given.
+    low: 0.4 of high.
     """
     blur = max(1.0, round(BLUR * min(gray.shape) / 512, 3)) if blur is None else blur
     if high is None:
         cv2, picture = opencv(), _blurred(gray, blur)
         x, y = (cv2.Sobel(picture, cv2.CV_32F, *order, ksize=3) for order in ((1, 0), (0, 1)))
-        high = round(float(np.quantile(np.hypot(x, y), 1 - EDGE_SHARE)), 3)
+        lengths = np.hypot(x, y)
+        high = round(float(np.quantile(lengths[lengths > 0], 1 - EDGE_SHARE)), 3) if lengths.any() else 0.0
         high = max(high, low or 0.0)
     low = round(LOW_OF_HIGH * high, 3) if low is None else low
     return Canny(blur=blur, low=low, high=high)

@@ -7,6 +7,7 @@ image back to the picture, as its remap does, since a polynomial has no inverse 
 """
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ LATTICE = 64
 """Cells along an axis in which a warp is judged."""
 MAX_FINENESS = 4
 """Samples of a pixel along an axis, at most."""
+SPACING = 1.25
+"""How many of a picture's pixels two samples may be apart."""
 TERMS = 6
 """Of a quadratic polynomial: 1, x, y, x x, x y, y y."""
 
@@ -63,58 +66,59 @@ def perspective_matrix(eps: Floats, size: int) -> Floats:
 
 
 @njit(cache=True, nogil=True)
-def bend(coefficients: Floats, places: Floats, unit: float, offset: Floats, out: Any) -> None:
-    """The map of a quadratic polynomial: out[j, i] = offset + unit * P(x_i, y_j), (n, n, 2).
+def bend(coefficients: Floats, xs: Floats, ys: Floats, unit: float, out: Any) -> None:
+    """The map of a quadratic polynomial, (2, m, n): out[0, j, i] = u(x_i) + unit * Px(x_i, y_j), and y likewise.
 
-    coefficients: (2, 6), of 1, x, y, x x, x y, y y, for x and for y. places: (n,) coordinates in the frame.
-    offset: (n,) where a point is without the polynomial, in the units of `out`; unit: 1 of the frame in these.
+    coefficients: (2, 6), of 1, x, y, x x, x y, y y, for x and for y. xs: (2, n), ys: (2, m): coordinates in the frame,
+    and below them u, these in the units of `out`; unit: 1 of the frame in these.
     """
-    n = len(places)
-    for j in range(n):
-        y = places[j]
-        for axis in range(2):
-            c = coefficients[axis]
+    for axis in range(2):
+        c = coefficients[axis]
+        for j in range(ys.shape[1]):
+            y = ys[0, j]
             c0, c1, c2 = c[0] + c[2] * y + c[5] * y * y, c[1] + c[4] * y, c[3]
-            for i in range(n):
-                x = places[i]
-                start = offset[i] if axis == 0 else offset[j]
-                out[j, i, axis] = start + unit * (c0 + (c1 + c2 * x) * x)
+            for i in range(xs.shape[1]):
+                x = xs[0, i]
+                start = xs[1, i] if axis == 0 else ys[1, j]
+                out[axis, j, i] = start + unit * (c0 + (c1 + c2 * x) * x)
 
 
 @njit(cache=True, nogil=True)
-def stretch(nodes: Floats, places: Floats, unit: float, offset: Floats, out: Any) -> None:
-    """The map of a free-form deformation by uniform cubic B-splines.
+def stretch(nodes: Floats, xs: Floats, ys: Floats, unit: float, out: Any) -> None:
+    """The map of a free-form deformation by uniform cubic B-splines: as `bend`, but for what is added.
 
-    out[j, i] = offset + unit * D(x_i, y_j), (n, n, 2).
     nodes: (m + 3, m + 3, 2), how far the control points are moved, row by row, in the frame; it has m x m cells.
-    The rest as in `bend`.
+    Along a row and within a cell a spline is one cubic, whose four coefficients are worked out first.
     """
-    n, width = len(places), nodes.shape[0]
+    n, width = xs.shape[1], nodes.shape[0]
     cells = width - 3
-    firsts, weights = np.empty(n, np.int64), np.empty((n, 4))
-    for i in range(n):
-        t = (places[i] + 1) / 2 * cells
-        cell = min(max(int(np.floor(t)), 0), cells - 1)
-        t -= cell
-        firsts[i] = cell
-        weights[i, 0] = (1 - t) * (1 - t) * (1 - t) / 6
-        weights[i, 1] = (3 * t * t * t - 6 * t * t + 4) / 6
-        weights[i, 2] = (-3 * t * t * t + 3 * t * t + 3 * t + 1) / 6
-        weights[i, 3] = t * t * t / 6
-    row = np.empty((width, 2))
-    for j in range(n):
-        for k in range(width):
-            for axis in range(2):
-                total = 0.0
-                for s in range(4):
-                    total += weights[j, s] * nodes[firsts[j] + s, k, axis]
-                row[k, axis] = total
-        for i in range(n):
-            for axis in range(2):
-                total = 0.0
-                for s in range(4):
-                    total += weights[i, s] * row[firsts[i] + s, axis]
-                out[j, i, axis] = (offset[i] if axis == 0 else offset[j]) + unit * total
+    line, cubic = np.empty(width), np.empty((cells, 4))
+    for axis in range(2):
+        for j in range(ys.shape[1]):
+            cell = min(max(int(np.floor((ys[0, j] + 1) / 2 * cells)), 0), cells - 1)
+            t = (ys[0, j] + 1) / 2 * cells - cell
+            for k in range(width):
+                a, b, c, d = (
+                    nodes[cell, k, axis],
+                    nodes[cell + 1, k, axis],
+                    nodes[cell + 2, k, axis],
+                    nodes[cell + 3, k, axis],
+                )
+                line[k] = (
+                    a + 4 * b + c + t * (3 * (c - a) + t * (3 * (a - 2 * b + c) + t * (d - a + 3 * (b - c))))
+                ) / 6
+            for k in range(cells):
+                a, b, c, d = line[k], line[k + 1], line[k + 2], line[k + 3]
+                cubic[k, 0], cubic[k, 1] = unit * (a + 4 * b + c) / 6, unit * (c - a) / 2
+                cubic[k, 2], cubic[k, 3] = unit * (a - 2 * b + c) / 2, unit * (d - a + 3 * (b - c)) / 6
+            first = 0
+            for k in range(cells):
+                end = n if k == cells - 1 else np.searchsorted(xs[0], (k + 1) * 2 / cells - 1)
+                c0, c1, c2, c3 = cubic[k, 0], cubic[k, 1], cubic[k, 2], cubic[k, 3]
+                for i in range(first, end):
+                    t = (xs[0, i] + 1) / 2 * cells - k
+                    out[axis, j, i] = (xs[1, i] if axis == 0 else ys[1, j]) + (c0 + t * (c1 + t * (c2 + t * c3)))
+                first = end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +126,15 @@ class Extent:
     """What a warp does to a picture, judged in 64 x 64 cells of the image.
 
     covered: share of the image that the picture covers. visible: share of the picture that the image shows.
-    folded: whether it turns over somewhere. reduction: how many of the picture's pixels a pixel spans, at most.
+    folded: whether it turns over somewhere. across, down: how far apart in the picture the centres of neighbouring
+    pixels of a row, and of a column, come from; at most, in its pixels.
     """
 
     covered: float
     visible: float
     folded: bool
-    reduction: float
+    across: float
+    down: float
 
     @property
     def fill(self) -> float:
@@ -136,9 +142,18 @@ class Extent:
         return min(self.covered, self.visible)
 
     @property
-    def fineness(self) -> int:
-        """Samples of a pixel along an axis, so that none of the picture's pixels falls between two; 1 to 4."""
-        return min(max(math.ceil(self.reduction - 1e-6), 1), MAX_FINENESS)
+    def fineness(self) -> tuple[int, int]:
+        """Samples of a pixel along a row and along a column, 1 to 4: see `fineness`."""
+        return fineness(self.across), fineness(self.down)
+
+
+def fineness(distance: float) -> int:
+    """Samples of a pixel along an axis, 1 to 4, so that they lie at most 1.25 of the picture's pixels apart.
+
+    None of these is passed over then: what linear interpolation takes of one is at least 3/4, in all samples.
+    distance: by which pixels are apart.
+    """
+    return min(max(math.ceil(distance / SPACING), 1), MAX_FINENESS)
 
 
 def judge_matrix(matrix: Floats, width: int, height: int, size: int, *, mirrored: bool = False) -> Extent:
@@ -148,27 +163,36 @@ def judge_matrix(matrix: Floats, width: int, height: int, size: int, *, mirrored
     """
     back = inverse(matrix)
     if not np.isfinite(back).all():
-        return Extent(covered=0.0, visible=0.0, folded=True, reduction=1.0)
+        return Extent(covered=0.0, visible=0.0, folded=True, across=1.0, down=1.0)
     edges = np.array([[x, y, 1.0] for x in (-0.5, width - 0.5) for y in (-0.5, height - 0.5)]).T
-    folded = bool((matrix @ edges)[2].min() <= 0)
+    folded = bool(product(matrix, edges)[2].min() <= 0)
     corners = (np.arange(LATTICE + 1) * size / LATTICE) - 0.5
-    sources = np.empty((LATTICE + 1, LATTICE + 1, 2))
+    sources = np.empty((2, LATTICE + 1, LATTICE + 1))
     _project(back, corners, sources)
     if mirrored:
-        sources = sources[:, ::-1]
+        sources = sources[:, :, ::-1]
     return _judge(np.ascontiguousarray(sources), width, height, size, folded=folded)
 
 
 def judge_map(sources: Floats) -> Extent:
-    """What a map does: sources (65, 65, 2), where the lattice's corners come from, in the frame."""
+    """What a map does: sources (2, 65, 65), where the lattice's corners come from, in the frame."""
     return _judge((sources + 1) * (LATTICE / 2) - 0.5, LATTICE, LATTICE, LATTICE, folded=False)
 
 
 def _judge(sources: Floats, width: int, height: int, size: int, *, folded: bool) -> Extent:
-    numbers = np.zeros(4)
+    numbers = np.zeros(5)
     _measure(sources, float(width), float(height), size / LATTICE, numbers)
-    covered, visible, least, reduction = numbers.tolist()
-    return Extent(covered=covered, visible=visible, folded=folded or least <= 0, reduction=reduction)
+    covered, visible, least, across, down = numbers.tolist()
+    return Extent(covered=covered, visible=visible, folded=folded or least <= 0, across=across, down=down)
+
+
+def product(*matrices: Floats) -> Floats:
+    """Of small matrices, in plain arithmetic: libraries of linear algebra differ in the last bit."""
+    result, *others = (matrix.tolist() for matrix in matrices)
+    for other in others:
+        columns = list(zip(*other, strict=True))
+        result = [[sum(map(operator.mul, row, column)) for column in columns] for row in result]
+    return np.array(result)
 
 
 def inverse(matrix: Floats) -> Floats:
@@ -185,36 +209,32 @@ def inverse(matrix: Floats) -> Floats:
 
 @njit(cache=True, nogil=True)
 def _project(back: Floats, corners: Floats, out: Floats) -> None:
-    """out[j, i]: the picture's point behind (corners[i], corners[j]); infinity behind the horizon."""
+    """out[:, j, i]: the picture's point behind (corners[i], corners[j]); infinity behind the horizon."""
     for j in range(len(corners)):
         for i in range(len(corners)):
             x, y = corners[i], corners[j]
             w = back[2, 0] * x + back[2, 1] * y + back[2, 2]
             if w > 1e-12:
-                out[j, i, 0] = (back[0, 0] * x + back[0, 1] * y + back[0, 2]) / w
-                out[j, i, 1] = (back[1, 0] * x + back[1, 1] * y + back[1, 2]) / w
+                out[0, j, i] = (back[0, 0] * x + back[0, 1] * y + back[0, 2]) / w
+                out[1, j, i] = (back[1, 0] * x + back[1, 1] * y + back[1, 2]) / w
             else:
-                out[j, i, 0] = out[j, i, 1] = np.inf
+                out[0, j, i] = out[1, j, i] = np.inf
 
 
 @njit(cache=True, nogil=True)
 def _measure(sources: Floats, width: float, height: float, step: float, numbers: Floats) -> None:
-    """Measure the cells centred in the picture: covered share, visible share, least area, greatest stretch.
+    """Measure the cells centred in the picture: covered share, visible share, least area, and how far
+    apart pixels of a row and of a column are.
 
-    sources: (n + 1, n + 1, 2), the picture's points, in its pixels, behind the corners of the cells; these are `step`
+    sources: (2, n + 1, n + 1), the picture's points, in its pixels, behind the corners of the cells; these are `step`
     pixels of the image wide.
     """
-    n = sources.shape[0] - 1
-    covered, area, least, longest = 0, 0.0, np.inf, 0.0
+    (xs, ys), n = sources, sources.shape[1] - 1
+    covered, area, least, across, down = 0, 0.0, np.inf, 0.0, 0.0
     for j in range(n):
         for i in range(n):
-            ax, ay, bx, by = sources[j, i, 0], sources[j, i, 1], sources[j, i + 1, 0], sources[j, i + 1, 1]
-            cx, cy, dx, dy = (
-                sources[j + 1, i, 0],
-                sources[j + 1, i, 1],
-                sources[j + 1, i + 1, 0],
-                sources[j + 1, i + 1, 1],
-            )
+            ax, bx, cx, dx = xs[j, i], xs[j, i + 1], xs[j + 1, i], xs[j + 1, i + 1]
+            ay, by, cy, dy = ys[j, i], ys[j, i + 1], ys[j + 1, i], ys[j + 1, i + 1]
             x, y = (ax + bx + cx + dx) / 4, (ay + by + cy + dy) / 4
             if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
                 continue
@@ -223,13 +243,12 @@ def _measure(sources: Floats, width: float, height: float, step: float, numbers:
             second = (cx - dx) * (by - dy) - (cy - dy) * (bx - dx)
             area += (first + second) / 2
             least = min(least, first, second)
-            across = max((bx - ax) ** 2 + (by - ay) ** 2, (dx - cx) ** 2 + (dy - cy) ** 2)
-            down = max((cx - ax) ** 2 + (cy - ay) ** 2, (dx - bx) ** 2 + (dy - by) ** 2)
-            longest = max(longest, across, down)
+            across = max(across, (bx - ax) ** 2 + (by - ay) ** 2, (dx - cx) ** 2 + (dy - cy) ** 2)
+            down = max(down, (cx - ax) ** 2 + (cy - ay) ** 2, (dx - bx) ** 2 + (dy - by) ** 2)
     numbers[0] = covered / (n * n)
     numbers[1] = area / (width * height)
     numbers[2] = least
-    numbers[3] = math.sqrt(longest) / step
+    numbers[3], numbers[4] = math.sqrt(across) / step, math.sqrt(down) / step
 
 
 class Warp(ABC):
@@ -271,7 +290,7 @@ class _MatrixWarp(Warp):
 
     def metadata(self) -> Mapping[str, Any]:
         """eps, and the matrix from the picture's pixels to the image's."""
-        return {"eps": self.eps.tolist(), "matrix": self.matrix.tolist(), "fineness": self.extent.fineness}
+        return {"eps": self.eps.tolist(), "matrix": self.matrix.tolist(), "fineness": list(self.extent.fineness)}
 
 
 class Affine(_MatrixWarp):
@@ -309,16 +328,16 @@ class _MapWarp(Warp):
     numbers: Floats
 
     def _judge(self) -> Extent:
-        corners = np.linspace(-1.0, 1.0, LATTICE + 1)
-        sources = np.empty((LATTICE + 1, LATTICE + 1, 2))
-        type(self).bender(self.numbers, corners, 1.0, corners, sources)
+        corners = np.tile(np.linspace(-1.0, 1.0, LATTICE + 1), (2, 1))
+        sources = np.empty((2, LATTICE + 1, LATTICE + 1))
+        type(self).bender(self.numbers, corners, corners, 1.0, sources)
         return judge_map(sources)
 
     def apply(self, picture: Image) -> Image:
         """A picture through it, black where it comes from outside."""
-        places, pixels = pixel_places(self.size, self.extent.fineness)
-        sources = np.empty((len(places), len(places), 2), np.float32)
-        type(self).bender(self.numbers, places, self.size / 2, pixels, sources)
+        xs, ys = (pixel_places(self.size, samples) for samples in self.extent.fineness)
+        sources = np.empty((2, ys.shape[1], xs.shape[1]), np.float32)
+        type(self).bender(self.numbers, xs, ys, self.size / 2, sources)
         return warp_map(picture, sources, self.size)
 
 
@@ -339,7 +358,7 @@ class Polynomial(_MapWarp):
 
     def metadata(self) -> Mapping[str, Any]:
         """coefficients: of 1, x, y, x x, x y, y y, in the frame, for x and for y; added to the identity."""
-        return {"coefficients": self.numbers.tolist(), "fineness": self.extent.fineness}
+        return {"coefficients": self.numbers.tolist(), "fineness": list(self.extent.fineness)}
 
 
 class Elastic(_MapWarp):
@@ -360,36 +379,40 @@ class Elastic(_MapWarp):
 
     def metadata(self) -> Mapping[str, Any]:
         """nodes: how far the control points are moved, row by row, x and y, in the frame."""
-        return {"nodes": self.numbers.tolist(), "fineness": self.extent.fineness}
+        return {"nodes": self.numbers.tolist(), "fineness": list(self.extent.fineness)}
 
 
-def warp_matrix(picture: Image, matrix: Floats, size: int, fineness: int = 1, *, extend: bool = False) -> Image:
-    """A picture through a matrix: (size, size), linear between its pixels, `fineness`^2 samples a pixel, black outside.
+def warp_matrix(
+    picture: Image, matrix: Floats, size: int, fineness: tuple[int, int] = (1, 1), *, extend: bool = False
+) -> Image:
+    """A picture through a matrix: (size, size), linear between its pixels, black outside.
 
+    fineness: samples of a pixel along a row and along a column, of which it is the mean.
     extend: its border pixels go on outside instead.
     """
-    cv2 = opencv()
-    fine = np.array([[fineness, 0, (fineness - 1) / 2], [0, fineness, (fineness - 1) / 2], [0, 0, 1]]) @ matrix
+    (x, y), cv2 = fineness, opencv()
+    fine = product(np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]]), matrix)
     border = cv2.BORDER_REPLICATE if extend else cv2.BORDER_CONSTANT
-    wanted = (size * fineness, size * fineness)
+    wanted = (size * x, size * y)
     warped = cv2.warpPerspective(picture, fine, wanted, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=0)
-    return _mean(warped, size, fineness)
+    return _mean(warped, size)
 
 
 def warp_map(picture: Image, sources: npt.NDArray[np.float32], size: int) -> Image:
-    """A picture through a map in its pixels, (n, n, 2) float32 with n a multiple of size; the rest as `warp_matrix`."""
+    """A picture through a map in its pixels, (2, m, n) float32, m and n multiples of size; else `warp_matrix`."""
     cv2 = opencv()
-    warped = cv2.remap(picture, sources, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    return _mean(warped, size, len(sources) // size)
+    warped = cv2.remap(picture, *sources, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    return _mean(warped, size)
 
 
-def pixel_places(size: int, fineness: int = 1) -> tuple[Floats, Floats]:
-    """Where the samples of an image lie along an axis, (size * fineness,): in the frame, and in pixels."""
+def pixel_places(size: int, fineness: int = 1) -> Floats:
+    """Where the samples of an image lie along an axis, (2, size * fineness): in the frame, and in pixels."""
     pixels = (np.arange(size * fineness) + 0.5) / fineness - 0.5
-    return (2 * pixels + 1) / size - 1, pixels
+    return np.stack([(2 * pixels + 1) / size - 1, pixels])
 
 
-def _mean(fine: Image, size: int, fineness: int) -> Image:
+def _mean(fine: Image, size: int) -> Image:
     cv2 = opencv()
-    image: Image = fine if fineness == 1 else cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA)
+    whole = fine.shape[:2] == (size, size)
+    image: Image = fine if whole else cv2.resize(fine, (size, size), interpolation=cv2.INTER_AREA)
     return image
