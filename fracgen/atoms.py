@@ -4,8 +4,8 @@ Float64 in the published order, and float32 within the noise; no fused multiply-
 come from one SplitMix64 stream, each from the place that is its own: 0 and 1 are the centre's x and y; then, for each
 orbit of V vertices, 1 is the gray, V are the noises of x and V those of y.
 
-An image at the published ranges takes 1.7 ms on average (one core of an EPYC 7003). 130,000 noises are a third of it;
-the rest is 63,000 lines, of which 40,000 are within the canvas, 9 pixels each.
+An image at the published ranges takes 1.7 ms on average (one core of an EPYC 7003). 120,000 noises are a third of it;
+the rest is 60,000 lines, of which 40,000 are within the canvas, 9 pixels each.
 """
 
 from functools import partial

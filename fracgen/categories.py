@@ -3,7 +3,11 @@
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +15,15 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from fracgen.draw import check_range
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
 from fracgen.stored import Stored
 from shards.errors import UsageError
+from shards.manifest import MANIFEST
+
+MAX_CATEGORIES = 1_000_000
+_OLD_SECONDS = 60
+_TEMPORARY = re.compile(r"\.\d{5,}\.csv\.[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -72,15 +82,24 @@ class Categories(Stored):
 def load_categories(folder: Path, *, count: int | None = None) -> Categories:
     """Read a folder of published category files, `00000.csv` and on; they may lie in folders below it.
 
-    count: how many, from 0; all by default. Files that are no CSV are passed over.
+    A rendered folder of FractalDB or OFDB gives its own. count: how many, from 0; all by default. Files that are no CSV
+    are passed over.
     Raises UsageError with the file or the number: a name that is no number, a number that is missing or there twice,
     a file that is malformed, or fewer than `count`.
     """
+    if count is not None:
+        check_range("categories", count, 1, MAX_CATEGORIES)
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; give one with category files 00000.csv, 00001.csv ...")
+        what = "is a file" if folder.exists() else "no such folder"
+        raise UsageError(f"{folder}: {what}; give a folder with category files 00000.csv, 00001.csv ...")
+    if (folder / MANIFEST).is_file() and (folder / Categories.FILE).is_file():
+        systems = Categories.from_bytes((folder / Categories.FILE).read_bytes()).systems
+        if count is not None and count > len(systems):
+            raise UsageError(f"{folder}: holds {len(systems)} categories, {count} are asked for; lower --categories")
+        return Categories(systems[:count])
     files: dict[int, Path] = {}
-    for path in sorted(folder.rglob("*.csv")):
-        if (number := _number(path)) is None:
+    for path in _csv_files(folder):
+        if not path.is_file() or (number := _number(path)) is None:
             raise UsageError(f"{path}: a category file is named by its number, as 00000.csv; move this one away")
         if number in files:
             raise UsageError(f"{path}: category {number} is there twice; the other is {files[number]}")
@@ -98,6 +117,16 @@ def load_categories(folder: Path, *, count: int | None = None) -> Categories:
     return Categories(tuple(load_ifs(files[number]) for number in range(wanted)))
 
 
+def _csv_files(folder: Path) -> list[Path]:
+    """All that end in .csv, however it is written, in a folder and those below it, links to folders included."""
+    found, seen = [], {os.path.realpath(folder)}
+    for where, folders, files in os.walk(folder, followlinks=True):
+        found += [Path(where, name) for name in [*files, *folders] if name.lower().endswith(".csv")]
+        folders[:] = [name for name in folders if os.path.realpath(Path(where, name)) not in seen]
+        seen |= {os.path.realpath(Path(where, name)) for name in folders}
+    return sorted(found)
+
+
 def _number(path: Path) -> int | None:
     """The number that names a category file, if it is one."""
     named = path.stem.isascii() and path.stem.isdecimal() and len(path.stem) < 10
@@ -110,22 +139,39 @@ def write_categories(categories: Categories, folder: Path) -> None:
     Raises UsageError, and writes nothing, where the folder holds another category of the same number or other files.
     """
     files = dict(category_files(categories.systems))
+    check_category_folder(folder, files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            if path.name.startswith(".") and path.name.endswith(".tmp"):
-                path.unlink()
-            elif not path.is_file() or path.suffix != ".csv" or (number := _number(path)) is None:
-                raise UsageError(f"{path}: is no category file; name a folder of its own")
-            elif path.name != (name := f"{number:05d}.csv") or path.read_bytes() != files.get(name, path.read_bytes()):
-                raise UsageError(f"{path}: is another category, or otherwise named; name another folder")
         for name, data in files.items():
             if not (folder / name).exists():
-                temporary = folder / f".{name}.tmp"
+                temporary = folder / f".{name}.{secrets.token_hex(4)}.tmp"
                 temporary.write_bytes(data)
                 temporary.replace(folder / name)
+        for path in folder.iterdir():  # left by a run that was killed; a young one may be of a run that is on
+            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _OLD_SECONDS:
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def check_category_folder(folder: Path, files: Mapping[str, bytes] | None = None) -> None:
+    """Raises UsageError where category files cannot be written to a folder: it holds others, or is none.
+
+    files: what is to be written, by name. What a run that was killed left half written is passed over.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: is a file; name a folder")
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            continue
+        if not path.is_file() or path.suffix != ".csv" or (number := _number(path)) is None:
+            raise UsageError(f"{path}: is no category file; name a folder of its own")
+        if path.name != (name := f"{number:05d}.csv"):
+            raise UsageError(f"{path}: is another category, or should be named {name}; name another folder")
+        if files and path.read_bytes() != files.get(name, path.read_bytes()):
+            raise UsageError(f"{path}: is another category; name another folder")
 
 
 def category_files(systems: Sequence[IFS]) -> Iterator[tuple[str, bytes]]:

@@ -2,19 +2,20 @@
 
 import contextlib
 import logging
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor, Future, InvalidStateError
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, InvalidStateError
 from typing import Any
 
-from shards.errors import DataError, UsageError
+from shards.errors import DataError, FracgenError, UsageError
 
 CONNECT_SECONDS = 10
 PATIENCE_SECONDS = 300
 """How long a cluster may be without a worker, at the start too, before a run gives up."""
-_LOOK_SECONDS = 2
+_LOOK_SECONDS, _TELL_SECONDS = 1, 4
 
 
 @contextlib.contextmanager
@@ -29,6 +30,8 @@ def connect(address: str, *, patience: float = PATIENCE_SECONDS) -> Iterator[Exe
         from distributed.scheduler import KilledWorker
     except ImportError:
         raise UsageError("--scheduler needs dask.distributed, which is not here: pip install 'fracgen[dask]'") from None
+    if not re.fullmatch(r"\w+://\S+|[^\s:/]+:\d+", address):
+        raise UsageError(f"--scheduler {address!r}: no address; `dask scheduler` prints one, as tcp://host:8786")
     for name in [name for name in logging.root.manager.loggerDict if name.startswith(("distributed", "tornado"))]:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what goes wrong is told in one line of ours
     try:
@@ -38,6 +41,13 @@ def connect(address: str, *, patience: float = PATIENCE_SECONDS) -> Iterator[Exe
             f"--scheduler {address}: no Dask scheduler can be reached there ({type(error).__name__}); "
             "`dask scheduler` prints its address, as tcp://host:8786"
         ) from None
+    try:
+        for worker, failed in client.run(exec, "from fracgen import generate", on_error="return").items():
+            if failed is not None:
+                raise UsageError(f"worker {worker} cannot import fracgen ({failed}); install it there, too")
+    except BaseException:
+        client.close(timeout=CONNECT_SECONDS)
+        raise
     executor = _Watched(client.get_executor(pure=False), lambda: len(client.nthreads()), patience)
     try:
         yield executor
@@ -78,23 +88,26 @@ class _Watched(Executor):
 
     def _watch(self) -> None:
         alone_since: float | None = None
+        told = False
         while not self._stopped.wait(_LOOK_SECONDS):
             with contextlib.suppress(Exception):  # the scheduler is busy, or has gone: then the work fails by itself
-                if self._count_workers():
-                    alone_since = None
-                elif alone_since is None:
-                    alone_since = time.monotonic()
-                    print(
-                        f"fracgen: the cluster has no workers; waiting {self._patience:g} s for some", file=sys.stderr
-                    )
-                elif time.monotonic() - alone_since > self._patience:
+                if not self._pending or self._count_workers():
+                    alone_since, told = None, False
+                    continue
+                now = time.monotonic()
+                alone_since = now if alone_since is None else alone_since
+                if not told and now - alone_since >= min(_TELL_SECONDS, self._patience):
+                    told = True
+                    message = f"the cluster has no workers; waiting {self._patience:g} s for some"
+                    print(f"fracgen: {message}", file=sys.stderr)
+                if now - alone_since > self._patience:
                     self._fail()
                     return
 
     def _fail(self) -> None:
         error = DataError(
             f"the cluster has had no workers for {self._patience:g} s; the finished shards are kept, "
-            "start some and run the same again"
+            "start some and run the same again (where they left, their logs say why)"
         )
         for future in list(self._pending):
             with contextlib.suppress(InvalidStateError):  # done meanwhile
@@ -107,6 +120,7 @@ def _pass_on(done: Future[Any], outer: Future[Any]) -> None:
         if done.cancelled():
             outer.set_exception(CancelledError())
         elif error := done.exception():
-            outer.set_exception(error)
+            told = isinstance(error, FracgenError | OSError | BrokenExecutor) or type(error).__name__ == "KilledWorker"
+            outer.set_exception(error if told else DataError(f"a worker failed ({type(error).__name__}: {error})"))
         else:
             outer.set_result(done.result())

@@ -6,11 +6,16 @@ import inspect
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from shards.errors import DataError, FracgenError, UsageError
+
+if TYPE_CHECKING:
+    from fracgen.categories import Categories as FoundCategories
+    from fracgen.recipe import Recipe
+    from fracgen.search import Search
 
 
 class InterruptError(FracgenError):
@@ -28,10 +33,12 @@ Workers = Annotated[int | None, typer.Option(help="Threads.  [default: all cores
 # What every recipe may have. None stands for the recipe's own default, so that a recipe file's value is not overridden.
 Classes = Annotated[int | None, typer.Option(help="Number of classes.  [default: 1000]")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything that is drawn.  [default: 0]")]
+MaskSeed = Annotated[int | None, typer.Option(help="Seed of the patch masks; categories have their own.  [default: 0]")]
 Size = Annotated[int | None, typer.Option(help="Image width and height in pixels.  [default: 512]")]
 Size362 = Annotated[int | None, typer.Option(help="Image width and height in pixels.  [default: 362]")]
 Pad = Annotated[int | None, typer.Option(help="Border in pixels.  [default: 6]")]
 Points = Annotated[int | None, typer.Option(help="Points of an orbit.  [default: 100000]")]
+CloudPoints = Annotated[int | None, typer.Option(help="Points of a cloud.  [default: 100000]")]
 Points200 = Annotated[int | None, typer.Option(help="Points of an orbit.  [default: 200000]")]
 Draw = Annotated[DrawOption | None, typer.Option(help="3 x 3 patches or single pixels.  [default: patch]")]
 Color = Annotated[ColorOption | None, typer.Option(help="Gray, or hue by point.  [default: gray]")]
@@ -83,16 +90,21 @@ def _with_output(command: Callable[..., None]) -> Callable[..., None]:
     return with_output
 
 
-baseline = typer.Typer(
-    help="Render what 1p-frac is compared with: FractalDB, OFDB, VisualAtom, noise.", rich_markup_mode=None
-)
+baseline = typer.Typer(rich_markup_mode=None)
+
+
+@baseline.callback(invoke_without_command=True)
+def _baselines(context: typer.Context) -> None:
+    """Render what 1p-frac is compared with: FractalDB, OFDB, VisualAtom, noise."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command()(render)
     app.command()(photo)
-    app.add_typer(baseline, name="baseline", no_args_is_help=True)
+    app.add_typer(baseline, name="baseline")
     for command in (search, merge):
         app.command()(command)
 
@@ -171,7 +183,7 @@ def fractaldb(
     draw: Draw = None,
     color: Color = None,
     patch: Patch = None,
-    seed: Seed = None,
+    seed: MaskSeed = None,
     categories_from: CategoriesFrom = None,
 ) -> None:
     """Render FractalDB: categories x 25 weight vectors x instances x 4 flips; 1000 x 1000 images by default."""
@@ -193,7 +205,7 @@ def ofdb(
     draw: Draw = None,
     color: Color = None,
     patch: Patch = None,
-    seed: Seed = None,
+    seed: MaskSeed = None,
     categories_from: CategoriesFrom = None,
 ) -> None:
     """Render OFDB: one image a category of FractalDB."""
@@ -239,7 +251,7 @@ def noise(
     classes: Classes = None,
     size: Size = None,
     pad: Pad = None,
-    points: Points = None,
+    points: CloudPoints = None,
     std: Annotated[
         float | None, typer.Option(help="Of the Gaussian, as a share of the width or the levels.  [default: 0.125]")
     ] = None,
@@ -337,23 +349,40 @@ def search(
     Run it again after any interruption, or for more categories: it goes on.
     """
     from fracgen import report
-    from fracgen.categories import write_categories
-    from fracgen.machine import cache_folder, num_cores
-    from fracgen.search import Search, find_categories
+    from fracgen.categories import check_category_folder, write_categories
+    from fracgen.search import Search
 
-    wanted, cache = Search(seed=seed, min_fill=min_fill), cache_folder()
+    wanted = Search(seed=seed, min_fill=min_fill)
+    if out is not None:
+        check_category_folder(out)
+    found, provenance, kept = _search(wanted, categories, workers, quiet=as_json)
+    if out is not None:
+        write_categories(found, out)
+    report.searched(len(found), provenance, out, kept=kept, as_json=as_json)
+
+
+def _search(
+    wanted: "Search", count: int, workers: int | None, *, quiet: bool
+) -> tuple["FoundCategories", dict[str, Any], bool]:
+    """Search with a progress bar: the categories, their provenance, and whether they are kept for the next time."""
+    from fracgen import report
+    from fracgen.machine import cache_folder, num_cores
+    from fracgen.search import find_categories
+
+    cache = cache_folder()
     try:
-        with report.SearchProgress(categories, enabled=not as_json) as progress:
+        with report.SearchProgress(count, enabled=not quiet) as progress:
             found, provenance = find_categories(
-                categories, wanted, workers=workers or num_cores(), cache=cache, on_progress=progress.advance
+                count, wanted, workers=workers or num_cores(), cache=cache, on_progress=progress.advance
             )
-        if not wanted.is_cached(cache):
-            report.warn(f"{cache}: cannot be written, so the next search begins anew; set FRACGEN_CACHE")
-        if out is not None:
-            write_categories(found, out)
     except KeyboardInterrupt:
-        raise InterruptError("interrupted; what was found is kept; run the same command to go on") from None
-    report.searched(len(found), provenance, out, as_json=as_json)
+        kept_so_far = (
+            "what was found is kept" if wanted.is_cached(cache) else "nothing was found yet, or it cannot be kept"
+        )
+        raise InterruptError(f"interrupted; {kept_so_far}; run the same command to go on") from None
+    if not (kept := wanted.is_cached(cache)):
+        report.warn(f"{cache}: cannot be written, so the next search begins anew; set FRACGEN_CACHE")
+    return found, provenance, kept
 
 
 def merge(
@@ -412,17 +441,13 @@ def _render(context: typer.Context, name: str | None = None, **given: Any) -> No
         wanted = load_recipe(words["recipe_file"], options, name=name)
     else:
         wanted = from_dict({"recipe": name, **options} if name else options)
-    with _telling(words["out"]) as folder:
-        with report.status(f"resolving the recipe of {wanted.NAME}"):
-            resolved, provenance = wanted.resolve()
+    with _telling(words["out"]) as folder, _executor(words["scheduler"], words["workers"]) as (executor, where):
+        resolved, provenance = _resolve(wanted, words["workers"], quiet=words["as_json"])
         folder.append(words["out"] or report.default_folder(resolved))
         for warning in resolved.warnings(provenance):
             report.warn(warning)
         layout = plan(resolved, num_shards=words["shards"], png_bits=words["png_bits"], keep_metadata=words["metadata"])
-        with (
-            _executor(words["scheduler"], words["workers"]) as (executor, where),
-            report.Progress(layout, part, enabled=not words["as_json"]) as progress,
-        ):
+        with report.Progress(layout, part, enabled=not words["as_json"]) as progress:
             result = write_shards(
                 resolved,
                 folder[-1],
@@ -434,6 +459,18 @@ def _render(context: typer.Context, name: str | None = None, **given: Any) -> No
                 on_shard=progress.advance,
             )
     report.rendered(result, where=where, as_json=words["as_json"])
+
+
+def _resolve(wanted: "Recipe", workers: int | None, *, quiet: bool) -> tuple["Recipe", dict[str, Any]]:
+    from fracgen import report
+    from fracgen.fractaldb import CategoryRecipe
+    from fracgen.search import Search
+
+    if isinstance(wanted, CategoryRecipe) and wanted.systems is None:
+        found, provenance, _ = _search(Search(), wanted.categories, workers, quiet=quiet)
+        return wanted.with_found(found, provenance)
+    with report.status(f"resolving the recipe of {wanted.NAME}"):
+        return wanted.resolve()
 
 
 @contextlib.contextmanager
@@ -466,9 +503,10 @@ def _telling(out: Path | None) -> Iterator[list[Path]]:
     except KeyboardInterrupt:
         _interrupted(folders)
     except OSError as error:
-        reason = error.strerror or str(error)
-        where = folders[-1] if folders else "here"
-        raise DataError(f"{where}: {reason}; finished shards are kept, run the same command to go on") from error
+        where = error.filename or (folders[-1] if folders else "here")
+        raise DataError(
+            f"{where}: {error.strerror or error}; finished shards are kept, run the same command to go on"
+        ) from error
 
 
 def _interrupted(folders: list[Path]) -> NoReturn:

@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from fracgen.categories import Categories
+from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range
 from fracgen.ifs import Floats, maps_from_rows
 from fracgen.machine import cache_folder, num_cores
 from fracgen.recipe import DrawnRecipe, spread
 from fracgen.rng import MAX_SEED, stream_key
-from fracgen.search import MAX_CATEGORIES, find_categories
+from fracgen.search import find_categories
 from shards.errors import DataError, UsageError
 from shards.sample import Image, Sample
 
@@ -41,7 +41,7 @@ def weight_vectors(step: float) -> Floats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CategoryRecipe(DrawnRecipe):
+class CategoryRecipe(DrawnRecipe):
     """What FractalDB and OFDB share: a category is a class, drawn in one style.
 
     categories: number of classes. seed: of the random patch masks. size, pad: in pixels. points: length T of the orbit.
@@ -64,8 +64,9 @@ class _CategoryRecipe(DrawnRecipe):
         check_range("seed", self.seed, 0, MAX_SEED)
         if self.systems is not None:
             if len(self.systems) < self.categories:
-                raise UsageError(f"categories {self.categories}: only {len(self.systems)} are given")
-            object.__setattr__(self, "systems", Categories(self.systems.systems[: self.categories]))
+                raise UsageError(f"categories {self.categories}: only {len(self.systems)} are given; lower it")
+            if len(self.systems) > self.categories:
+                object.__setattr__(self, "systems", Categories(self.systems.systems[: self.categories]))
         _ = self.style
 
     @property
@@ -87,7 +88,10 @@ class _CategoryRecipe(DrawnRecipe):
         """The recipe with its categories, searched where they are not given, and what the search took."""
         if self.systems is not None:
             return self, {"categories": "given"}
-        systems, provenance = find_categories(self.categories, workers=num_cores(), cache=cache_folder())
+        return self.with_found(*find_categories(self.categories, workers=num_cores(), cache=cache_folder()))
+
+    def with_found(self, systems: Categories, provenance: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The resolved recipe, and its provenance, from what `search.find_categories` found."""
         return replace(self, systems=systems), {"categories": "searched", **provenance}
 
     def system(self, category: int) -> tuple[Floats, Floats]:
@@ -106,7 +110,7 @@ class _CategoryRecipe(DrawnRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FractalDB(_CategoryRecipe):
+class FractalDB(CategoryRecipe):
     """The recipe of FractalDB: categories x 25 weight vectors x instances x 4 flips.
 
     instances: drawings of each weight vector, with random masks of their own. weights: step of the weight vectors.
@@ -191,7 +195,7 @@ class FractalDB(_CategoryRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OFDB(_CategoryRecipe):
+class OFDB(CategoryRecipe):
     """The recipe of OFDB: one image a category, which is the system as it is.
 
     weights: "identity", the system that passed the search's fill test; or "published", vector 0 of FractalDB's weights,

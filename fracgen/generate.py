@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -19,13 +19,13 @@ from typing import Any
 
 from fracgen.machine import num_cores
 from fracgen.preview import contact_sheet
-from fracgen.recipes import Recipe, from_dict, inputs, recipe_hash, to_dict
+from fracgen.recipes import RECIPES, Recipe, from_dict, inputs, recipe_hash, to_dict
 from shards.errors import DataError, UsageError
-from shards.folder import FolderWriter, commit_shard, num_parts, read_plan
+from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, Part, default_num_shards
 from shards.manifest import MANIFEST, ImageFormat, Manifest, ShardRecord, load_manifest, sidecars
+from shards.plan import Plan, is_there, num_parts, read_plan, read_record
 from shards.sample import Sample
-from shards.typed import parse
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
 """The packages whose version can change a byte of any folder."""
@@ -52,10 +52,10 @@ class Result:
     seconds: float
 
 
-def versions(recipe: Recipe | None = None) -> dict[str, str]:
-    """The versions of what determines the bytes of a folder; of this recipe's, if one is given."""
-    own = recipe.versions() if recipe is not None else {}
-    return {**{name: metadata.version(name) for name in _VERSIONED}, **own}
+def versions(name: str = "") -> dict[str, str]:
+    """The versions of what determines the bytes of a folder; of the recipe of this name, if there is one."""
+    own = RECIPES[name].versions() if name in RECIPES else {}
+    return {**{package: metadata.version(package) for package in _VERSIONED}, **own}
 
 
 def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: int = 8, keep_metadata: bool = True) -> Layout:
@@ -101,8 +101,8 @@ def write_shards(
     shards that are committed by then stay, and the same call goes on from there.
     """
     folder, layout, started = Path(folder), layout or plan(recipe), time.perf_counter()
-    work = _plan_of(recipe, layout, provenance or {})
-    with FolderWriter(folder, work, inputs=inputs(recipe), part=part, any_versions=any_versions) as writer:
+    work = replace(plan_of(recipe, layout, provenance), any_versions=any_versions)
+    with FolderWriter(folder, work, inputs=inputs(recipe), part=part) as writer:
         for record in writer.records.values():
             if on_shard:
                 on_shard(record)
@@ -118,7 +118,7 @@ def write_shards(
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
             if part is None:
-                _finish(writer, recipe, work, preview)
+                _finish(writer, recipe, preview)
         return Result(
             folder=folder,
             manifest=writer.manifest,
@@ -135,32 +135,53 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
     holds no shards, a part is being written, or other versions began it.
     """
     folder, started = Path(folder), time.perf_counter()
-    if (folder / MANIFEST).exists():
-        manifest = load_manifest(folder)
-        work: dict[str, Any] = {"recipe": dict(manifest.recipe), "provenance": dict(manifest.provenance)}
-        work |= {"recipe_hash": manifest.recipe_hash, "layout": manifest.layout.to_dict()}
-    else:
-        work = read_plan(folder)
+    work = _plan_there(folder)
+    work = replace(work, versions=versions(str(work.recipe.get("recipe"))), any_versions=any_versions)
     try:
-        recipe = from_dict(work["recipe"], folder)
-    except (UsageError, KeyError) as error:
-        raise DataError(f"{folder}: its plan is damaged ({error})") from error
-    work = {**work, "versions": versions(recipe)}
-    count = num_parts(folder)
-    with FolderWriter(folder, work, any_versions=any_versions) as writer:
-        if missing := writer.missing():
-            raise DataError(_missing_shards(folder, missing, count))
+        recipe = from_dict(work.recipe, folder)
+    except UsageError as error:
+        raise DataError(f"{folder}: its plan is damaged ({error}); run the command that made it again") from error
+    if recipe_hash(recipe) != work.recipe_hash:
+        raise DataError(f"{folder}: its recipe does not have the hash that is stated for it; run the command again")
+    with FolderWriter(folder, work) as writer:
+        if missing := writer.missing():  # they were there a moment ago
+            raise DataError(_missing_shards(folder, missing, num_parts(folder)))
         if writer.manifest is None:
-            _finish(writer, recipe, work, contact_sheet(recipe.preview()))
+            _finish(writer, recipe, contact_sheet(recipe.preview()))
         assert writer.manifest is not None
-        seconds = time.perf_counter() - started
         return Result(
             folder=folder,
             manifest=writer.manifest,
             num_samples=writer.manifest.num_samples,
             new_samples=0,
-            seconds=seconds,
+            seconds=time.perf_counter() - started,
         )
+
+
+def _plan_there(folder: Path) -> Plan:
+    """The plan of a folder, finished or not, of which all shards are there. Raises as `merge`."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    found: Plan | None
+    if (folder / MANIFEST).exists():
+        manifest = load_manifest(folder)
+        found = Plan(
+            recipe=manifest.recipe,
+            recipe_hash=manifest.recipe_hash,
+            provenance=manifest.provenance,
+            layout=manifest.layout,
+            versions=manifest.versions,
+        )
+        there = {shard for shard, record in enumerate(manifest.shards) if is_there(folder, record)}
+    else:
+        found, there = read_plan(folder), set()
+    if found is None:
+        raise UsageError(f"{folder}: holds no unfinished shards")
+    layout = found.layout
+    shards = [shard for shard in range(layout.num_shards) if shard not in there]
+    if missing := [shard for shard in shards if read_record(folder, layout, shard) is None]:
+        raise DataError(_missing_shards(folder, missing, num_parts(folder)))
+    return found
 
 
 def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:
@@ -173,14 +194,15 @@ def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:
     return f"{message}; render part{'s' if len(parts) > 1 else ''} {named} again"
 
 
-def _plan_of(recipe: Recipe, layout: Layout, provenance: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "recipe": to_dict(recipe),
-        "recipe_hash": recipe_hash(recipe),
-        "provenance": provenance,
-        "layout": layout.to_dict(),
-        "versions": versions(recipe),
-    }
+def plan_of(recipe: Recipe, layout: Layout, provenance: Mapping[str, Any] | None = None) -> Plan:
+    """What is written when a resolved recipe is rendered here."""
+    return Plan(
+        recipe=to_dict(recipe),
+        recipe_hash=recipe_hash(recipe),
+        provenance=provenance or {},
+        layout=layout,
+        versions=versions(recipe.NAME),
+    )
 
 
 def _render_missing(
@@ -220,14 +242,17 @@ def _job(folder: Path, token: str) -> tuple[Recipe, Layout]:
     with _jobs_lock:
         if (job := _jobs.get(token)) is not None:
             return job
-    try:
-        work = read_plan(folder)
-    except UsageError:
-        raise DataError(f"{folder}: a worker cannot see it; all must have the folder under this path") from None
-    recipe = from_dict(work["recipe"], folder)
-    if work["versions"] != (ours := versions(recipe)) and not work["any_versions"]:
-        raise DataError(f"a worker has other versions ({ours}) than the run ({work['versions']}); make them equal")
-    return _remember(token, (recipe, parse(Layout, work["layout"])))
+    work = read_plan(folder, f"run-{token}")
+    if work is None:
+        unseen = "a worker cannot see it; all must have the folder under this path"
+        why = "the run has ended" if folder.is_dir() else unseen
+        raise DataError(f"{folder}: {why}")
+    if work.versions != (ours := versions(str(work.recipe.get("recipe")))) and not work.any_versions:
+        raise DataError(f"a worker has other versions ({ours}) than the run ({work.versions}); make them equal")
+    recipe = from_dict(work.recipe, folder)
+    if recipe_hash(recipe) != work.recipe_hash:
+        raise DataError(f"{folder}: a worker reads another recipe than the run has; make their fracgen equal")
+    return _remember(token, (recipe, work.layout))
 
 
 def _remember(token: str, job: tuple[Recipe, Layout]) -> tuple[Recipe, Layout]:
@@ -245,18 +270,19 @@ def _until_cancelled(recipe: Recipe, layout: Layout, shard: int, token: str) -> 
         yield sample
 
 
-def _finish(writer: FolderWriter, recipe: Recipe, work: dict[str, Any], preview: bytes) -> None:
+def _finish(writer: FolderWriter, recipe: Recipe, preview: bytes) -> None:
     """Write the sidecars and the manifest."""
     height, width, *channels = recipe.image_shape
+    work = writer.plan
     manifest = Manifest(
-        recipe=work["recipe"],
-        recipe_hash=work["recipe_hash"],
-        provenance=work["provenance"],
-        layout=writer.layout,
-        versions=work["versions"],
+        recipe=work.recipe,
+        recipe_hash=work.recipe_hash,
+        provenance=work.provenance,
+        layout=work.layout,
+        versions=work.versions,
         class_names=recipe.class_names,
         image=ImageFormat(extension="png", width=width, height=height, mode="RGB" if channels else "L"),
-        shards=tuple(writer.records[shard] for shard in range(writer.layout.num_shards)),
+        shards=tuple(writer.records[shard] for shard in range(work.layout.num_shards)),
         files={},
     )
     files = {**inputs(recipe), **sidecars(manifest), "preview.png": preview}

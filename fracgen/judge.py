@@ -6,7 +6,7 @@ only the first word of a pair decides about a map (but for one point in a thousa
 vector instructions over a buffer: a third of numpy's time. Words are kept as the recurrence gives them
 ("raw") and are tempered when they are read.
 
-Orbits are traced twice, block by block, rather than kept: that is twice as fast.
+Orbits are traced twice, block by block, rather than kept, as four of them would not stay in the nearest cache.
 """
 
 import numpy as np
@@ -130,7 +130,7 @@ def choose(words: Words, limits: Floats, table: npt.NDArray[np.uint8], choices: 
 def trace_four(coefficients: Floats, choices: npt.NDArray[np.uint8], place: Floats, xs: Floats, ys: Floats) -> None:
     """Go on with the orbits of four systems, as `chaos.trace_pair` traces two.
 
-    coefficients: (4, 64), a ROW for each map; the row after the last is the identity, so that the point stays.
+    coefficients: (4, 64), a ROW for each map; the row after the last is the identity: a finite point stays.
     choices: (4, n), multiples of ROW. place: (4, 2), where they are; updated. xs, ys: (4, n), filled with the points
     after each step.
     """

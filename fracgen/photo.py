@@ -141,7 +141,8 @@ class Photo(Recipe):
         """Edges are white, and gray where they are warped."""
         return False
 
-    def versions(self) -> Mapping[str, str]:
+    @classmethod
+    def versions(cls) -> Mapping[str, str]:
         """Of OpenCV: edges differ between its builds."""
         return opencv_version()
 

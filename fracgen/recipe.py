@@ -59,7 +59,8 @@ class Recipe(ABC):
         """The recipe with all that needed searching or reading, and its provenance."""
         return self, {}
 
-    def versions(self) -> Mapping[str, str]:
+    @classmethod
+    def versions(cls) -> Mapping[str, str]:
         """Of what else can change a byte of this data set, beside the packages that all of them need."""
         return {}
 

@@ -24,8 +24,8 @@ from fracgen.recipe import Recipe as Recipe
 from fracgen.stored import Stored
 from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
-from shards.folder import read_input
-from shards.manifest import FORMAT, MANIFEST, hash_json
+from shards.manifest import FORMAT, MANIFEST, hash_json, load_manifest
+from shards.plan import read_input
 
 RECIPES: Mapping[str, type[Recipe]] = {
     kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom, Noise, Photo)
@@ -49,8 +49,9 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
     for key, value in values.items():
         field = str(key).replace("-", "_")
         if field not in types:
+            known = [name for name, kind in types.items() if _stored(kind) is None]  # a file holds the others
             raise UsageError(
-                f"unknown key {reprlib.repr(key)}{_nearest(field, types)}; a {name} recipe has {', '.join(types)}"
+                f"unknown key {reprlib.repr(key)}{_nearest(field, known)}; a recipe of {name} has {', '.join(known)}"
             )
         if field in checked:
             raise UsageError(f"key {key!r} is given twice")
@@ -65,10 +66,10 @@ def _check_type(name: str, value: Any, expected: Any) -> Any:
         if value is None:
             return None
         (expected,) = (kind for kind in kinds if kind is not type(None))
-    if isinstance(expected, type) and issubclass(expected, Stored):
-        if isinstance(value, expected):
+    if (stored := _stored(expected)) is not None:
+        if isinstance(value, stored):
             return value
-        raise UsageError(f"{name} {reprlib.repr(value)}: must be left out; {expected.OPTION}")
+        raise UsageError(f"{name} {reprlib.repr(value)}: must be left out; {stored.OPTION}")
     if expected is IFS:
         return value if isinstance(value, IFS) else IFS.from_dict(value)
     if typing.get_origin(expected) is tuple:
@@ -88,6 +89,12 @@ def _check_type(name: str, value: Any, expected: Any) -> Any:
         kind = {int: "a whole number", float: "a number", str: "text"}[expected]
         raise UsageError(f"{name} {reprlib.repr(value)}: must be {kind}")
     return value
+
+
+def _stored(kind: Any) -> type[Stored] | None:
+    """The type that a file of its own holds, where a field has it."""
+    kinds = [part for part in (kind, *typing.get_args(kind)) if isinstance(part, type) and issubclass(part, Stored)]
+    return kinds[0] if kinds else None
 
 
 def _nearest(word: str, words: Iterable[str]) -> str:
@@ -183,6 +190,8 @@ def load_values(path: Path) -> dict[str, Any]:
 
     Raises UsageError with the file.
     """
+    if path.is_dir() and not (path / MANIFEST).exists():
+        load_manifest(path)  # says what the folder is instead
     path = path / MANIFEST if path.is_dir() else path
     text = read_text(path)
     try:
@@ -200,11 +209,12 @@ def load_values(path: Path) -> dict[str, Any]:
     return values
 
 
-def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None, *, name: str | None = None) -> Recipe:
+def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, *, name: str | None = None) -> Recipe:
     """The recipe that a YAML file holds; `overrides` win.
 
     name: which recipe it must be, if not any. Raises UsageError with the file, key and value.
     """
+    path = Path(path)
     values, overrides = load_values(path), overrides or {}
     if name is not None and values.setdefault("recipe", name) != name:
         raise UsageError(f"{path}: is a recipe of {values['recipe']}, not of {name}")
@@ -215,14 +225,18 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None, *, name:
         raise UsageError(f"{path}: {error}") from None
 
 
-def save_recipe(recipe: Recipe, path: Path) -> None:
+def save_recipe(recipe: Recipe, path: Path | str) -> None:
     """Write a recipe as YAML, and its `inputs` beside it; `load_recipe` gives it back exactly.
 
-    Raises UsageError where another file of an input's name is there.
+    Raises UsageError where that cannot be written, or another file of an input's name is there.
     """
-    for name, data in inputs(recipe).items():
-        beside = path.with_name(name)
-        if beside.exists() and beside.read_bytes() != data:
-            raise UsageError(f"{beside}: another recipe's is there; save in another folder")
-        beside.write_bytes(data)
-    path.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False), "utf-8")
+    path = Path(path)
+    try:
+        for name, data in inputs(recipe).items():
+            beside = path.with_name(name)
+            if name == path.name or (beside.exists() and beside.read_bytes() != data):
+                raise UsageError(f"{beside}: another recipe's is there, or the YAML itself; save elsewhere")
+            beside.write_bytes(data)
+        path.write_text(yaml.safe_dump(to_dict(recipe), sort_keys=False), "utf-8")
+    except OSError as error:
+        raise UsageError(f"{error.filename or path}: cannot be written ({error.strerror})") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -121,14 +122,17 @@ class Progress(_Bar):
             self._bar.update(self._task, advance=record.samples, rejects=self._rejects, speed=speed)
 
 
-def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, as_json: bool) -> None:
+def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, kept: bool, as_json: bool) -> None:
     """The closing block of `search`."""
     if as_json:
         print(json.dumps({"categories": count, **provenance, "folder": str(out) if out else None}, indent=1))
         return
     rejected = _listed(provenance["candidate_rejections"])
     rows = [("categories", f"{count}, of {provenance['candidates']} candidates (rejected: {rejected})")]
-    rows += [("folder", f"{out}, {count} files")] if out else [("kept", "for `fracgen baseline`; --out writes files")]
+    if out:
+        rows += [("folder", f"{out}, {count} files")]
+    elif kept:
+        rows += [("kept", "for `fracgen baseline`; --out writes files")]
     _print_rows(rows)
 
 
@@ -160,7 +164,7 @@ def rendered(result: "Result", *, where: str, as_json: bool) -> None:
     rows += [("bytes", f"{manifest.num_bytes:,} ({manifest.num_bytes / manifest.num_samples:,.0f} an image)")]
     rows += [("time", _time(result, rate, where))] if where else []
     rows += _story(manifest)
-    rows += [("folder", str(result.folder)), ("next", f"fracgen verify {result.folder} --render")]
+    rows += [("folder", str(result.folder)), ("next", f"fracgen verify {shlex.quote(str(result.folder))} --render")]
     _print_rows(rows)
 
 
@@ -176,7 +180,10 @@ def _part_rendered(result: "Result", rate: float, where: str, *, as_json: bool) 
         print(json.dumps(values, indent=1))
         return
     rows = [("images", f"{result.num_samples} of this part"), ("time", _time(result, rate, where))]
-    rows += [("folder", str(result.folder)), ("next", f"fracgen merge {result.folder}, once all parts are there")]
+    rows += [
+        ("folder", str(result.folder)),
+        ("next", f"fracgen merge {shlex.quote(str(result.folder))}, once all parts are there"),
+    ]
     _print_rows(rows)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen import judge
-from fracgen.categories import Categories
+from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.draw import check_range
 from fracgen.ifs import IFS, Floats, maps_from_rows
 from fracgen.rng import MAX_LEGACY_SEED, legacy_state
@@ -26,7 +26,6 @@ from shards.errors import DataError
 
 RULE = 1
 """Of the cache's files; another rule, another name."""
-MAX_CATEGORIES = 1_000_000
 MAX_CANDIDATES = 100_000_000
 _OUTCOMES = ("fill", "found", "overflow", "flat")
 _SAVE_CANDIDATES = 10_000
@@ -72,19 +71,20 @@ class Found:
     """
 
     state: judge.Words
-    outcomes: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    outcomes: bytearray = field(default_factory=bytearray)
     systems: list[tuple[int, IFS]] = field(default_factory=list)
 
     @property
     def num_candidates(self) -> int:
         """Number of candidates that were judged."""
-        return sum(map(len, self.outcomes))
+        return len(self.outcomes)
 
     def provenance(self, count: int) -> dict[str, Any]:
         """Candidates that the first `count` categories took, and why the others were rejected."""
         candidates = self.systems[count - 1][0] + 1
-        codes = np.concatenate(self.outcomes)[:candidates]
-        rejections = {name: int((codes == code).sum()) for code, name in enumerate(_OUTCOMES) if name != "found"}
+        rejections = {
+            name: self.outcomes.count(code, 0, candidates) for code, name in enumerate(_OUTCOMES) if name != "found"
+        }
         return {"candidates": candidates, "candidate_rejections": rejections}
 
     def save(self, path: Path) -> None:
@@ -99,7 +99,7 @@ class Found:
                 np.savez_compressed(
                     file,
                     state=self.state,
-                    outcomes=np.concatenate(self.outcomes),
+                    outcomes=np.frombuffer(bytes(self.outcomes), np.uint8),
                     num_maps=np.array([len(ifs) for _, ifs in self.systems], np.int64),
                     maps=np.concatenate([ifs.maps for _, ifs in self.systems] or [np.empty((0, 2, 3))]),
                     p=np.concatenate([ifs.p for _, ifs in self.systems] or [np.empty(0)]),
@@ -123,7 +123,7 @@ class Found:
             systems = [(number, IFS(*system)) for number, *system in zip(numbers, maps, p, strict=bool(numbers))]
         except Exception:  # a damaged file fails in many ways, and is searched again in every case
             return None
-        return cls(state, [outcomes], systems)
+        return cls(state, bytearray(outcomes.tobytes()), systems)
 
 
 def find_categories(
@@ -204,15 +204,13 @@ class _Run:
     def _take(self, lit: npt.NDArray[np.int64], rows: Floats, p: Floats, state: judge.Words) -> None:
         found = self._found
         first = found.num_candidates
-        found.outcomes = [*found.outcomes, _outcomes(lit, self._least)]
+        found.outcomes += _outcomes(lit, self._least)
         found.systems += [
             (first + lane, _system(rows[lane], p[lane])) for lane in np.flatnonzero(lit >= self._least).tolist()
         ]
         found.state = state
         self._taken += 1
         candidates = found.num_candidates
-        if len(found.outcomes) > 1000:
-            found.outcomes = [np.concatenate(found.outcomes)]
         if self._on_progress:
             self._on_progress(len(found.systems), candidates)
         if len(found.systems) >= self._count:
@@ -269,11 +267,11 @@ class _Batch:
         judge.count_lit(*orbits, np.zeros_like(place), *self._points, extents, least, canvases, self.lit)
 
 
-def _outcomes(lit: npt.NDArray[np.int64], least: int) -> npt.NDArray[np.uint8]:
+def _outcomes(lit: npt.NDArray[np.int64], least: int) -> bytes:
     codes = np.where(lit >= least, _OUTCOMES.index("found"), _OUTCOMES.index("fill"))
     codes[lit == judge.OVERFLOW] = _OUTCOMES.index("overflow")
     codes[lit == judge.FLAT] = _OUTCOMES.index("flat")
-    return codes.astype(np.uint8)
+    return codes.astype(np.uint8).tobytes()
 
 
 def _system(rows: Floats, p: Floats) -> IFS:

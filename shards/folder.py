@@ -6,7 +6,7 @@
     <folder>/.partial/lock                  held by the one run that writes, or shared by runs of different parts
     <folder>/.partial/lock-PART             held by the one run that writes this part
     <folder>/.partial/parts                 in how many parts the folder is being written
-    <folder>/.partial/run-TOKEN             a run that is on: without it, its workers commit nothing
+    <folder>/.partial/run-TOKEN             a run that is on, and its own plan: without it, its workers commit nothing
     <folder>/.partial/commit                locked while a worker commits, and while a run begins
     <folder>/.partial/000000.json ...       the record of each committed shard, written after the shard
     <folder>/.partial/*.tmp                 what is not committed: rubbish, if its run is over
@@ -26,16 +26,16 @@ import re
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from shards.errors import DataError, UsageError
 from shards.layout import Layout, Part
 from shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
+from shards.plan import Plan, is_there, num_parts, read_plan, read_record
 from shards.sample import Sample
-from shards.typed import parse
 from shards.writer import write_tar
 
 _held: set[Path] = set()
@@ -48,8 +48,8 @@ _STATE = re.compile(r"plan\.json|parts|commit|lock(-\d+-of-\d+)?|run-.*|input-.*
 class FolderWriter:
     """The one writer of a folder, or of a part of it, as a context manager.
 
-    plan: JSON-able; its keys "recipe_hash", "layout" and "versions" determine every byte of the folder, and what else
-    is in it is kept with them. inputs: files that belong to the plan, by name.
+    plan: what is written; where shards of it are there already, `plan` has the provenance of the run that began.
+    inputs: files that belong to the plan, by name.
     part: which shards to write, beside other runs that write other parts; all by default.
     Entering creates the folder, takes the lock, compares the plan with what is there, and removes rubbish.
 
@@ -59,14 +59,13 @@ class FolderWriter:
     def __init__(
         self,
         folder: Path,
-        plan: Mapping[str, Any],
+        plan: Plan,
         *,
         inputs: Mapping[str, bytes] | None = None,
         part: Part | None = None,
-        any_versions: bool = False,
     ) -> None:
         self.folder = folder
-        self.layout = parse(Layout, plan["layout"])
+        self.plan, self.layout = plan, plan.layout
         self.part = part
         self.manifest: Manifest | None = None
         self.records: dict[int, ShardRecord] = {}
@@ -74,8 +73,7 @@ class FolderWriter:
         self._slug = "whole" if part is None else f"{part.number:05d}-of-{part.count:05d}"
         self.token = f"{self._slug}-{secrets.token_hex(16)}"
         self._expected: dict[int, ShardRecord] = {}
-        self._plan, self._inputs = dict(plan), dict(inputs or {})
-        self._any_versions = any_versions
+        self._inputs = dict(inputs or {})
         self._made_partial = False
         self._key = folder.resolve()
         self._locks: list[IO[bytes]] = []
@@ -91,7 +89,7 @@ class FolderWriter:
 
     def __enter__(self) -> Self:
         try:
-            if not self.partial.exists() and (self.folder / MANIFEST).exists() and self._is_complete():
+            if not self.partial.exists() and (self.folder / MANIFEST).exists() and self._look():
                 return self
             self._create()
             self._claim()
@@ -106,7 +104,7 @@ class FolderWriter:
                 self._release()
                 raise
         except OSError as error:
-            raise UsageError(f"{self.folder}: cannot be written ({error.strerror})") from error
+            raise UsageError(f"{error.filename or self.folder}: cannot be written ({error.strerror})") from error
         return self
 
     def __exit__(
@@ -185,61 +183,72 @@ class FolderWriter:
         with _held_guard:
             _held.discard(self._key)
 
-    def _is_complete(self) -> bool:
-        """Whether the folder is finished and nothing of it is missing or cut; takes note of what is there.
+    def _look(self) -> bool:
+        """Take note of the shards that are there; returns whether the folder is finished and nothing of it is missing.
 
-        Raises UsageError where it holds something else.
+        Raises UsageError where it holds something else, DataError where a shard made again is not what it was.
         """
-        manifest = load_manifest(self.folder)
-        self._compare_contents(manifest.recipe_hash, manifest.layout.to_dict())
-        self._expected = dict(enumerate(manifest.shards))
-        self.records = {shard: record for shard, record in self._expected.items() if self._is_there(shard, record)}
-        if self.missing() or differing_files(self.folder, manifest):
+        manifest = load_manifest(self.folder) if (self.folder / MANIFEST).exists() else None
+        if manifest is not None:
+            self._compare_contents(manifest.recipe_hash, manifest.layout)
+            self._expected = dict(enumerate(manifest.shards))
+        there = {shard: record for shard, record in self._expected.items() if is_there(self.folder, record)}
+        again = {
+            shard: record
+            for shard in range(self.layout.num_shards)
+            if (record := read_record(self.folder, self.layout, shard)) and record != there.get(shard)
+        }
+        for shard, record in {**there, **again}.items():
+            if shard in self._shards:
+                self.add(shard, record)
+        if manifest is None:
+            return False
+        complete = len({**there, **again}) == self.layout.num_shards
+        if again or not complete or differing_files(self.folder, manifest):
             self._compare_versions(manifest.versions)
+            self.plan = replace(self.plan, provenance=manifest.provenance)
             return False
         self.manifest = manifest
         return True
 
     def _adopt(self, alone: bool) -> None:
         """Compare the plan with what the folder holds, keep what is good, remove the rest."""
-        if (self.folder / MANIFEST).exists():
-            if self._is_complete():
-                if alone:
-                    self._remove_state()
-                return
-        else:
-            found = {shard: self._read_record(shard) for shard in self._shards}
-            if not alone or any(self.partial.glob("[0-9]*.json")):
-                plan = _read_json(self._plan_path)
-                self._compare_contents(plan.get("recipe_hash"), plan.get("layout"))
-                self._compare_versions(plan.get("versions"))
-            self.records = {
-                shard: record for shard, record in found.items() if record and self._is_there(shard, record)
-            }
+        if self._look():
+            if alone:
+                self._remove_state()
+            return
+        own, begun = self.plan, any(self.partial.glob("[0-9]*.json"))
+        if not (self.folder / MANIFEST).exists() and (begun or not alone):
+            saved = read_plan(self.folder)
+            if saved is None:
+                raise UsageError(f"{self.folder}: holds shards, and no plan of them; name another folder with --out")
+            self._compare_contents(saved.recipe_hash, saved.layout)
+            self._compare_versions(saved.versions)
+            if saved.recipe == json.loads(to_json(own.recipe)):
+                self.plan = replace(own, provenance=saved.provenance)
         self._remove_rubbish(alone)
         if alone:
-            plan = {**self._plan, "any_versions": self._any_versions}
             for name, data in self._inputs.items():
                 _replace(self.partial / f"input-{name}", data, self.partial, durable=True)
-            _replace(self._plan_path, to_json(plan, indent=1).encode(), self.partial, durable=True)
+            _replace(self._plan_path, self.plan.to_bytes(), self.partial, durable=True)
             if self.part is not None:
                 _replace(self.partial / "parts", str(self.part.count).encode(), self.partial)
-        _replace(self.partial / f"run-{self.token}", b"", self.partial)
+        _replace(self.partial / f"run-{self.token}", own.to_bytes(), self.partial)
 
-    def _compare_contents(self, recipe_hash: object, layout: object) -> None:
-        wanted = self._plan["layout"]
-        if recipe_hash != self._plan["recipe_hash"] or not isinstance(layout, dict):
+    def _compare_contents(self, recipe_hash: str, layout: Layout) -> None:
+        if recipe_hash != self.plan.recipe_hash:
             raise UsageError(f"{self.folder}: holds another recipe's images; name another folder with --out")
-        if layout != wanted:
-            differing = [f"{key} {layout.get(key)}" for key in wanted if layout.get(key) != wanted[key]]
+        if layout != self.layout:
+            ours, theirs = self.layout.to_dict(), layout.to_dict()
+            differing = [f"{key} {theirs[key]}" for key in ours if theirs[key] != ours[key]]
             raise UsageError(
                 f"{self.folder}: holds the same recipe laid out otherwise ({', '.join(differing)}); "
                 "ask for that, or name another folder with --out"
             )
 
-    def _compare_versions(self, versions: object) -> None:
-        ours, theirs = self._plan["versions"], versions if isinstance(versions, dict) else {}
-        if theirs != ours and not self._any_versions:
+    def _compare_versions(self, theirs: Mapping[str, str]) -> None:
+        ours = self.plan.versions
+        if theirs != ours and not self.plan.any_versions:
             names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
             changes = ", ".join(f"{name} {theirs.get(name)}, now {ours.get(name)}" for name in names)
             raise UsageError(
@@ -247,20 +256,10 @@ class FolderWriter:
                 "go on with those, or say --any-versions"
             )
 
-    def _read_record(self, shard: int) -> ShardRecord | None:
-        try:
-            return parse(ShardRecord, json.loads((self.partial / f"{shard:06d}.json").read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def _is_there(self, shard: int, record: ShardRecord) -> bool:
-        path = self.folder / self.layout.filename(shard)
-        return path.is_file() and path.stat().st_size == record.bytes
-
     def _remove_rubbish(self, alone: bool) -> None:
         """Of earlier runs; where another part's run is on, of this part only."""
-        whose = "*" if alone else f"*{self._slug}-*"
-        for pattern in (f"run-{whose}", f"{whose}.tmp"):
+        patterns = ("run-*", "*.tmp") if alone else (f"run-{self._slug}-*", f"*.tar.{self._slug}-*.tmp")
+        for pattern in patterns:
             for path in self.partial.glob(pattern):
                 path.unlink(missing_ok=True)
         for shard in self.missing():
@@ -273,31 +272,6 @@ class FolderWriter:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something of the user's is in it
             self.partial.rmdir()
-
-
-def read_plan(folder: Path) -> dict[str, Any]:
-    """The plan of an unfinished folder, whole. Raises UsageError where the folder holds none."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
-    plan = _read_json(folder / PARTIAL / "plan.json")
-    if not plan:
-        raise UsageError(f"{folder}: holds no unfinished shards")
-    return plan
-
-
-def read_input(folder: Path, name: str) -> bytes:
-    """A file that the recipe of a folder was made from, be the folder finished or not. Raises UsageError."""
-    for path in (folder / PARTIAL / f"input-{name}", folder / name):
-        with contextlib.suppress(FileNotFoundError):
-            return path.read_bytes()
-    raise UsageError(f"{folder / name}: missing")
-
-
-def num_parts(folder: Path) -> int | None:
-    """In how many parts an unfinished folder is being written; None where it is not, or where nobody knows."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return int((folder / PARTIAL / "parts").read_text("ascii"))
-    return None
 
 
 def commit_shard(
@@ -357,14 +331,6 @@ def _lock(file: IO[bytes], kind: int) -> bool:
 def _is_state(path: Path) -> bool:
     """Whether this is one of our files in `.partial`."""
     return _STATE.fullmatch(path.name) is not None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        return values if isinstance(values, dict) else {}
-    except (FileNotFoundError, ValueError):
-        return {}
 
 
 def _replace(path: Path, data: bytes, scratch: Path, *, durable: bool = False) -> None:

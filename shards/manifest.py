@@ -147,7 +147,7 @@ def load_manifest(folder: Path) -> Manifest:
         raise UsageError(f"{folder}: no such folder")
     if not path.exists():
         if (folder / PARTIAL).is_dir():
-            raise DataError(f"{folder}: unfinished; run the command that began it once more and it goes on")
+            raise DataError(f"{folder}: unfinished; run again what began it, or `fracgen merge` after parts")
         raise UsageError(f"{folder}: no {MANIFEST} in it, so this is no folder of shards")
     try:
         values = json.loads(path.read_text("utf-8"))
@@ -235,6 +235,7 @@ def _data_card(manifest: Manifest) -> str:
     recipe = "\n".join(
         f"| {name} | {value} |" for name, value in manifest.recipe.items() if not isinstance(value, dict | list)
     )
+    members = ["`<key>.cls` (the label)", *(["`<key>.json` (what made it)"] if layout.metadata else [])]
     last = layout.filename(layout.num_shards - 1)
     pattern = f"{layout.name}-train-{{000000..{layout.num_shards - 1:06d}}}.tar" if layout.num_shards > 1 else last
     return f"""---
@@ -260,7 +261,7 @@ every shard and of its pixels; `fracgen verify` checks them.
 | --- | --- |
 {recipe}
 
-Every sample is `<key>.cls` (the label), `<key>.json` (what made it) and `<key>.{image.extension}`.
+Every sample is {", ".join(members)} and `<key>.{image.extension}`.
 
 ```python
 webdataset.WebDataset("{pattern}", shardshuffle=False).decode("pil").to_tuple("{image.extension}", "cls")

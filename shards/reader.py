@@ -1,17 +1,20 @@
 """A folder of shards as samples again."""
 
 import json
+import os
 import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shards.codec import decode_image
 from shards.errors import DataError
 from shards.manifest import ImageFormat, Manifest, load_manifest
 from shards.sample import Sample
+from shards.writer import read_members
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,24 +68,36 @@ def read_tar(path: Path, extension: str) -> Iterator[RawSample]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise DataError(f"{path.name}: not a plain file")
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file:
             key, members = "", dict[str, bytes]()
-            for member in tar:
-                stem, _, suffix = member.name.partition(".")
+            for name, data in chain(read_members(file), _other_members(file, path.name)):
+                stem, _, suffix = name.partition(".")
                 if stem != key and members:
                     yield _assemble(path, key, members, extension)
                     members = {}
                 key = stem
-                file = tar.extractfile(member) if member.isreg() and not member.issparse() else None
-                if file is None or suffix in members:
-                    raise DataError(f"{path.name}: member {member.name!r} is no plain file, or there twice")
-                members[suffix] = file.read()
+                if suffix in members:
+                    raise DataError(f"{path.name}: member {name!r} is there twice")
+                members[suffix] = data
             if members:
                 yield _assemble(path, key, members, extension)
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: missing") from error
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path.name}: no whole tar ({error})") from error
+
+
+def _other_members(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of the members from here on, as tarfile reads them, which takes any tar and a while."""
+    if not file.read(1):
+        return
+    file.seek(-1, os.SEEK_CUR)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+            if content is None:
+                raise DataError(f"{name}: member {member.name!r} is no plain file")
+            yield member.name, content.read()
 
 
 def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -> RawSample:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -97,10 +97,27 @@ def encode_members(sample: Sample, layout: Layout) -> Iterable[tuple[str, bytes]
 
 def tar_member(name: str, data: bytes) -> bytes:
     """A member of a tar: what tarfile writes for a plain file with owner, group and time 0, in a sixth of its time."""
-    stem, size = name.encode("ascii"), b"%011o" % len(data)
-    checksum = b"%06o\0" % (_HEADER_SUM + sum(stem) + sum(size))
-    header = b"".join([stem, _HEADER[len(stem) : 124], size, _HEADER[135:148], checksum, _HEADER[155:]])
-    return b"".join([header, data, bytes(-len(data) % _BLOCK)])
+    return b"".join([_tar_header(name.encode("ascii"), b"%011o" % len(data)), data, bytes(-len(data) % _BLOCK)])
+
+
+def read_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of the members that `tar_member` wrote; ends at the end of the tar, or before another's member."""
+    while (header := file.read(_BLOCK)) and header != bytes(_BLOCK):
+        name, size = header[:100].rstrip(b"\0"), header[124:135]
+        if not (name.isascii() and size.isdigit()) or header != _tar_header(name, size):
+            file.seek(-len(header), os.SEEK_CUR)
+            return
+        length = int(size, 8)
+        padded = file.read(length + -length % _BLOCK)
+        if len(padded) != length + -length % _BLOCK:
+            raise EOFError(f"ends within {name.decode()}")
+        yield name.decode(), padded[:length]
+
+
+def _tar_header(name: bytes, size: bytes) -> bytes:
+    """size: in octal, 11 digits."""
+    checksum = b"%06o\0" % (_HEADER_SUM + sum(name) + sum(size))
+    return b"".join([name, _HEADER[len(name) : 124], size, _HEADER[135:148], checksum, _HEADER[155:]])
 
 
 # Without name and size; the checksum counts its own field as eight spaces.

@@ -1,6 +1,7 @@
 """Category sets: bytes, folders of published files, and back."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -210,7 +211,7 @@ def test_folders_that_hold_none(tmp_path):
     (tmp_path / "00000.txt").write_text("0.5,0,0,0.5,0,0,1\n")
     with pytest.raises(UsageError, match="holds no category files"):
         load_categories(tmp_path)
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="is a file; give a folder"):
         load_categories(tmp_path / "00000.txt")
 
 
@@ -246,9 +247,39 @@ def test_what_is_there_already_is_left(tmp_path, categories):
     write_categories(Categories(categories.systems[:3]), tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     (tmp_path / "00005.csv").unlink()
-    (tmp_path / ".00005.csv.tmp").write_bytes(b"of a run that was killed")
+    (tmp_path / ".00005.csv.0123abcd.tmp").write_bytes(b"of a run that was killed")
+    os.utime(tmp_path / ".00005.csv.0123abcd.tmp", (0, 0))
+    (tmp_path / ".00006.csv.0123abcd.tmp").write_bytes(b"of a run that is on")
     write_categories(categories, tmp_path)
+    (tmp_path / ".00006.csv.0123abcd.tmp").unlink()
     assert load_categories(tmp_path) == categories and len(files_of(tmp_path)) == 12
+    (tmp_path / ".mine.tmp").write_bytes(b"precious")
+    with pytest.raises(UsageError, match=r"mine\.tmp: is no category file"):
+        write_categories(categories, tmp_path)
+    assert (tmp_path / ".mine.tmp").read_bytes() == b"precious"
+
+
+def test_a_rendered_folder_gives_its_categories(tmp_path, categories):
+    (tmp_path / "categories.csv").write_bytes(categories.to_bytes())
+    (tmp_path / "dataset.json").write_text("{}")
+    assert load_categories(tmp_path) == categories
+    assert load_categories(tmp_path, count=2) == Categories(categories.systems[:2])
+    with pytest.raises(UsageError, match="holds 12 categories, 13 are asked for"):
+        load_categories(tmp_path, count=13)
+
+
+def test_no_file_is_passed_over_in_silence(tmp_path, categories):
+    write_files(tmp_path / "a", categories.systems[:3], ["00000.csv", "00001.csv", "00002.CSV"])
+    assert len(load_categories(tmp_path)) == 3
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "linked").symlink_to(tmp_path / "a")
+    (tmp_path / "b" / "round").symlink_to(tmp_path / "b")
+    assert len(load_categories(tmp_path / "b")) == 3
+    (tmp_path / "a" / "00003.csv").mkdir()
+    with pytest.raises(UsageError, match=r"00003\.csv: a category file"):
+        load_categories(tmp_path / "a")
+    with pytest.raises(UsageError, match="categories 0: must be 1"):
+        load_categories(tmp_path / "b", count=0)
 
 
 def test_another_category_is_refused(tmp_path, categories):
@@ -281,6 +312,6 @@ def test_foreign_files_are_refused(tmp_path, categories, name):
 
 def test_a_folder_that_cannot_be_written(tmp_path, categories):
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UsageError, match="cannot be written"):
+    for folder, message in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "below", "cannot be written")):
+        with pytest.raises(UsageError, match=message):
             write_categories(categories, folder)

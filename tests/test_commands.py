@@ -268,9 +268,17 @@ def test_an_interrupted_search_keeps_what_it_found(fracgen, monkeypatch):
 def test_help_lists_the_baselines():
     import sys
 
-    shown = subprocess.run([sys.executable, "-m", "fracgen", "baseline"], capture_output=True, text=True)
-    for name in COMMANDS:
-        assert name in shown.stdout + shown.stderr
+    shown = subprocess.run([sys.executable, "-m", "fracgen", "baseline"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("Usage: fracgen baseline") and shown.stderr == ""
+    assert all(f"\n  {name} " in shown.stdout for name in COMMANDS)
+
+
+def test_the_data_card_names_the_members(fracgen, tmp_path):
+    for words, named in (([], True), (["--no-metadata"], False)):
+        out = f"set-{named}"
+        assert fracgen("baseline", "noise", *COMMANDS["noise"], *words, "--out", out)[0] == 0
+        card = (tmp_path / out / "README.md").read_text()
+        assert "<key>.cls" in card and "<key>.png" in card and ("<key>.json" in card) == named
 
 
 PHOTO = ["--size", 48, "--classes", 6]

@@ -16,7 +16,7 @@ import pytest
 from conftest import PROVENANCE, contents, small_recipe
 
 from fracgen import generate
-from fracgen.generate import plan, render_shard, write_shards
+from fracgen.generate import merge, plan, render_shard, write_shards
 from fracgen.recipes import save_recipe
 from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter
@@ -30,7 +30,12 @@ def write(recipe, path, **options):
 
 
 def plan_key(recipe):
-    return generate._plan_of(recipe, plan(recipe, num_shards=5), PROVENANCE)
+    return generate.plan_of(recipe, plan(recipe, num_shards=5), PROVENANCE)
+
+
+def without_locks(path):
+    names = (".partial/lock", ".partial/commit")
+    return {name: data for name, data in contents(path).items() if not name.startswith(names)}
 
 
 class Backwards(Executor):
@@ -216,8 +221,8 @@ def test_another_recipe_is_refused_in_an_unfinished_folder(recipe, tmp_path):
     write(recipe, tmp_path / "set")
     (tmp_path / "set" / "dataset.json").rename(tmp_path / "dataset.json")
     (tmp_path / "set" / ".partial").mkdir()
-    key = {**plan_key(recipe), "recipe_hash": "other"}
-    (tmp_path / "set" / ".partial" / "plan.json").write_text(json.dumps(key))
+    key = replace(plan_key(recipe), recipe_hash="other")
+    (tmp_path / "set" / ".partial" / "plan.json").write_bytes(key.to_bytes())
     (tmp_path / "set" / ".partial" / "000000.json").write_text("{}")
     before = contents(tmp_path / "set")
     with pytest.raises(UsageError, match="another recipe"):
@@ -287,8 +292,12 @@ def test_a_state_that_is_damaged_is_refused_or_ignored_in_one_line(recipe, folde
         partial.mkdir(parents=True)
         (partial / "plan.json").write_text(plan_text.replace("HASH", generate.recipe_hash(recipe)))
         (partial / "000000.json").write_text('{"samples": "x"}')
-        with pytest.raises(UsageError, match="another recipe"):
+        before = without_locks(tmp_path / str(number))
+        with pytest.raises(DataError, match=r"plan\.json: damaged .*remove"):
             write(recipe, tmp_path / str(number))
+        with pytest.raises(DataError, match="damaged"):
+            merge(tmp_path / str(number))
+        assert without_locks(tmp_path / str(number)) == before
 
 
 def test_one_writer_at_a_time(recipe, tmp_path):

@@ -275,7 +275,7 @@ def test_defaults_are_those_of_1p_frac():
 def test_what_it_says_of_itself(kind):
     recipe = Noise(**CLOUD, kind=kind)
     assert isinstance(recipe, Recipe) and RECIPES["noise"] is Noise
-    assert recipe.resolve() == (recipe, {}) and recipe.warnings({}) == [] and recipe.group == 1
+    assert recipe.resolve() == (recipe, {}) and Noise(kind=kind).warnings({}) == [] and recipe.group == 1
     assert recipe.title == f"noise-{kind}-12"
     assert recipe.class_names == tuple(f"{label:02d}" for label in range(12))
     assert from_dict(to_dict(recipe)) == recipe
@@ -317,7 +317,22 @@ def test_classes_that_are_one_cloud_are_warned_of():
     assert "all 12 classes are the same cloud" in still.warnings({})[0]
     assert "delta 0" in replace(still, delta=-0.0, kind="uniform").warnings({})[0]
     for other in ({"delta": 0.1}, {"cloud": "class"}, {"kind": "pixel-uniform"}):
-        assert replace(still, **other).warnings({}) == []
+        assert not any("same cloud" in warning for warning in replace(still, **other).warnings({}))
+
+
+def test_values_that_change_nothing_are_warned_of():
+    for values, names in [
+        ({"kind": "uniform", "std": 0.2}, ["std"]),
+        ({"delta": 0.3}, ["delta"]),
+        ({"delta": 0.3, "cloud": "shared"}, []),
+        ({"kind": "pixel-gaussian", "std": 0.2, "points": 7, "pad": 1}, ["pad", "points"]),
+        ({"kind": "pixel-uniform", "std": 0.2, "cloud": "shared"}, ["cloud", "std"]),
+    ]:
+        recipe = Noise(**values)
+        assert [warning.split()[0] for warning in recipe.warnings({})] == names
+        plain = replace(recipe, **{name: getattr(Noise(), name) for name in names})
+        images = [next(each.render([3])).image for each in (recipe, plain)]
+        assert np.array_equal(*images)
 
 
 def test_moves_of_less_than_a_pixel_are_warned_of():

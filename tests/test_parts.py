@@ -1,16 +1,20 @@
 """More than one machine: parts that are merged, and a Dask cluster; the bytes are those of one process."""
 
+import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 from conftest import PROVENANCE, contents, small_recipe
+from test_generate import without_locks
 
 from fracgen import generate
 from fracgen.generate import merge, plan, render_shard, write_shards
@@ -18,6 +22,8 @@ from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter
 from shards.layout import Layout, Part
 from shards.manifest import load_manifest
+from shards.reader import open_shards
+from shards.verify import verify_folder
 
 
 def write(recipe, path, **options):
@@ -25,12 +31,8 @@ def write(recipe, path, **options):
 
 
 def writer(recipe, path, part=None):
-    work = generate._plan_of(recipe, plan(recipe, num_shards=5), PROVENANCE)
+    work = generate.plan_of(recipe, plan(recipe, num_shards=5), PROVENANCE)
     return FolderWriter(path, work, part=part)
-
-
-def without_locks(path):
-    return {name: data for name, data in contents(path).items() if "/lock-" not in name}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -164,7 +166,7 @@ def test_parts_are_written_side_by_side(recipe, folder, tmp_path, other_run):
         write(recipe, tmp_path / "set", part=Part(2, 2))
     with pytest.raises(UsageError, match="another run is writing"):
         write(recipe, tmp_path / "set")
-    with pytest.raises(UsageError, match="another run is writing"):
+    with pytest.raises(DataError, match="are missing"):
         merge(tmp_path / "set")
     with pytest.raises(UsageError, match="another recipe"):
         write(small_recipe(delta=0.2), tmp_path / "set", part=Part(3, 3))
@@ -325,6 +327,96 @@ def test_a_worker_that_cannot_see_the_folder_or_has_other_versions_says_so(recip
     with pytest.raises(DataError, match="a worker cannot see it"):
         render_shard(tmp_path / "elsewhere", 0, "token")
     with writer(recipe, tmp_path / "set") as held:
-        monkeypatch.setattr(generate, "versions", lambda: {"numpy": "0.9"})
+        monkeypatch.setattr(generate, "versions", lambda *_: {"numpy": "0.9"})
         with pytest.raises(DataError, match=r"a worker has other versions .*0\.9"):
             render_shard(tmp_path / "set", 0, held.token)
+
+
+@pytest.mark.parametrize("change", [("samples", 26), ("name", "1p-frac-train-000002.tar"), ("bytes", 1), ("x", None)])
+def test_a_record_that_is_not_the_shards_costs_the_shard(recipe, folder, tmp_path, change):
+    write(recipe, tmp_path / "set", part=Part(1, 1))
+    path = tmp_path / "set" / ".partial" / "000001.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {change[0]: change[1]} if change[1] is not None else {}))
+    with pytest.raises(DataError, match=r"1 shards are missing \(000001\); render part 1/1 again"):
+        merge(tmp_path / "set")
+    assert 0 < write(recipe, tmp_path / "set", part=Part(1, 1)).new_samples < 6
+    merge(tmp_path / "set")
+    assert contents(tmp_path / "set") == contents(folder)
+
+
+def test_a_plan_that_was_changed_is_not_merged(recipe, folder, tmp_path):
+    write(recipe, tmp_path / "set", part=Part(1, 1))
+    path = tmp_path / "set" / ".partial" / "plan.json"
+    whole = json.loads(path.read_text())
+    changes = {
+        "another size": {"recipe": whole["recipe"] | {"size": 49}},
+        "another layout": {"layout": whole["layout"] | {"num_shards": "5"}},
+        "no shards": {"layout": whole["layout"] | {"num_shards": 0}},
+        "a list": {"recipe": [1]},
+        "no hash": {"recipe_hash": None},
+        "no provenance": {"provenance": None},
+    }
+    before = contents(tmp_path / "set")
+    for name, change in changes.items():
+        values = {key: value for key, value in (whole | change).items() if value is not None}
+        path.write_text(json.dumps(values))
+        with pytest.raises(DataError) as caught:
+            merge(tmp_path / "set")
+        assert "\n" not in str(caught.value), name
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match="damaged"):
+        merge(tmp_path / "set")
+    path.write_bytes(before[".partial/plan.json"])
+    (tmp_path / "set" / ".partial" / "parts").write_text("0")
+    merge(tmp_path / "set")
+    assert contents(tmp_path / "set") == contents(folder)
+
+
+def test_a_finished_folder_is_mended_by_parts(recipe, folder, tmp_path):
+    write(recipe, tmp_path / "set")
+    (tmp_path / "set" / "1p-frac-train-000003.tar").unlink()
+    before = contents(tmp_path / "set")
+    with pytest.raises(DataError, match=r"1 shards are missing \(000003\)"):
+        merge(tmp_path / "set")
+    assert contents(tmp_path / "set") == before, "a merge that fails changes nothing"
+    assert write(recipe, tmp_path / "set", part=Part(1, 2)).manifest is None, "another part's shard is missing"
+    assert write(recipe, tmp_path / "set", part=Part(2, 2)).new_samples > 0
+    merge(tmp_path / "set")
+    assert contents(tmp_path / "set") == contents(folder)
+
+
+def test_a_finished_folder_is_mended_by_parts_with_other_versions(recipe, tmp_path, monkeypatch):
+    """The shard's bytes are others then, its pixels the same; the manifest must name what is there."""
+    write(recipe, tmp_path / "set")
+    was = load_manifest(tmp_path / "set")
+    (tmp_path / "set" / "1p-frac-train-000003.tar").unlink()
+    other = {**generate.versions(), "isal": "0.0"}
+    monkeypatch.setattr(generate, "versions", lambda *_: other)
+    monkeypatch.setattr("shards.codec._chunk", slower_chunk)
+    with pytest.raises(UsageError, match="--any-versions"):
+        write(recipe, tmp_path / "set", part=Part(2, 2))
+    assert write(recipe, tmp_path / "set", part=Part(2, 2), any_versions=True).new_samples > 0
+    merge(tmp_path / "set", any_versions=True)
+    monkeypatch.undo()
+    now = load_manifest(tmp_path / "set")
+    assert now.shards[3].sha256 != was.shards[3].sha256 and now.shards[3].pixels_sha256 == was.shards[3].pixels_sha256
+    assert [record for record in now.shards if record.name != was.shards[3].name] == [
+        record for record in was.shards if record.name != was.shards[3].name
+    ]
+    assert verify_folder(open_shards(tmp_path / "set")) == []
+
+
+def slower_chunk(kind, data):
+    """A PNG's chunk, with its pixels compressed otherwise."""
+    if kind == b"IDAT":
+        data = zlib.compress(zlib.decompress(data), 9)
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_provenance_is_that_of_the_run_that_began(recipe, folder, tmp_path):
+    write(recipe, tmp_path / "set", part=Part(1, 2))
+    layout = plan(recipe, num_shards=5)
+    write_shards(recipe, tmp_path / "set", layout=layout, provenance={"base": "given"}, part=Part(2, 2))
+    merge(tmp_path / "set")
+    assert contents(tmp_path / "set") == contents(folder)

@@ -26,6 +26,7 @@ from fracgen.recheck import differing_samples
 from fracgen.recipes import RECIPES, from_dict, inputs, load_recipe, recipe_hash, save_recipe, to_dict
 from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter
+from shards.plan import read_plan
 from shards.reader import open_shards
 from shards.verify import verify_folder
 
@@ -507,14 +508,14 @@ def test_a_folder_goes_on_elsewhere_without_the_photograph(tmp_path):
     path = save(tmp_path / "cat.png", RGB)
     recipe = Photo(classes=12, size=48, photographs=load_photographs([path])[0]).resolve()[0]
     write_shards(recipe, tmp_path / "whole", layout=plan(recipe, num_shards=4))
-    work = generate._plan_of(recipe, plan(recipe, num_shards=4), {})
+    work = generate.plan_of(recipe, plan(recipe, num_shards=4))
     with FolderWriter(tmp_path / "set", work, inputs=inputs(recipe)) as writer:
         for shard in (0, 2):
             generate.render_shard(tmp_path / "set", shard, writer.token)
     path.unlink()
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.move(tmp_path / "set", tmp_path / "elsewhere" / "moved")
-    again = from_dict(json.loads((moved / ".partial" / "plan.json").read_text())["recipe"], moved)
+    again = from_dict(read_plan(moved).recipe, moved)
     assert again == recipe
     assert write_shards(again, moved, layout=plan(again, num_shards=4)).new_samples == 6
     assert contents(moved) == contents(tmp_path / "whole")

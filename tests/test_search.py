@@ -195,7 +195,7 @@ def test_verdicts_are_the_oracles(first, least):
 
 def test_overflows_and_flat_candidates_are_the_oracles(cache):
     """The first of each kind among some 1900 candidates."""
-    codes = np.concatenate(Found.load(Search().cache_path(cache)).outcomes).tolist()
+    codes = list(Found.load(Search().cache_path(cache)).outcomes)
     names = [search._OUTCOMES[code] for code in codes]
     assert names.count("overflow") > 30 and names.count("flat") > 5
     seen = dict.fromkeys(search._OUTCOMES, 0)

@@ -1,0 +1,92 @@
+"""What a folder of shards is to be, and how far it is: the state of an unfinished folder, as files in `.partial`."""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shards.errors import DataError, UsageError
+from shards.layout import Layout
+from shards.manifest import PARTIAL, ShardRecord, to_json
+from shards.typed import parse
+
+T = TypeVar("T")
+_MAX_INPUT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is written: recipe_hash, layout and versions determine every byte of the folder.
+
+    recipe: resolved, whole. provenance: how it was resolved. versions: of the libraries that write.
+    any_versions: whether other libraries may go on.
+    """
+
+    recipe: Mapping[str, Any]
+    recipe_hash: str
+    provenance: Mapping[str, Any]
+    layout: Layout
+    versions: Mapping[str, str]
+    any_versions: bool = False
+
+    def to_bytes(self) -> bytes:
+        """The file `plan.json`."""
+        return to_json(asdict(self), indent=1).encode()
+
+
+def read_plan(folder: Path, name: str = "plan.json") -> Plan | None:
+    """A plan in the state of a folder; None where there is none. Raises DataError where it is damaged."""
+    path = folder / PARTIAL / name
+    try:
+        return _read(Plan, path)
+    except (ValueError, TypeError, RecursionError, UsageError) as error:
+        raise DataError(
+            f"{path}: damaged ({type(error).__name__}: {error}); remove {path.parent} and the shards beside it to "
+            "begin anew, or name another folder"
+        ) from None
+
+
+def read_record(folder: Path, layout: Layout, shard: int) -> ShardRecord | None:
+    """The record of a committed shard; None where it, or the shard, is missing, damaged or another's."""
+    try:
+        record = _read(ShardRecord, folder / PARTIAL / f"{shard:06d}.json")
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if record is None or record.name != layout.filename(shard) or record.samples != layout.num_indices(shard):
+        return None
+    return record if is_there(folder, record) else None
+
+
+def is_there(folder: Path, record: ShardRecord) -> bool:
+    """Whether the tar of a record is there, in its size."""
+    path = folder / record.name
+    return path.is_file() and path.stat().st_size == record.bytes
+
+
+def read_input(folder: Path, name: str) -> bytes:
+    """A file that the recipe of a folder was made from, be the folder finished or not. Raises UsageError."""
+    for path in (folder / PARTIAL / f"input-{name}", folder / name):
+        with contextlib.suppress(FileNotFoundError):
+            if not path.is_file() and path.exists():
+                raise UsageError(f"{path}: not a plain file")
+            if path.stat().st_size > _MAX_INPUT_BYTES:
+                raise UsageError(f"{path}: larger than {_MAX_INPUT_BYTES >> 20} MiB, so not what it should be")
+            return path.read_bytes()
+    raise UsageError(f"{folder / name}: missing")
+
+
+def num_parts(folder: Path) -> int | None:
+    """In how many parts an unfinished folder is being written; None where it is not, or where nobody knows."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        count = int((folder / PARTIAL / "parts").read_text("ascii"))
+        return count if count > 0 else None
+    return None
+
+
+def _read(kind: type[T], path: Path) -> T | None:
+    try:
+        return parse(kind, json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return None
