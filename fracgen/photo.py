@@ -178,9 +178,12 @@ class Photo(Recipe):
     def _edge_share(self, number: int) -> float:
         edges, canny = self._looks[number], self._canny(number)
         if not edges.any():
+            mend = (
+                "lower them (--low, --high), or take another photograph" if canny.high else "it is flat; take another"
+            )
             raise UsageError(
                 f"photograph {number}: no edges found with blur {canny.blur:g} and thresholds low {canny.low:g} and "
-                f"high {canny.high:g}; lower them, or take a photograph that is not flat"
+                f"high {canny.high:g}; {mend}"
             )
         return round(int(np.count_nonzero(edges)) / edges.size, 4)
 
@@ -197,8 +200,12 @@ class Photo(Recipe):
         return round(len(chosen) / tries, 4)
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """Classes that nothing tells apart, and photographs that are blown up."""
+        """Classes that nothing tells apart, photographs that are there twice or are blown up."""
         found = []
+        pictures = [(photograph.shape, photograph.tobytes()) for photograph in self._given().images]
+        for number, picture in enumerate(pictures):
+            if (first := pictures.index(picture)) != number:
+                found.append(f"photographs {first} and {number} are the same; only warps tell their classes apart")
         if self.strength == 0 and self.warp != "crops":
             found.append("strength 0: all classes of a photograph are the same image")
         sides = [min(photograph.shape[:2]) for photograph in self._given().images]

@@ -118,6 +118,8 @@ def _load(path: Path, max_side: int) -> tuple[Image, list[str]]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(f"{path}: {'a folder' if path.is_dir() else 'no plain file'}; name an image file")
+        if not status.st_size:
+            raise UsageError(f"{path}: an empty file; name an image file")
         if status.st_size > _MAX_FILE_BYTES:
             raise UsageError(f"{path}: {status.st_size} bytes; must be at most {_MAX_FILE_BYTES}")
         data = path.read_bytes()
@@ -130,7 +132,11 @@ def _load(path: Path, max_side: int) -> tuple[Image, list[str]]:
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     except UnidentifiedImageError:
-        raise UsageError(f"{path}: not an image that Pillow knows") from None
+        raise UsageError(f"{path}: not an image that Pillow knows, or one without pixels") from None
+    except PillowImage.DecompressionBombError:
+        raise UsageError(
+            f"{path}: far more than {MAX_PIXELS} pixels, which is the most (a decompression bomb?)"
+        ) from None
     except Exception as error:  # which errors there are depends on the format's decoder
         raise UsageError(f"{path}: cannot be decoded ({error or type(error).__name__}); is it cut off?") from error
     return np.asarray(picture), [f"{path}: {note}" for note in notes]

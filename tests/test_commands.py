@@ -362,7 +362,7 @@ def test_photo_with_bad_input(fracgen, tmp_path):
     cases = [([path], message) for path, message in bad_files(tmp_path)]
     cases += [
         ([], "the recipe has no photograph"),
-        (["flat.png"], "no edges found with blur 1 and thresholds low 0 and high 0"),
+        (["flat.png"], "no edges found with blur 1 and thresholds low 0 and high 0; it is flat"),
         ([good, "flat.png"], "photograph 1: no edges found"),
         ([good, "--low", 9000, "--high", 9999], "thresholds low 9000 and high 9999"),
         ([good, "--strength", 1e5], "none of 100 warps could be kept"),

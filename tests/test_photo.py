@@ -18,7 +18,7 @@ from conftest import contents
 from PIL import Image
 
 from fracgen import generate
-from fracgen.generate import plan, write_shards
+from fracgen.generate import merge, plan, write_shards
 from fracgen.looks import Canny, derive_canny, square, to_gray
 from fracgen.photo import Photo
 from fracgen.photographs import Photographs, load_photographs
@@ -170,11 +170,11 @@ def bad_files(folder):
     empty[29:33] = zlib.crc32(empty[12:29]).to_bytes(4, "big")
     data = {
         "text.jpg": (b"not an image", "not an image that Pillow knows"),
-        "nothing.png": (b"", "not an image that Pillow knows"),
+        "nothing.png": (b"", "an empty file"),
         "cut.png": (good.getvalue()[:150], "cannot be decoded"),
         "cut.jpg": (jpeg.getvalue()[: len(jpeg.getvalue()) // 2], "cannot be decoded"),
         "bomb.png": (bytes(bomb), "decompression bomb"),
-        "empty.png": (bytes(empty), "empty.png: "),
+        "empty.png": (bytes(empty), "or one without pixels"),
     }
     for name, (content, message) in data.items():
         (folder / name).write_bytes(content)
@@ -396,6 +396,27 @@ def test_rejected_warps_are_counted():
 def test_what_cannot_be_made_is_told_before_anything_is_written(changes, message):
     with pytest.raises(UsageError, match=message):
         photo(**changes)
+
+
+def test_a_class_that_fails_among_untried_ones_is_no_silent_hole(tmp_path, monkeypatch):
+    """Of many classes only some are tried before; here, the first and the last."""
+    hard = {"strength": 2.5, "min_fill": 0.3, "classes": 36, "max_tries": 4}
+    with pytest.raises(UsageError, match="none of 4 warps"):
+        photo(**hard)
+    monkeypatch.setattr("fracgen.photo.PROBES", 2)
+    recipe = photo(**hard)
+    with pytest.raises(DataError, match=r"class \d+: none of 4 warps could be kept"):
+        write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=8))
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    with pytest.raises(DataError, match="shards are missing"):
+        merge(tmp_path / "set")
+
+
+def test_what_a_user_should_know():
+    same = photo(photographs=Photographs((card(), card(90, 90), card())))
+    assert same.warnings({}) == ["photographs 0 and 2 are the same; only warps tell their classes apart"]
+    assert photo(strength=0.0).warnings({}) == ["strength 0: all classes of a photograph are the same image"]
+    assert "has only 64 pixels along a side" in photo(size=65).warnings({})[0] and photo().warnings({}) == []
 
 
 def test_crops_without_edges_are_drawn_again_within_bounds():
