@@ -1,9 +1,11 @@
 """Noise: the structure-free controls of "Scaling Backwards" (Nakamura et al., ECCV 2024, figure 5 and its table).
 
 The paper shows patch clouds: the patches of 1p-frac, at Gaussian or at uniform places. Their numbers, and how a class
-differs from another, were not published; those here are our own: as many points as 1p-frac, the same patches, and a
-cloud of its own for each class, or one cloud of which each class moves every point a little. Pixel noise, which a
-remnant of the released configuration hints at, is apart: intensities, without patches.
+differs from another, were not published; those here are our own: as many points as 1p-frac, patches of its size, and
+a cloud of its own for each class, or one cloud of which each class moves every point a little. The pixels of a patch
+are fair coin flips, of one field of them for each image, so that overlapping patches agree; 1p-frac's later patches
+hide earlier ones, which coin flips look no different for, and one patch in 512, the empty one, is never drawn there.
+Pixel noise, which a remnant of the released configuration hints at, is apart: intensities, without patches.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen import clouds
-from fracgen.draw import Canvas, Style, check_choice, check_range
+from fracgen.chaos import unpack_gray
+from fracgen.draw import Style, check_choice, check_range
 from fracgen.recipe import MAX_CLASSES, Recipe, spread
 from fracgen.rng import MAX_SEED, stream_key
 from shards.sample import Image, Sample
@@ -118,7 +121,6 @@ class Noise(Recipe):
 
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
-        canvas = Canvas(self.style)
         for index in map(self.check_index, indices):
             shared = self.two_level and self.cloud == "shared"
             keys = {
@@ -126,7 +128,7 @@ class Noise(Recipe):
                 "moves_key": stream_key(self.seed, index, "moves") if shared else 0,
                 "mask_key": stream_key(self.seed, index, "masks") if self.two_level else 0,
             }
-            image = self._draw_cloud(canvas, **keys) if self.two_level else self._draw_pixels(keys["noise_key"])
+            image = self._draw_cloud(**keys) if self.two_level else self._draw_pixels(keys["noise_key"])
             metadata = {"formula": self.NAME, "kind": self.kind, **{name: f"{key:016x}" for name, key in keys.items()}}
             yield Sample(image=image, index=index, label=index, metadata=metadata)
 
@@ -135,13 +137,15 @@ class Noise(Recipe):
         clouds.fill_pixels(np.uint64(noise_key), self.levels(256), image.reshape(-1))
         return image
 
-    def _draw_cloud(self, canvas: Canvas, *, noise_key: int, moves_key: int, mask_key: int) -> Image:
-        offsets, levels = np.empty(self.points, np.uint32), self.levels(self._width)
-        keys = np.uint64(noise_key), levels, np.uint64(moves_key)
-        clouds.scatter(*keys, self._reach, self._width, self.pad, canvas.stride, offsets)
-        canvas.place(offsets)
-        canvas.stamp(mask_key)
-        return canvas.image()
+    def _draw_cloud(self, *, noise_key: int, moves_key: int, mask_key: int) -> Image:
+        words = -(-self.size // 64)
+        places, canvas = np.zeros((2, self.size, words), np.uint64)
+        keys = np.uint64(noise_key), self.levels(self._width), np.uint64(moves_key)
+        clouds.scatter(self.points, *keys, self._reach, self._width, self.pad, places)
+        clouds.cover(places, np.uint64(mask_key), canvas)
+        image = np.empty(self.image_shape, np.uint8)
+        unpack_gray(canvas.reshape(-1), 64 * words, False, False, image)
+        return image
 
     def preview(self) -> Iterator[list[tuple[str, Image]]]:
         """Columns of classes."""

@@ -1,0 +1,188 @@
+"""Checkpoints, the loop's stops, and what a run keeps when something goes wrong."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from shards.errors import DataError, UsageError
+from train import metrics
+from train.checkpoint import Checkpoint, check_same, load, save
+from train.loop import Loop, Pace, State, fit
+from train.ranks import Ranks
+from train.rundir import RunFolder
+
+ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
+
+
+def checkpoint(step=3, **changes):
+    values = {"step": step, "config": {"a": 1}, "data": "f" * 64, "world": 1, "scaler": {}, "optimizer": {}}
+    return Checkpoint(**{**values, "model": {"weight": torch.arange(4.0)}, **changes})
+
+
+def test_a_checkpoint_is_read_back(tmp_path):
+    save(checkpoint(), tmp_path / "last.pt")
+    save(checkpoint(step=4), tmp_path / "last.pt")
+    found = load(tmp_path / "last.pt")
+    assert (found.step, found.config, found.world) == (4, {"a": 1}, 1)
+    assert torch.equal(found.model["weight"], torch.arange(4.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_half_a_checkpoint_is_never_loaded(tmp_path):
+    path = tmp_path / "last.pt"
+    save(checkpoint(), path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:-1], b"", b"weights", os.urandom(2000)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"last\.pt: no whole checkpoint"):
+            load(path)
+    torch.save({"state": torch.zeros(3)}, path)
+    with pytest.raises(DataError, match="no whole checkpoint"):
+        load(path)
+    torch.save({"version": 99}, path)
+    with pytest.raises(DataError, match="version 99"):
+        load(path)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save(checkpoint(), path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("train.checkpoint.os.fsync", full)
+    with pytest.raises(DataError, match="No space left"):
+        save(checkpoint(step=9), path)
+    assert load(path).step == 3 and [each.name for each in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_other_runs_are_refused_with_the_difference(tmp_path):
+    same = {"config": [], "data": "f" * 64, "world": 1, "path": tmp_path}
+    check_same(checkpoint(), **same)
+    for change, words in [
+        ({"config": ["optim.lr 2, was 1"]}, r"optim\.lr 2, was 1"),
+        ({"data": "e" * 64}, "samples eeeeeeee, were ffffffff"),
+        ({"world": 2}, "2 processes, were 1"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            check_same(checkpoint(), **{**same, **change})
+
+
+# ---- the loop --------------------------------------------------------------------------------------------------------
+
+
+class Scribe:
+    """A tiny model, and a record of what the loop does with it."""
+
+    def __init__(self, start=0):
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        self.state = State(model=model, optimizer=optimizer, scaler=torch.amp.GradScaler(enabled=False), step=start)
+        self.steps, self.logs, self.saved, self.loss = [], {}, [], lambda step: 1.0 + step
+
+    def take_step(self, step):
+        self.steps.append(step)
+        return torch.tensor(self.loss(step))
+
+    def run(self, clean=None, **pace):
+        loop = Loop(log=self.logs.__setitem__, save=lambda: self.saved.append(self.state.step), clean=clean)
+        return fit(self.state, self.take_step, loop, Pace(batch_size=10, **pace), ALONE)
+
+
+def test_logs_checkpoints_and_the_last_step():
+    scribe = Scribe()
+    assert scribe.run(steps=11, log_every=4, checkpoint_every=5, clean_every=6, clean=lambda: 0.25) == "finished"
+    assert scribe.steps == list(range(11)) and scribe.saved == [5, 10, 11]
+    assert sorted(scribe.logs) == [4, 6, 8, 11]
+    assert scribe.logs[4]["loss"] == 2.5 and scribe.logs[8]["loss"] == 6.5 and scribe.logs[11]["loss"] == 10.0
+    assert scribe.logs[6] == {"clean_accuracy": 0.25} and scribe.logs[11]["clean_accuracy"] == 0.25
+    assert scribe.logs[8]["samples"] == 80 and scribe.logs[8]["lr"] == 0.5
+
+
+def test_a_run_pauses_and_goes_on():
+    scribe = Scribe(start=3)
+    assert scribe.run(steps=9, stop_after=5, log_every=0, checkpoint_every=0) == "stopped"
+    assert scribe.steps == [3, 4] and scribe.saved == [5] and list(scribe.logs) == [5]
+    assert scribe.run(steps=9) == "finished" and scribe.saved == [5, 9]
+    assert Scribe(start=9).run(steps=9) == "finished"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_and_saves(number):
+    scribe = Scribe()
+    before = signal.getsignal(number)
+
+    def loss(step):
+        if step == 2:
+            os.kill(os.getpid(), number)
+        return 1.0
+
+    scribe.loss = loss
+    assert scribe.run(steps=9) == "interrupted"
+    assert scribe.saved == [3] and signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(bad):
+    scribe = Scribe()
+    scribe.loss = lambda step: bad if step == 6 else 1.0
+    with pytest.raises(DataError, match="step 7: the loss is"):
+        scribe.run(steps=100, log_every=50, checkpoint_every=5)
+    assert scribe.saved == [5]
+
+
+def test_weights_that_are_not_finite_are_never_saved():
+    scribe = Scribe()
+
+    def loss(step):
+        if step == 7:
+            scribe.state.model.weight.data[0, 0] = float("inf")
+        return 1.0
+
+    scribe.loss = loss
+    with pytest.raises(DataError, match="step 8: weights are not finite"):
+        scribe.run(steps=8, log_every=5, checkpoint_every=5)
+    assert scribe.saved == [5]
+
+
+# ---- the folder ------------------------------------------------------------------------------------------------------
+
+
+def test_one_run_at_a_time(tmp_path):
+    folder = RunFolder(tmp_path / "run", "auto")
+    folder.lock()
+    with pytest.raises(UsageError, match="another process trains there"):
+        RunFolder(tmp_path / "run", "auto").lock()
+
+
+def test_folders_that_are_none(tmp_path):
+    (tmp_path / "photo.png").write_text("x")
+    with pytest.raises(UsageError, match=r"photo\.png and no config\.yaml, so no run"):
+        RunFolder(tmp_path, "auto")
+    with pytest.raises(UsageError, match="is a file"):
+        RunFolder(tmp_path / "photo.png", "auto")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    assert RunFolder(tmp_path / "run", "auto").checkpoint() is None
+    with pytest.raises(UsageError, match="holds a run already"):
+        RunFolder(tmp_path / "run", "never")
+
+
+def test_lines_after_the_checkpoint_are_dropped(tmp_path):
+    journal = metrics.Journal(tmp_path, steps=10, start=0)
+    for step in (2, 4, 6):
+        journal.log(step, {"loss": 1.0 / step})
+    journal.close()
+    with (tmp_path / metrics.METRICS).open("a") as file:
+        file.write('{"step": 8, "lo')  # killed here
+    metrics.Journal(tmp_path, steps=10, start=4).log(6, {"loss": 3.0})
+    assert metrics.read(tmp_path / metrics.METRICS) == [
+        {"step": 2, "loss": 0.5},
+        {"step": 4, "loss": 0.25},
+        {"step": 6, "loss": 3.0},
+    ]
+    metrics.draw_curves(tmp_path / metrics.METRICS, tmp_path / metrics.CURVES)
+    assert (tmp_path / metrics.CURVES).read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,177 @@
+"""What a run is: every number that can change a weight, from defaults, a YAML file and the command line."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from shards.errors import UsageError
+from shards.values import build, parse_yaml, read_text
+from train.augment import Augmentation as Augmentation
+
+T = TypeVar("T")
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+FeedMode = Literal["auto", "resident", "stream"]
+Where = Literal["device", "timm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A timm classification model. options: further arguments of `timm.create_model`, such as patch_size or depth."""
+
+    name: str = "vit_tiny_patch16_224"
+    drop_path: float = 0.1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """A timm optimiser. lr: for a batch of 512; what is used is lr x batch size / 512. clip: of the gradients' norm."""
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    clip: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Length, in one of three units, and a cosine after a linear warm-up. The rates are scaled as `Optim.lr`.
+
+    warmup_steps: at most 5 % of the run are taken.
+    """
+
+    steps: int = 0
+    samples: int = 0
+    epochs: float = 0.0
+    warmup_steps: int = 5000
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """timm's mixup and cutmix, and label smoothing. prob: of a batch to be mixed; switch: of it to be cut, then."""
+
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    prob: float = 1.0
+    switch: float = 0.5
+    smoothing: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """How samples reach the model. batch_size: of all ranks together. shuffle: samples in the buffers of `stream`.
+
+    resize: 0, or the size in pixels that images of other sizes are brought to. augment: on the device, or by timm's
+    own pipeline in the workers.
+    """
+
+    batch_size: int = 256
+    mode: FeedMode = "auto"
+    augment: Where = "device"
+    workers: int = 2
+    shuffle: int = 8192
+    resize: int = 0
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything else. log_every, checkpoint_every, clean_every: in steps; 0 is never."""
+
+    seed: int = 0
+    device: Device = "auto"
+    precision: Precision = "auto"
+    compile: bool = False
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    clean_every: int = 5000
+    clean_images: int = 1000
+    tensorboard: bool = False
+
+
+UNTOLD = (
+    "run.log_every",
+    "run.checkpoint_every",
+    "run.clean_every",
+    "run.clean_images",
+    "run.tensorboard",
+    "feed.workers",
+)
+"""Settings that change no weight: a run may go on with others."""
+
+
+def load(kind: type[T], path: str | None, given: Mapping[str, Any], overrides: list[str]) -> T:
+    """Settings from their defaults, a YAML file, then options by dotted name, then overrides "dotted.name=value".
+
+    Raises UsageError with the file, key and value.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = parse_yaml(read_text(Path(path)), path) or {}
+        if not isinstance(values, dict):
+            raise UsageError(f"{path}: must be a mapping of settings, not {type(values).__name__}")
+    for name, value in given.items():
+        _set(values, name, value)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{override!r}: an override is name=value, as in augment.erase=0.25")
+        _set(values, name, parse_yaml(text, override))
+    try:
+        return build(kind, values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}" if path and not (given or overrides) else str(error)) from None
+
+
+def _set(values: dict[str, Any], name: str, value: Any) -> None:
+    *groups, last = name.split(".")
+    for group in groups:
+        inner = values.setdefault(group, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"{name}: {group} is a value, not a group of settings")
+        values = inner
+    values[last] = value
+
+
+def to_values(config: Any) -> dict[str, Any]:
+    """Plain values, as YAML and JSON hold them: the inverse of `build`."""
+    return {name: _plain(getattr(config, name)) for name in (each.name for each in dataclasses.fields(config))}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_values(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """The text of config.yaml, which `--config` takes."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changes a weight and is not the same: "schedule.steps 100, was 200"."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{name} {after.get(name)}, was {before.get(name)}"
+        for name in sorted({*before, *after})
+        if name not in UNTOLD and before.get(name) != after.get(name)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,73 @@
+"""The command lines of training: what a user can mend becomes one line and an exit code."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+
+from shards.errors import DataError, FracgenError, UsageError
+
+_CommandLineError: Any = typer.BadParameter.__mro__[2]
+"""click's base of all errors in the words of a command line; typer brings its own click, or not, by version."""
+
+
+class StopError(FracgenError):
+    """A signal stopped the run, and its checkpoint is written."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal
+
+
+def app() -> typer.Typer:
+    """A command line of one command."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def run(application: typer.Typer, name: str, arguments: Sequence[str]) -> int:
+    """Run a command line; returns the exit code: 0, 1 for data, 2 for usage, 128 + signal when interrupted."""
+    try:
+        application(list(arguments), prog_name=name, standalone_mode=False)
+    except FracgenError as error:
+        return _fail(name, str(error), error.exit_code)
+    except _CommandLineError as error:
+        return _fail(name, f"{error.format_message()} ('{name} --help' lists what there is)", UsageError.exit_code)
+    except KeyboardInterrupt:
+        return _fail(name, "interrupted", 130)
+    except MemoryError:
+        return _fail(name, "out of memory; lower --batch-size, or use --data stream", DataError.exit_code)
+    except RuntimeError as error:
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        return _fail(
+            name, f"{str(error).splitlines()[0]} Lower --batch-size, or use --data stream", DataError.exit_code
+        )
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(name, f"{where}{error.strerror or error}", DataError.exit_code)
+    return 0
+
+
+def _fail(name: str, message: str, code: int) -> int:
+    rank = f" (rank {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    print(f"{name}{rank}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def say(rows: Mapping[str, str]) -> None:
+    """What is going to happen, on stderr: a line for each word."""
+    for name, text in rows.items():
+        print(f"{name:<9} {text}", file=sys.stderr, flush=True)
+
+
+def result(values: Mapping[str, Any], *, as_json: bool) -> None:
+    """What came out, on stdout: an aligned block, or JSON."""
+    if as_json:
+        print(json.dumps(values))
+        return
+    width = max(map(len, values))
+    for name, value in values.items():
+        print(f"{name.replace('_', ' '):<{width}}  {f'{value:,}' if isinstance(value, int) else value}")

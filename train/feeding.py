@@ -1,0 +1,235 @@
+"""Parts of batches from worker processes, put together and brought to the device one step ahead."""
+
+import contextlib
+import itertools
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from shards.errors import DataError, FracgenError, UsageError
+from train.samples import Skipped
+
+T = TypeVar("T")
+AHEAD = 2
+"""Batches that stand ready."""
+
+
+class Part(NamedTuple):
+    """What one worker has of one step.
+
+    rows: places in the rank's batch, int64 (n,). images: (n, ...), None where n is 0. labels: int64 (n,).
+    skipped: (reason, message) of each sample left out since the last part.
+    failure: the error that ends the feed, as (its class, its message); then the part holds nothing else.
+    """
+
+    rows: npt.NDArray[np.int64]
+    images: torch.Tensor | None
+    labels: npt.NDArray[np.int64]
+    skipped: Sequence[tuple[str, str]] = ()
+    failure: tuple[type[FracgenError], str] | None = None
+
+
+class Work(Protocol):
+    """What workers do; it is pickled where they are not forked."""
+
+    def parts(self, start_step: int, worker: int, num_workers: int) -> Iterator[Part]:
+        """The parts of one of the workers, one a step, without end. All workers' rows of a step are the whole batch."""
+
+
+class _Parts(IterableDataset[Part]):
+    """Work as DataLoader's workers take it. An error of ours travels as a value: DataLoader would wrap its message."""
+
+    def __init__(self, work: Work, start_step: int) -> None:
+        self._work, self._start_step = work, start_step
+
+    def __iter__(self) -> Iterator[Part]:
+        info = get_worker_info()
+        worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
+        try:
+            yield from self._work.parts(self._start_step, worker, num_workers)
+        except FracgenError as error:
+            kind = UsageError if isinstance(error, UsageError) else DataError
+            nothing = np.empty(0, np.int64)
+            yield Part(nothing, None, nothing, failure=(kind, str(error)))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_workers(transform: object, num_workers: int) -> None:
+    """Raises UsageError for a number of workers that cannot do the work."""
+    if num_workers < 0:
+        raise UsageError(f"--workers {num_workers}: give 0 or more")
+    if transform is not None and num_workers == 0:
+        raise UsageError("--workers 0: a transform of single images seeds global generators, so it needs 1 or more")
+
+
+def check_batch(num_samples: int, batch_size: int, rank: int, world: int) -> int:
+    """Samples of a batch that one rank gets. Raises UsageError for a batch that the set or the ranks do not allow."""
+    if not 0 <= rank < world:
+        raise UsageError(f"rank {rank} of {world}: ranks count from 0")
+    if batch_size < 1:
+        raise UsageError(f"--batch-size {batch_size}: give 1 or more")
+    if batch_size > num_samples:
+        raise UsageError(f"--batch-size {batch_size}: the set has only {num_samples} images; give at most that many")
+    if batch_size % world:
+        raise UsageError(f"--batch-size {batch_size}: not divisible by {world} ranks; give a multiple of {world}")
+    return batch_size // world
+
+
+def feed(
+    work: Work, start_step: int, num_workers: int, *, device: torch.device, skipped: Skipped
+) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+    """(images, labels) of each step on the device, without end, made while the caller computes.
+
+    A thread keeps two batches ready; num_workers 0 has it do the work too. Closing the iterator ends workers and
+    thread. Raises the first error of any worker, DataError where a worker dies.
+    """
+
+    def make() -> Generator[tuple[list[Part], torch.Tensor | None, torch.Tensor | None, Any], None, None]:
+        steps = _worker_parts(work, start_step, num_workers) if num_workers else _own_parts(work, start_step)
+        stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        with contextlib.closing(steps):
+            for parts in steps:
+                if any(part.failure for part in parts):
+                    yield parts, None, None, None
+                    return
+                with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
+                    images, labels = (t.to(device, non_blocking=True) for t in _assemble(parts, device.type == "cuda"))
+                    yield parts, images, labels, stream.record_event() if stream else None
+
+    with contextlib.closing(ahead(make, AHEAD)) as steps:
+        for parts, images, labels, copied in steps:
+            for part in parts:
+                skipped.extend(part.skipped)
+                if part.failure:
+                    raise part.failure[0](part.failure[1])
+            assert images is not None and labels is not None
+            if copied is not None:
+                copied.wait(torch.cuda.current_stream(device))
+                for tensor in (images, labels):
+                    tensor.record_stream(torch.cuda.current_stream(device))
+            yield images, labels
+
+
+def _own_parts(work: Work, start_step: int) -> Generator[list[Part], None, None]:
+    for part in _Parts(work, start_step):
+        yield [part]
+
+
+def _worker_parts(work: Work, start_step: int, num_workers: int) -> Generator[list[Part], None, None]:
+    """The parts of each step from worker processes; DataLoader takes them from its workers in turn.
+
+    They are forked on Linux, where it is safe while they touch no device: they start at once (a fresh interpreter
+    needs 1.5 s for torch alone) and see a resident set without a copy of it. Elsewhere they are spawned.
+    """
+    loader = DataLoader(
+        _Parts(work, start_step),
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=2,
+        multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
+        worker_init_fn=_start_worker,
+        collate_fn=_as_it_is,
+    )
+    # Made in this thread, not the main one, it installs no SIGCHLD handler, which would raise in the caller's step.
+    iterator: Any = iter(loader)
+    try:
+        while True:
+            yield [next(iterator) for _ in range(num_workers)]
+    except RuntimeError as error:
+        dead = [w for w in iterator._workers if w.exitcode]
+        if not dead:
+            raise
+        memory = "; /dev/shm may be too small" if any(w.exitcode == -7 for w in dead) else ""
+        raise DataError(
+            f"data worker {dead[0].pid} died (exit code {dead[0].exitcode}): it was killed, or memory ran out{memory}"
+        ) from error
+    finally:
+        iterator._shutdown_workers()
+
+
+def _as_it_is(part: Part) -> Part:
+    return part
+
+
+def _start_worker(worker: int) -> None:
+    """Out of the terminal's process group: Ctrl-C is for the trainer, which still needs the batches of this step."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    torch.set_num_threads(1)
+
+
+def _assemble(parts: Sequence[Part], pin: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    num = sum(len(part.rows) for part in parts)
+    filled = [(part, part.images) for part in parts if part.images is not None]
+    labels = torch.empty(num, dtype=torch.int64, pin_memory=pin)
+    for part, _ in filled:
+        labels[torch.from_numpy(part.rows)] = torch.from_numpy(part.labels)
+    if len(filled) == 1 and not pin:
+        return filled[0][1], labels
+    like = filled[0][1]
+    images = torch.empty((num, *like.shape[1:]), dtype=like.dtype, pin_memory=pin)
+    for part, given in filled:
+        images.index_copy_(0, torch.from_numpy(part.rows), given)
+    return images, labels
+
+
+def ahead(make: Callable[[], Generator[T, None, None]], depth: int) -> Generator[T, None, None]:
+    """What an iterator gives, made up to `depth` items ahead in a thread, which also calls `make`.
+
+    Its errors come out here; closing this one ends the thread and closes the iterator.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: T | None, error: BaseException | None) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put((item, error), timeout=0.1)
+                return
+
+    def run() -> None:
+        try:
+            iterator: Any = make()
+            with contextlib.closing(iterator):
+                for item in iterator:
+                    put(item, None)
+                    if stop.is_set():
+                        return
+            put(None, StopIteration())
+        except BaseException as error:
+            put(None, error)
+
+    thread = threading.Thread(target=run, name="batches ahead", daemon=True)
+    thread.start()
+    try:
+        for _ in itertools.count():
+            item, error = _get(ready, thread)
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]  # it is there where no error is
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _get(ready: "queue.Queue[T]", thread: threading.Thread) -> T:
+    while True:
+        try:
+            return ready.get(timeout=1.0)
+        except queue.Empty:
+            if not thread.is_alive() and ready.empty():
+                raise RuntimeError("the thread that makes batches has gone") from None

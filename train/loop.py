@@ -1,0 +1,164 @@
+"""The loop that every protocol shares: steps, logs, checkpoints, stops. What a step does is the protocol's."""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from shards.errors import DataError
+from train.checkpoint import Checkpoint
+from train.ranks import Ranks
+
+Ending = Literal["finished", "stopped", "interrupted"]
+_ASK_EVERY = 10
+"""With several processes, a signal is shared this often, in steps."""
+
+
+@dataclass(kw_only=True)
+class State:
+    """What a step changes. step: steps taken so far. model: as timm made it, not wrapped."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+
+    def restore(self, last: Checkpoint) -> None:
+        """Go back to a checkpoint. Raises DataError where it is of another model or optimiser."""
+        try:
+            self.model.load_state_dict(dict(last.model))
+            self.optimizer.load_state_dict(dict(last.optimizer))
+            self.scaler.load_state_dict(dict(last.scaler))
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = str(error).strip().splitlines()[:2]
+            raise DataError(f"the checkpoint is of another model or optimiser ({' '.join(first)})") from error
+        self.step = last.step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """In steps, counted from the start of the run; 0 is never. stop_after: of steps in all, where the run pauses."""
+
+    steps: int
+    batch_size: int
+    stop_after: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    clean_every: int = 0
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """What happens beside the steps, all of it on every rank.
+
+    log: values at a step. save: a checkpoint. clean: accuracy on clean images, where the protocol has one.
+    """
+
+    log: Callable[[int, Mapping[str, float]], None]
+    save: Callable[[], None]
+    clean: Callable[[], float] | None = None
+    advance: Callable[[], None] = lambda: None
+    asked: list[int] = field(default_factory=list)
+
+
+def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace, ranks: Ranks) -> Ending:
+    """Take steps until the end, `stop_after` or a signal (SIGINT, SIGTERM), and leave a checkpoint there.
+
+    take_step: takes step number k, and gives its loss, a scalar on the device. Losses stay there, so that nothing waits
+    for the device between logs, and are all looked at before anything is logged or saved.
+    Raises DataError with the step of the first loss that is not finite; the last checkpoint is good.
+    """
+    end = min(pace.steps, pace.stop_after) if pace.stop_after else pace.steps
+    losses: list[Tensor] = []
+    seen: list[float] = []
+    clock, counted = time.perf_counter(), state.step
+    with _signals(loop.asked):
+        while state.step < end:
+            losses.append(take_step(state.step).detach())
+            state.step += 1
+            loop.advance()
+            log, save, clean = (
+                _due(state.step, every) for every in (pace.log_every, pace.checkpoint_every, pace.clean_every)
+            )
+            asked = (ranks.world == 1 or state.step % _ASK_EVERY == 0) and ranks.any(bool(loop.asked))
+            last = state.step == end or asked
+            if not (log or save or clean or last or len(losses) >= 1000):
+                continue
+            seen += _finite(losses, state.step, ranks)
+            losses.clear()
+            values: dict[str, float] = {}
+            if log or last:
+                rate = (state.step - counted) * pace.batch_size / (time.perf_counter() - clock)
+                lr = float(state.optimizer.param_groups[0]["lr"])
+                samples = state.step * pace.batch_size
+                values = {
+                    "samples": samples,
+                    "loss": sum(seen) / len(seen),
+                    "lr": lr,
+                    "images_per_second": round(rate, 1),
+                }
+                seen.clear()
+            if loop.clean is not None and (clean or (last and not asked)):
+                values["clean_accuracy"] = loop.clean()
+            if values:
+                loop.log(state.step, values)
+            if save or last:
+                _check_weights(state)
+                loop.save()
+            clock, counted = (time.perf_counter(), state.step) if values else (clock, counted)
+            if asked:
+                return "interrupted"
+    return "finished" if state.step >= pace.steps else "stopped"
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _finite(losses: list[Tensor], step: int, ranks: Ranks) -> list[float]:
+    """The means of these losses over the ranks; step: number of steps after the last of them."""
+    means: list[float] = ranks.mean(torch.stack(losses).float()).tolist()
+    for number, loss in enumerate(means, start=step - len(means) + 1):
+        if not math.isfinite(loss):
+            raise DataError(
+                f"step {number}: the loss is {loss}; the last checkpoint is from before. A lower --lr, a longer "
+                "warm-up or optim.clip=1 may help"
+            )
+    return means
+
+
+def _check_weights(state: State) -> None:
+    """A step may have a finite loss and infinite gradients: such weights are never saved."""
+    finite = torch.stack([parameter.detach().isfinite().all() for parameter in state.model.parameters()]).all()
+    if not finite.item():
+        raise DataError(
+            f"step {state.step}: weights are not finite; the last checkpoint is from before. Try a lower --lr"
+        )
+
+
+@contextlib.contextmanager
+def _signals(asked: list[int]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for a stop; a second one stops at once, as ever."""
+
+    def ask(number: int, frame: Any) -> None:
+        asked.append(number)
+        for each in before:
+            signal.signal(each, before[each])
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    except ValueError:  # not the main thread: whoever runs this one has the signals
+        before.clear()
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

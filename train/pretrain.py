@@ -1,0 +1,333 @@
+"""Pre-train a timm model on shards: one class a perturbation, cross entropy over them (LPCE).
+
+    python train/pretrain.py --shards my-set --out runs/my-run
+    torchrun --nproc-per-node 8 train/pretrain.py --shards my-set --out runs/my-run
+
+The defaults are the published recipe of "Scaling Backwards" (ECCV 2024): ViT-Tiny/16 at 224 pixels, 61.4 million
+samples in batches of 256, AdamW, DeiT's augmentation. The same command goes on where a run was stopped.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shards.errors import UsageError
+from train import console
+from train.config import (
+    Augmentation,
+    Device,
+    Feed,
+    FeedMode,
+    Mix,
+    Model,
+    Optim,
+    Precision,
+    Run,
+    Schedule,
+    Where,
+    differences,
+    load,
+    to_values,
+    to_yaml,
+)
+from train.rundir import CONFIG, Resume, RunFolder, told
+
+app = console.app()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A pre-training run. shards: a folder of ours or a pattern of tars; num_classes: of tars without a manifest."""
+
+    shards: str = ""
+    num_classes: int = 0
+    model: Model = field(default_factory=Model)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    augment: Augmentation = field(default_factory=Augmentation)
+    mix: Mix = field(default_factory=Mix)
+    feed: Feed = field(default_factory=Feed)
+    run: Run = field(default_factory=Run)
+
+
+@app.command()
+def main(
+    *,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Any setting, as augment.erase=0.25.")
+    ] = None,
+    shards: Annotated[str | None, typer.Option(help="Folder of shards, or a pattern: 'set-{000..063}.tar'.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, to write or to resume.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE.yaml", help="Settings; options override them.")] = None,
+    model: Annotated[str | None, typer.Option(help="A timm model.  [default: vit_tiny_patch16_224]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length of the run, or --samples, or --epochs.", min=1)] = None,
+    samples: Annotated[int | None, typer.Option(help="[default: 61440000]", min=1)] = None,
+    epochs: Annotated[float | None, typer.Option(min=0)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Of all processes together.  [default: 256]", min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="For a batch of 512; scaled by the batch.  [default: 0.001]")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Of tars without our manifest.", min=1)] = None,
+    data: Annotated[FeedMode | None, typer.Option(help="Keep the set on the device, or stream it.")] = None,
+    augment: Annotated[Where | None, typer.Option(help="On the device, or timm's pipeline in the workers.")] = None,
+    resize: Annotated[int | None, typer.Option(help="Bring all images to this size in pixels.", min=1)] = None,
+    skip_bad: Annotated[bool | None, typer.Option("--skip-bad", help="Count what cannot be read, and go on.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that read, of each rank.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    device: Annotated[Device | None, typer.Option()] = None,
+    precision: Annotated[Precision | None, typer.Option()] = None,
+    compile_: Annotated[bool | None, typer.Option("--compile", help="Compile the model.")] = None,
+    tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Write TensorBoard's events too.")] = None,
+    resume: Annotated[Resume, typer.Option(help="Go on with the run in --out, or refuse to.")] = "auto",
+    allow_changes: Annotated[bool, typer.Option("--allow-changes", help="Go on with other settings.")] = False,
+    stop_after: Annotated[int, typer.Option(help="Pause after this many steps in all; 0: never.", min=0)] = 0,
+    benchmark: Annotated[bool, typer.Option("--benchmark", help="Measure images/s instead of training.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Pre-train a timm model on shards."""
+    given = {
+        "shards": shards,
+        "num_classes": num_classes,
+        "model.name": model,
+        "schedule.steps": steps,
+        "schedule.samples": samples,
+        "schedule.epochs": epochs,
+        "optim.lr": lr,
+        "feed.batch_size": batch_size,
+        "feed.mode": data,
+        "feed.augment": augment,
+        "feed.resize": resize,
+        "feed.skip_bad": skip_bad,
+        "feed.workers": workers,
+        "run.seed": seed,
+        "run.device": device,
+        "run.precision": precision,
+        "run.compile": compile_,
+        "run.tensorboard": tensorboard,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if lengths := [name for name in ("schedule.steps", "schedule.samples", "schedule.epochs") if name in chosen]:
+        chosen = {"schedule.steps": 0, "schedule.samples": 0, "schedule.epochs": 0.0, **chosen}
+        if len(lengths) > 1:
+            raise UsageError("--steps, --samples, --epochs: give one of them")
+    settings = load(Pretraining, config, chosen, overrides or [])
+    if not settings.shards:
+        raise UsageError("--shards: give a folder of shards, as `fracgen render` writes them")
+    if out is None and not benchmark:
+        raise UsageError("--out: give a folder for the run")
+    folder = RunFolder(out, resume) if out is not None and not benchmark else None
+    pretrain(settings, folder, allow_changes=allow_changes, stop_after=stop_after, as_json=as_json)
+
+
+def pretrain(
+    settings: Pretraining,
+    folder: RunFolder | None,
+    *,
+    allow_changes: bool = False,
+    stop_after: int = 0,
+    as_json: bool = False,
+) -> None:
+    """Run it, from the last checkpoint in the folder; without a folder, measure its speed."""
+    began = time.perf_counter()
+    import torch
+    from torch import Tensor
+    from torch.nn.parallel import DistributedDataParallel
+
+    from train import checkpoint, loop, metrics, schedule, speed
+    from train import model as models
+    from train.augment import DeviceAugment, center, timm_transform
+    from train.data import Resident, Stream, choose_feed, open_source
+    from train.lpce import Mixer, lpce
+    from train.ranks import join
+    from train.seeds import key
+
+    # where: this process among the others, and what it computes in
+    ranks = join(settings.run.device)
+    precision = models.resolve_precision(settings.run.precision, ranks.device)
+    torch.set_float32_matmul_precision("high")
+    amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+    # what: the samples, and how long
+    feed, size = settings.feed, settings.augment.size
+    source = open_source(
+        settings.shards, num_classes=settings.num_classes or None, resize=feed.resize or None, skip_bad=feed.skip_bad
+    )
+    transform = timm_transform(settings.augment) if feed.augment == "timm" else None
+    choice = choose_feed(source, feed.mode, ranks.device, transform=transform)
+    place = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
+    common: dict[str, Any] = {"batch_size": feed.batch_size, "seed": settings.run.seed, "transform": transform, **place}
+    batches = (
+        Resident(source, **common, num_workers=feed.workers)
+        if choice.mode == "resident"
+        else Stream(source, **common, num_workers=feed.workers, shuffle=feed.shuffle)
+    )
+    plan = schedule.resolve(
+        settings.schedule, settings.optim, batch_size=feed.batch_size, num_samples=source.num_samples
+    )
+    settings = replace(
+        settings,
+        num_classes=source.num_classes,
+        schedule=replace(settings.schedule, steps=plan.steps, samples=0, epochs=0.0),
+        feed=replace(feed, mode=choice.mode),
+        run=replace(settings.run, device="cuda" if ranks.device.type == "cuda" else "cpu", precision=precision),
+    )
+
+    # the model, and what changes it; the weights depend on the seed alone
+    torch.manual_seed(key(settings.run.seed, "init"))
+    model = models.create(settings.model, num_classes=source.num_classes, size=size).to(ranks.device)
+    optimizer = models.optimizer(model, settings.optim, lr=plan.lr)
+    state = loop.State(model=model, optimizer=optimizer, scaler=torch.amp.GradScaler(enabled=precision == "fp16"))
+    rates = schedule.cosine(optimizer, plan)
+    augment = DeviceAugment(settings.augment, seed=settings.run.seed, device=ranks.device)
+    mix = Mixer(settings.mix, num_classes=source.num_classes, seed=settings.run.seed, rank=ranks.rank)
+    mix.check_batch(feed.batch_size // ranks.world)
+
+    # where it goes on
+    values = to_values(settings)
+    if folder is not None:
+        if ranks.first:
+            folder.lock()
+        if (last := folder.checkpoint()) is not None:
+            if not allow_changes:
+                changed = differences(told(last.config), told(values))
+                checkpoint.check_same(
+                    last, config=changed, data=source.fingerprint, world=ranks.world, path=folder.path
+                )
+            state.restore(last)
+        ranks.wait()
+        if ranks.first:
+            folder.write(CONFIG, to_yaml(values))
+
+    wrapped: Any = torch.compile(model) if settings.run.compile else model
+    if ranks.world > 1:
+        wrapped = DistributedDataParallel(wrapped, device_ids=[ranks.device] if ranks.device.type == "cuda" else None)
+    wrapped.train()
+
+    def inputs(step: int, images: Tensor, labels: Tensor, positions: Any) -> tuple[Tensor, Tensor]:
+        augmented = images if feed.augment == "timm" else augment(images, positions)
+        return mix(augmented, labels, step)
+
+    def learn(step: int, images: Tensor, targets: Tensor) -> Tensor:
+        torch.manual_seed(key(settings.run.seed, "layers", step, ranks.rank))  # drop path's and dropout's
+        rates.step_update(step)
+        with torch.autocast(ranks.device.type, dtype=amp, enabled=amp is not None):
+            logits = wrapped(images)
+        loss = lpce(logits, targets)
+        torch.autograd.backward(state.scaler.scale(loss))
+        if settings.optim.clip:
+            state.scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optim.clip)
+        state.scaler.step(optimizer)
+        state.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    if ranks.first:
+        console.say(
+            {
+                "data": source.description,
+                "feed": choice.why,
+                "model": models.describe(settings.model, model, precision, ranks),
+                "steps": schedule.describe(plan, feed.batch_size, source.num_samples, start=state.step),
+                "rate": schedule.describe_rate(plan, settings.optim, feed.batch_size),
+            }
+        )
+    if folder is None:
+        with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
+            measured = speed.measure(batches, inputs, learn, batch_size=feed.batch_size, ranks=ranks)
+        if ranks.first:
+            console.result(measured, as_json=as_json)
+        return
+
+    def save() -> None:
+        if ranks.first:
+            now = checkpoint.Checkpoint(
+                step=state.step,
+                config=values,
+                data=source.fingerprint,
+                world=ranks.world,
+                model=model.state_dict(),
+                optimizer=optimizer.state_dict(),
+                scaler=state.scaler.state_dict(),
+            )
+            checkpoint.save(now, folder / checkpoint.LAST)
+
+    def clean() -> float:
+        """Share of images, unaugmented and whole, that are told apart; every rank looks at some of them."""
+        stats = settings.augment.mean, settings.augment.std
+        found = batches.clean(clean_images, rank=ranks.rank, world=ranks.world)
+        right, count = models.count_right(
+            model, ((center(batch.images, size, 1.0, *stats), batch.labels) for batch in found), amp
+        )
+        share = ranks.mean(torch.tensor([right, count], dtype=torch.float64, device=ranks.device))
+        return float((share[0] / share[1]).item())
+
+    clean_images = min(settings.run.clean_images, source.num_samples)
+    journal = metrics.Journal(
+        folder.path if ranks.first else None,
+        steps=plan.steps,
+        start=state.step,
+        tensorboard=settings.run.tensorboard,
+    )
+    feeder: Any = batches.batches(state.step)
+
+    def take_step(step: int) -> Tensor:
+        images, targets = inputs(step, *next(feeder))
+        loss = learn(step, images, targets)
+        if step == start and ranks.first:
+            console.say({"first": f"step after {time.perf_counter() - began:.1f} s"})
+        return loss
+
+    start = state.step
+    beside = loop.Loop(log=journal.log, save=save, clean=clean if clean_images else None, advance=journal.advance)
+    pace = loop.Pace(
+        steps=plan.steps,
+        batch_size=feed.batch_size,
+        stop_after=stop_after,
+        log_every=settings.run.log_every,
+        checkpoint_every=settings.run.checkpoint_every,
+        clean_every=settings.run.clean_every,
+    )
+    try:
+        ending = loop.fit(state, take_step, beside, pace, ranks)
+    finally:
+        feeder.close()
+        journal.close()
+    if not ranks.first:
+        return
+    metrics.draw_curves(folder / metrics.METRICS, folder / metrics.CURVES)
+    models.export(
+        model,
+        folder / "model",
+        mean=settings.augment.mean,
+        std=settings.augment.std,
+        tag=f"fracgen_{source.fingerprint[:8]}",
+        options=settings.model.options,
+    )
+    last_line = metrics.read(folder / metrics.METRICS)[-1:]
+    outcome = {
+        "run": str(folder.path),
+        "ending": ending,
+        "steps": state.step,
+        "samples": state.step * feed.batch_size,
+        "seconds": round(time.perf_counter() - began, 1),
+        **{
+            name: round(value, 4)
+            for line in last_line
+            for name, value in line.items()
+            if name not in ("step", "samples")
+        },
+        "skipped": sum(batches.skipped.values()),
+        "model": str(folder / "model"),
+    }
+    console.result(outcome, as_json=as_json)
+    if ending == "interrupted":
+        raise console.StopError(
+            f"stopped at step {state.step} of {plan.steps}; the same command goes on", beside.asked[0]
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(app, "pretrain", sys.argv[1:]))

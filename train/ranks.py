@@ -1,0 +1,72 @@
+"""The processes of a run: one, or as many as torchrun starts."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from shards.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those of the run. control: a group on the CPU, for words that need no device."""
+
+    rank: int
+    world: int
+    device: torch.device
+    control: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and shows."""
+        return self.rank == 0
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over the ranks of float values."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds on any rank."""
+        if self.world == 1:
+            return flag
+        word = torch.tensor([int(flag)])
+        dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(word.item())
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.world > 1:
+            dist.barrier(group=self.control)
+
+
+def join(device: str) -> Ranks:
+    """Take this process's place: alone, or where torchrun's environment says.
+
+    device: auto, cpu or cuda. Raises UsageError where there is no such device.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: this torch sees no GPU; use --device cpu")
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if cuda and local >= torch.cuda.device_count():
+        raise UsageError(f"{local + 1} processes here, and {torch.cuda.device_count()} GPUs; start one for each GPU")
+    chosen = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(chosen)
+    if world == 1:
+        return Ranks(rank=0, world=1, device=chosen)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    return Ranks(rank=rank, world=world, device=chosen, control=dist.new_group(backend="gloo"))
+
+
+def leave() -> None:
+    """End the group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,58 @@
+"""The folder of a run: who may write there, and where it goes on."""
+
+import fcntl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from shards.errors import UsageError
+from train.checkpoint import LAST, Checkpoint, load
+
+Resume = Literal["auto", "never"]
+CONFIG = "config.yaml"
+
+
+class RunFolder:
+    """A folder that one run writes to: config.yaml, metrics.jsonl, last.pt, curves.png, model/."""
+
+    def __init__(self, path: Path, resume: Resume) -> None:
+        """Raises UsageError where the folder is something else's, or holds a run that is not to be resumed."""
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path}: is a file; --out names a folder")
+        held = sorted(each.name for each in path.iterdir() if each.name != ".lock") if path.exists() else []
+        if held and CONFIG not in held:
+            raise UsageError(f"{path}: holds {held[0]} and no {CONFIG}, so no run; give another --out")
+        if held and resume == "never":
+            raise UsageError(f"{path}: holds a run already; give another --out, or --resume auto to go on with it")
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def lock(self) -> None:
+        """Make the folder, and keep other runs out of it until this process ends, however it ends.
+
+        Raises UsageError where another one is at work.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._file = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"{self.path}: another process trains there; wait for it, or give another --out") from None
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The last one, None where there is none yet. Raises DataError where it is damaged."""
+        path = self.path / LAST
+        return load(path) if path.exists() else None
+
+    def write(self, name: str, text: str) -> None:
+        """A small file, whole or not at all."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text, "utf-8")
+        temporary.replace(self.path / name)
+
+
+def told(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that tell one run from another: without where its shards lie, which their fingerprint stands for."""
+    return {name: value for name, value in values.items() if name != "shards"}
