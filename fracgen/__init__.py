@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fracgen.ifs import load_ifs as load_ifs
     from fracgen.noise import Noise as Noise
     from fracgen.onepfrac import OnePFrac as OnePFrac
+    from fracgen.photo import Photo as Photo
+    from fracgen.photographs import Photographs as Photographs
+    from fracgen.photographs import load_photographs as load_photographs
     from fracgen.recipes import load_recipe as load_recipe
     from fracgen.recipes import save_recipe as save_recipe
     from fracgen.search import find_categories as find_categories
@@ -40,12 +43,15 @@ _HOMES = {
     "OFDB": "fracgen.fractaldb",
     "OnePFrac": "fracgen.onepfrac",
     "Part": "shards.layout",
+    "Photo": "fracgen.photo",
+    "Photographs": "fracgen.photographs",
     "Style": "fracgen.draw",
     "VisualAtom": "fracgen.visualatom",
     "draw_ifs": "fracgen.draw",
     "find_categories": "fracgen.search",
     "load_categories": "fracgen.categories",
     "load_ifs": "fracgen.ifs",
+    "load_photographs": "fracgen.photographs",
     "load_recipe": "fracgen.recipes",
     "merge": "fracgen.generate",
     "open_shards": "shards.reader",

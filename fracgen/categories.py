@@ -17,6 +17,7 @@ import numpy as np
 
 from fracgen.draw import check_range
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
+from fracgen.stored import Stored
 from shards.errors import UsageError
 from shards.manifest import MANIFEST
 
@@ -26,10 +27,11 @@ _TEMPORARY = re.compile(r"\.\d{5,}\.csv\.[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True)
-class Categories:
+class Categories(Stored):
     """Systems by category number, from 0. As content of a data set they lie in one file, `categories.csv`."""
 
     FILE: ClassVar[str] = "categories.csv"
+    OPTION: ClassVar[str] = "--categories-from takes categories"
 
     systems: tuple[IFS, ...]
 

@@ -1,4 +1,4 @@
-"""The commands that render: 1p-frac, the baselines, their parts and the merging of these, and the category search."""
+"""The commands that render: 1p-frac, photographs, the baselines, parts and their merging; and the category search."""
 
 import contextlib
 import functools
@@ -103,6 +103,7 @@ def _baselines(context: typer.Context) -> None:
 def add_commands(app: typer.Typer) -> None:
     """Add these commands to the application."""
     app.command()(render)
+    app.command()(photo)
     app.add_typer(baseline, name="baseline")
     for command in (search, merge):
         app.command()(command)
@@ -267,6 +268,74 @@ def noise(
     _render(context, "noise")
 
 
+@_with_output
+def photo(
+    context: typer.Context,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", help="One photograph or several, in any format.")
+    ] = None,
+    look: Annotated[
+        Literal["canny", "gray", "rgb"] | None, typer.Option(help="White edges, gray, or colours.  [default: canny]")
+    ] = None,
+    warp: Annotated[
+        Literal["affine", "perspective", "polynomial", "elastic", "crops"] | None,
+        typer.Option(help="What makes a class.  [default: affine]"),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="Width of the warps' numbers; 1 is half of the picture, for elastic a cell.  [default: 0.5]"),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Warps of each photograph, each a class.  [default: 1000]")
+    ] = None,
+    size: Size = None,
+    seed: Seed = None,
+    blur: Annotated[
+        float | None, typer.Option(help="Sigma of Canny's Gaussian in pixels.  [default: derived from the photograph]")
+    ] = None,
+    low: Annotated[float | None, typer.Option(help="Low threshold of Canny.  [default: 0.4 of the high one]")] = None,
+    high: Annotated[
+        float | None, typer.Option(help="High threshold of Canny.  [default: a fifth of the gradients exceed it]")
+    ] = None,
+    cells: Annotated[int | None, typer.Option(help="Of an elastic warp, along a side.  [default: 4]")] = None,
+    min_fill: Annotated[
+        float | None, typer.Option(help="Share that a warp must cover, and show of the photograph.  [default: 0.25]")
+    ] = None,
+    max_tries: Annotated[int | None, typer.Option(help="Warps tried for a class.  [default: 100]")] = None,
+    min_scale: Annotated[
+        float | None, typer.Option(help="Crops: least area, as a share of the photograph's.  [default: 0.002]")
+    ] = None,
+    max_scale: Annotated[float | None, typer.Option(help="Crops: greatest area.  [default: 0.25]")] = None,
+    max_ratio: Annotated[
+        float | None, typer.Option(help="Crops: sides up to this to one, either way.  [default: 1.333]")
+    ] = None,
+    rotation: Annotated[float | None, typer.Option(help="Crops: degrees, either way.  [default: 30]")] = None,
+    shear: Annotated[float | None, typer.Option(help="Crops: degrees, either way.  [default: 30]")] = None,
+    flip: Annotated[float | None, typer.Option(help="Crops: probability of a mirror image.  [default: 0.5]")] = None,
+    brightness: Annotated[
+        float | None, typer.Option(help="Crops: factors of 1 - this to 1 + this.  [default: 0.4]")
+    ] = None,
+    contrast: Annotated[
+        float | None, typer.Option(help="Crops: factors of 1 - this to 1 + this.  [default: 0.4]")
+    ] = None,
+    saturation: Annotated[
+        float | None, typer.Option(help="Crops: factors of 1 - this to 1 + this.  [default: 0.4]")
+    ] = None,
+    hue: Annotated[float | None, typer.Option(help="Crops: share of a turn, either way.  [default: 0.1]")] = None,
+    max_side: Annotated[
+        int | None, typer.Option(help="Photographs are reduced to this many pixels first.  [default: 2048]")
+    ] = None,
+) -> None:
+    """Render one real image, or several: its edges, warped into L classes. Ranges and thresholds are ours.
+
+    A rendered folder has its photographs in it: `fracgen photo --recipe DIR` needs no others.
+    """
+    from fracgen.opencv import opencv
+
+    opencv().setNumThreads(1)  # this process has a thread a core already; alone in a process, nobody else is slowed
+    _render(context, "photo", **_given_photographs(images or [], max_side, context.params))
+
+
 def search(
     categories: Annotated[int, typer.Option(help="Number of categories.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Folder for 00000.csv and on, as the published tools read.")] = None,
@@ -339,6 +408,23 @@ def _given_categories(folder: Path | None, count: int | None) -> dict[str, Any]:
     return {"systems": systems, "categories": len(systems)}
 
 
+def _given_photographs(paths: list[Path], max_side: int | None, words: dict[str, Any]) -> dict[str, Any]:
+    if not paths and max_side is not None:
+        raise UsageError("--max-side is for photographs that are given; give one, or leave it out")
+    if not paths:
+        return {}
+    from fracgen import report
+    from fracgen.photographs import MAX_SIDE, load_photographs
+
+    photographs, notes = load_photographs(paths, max_side=MAX_SIDE if max_side is None else max_side)
+    for note in notes:
+        report.warn(note)
+    given: dict[str, Any] = {"photographs": photographs}
+    if words["recipe_file"] is not None and words["recipe_file"].is_dir():  # what was derived from another photograph
+        given |= {key: None for key in ("blur", "low", "high") if words[key] is None}
+    return given
+
+
 def _render(context: typer.Context, name: str | None = None, **given: Any) -> None:
     """Render the recipe `name` (or whichever a recipe file holds) with the options of a command; `given` wins."""
     from fracgen import report
@@ -347,7 +433,7 @@ def _render(context: typer.Context, name: str | None = None, **given: Any) -> No
     from shards.layout import Part
 
     words = context.params
-    others = {*Output.__annotations__, "ifs", "categories_from"}
+    others = {*Output.__annotations__, "ifs", "categories_from", "images", "max_side"}
     options = {key: value for key, value in words.items() if key not in others and value is not None}
     options |= given
     part = None if words["only"] is None else Part.parse(words["only"])

@@ -19,7 +19,7 @@ from typing import Any
 
 from fracgen.machine import num_cores
 from fracgen.preview import contact_sheet
-from fracgen.recipes import Recipe, from_dict, inputs, recipe_hash, to_dict
+from fracgen.recipes import RECIPES, Recipe, from_dict, inputs, recipe_hash, to_dict
 from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, Part, default_num_shards
@@ -28,7 +28,7 @@ from shards.plan import Plan, is_there, num_parts, read_plan, read_record
 from shards.sample import Sample
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
-"""The packages whose version can change a byte of a folder."""
+"""The packages whose version can change a byte of any folder."""
 
 _cancelled: set[str] = set()
 """Tokens of runs that were interrupted: their threads stop at the next image."""
@@ -52,9 +52,10 @@ class Result:
     seconds: float
 
 
-def versions() -> dict[str, str]:
-    """The versions of what determines a folder's bytes."""
-    return {name: metadata.version(name) for name in _VERSIONED}
+def versions(name: str = "") -> dict[str, str]:
+    """The versions of what determines the bytes of a folder; of the recipe of this name, if there is one."""
+    own = RECIPES[name].versions() if name in RECIPES else {}
+    return {**{package: metadata.version(package) for package in _VERSIONED}, **own}
 
 
 def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: int = 8, keep_metadata: bool = True) -> Layout:
@@ -134,7 +135,8 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
     holds no shards, a part is being written, or other versions began it.
     """
     folder, started = Path(folder), time.perf_counter()
-    work = replace(_plan_there(folder), versions=versions(), any_versions=any_versions)
+    work = _plan_there(folder)
+    work = replace(work, versions=versions(str(work.recipe.get("recipe"))), any_versions=any_versions)
     try:
         recipe = from_dict(work.recipe, folder)
     except UsageError as error:
@@ -199,7 +201,7 @@ def plan_of(recipe: Recipe, layout: Layout, provenance: Mapping[str, Any] | None
         recipe_hash=recipe_hash(recipe),
         provenance=provenance or {},
         layout=layout,
-        versions=versions(),
+        versions=versions(recipe.NAME),
     )
 
 
@@ -245,8 +247,8 @@ def _job(folder: Path, token: str) -> tuple[Recipe, Layout]:
         unseen = "a worker cannot see it; all must have the folder under this path"
         why = "the run has ended" if folder.is_dir() else unseen
         raise DataError(f"{folder}: {why}")
-    if work.versions != versions() and not work.any_versions:
-        raise DataError(f"a worker has other versions ({versions()}) than the run ({work.versions}); make them equal")
+    if work.versions != (ours := versions(str(work.recipe.get("recipe")))) and not work.any_versions:
+        raise DataError(f"a worker has other versions ({ours}) than the run ({work.versions}); make them equal")
     recipe = from_dict(work.recipe, folder)
     if recipe_hash(recipe) != work.recipe_hash:
         raise DataError(f"{folder}: a worker reads another recipe than the run has; make their fracgen equal")

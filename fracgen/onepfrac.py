@@ -16,7 +16,7 @@ import numpy as np
 
 from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range, fill_rate
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
-from fracgen.recipe import MAX_CLASSES, DrawnRecipe
+from fracgen.recipe import MAX_CLASSES, DrawnRecipe, compare
 from fracgen.rng import MAX_SEED, generator, stream_key
 from shards.errors import DataError, UsageError
 from shards.sample import Image, Sample
@@ -185,11 +185,11 @@ class OnePFrac(DrawnRecipe):
         renderer = Renderer(self.style)
         renderer.trace(self.base.p, self.base.maps)
         base = renderer.draw(mask_key=self.mask_key(0))
-        yield [("base fractal", base), ("blue: base", _compare(np.zeros_like(base), base))]
+        yield [("base fractal", base), ("blue: base", compare(np.zeros_like(base), base))]
         shown = np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int)
         for sample in self.render(shown.tolist()):
             base = renderer.draw(mask_key=self.mask_key(sample.index))
-            difference = (f"red: class {sample.label}, blue: base", _compare(sample.image, base))
+            difference = (f"red: class {sample.label}, blue: base", compare(sample.image, base))
             yield [(f"class {sample.label}", sample.image), difference]
 
     def perturb(self, eps: Floats) -> Floats:
@@ -301,13 +301,6 @@ class _Vetting:
             recipe.perturb(recipe.draw_eps(generator(recipe.seed, probe, "vet", self.attempt)))
             for probe in range(VET_PROBES)
         ]
-
-
-def _compare(image: Image, base: Image) -> Image:
-    lit, base_lit = (picture if picture.ndim == 2 else picture.max(axis=2) for picture in (image, base))
-    both = np.minimum(lit, base_lit) // 2
-    red, blue = np.where(lit > base_lit, 255, both), np.where(base_lit > lit, 255, both)
-    return np.stack([red, both, blue], -1).astype(np.uint8)
 
 
 def _counts(rejections: Mapping[str, int]) -> str:

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from fracgen.draw import ColorMode, DrawMode, PatchMode, Style
 from shards.errors import UsageError
 from shards.sample import Image, Sample
@@ -57,6 +59,11 @@ class Recipe(ABC):
         """The recipe with all that needed searching or reading, and its provenance."""
         return self, {}
 
+    @classmethod
+    def versions(cls) -> Mapping[str, str]:
+        """Of what else can change a byte of this data set, beside the packages that all of them need."""
+        return {}
+
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
         """What a user should know before a resolved recipe is rendered."""
         return []
@@ -79,6 +86,14 @@ class Recipe(ABC):
 def spread(count: int, most: int) -> list[int]:
     """At most so many of the numbers below `count`, evenly spread."""
     return [number * (count - 1) // max(min(count, most) - 1, 1) for number in range(min(count, most))]
+
+
+def compare(image: Image, base: Image) -> Image:
+    """Where two images differ, (H, W, 3). Red: only in the first; blue: only in the second; gray: in both."""
+    lit, base_lit = (picture if picture.ndim == 2 else picture.max(axis=2) for picture in (image, base))
+    both = np.minimum(lit, base_lit) // 2
+    red, blue = np.where(lit > base_lit, 255, both), np.where(base_lit > lit, 255, both)
+    return np.stack([red, both, blue], -1).astype(np.uint8)
 
 
 class DrawnRecipe(Recipe):

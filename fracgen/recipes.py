@@ -1,5 +1,6 @@
 """The recipes by name; a recipe to and from plain values, YAML and its hash."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -17,13 +18,19 @@ from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.ifs import IFS, read_text
 from fracgen.noise import Noise
 from fracgen.onepfrac import OnePFrac
+from fracgen.photo import Photo
+from fracgen.photographs import Photographs
 from fracgen.recipe import Recipe as Recipe
+from fracgen.stored import Stored
 from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
 from shards.manifest import FORMAT, MANIFEST, hash_json, load_manifest
 from shards.plan import read_input
 
-RECIPES: Mapping[str, type[Recipe]] = {kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom, Noise)}
+RECIPES: Mapping[str, type[Recipe]] = {
+    kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom, Noise, Photo)
+}
+STORED: Mapping[str, type[Stored]] = {kind.FILE: kind for kind in (Categories, Photographs)}
 
 
 def build(name: str, values: Mapping[str, Any]) -> Recipe:
@@ -42,7 +49,7 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
     for key, value in values.items():
         field = str(key).replace("-", "_")
         if field not in types:
-            known = [name for name in types if name != "systems"]  # a file holds those
+            known = [name for name, kind in types.items() if _stored(kind) is None]  # a file holds the others
             raise UsageError(
                 f"unknown key {reprlib.repr(key)}{_nearest(field, known)}; a recipe of {name} has {', '.join(known)}"
             )
@@ -54,12 +61,20 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
 
 
 def _check_type(name: str, value: Any, expected: Any) -> Any:
-    if expected == (Categories | None):
-        if value is None or isinstance(value, Categories):
+    kinds = typing.get_args(expected)
+    if type(None) in kinds:
+        if value is None:
+            return None
+        (expected,) = (kind for kind in kinds if kind is not type(None))
+    if (stored := _stored(expected)) is not None:
+        if isinstance(value, stored):
             return value
-        raise UsageError(f"{name} {reprlib.repr(value)}: must be left out; --categories-from takes categories")
-    if expected == (IFS | None):
-        return value if value is None or isinstance(value, IFS) else IFS.from_dict(value)
+        raise UsageError(f"{name} {reprlib.repr(value)}: must be left out; {stored.OPTION}")
+    if expected is IFS:
+        return value if isinstance(value, IFS) else IFS.from_dict(value)
+    if typing.get_origin(expected) is tuple:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(_check_type(name, item, typing.get_args(expected)[0]) for item in values)
     if typing.get_origin(expected) is Literal:
         words = typing.get_args(expected)
         if value not in words:
@@ -76,6 +91,12 @@ def _check_type(name: str, value: Any, expected: Any) -> Any:
     return value
 
 
+def _stored(kind: Any) -> type[Stored] | None:
+    """The type that a file of its own holds, where a field has it."""
+    kinds = [part for part in (kind, *typing.get_args(kind)) if isinstance(part, type) and issubclass(part, Stored)]
+    return kinds[0] if kinds else None
+
+
 def _nearest(word: str, words: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f", did you mean {near[0]!r}?" if near else ""
@@ -90,8 +111,10 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     for name, value in _fields(recipe):
         if isinstance(value, IFS):
             value = value.to_dict()
-        elif isinstance(value, Categories):
+        elif isinstance(value, Stored):
             value = {"file": value.FILE, "sha256": value.sha256}
+        elif isinstance(value, tuple):
+            value = list(value)
         if value is not None:
             values[name] = value
     return values
@@ -99,7 +122,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def inputs(recipe: Recipe) -> dict[str, bytes]:
     """The files that a resolved recipe needs beside its values, by name."""
-    return {value.FILE: value.to_bytes() for _, value in _fields(recipe) if isinstance(value, Categories)}
+    return {value.FILE: value.to_bytes() for _, value in _fields(recipe) if isinstance(value, Stored)}
 
 
 def _fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
@@ -119,12 +142,15 @@ def from_dict(values: Mapping[str, Any], folder: Path | None = None) -> Recipe:
 def _read_input(value: Any, folder: Path | None) -> Any:
     if not isinstance(value, dict) or set(value) != {"file", "sha256"} or folder is None:
         return value
-    if value["file"] != Categories.FILE:
-        raise UsageError(f"file {reprlib.repr(value['file'])}: must be {Categories.FILE}")
-    data = read_input(folder, Categories.FILE)
-    if hashlib.sha256(data).hexdigest() != value["sha256"]:
-        raise UsageError(f"{folder / Categories.FILE}: is not the file that the recipe names")
-    return Categories.from_bytes(data)
+    if value["file"] not in STORED:
+        raise UsageError(f"file {reprlib.repr(value['file'])}: must be {' or '.join(STORED)}")
+    kind = STORED[value["file"]]
+    data = read_input(folder, kind.FILE)
+    with contextlib.suppress(UsageError):
+        stored = kind.from_bytes(data)
+        if value["sha256"] in (hashlib.sha256(data).hexdigest(), stored.sha256):
+            return stored
+    raise UsageError(f"{folder / kind.FILE}: is not the file that the recipe names")
 
 
 def recipe_hash(recipe: Recipe) -> str:

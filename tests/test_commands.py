@@ -279,3 +279,113 @@ def test_the_data_card_names_the_members(fracgen, tmp_path):
         assert fracgen("baseline", "noise", *COMMANDS["noise"], *words, "--out", out)[0] == 0
         card = (tmp_path / out / "README.md").read_text()
         assert "<key>.cls" in card and "<key>.png" in card and ("<key>.json" in card) == named
+
+
+PHOTO = ["--size", 48, "--classes", 6]
+
+
+def astronaut(folder: Path, name: str = "cat.png") -> Path:
+    from skimage.data import astronaut
+
+    Image.fromarray(astronaut()[:200, :180]).save(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("warp", ["affine", "perspective", "polynomial", "elastic", "crops"])
+def test_photo_render_verify_inspect_preview(fracgen, tmp_path, warp):
+    words = ["photo", astronaut(tmp_path), *PHOTO, "--warp", warp]
+    code, out, err = fracgen(*words)
+    assert (code, err) == (0, "") and "6 of 6 classes" in out
+    (folder,) = tmp_path.glob(f"photo-canny-{warp}-6-*")
+    assert "nothing to do" in fracgen(*words)[1]
+    (tmp_path / "cat.png").unlink()
+    moved = folder.rename(tmp_path / "moved")
+    code, out, err = fracgen("verify", moved, "--render")
+    assert (code, err) == (0, "") and "all good" in out
+    assert "opencv" in fracgen("inspect", moved)[1]
+    assert fracgen("preview", moved, "-o", "sheet.png")[0] == 0
+    assert np.asarray(Image.open("sheet.png").convert("L")).std() > 10
+    for command in ("photo", "render"):
+        assert fracgen(command, "--recipe", "moved", "--out", command)[0] == 0
+        assert contents(tmp_path / command) == contents(moved)
+    assert "cat" not in (moved / "dataset.json").read_text()
+
+
+def test_photo_parts_several_photographs_and_overrides(fracgen, tmp_path):
+    first, second = astronaut(tmp_path), tmp_path / "small.jpg"
+    Image.open(first).crop((40, 0, 140, 60)).save(second)
+    words = ["photo", first, second, *PHOTO, "--warp", "perspective", "--shards", 4]
+    code, out, err = fracgen(*words, "--out", "whole")
+    assert (code, err) == (0, "") and "12 of 12 classes" in out
+    for part in ("1/2", "2/2"):
+        assert fracgen(*words, "--out", "set", "--only", part)[0] == 0
+    assert fracgen("merge", "set")[0] == 0
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+    recipe = load_manifest(tmp_path / "set").recipe
+    assert len(recipe["high"]) == len(recipe["low"]) == len(recipe["blur"]) == 2
+    assert fracgen("photo", second, "--recipe", "set", "--out", "other", "--low", 2)[0] == 0
+    other = load_manifest(tmp_path / "other").recipe
+    assert other["low"] == [2.0] and other["high"] == recipe["high"][1:], "what the other photograph gave is not kept"
+    code, _, err = fracgen("photo", first, *PHOTO, "--size", 300, "--max-side", 100, "--out", "tiny")
+    assert code == 0 and "reduced to 90 x 100" in err and "is enlarged" in err and err.count("\n") == 2
+
+
+def test_every_option_of_photo_reaches_the_recipe(fracgen, tmp_path):
+    options = {
+        "look": "canny", "warp": "elastic", "strength": 0.25, "classes": 3, "size": 40, "seed": 7, "cells": 3,
+        "min_fill": 0.5, "max_tries": 50, "min_scale": 0.1, "max_scale": 0.5, "max_ratio": 1.5, "rotation": 10.0,
+        "shear": 5.0, "flip": 0.25, "brightness": 0.1, "contrast": 0.2, "saturation": 0.3, "hue": 0.05,
+    }  # fmt: skip
+    lists = {"blur": 1.5, "low": 20.0, "high": 60.0}
+    kind = RECIPES["photo"]
+    assert {*options, *lists, "photographs"} == {field.name for field in dataclasses.fields(kind)}
+    words = [word for key, value in {**options, **lists}.items() for word in (f"--{key.replace('_', '-')}", value)]
+    assert fracgen("photo", astronaut(tmp_path), *words, "--out", "set")[0] == 0
+    recipe = load_manifest(tmp_path / "set").recipe
+    assert {key: recipe[key] for key in options} == options
+    assert {key: recipe[key] for key in lists} == {key: [value] for key, value in lists.items()}
+
+
+def test_the_example_of_photo_is_the_defaults(fracgen, tmp_path):
+    path, kind = EXAMPLES / "photo.yaml", RECIPES["photo"]
+    values = yaml.safe_load(path.read_text())
+    assert set(values) == {"recipe", *(field.name for field in dataclasses.fields(kind))} - {"photographs"}
+    assert load_recipe(path) == kind()
+    assert fracgen("photo", astronaut(tmp_path), "--recipe", path, *PHOTO, "--out", "set")[0] == 0
+
+
+def test_photo_with_bad_input(fracgen, tmp_path):
+    from test_photo import bad_files
+
+    good = astronaut(tmp_path)
+    Image.new("RGB", (60, 60), (9, 9, 9)).save("flat.png")
+    cases = [([path], message) for path, message in bad_files(tmp_path)]
+    cases += [
+        ([], "the recipe has no photograph"),
+        (["flat.png"], "no edges found with blur 1 and thresholds low 0 and high 0; it is flat"),
+        ([good, "flat.png"], "photograph 1: no edges found"),
+        ([good, "--low", 9000, "--high", 9999], "thresholds low 9000 and high 9999"),
+        ([good, "--strength", 1e5], "none of 100 warps could be kept"),
+        ([good, "--warp", "elastic", "--strength", 50], "fold"),
+        ([good, "--min-fill", 1], "fill"),
+        ([good, "--strength", "nan"], "strength nan"),
+        ([good, "--look", "sepia"], "--look"),
+        ([good, "--png-bits", 1], "--png-bits 1"),
+        ([good, "--recipe", EXAMPLES / "noise.yaml"], "is a recipe of noise, not of photo"),
+        (["--max-side", 100], "--max-side is for photographs"),
+        (["--recipe", EXAMPLES / "photo.yaml"], "give one, as in `fracgen photo IMAGE`"),
+    ]
+    before = contents(tmp_path)
+    for words, message in cases:
+        code, out, err = fracgen("photo", *words, *PHOTO)
+        assert (code, out) == (2, ""), (words, err)
+        assert err.startswith("fracgen: ") and err.count("\n") == 1 and message in err, (words, err)
+    assert contents(tmp_path) == before
+
+
+def test_photo_without_opencv(fracgen, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    code, out, err = fracgen("photo", astronaut(tmp_path), *PHOTO)
+    assert (code, out) == (2, "") and "pip install 'fracgen[photo]'" in err and err.count("\n") == 1

@@ -234,7 +234,7 @@ def test_another_recipe_is_refused_in_an_unfinished_folder(recipe, tmp_path):
 
 def test_other_versions_are_refused_unless_told(recipe, folder, tmp_path, monkeypatch):
     theirs = {**generate.versions(), "numpy": "1.0.0"}
-    monkeypatch.setattr(generate, "versions", lambda: theirs)
+    monkeypatch.setattr(generate, "versions", lambda *_: theirs)
     key = plan_key(recipe)
     with FolderWriter(tmp_path / "set", key) as writer:
         render_shard(tmp_path / "set", 0, writer.token)

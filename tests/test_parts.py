@@ -327,7 +327,7 @@ def test_a_worker_that_cannot_see_the_folder_or_has_other_versions_says_so(recip
     with pytest.raises(DataError, match="a worker cannot see it"):
         render_shard(tmp_path / "elsewhere", 0, "token")
     with writer(recipe, tmp_path / "set") as held:
-        monkeypatch.setattr(generate, "versions", lambda: {"numpy": "0.9"})
+        monkeypatch.setattr(generate, "versions", lambda *_: {"numpy": "0.9"})
         with pytest.raises(DataError, match=r"a worker has other versions .*0\.9"):
             render_shard(tmp_path / "set", 0, held.token)
 
@@ -392,7 +392,7 @@ def test_a_finished_folder_is_mended_by_parts_with_other_versions(recipe, tmp_pa
     was = load_manifest(tmp_path / "set")
     (tmp_path / "set" / "1p-frac-train-000003.tar").unlink()
     other = {**generate.versions(), "isal": "0.0"}
-    monkeypatch.setattr(generate, "versions", lambda: other)
+    monkeypatch.setattr(generate, "versions", lambda *_: other)
     monkeypatch.setattr("shards.codec._chunk", slower_chunk)
     with pytest.raises(UsageError, match="--any-versions"):
         write(recipe, tmp_path / "set", part=Part(2, 2))

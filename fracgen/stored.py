@@ -1,0 +1,28 @@
+"""Values of a recipe that are too large for it: each lies in a file of its own, in the folder beside the recipe."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+
+
+class Stored(ABC):
+    """A value that one file holds. The recipe names it by that file and the value's sha256.
+
+    FILE: the file's name. OPTION: how a command takes the value, for the message where a recipe spells it out.
+    """
+
+    FILE: ClassVar[str]
+    OPTION: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def sha256(self) -> str:
+        """Of the content (hex): the same wherever the value is the same, however it is packed."""
+
+    @abstractmethod
+    def to_bytes(self) -> bytes:
+        """The file."""
+
+    @classmethod
+    @abstractmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`. Raises UsageError where it is something else."""

@@ -1,0 +1,577 @@
+"""Photographs: reading any file, looks, recipes, folders. No photograph is committed: scikit-image brings one."""
+
+import hashlib
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from conftest import contents
+from PIL import Image
+
+from fracgen import generate
+from fracgen.generate import merge, plan, write_shards
+from fracgen.looks import Canny, derive_canny, square, to_gray
+from fracgen.photo import Photo
+from fracgen.photographs import Photographs, load_photographs
+from fracgen.recheck import differing_samples
+from fracgen.recipes import RECIPES, from_dict, inputs, load_recipe, recipe_hash, save_recipe, to_dict
+from shards.errors import DataError, UsageError
+from shards.folder import FolderWriter
+from shards.plan import read_plan
+from shards.reader import open_shards
+from shards.verify import verify_folder
+
+WARPS = ("affine", "perspective", "polynomial", "elastic", "crops")
+LOOKS = ("canny", "gray", "rgb")
+
+
+def card(width=80, height=64, *, mode="RGB") -> np.ndarray:
+    """A drawn test card: disks and bars on a slope of colour."""
+    y, x = np.mgrid[:height, :width]
+    levels = np.stack([x * 120 // width, y * 120 // height, np.full_like(x, 60)], -1).astype(np.uint8)
+    levels[np.hypot(x - width / 2, y - height / 2) < height / 4] = (250, 230, 40)
+    levels[height // 8 : height // 4, width // 8 : width // 3] = (20, 200, 240)
+    return levels if mode == "RGB" else levels[:, :, 0]
+
+
+def photo(**changes) -> Photo:
+    values = {"classes": 6, "size": 48, "seed": 3, "photographs": Photographs((card(),)), **changes}
+    return Photo(**values).resolve()[0]
+
+
+def pixels(sample) -> str:
+    return hashlib.sha256(sample.image).hexdigest()
+
+
+# files
+
+
+def save(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+def load(path):
+    photographs, notes = load_photographs([path])
+    return photographs.images[0], notes
+
+
+RGB = Image.fromarray(card())
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "expected"),
+    [
+        ("rgb.png", RGB, card()),
+        ("gray.png", RGB.convert("L"), np.asarray(RGB.convert("L"))),
+        ("bits.png", RGB.convert("1"), np.asarray(RGB.convert("1").convert("L"))),
+        ("palette.png", RGB.quantize(32), np.asarray(RGB.quantize(32).convert("RGB"))),
+        ("cmyk.tif", RGB.convert("CMYK"), np.asarray(RGB.convert("CMYK").convert("RGB"))),
+        ("hsv.tif", RGB.convert("YCbCr"), np.asarray(RGB.convert("YCbCr").convert("RGB"))),
+        ("rgb.bmp", RGB, card()),
+        ("rgb.webp", RGB, None),
+        ("rgb.gif", RGB, None),
+        ("rgb.jpg", RGB, None),
+        ("lab.tif", None, None),
+    ],
+)
+def test_modes(tmp_path, name, picture, expected):
+    if picture is None:
+        picture = Image.new("LAB", (80, 64), (200, 128, 128))
+    found, notes = load(save(tmp_path / name, picture))
+    assert found.dtype == np.uint8 and found.shape[:2] == (64, 80) and not notes
+    if expected is not None:
+        assert np.array_equal(found, expected)
+    else:
+        assert found.std() > 10 or name == "lab.tif"
+
+
+def test_alpha_is_over_black(tmp_path):
+    alpha = np.tile(np.arange(80, dtype=np.uint8) * 3, (64, 1))
+    expected = np.rint(card() * (alpha[:, :, None] / 255))
+    rgba = Image.fromarray(np.dstack([card(), alpha]))
+    found, _ = load(save(tmp_path / "a.png", rgba))
+    assert np.abs(found - expected).max() <= 1 and not found[:, 0].any()
+    gray = Image.merge("LA", [RGB.convert("L"), Image.fromarray(alpha)])
+    found, _ = load(save(tmp_path / "la.png", gray))
+    assert found.ndim == 2 and np.abs(found - np.asarray(RGB.convert("L")) * (alpha / 255)).max() <= 1
+    palette = RGB.quantize(32)
+    index = palette.getpixel((40, 32))
+    found, _ = load(save(tmp_path / "p.png", palette, transparency=index))
+    where = np.asarray(palette) == index
+    assert not found[where].any() and np.array_equal(found[~where], np.asarray(palette.convert("RGB"))[~where])
+    found, _ = load(save(tmp_path / "key.png", RGB, transparency=(250, 230, 40)))
+    assert not found[32, 40].any() and found[0, 79].any()
+
+
+def test_more_than_8_bits_are_stretched(tmp_path):
+    wide = (np.arange(64 * 80).reshape(64, 80) * 12 + 300).astype(np.uint16)
+    expected = np.rint((wide - 300.0) / (wide.max() - 300.0) * 255)
+    for name, levels in (("i16.png", wide), ("i16.tif", wide), ("i.tif", wide.astype(np.int32)), ("f.tif", wide / 7)):
+        found, notes = load(save(tmp_path / name, Image.fromarray(levels.astype("f4") if name[0] == "f" else levels)))
+        assert np.array_equal(found, expected), name
+        assert len(notes) == 1 and "stretched to 0 to 255" in notes[0]
+    odd = (wide / 7).astype(np.float32)
+    odd[0, :3] = np.nan, np.inf, -np.inf
+    found, _ = load(save(tmp_path / "odd.tif", Image.fromarray(odd)))
+    assert found[0, :3].tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_exif_orientations(tmp_path, orientation, suffix):
+    turn = {
+        1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
+        5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a.transpose(1, 0, 2), 2), 8: np.rot90,
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if suffix == "jpg" else {}
+    plain, _ = load(save(tmp_path / f"plain.{suffix}", RGB, **options))
+    found, _ = load(save(tmp_path / f"turned.{suffix}", RGB, exif=exif, **options))
+    assert np.array_equal(found, turn[orientation](plain))
+
+
+def test_huge_ones_are_reduced_with_a_word(tmp_path):
+    path = save(tmp_path / "wide.png", RGB.resize((5000, 500)))
+    found, notes = load(path)
+    assert found.shape == (205, 2048, 3) and len(notes) == 1 and "reduced to 2048 x 205" in notes[0]
+    found, notes = load_photographs([path], max_side=100)[0].images[0], load_photographs([path], max_side=100)[1]
+    assert found.shape == (10, 100, 3)
+    found, _ = load(save(tmp_path / "big.jpg", RGB.resize((6000, 4500)), quality=80))
+    assert found.shape == (1536, 2048, 3)
+    with pytest.raises(UsageError, match="max-side 7"):
+        load_photographs([path], max_side=7)
+
+
+def bad_files(folder):
+    """(path, message) of files that are no photographs."""
+    good = io.BytesIO()
+    RGB.save(good, "PNG")
+    jpeg = io.BytesIO()
+    RGB.save(jpeg, "JPEG")
+    bomb = bytearray(good.getvalue())
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    import zlib
+
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    empty = bytearray(good.getvalue())
+    empty[16:20] = bytes(4)
+    empty[29:33] = zlib.crc32(empty[12:29]).to_bytes(4, "big")
+    data = {
+        "text.jpg": (b"not an image", "not an image that Pillow knows"),
+        "nothing.png": (b"", "an empty file"),
+        "cut.png": (good.getvalue()[:150], "cannot be decoded"),
+        "cut.jpg": (jpeg.getvalue()[: len(jpeg.getvalue()) // 2], "cannot be decoded"),
+        "bomb.png": (bytes(bomb), "decompression bomb"),
+        "empty.png": (bytes(empty), "or one without pixels"),
+    }
+    for name, (content, message) in data.items():
+        (folder / name).write_bytes(content)
+        yield folder / name, message
+    (folder / "folder").mkdir()
+    yield folder / "folder", "a folder; name an image file"
+    yield folder / "absent.png", "cannot be read"
+
+
+def test_what_is_no_photograph_is_one_error(tmp_path):
+    for path, message in bad_files(tmp_path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(UsageError) as raised:
+                load_photographs([path])
+        assert str(path) in str(raised.value) and message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_file_of_a_data_set():
+    value = Photographs((card(), card(30, 90, mode="L")))
+    data = value.to_bytes()
+    assert data == Photographs(value.images).to_bytes(), "no time is in it"
+    again = Photographs.from_bytes(data)
+    assert again == value and hash(again) == hash(value) and again.sha256 == value.sha256
+    assert all(np.array_equal(a, b) for a, b in zip(again.images, value.images, strict=True))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.namelist() == ["0.png", "1.png"]
+        assert np.array_equal(np.asarray(Image.open(archive.open("0.png"))), card()), "any reader opens it"
+    assert Photographs((card(),)) != value and Photographs((card(64, 80),)) != Photographs((card(80, 64),))
+    for other in (b"", data[:-30], data.replace(b"0.png", b"9.png")):
+        with pytest.raises(UsageError, match=r"photographs\.zip: damaged"):
+            Photographs.from_bytes(other)
+    for images in ((), (np.zeros((3, 3)),), (np.zeros((0, 3), np.uint8),), (np.zeros((3, 3, 4), np.uint8),)):
+        with pytest.raises(UsageError, match="photograph"):
+            Photographs(images)
+
+
+# looks
+
+
+def test_looks():
+    sheet = card()
+    base = square(sheet, 48)
+    assert base.shape == (48, 48, 3) and np.array_equal(square(sheet, 64), sheet[:, 8:72]), "the centre square"
+    gray = to_gray(sheet)
+    assert np.abs(gray - sheet @ [0.299, 0.587, 0.114]).max() <= 1
+    rgb, gray = photo(look="rgb", strength=0.0), photo(look="gray", strength=0.0)
+    assert np.array_equal(rgb.base(), base) and np.array_equal(gray.base(), to_gray(base))
+    canny = photo(strength=0.0)
+    edges = canny.base()
+    assert set(np.unique(edges)) == {0, 255} and 0.01 < (edges > 0).mean() < 0.5
+    plain = cv2.Canny(
+        cv2.GaussianBlur(to_gray(base), (0, 0), canny.blur[0]), canny.low[0], canny.high[0], L2gradient=True
+    )
+    assert np.array_equal(edges, plain)
+    assert np.array_equal(square(card(20, 20, mode="L"), 48).shape, (48, 48))
+
+
+def test_thresholds_follow_the_rule():
+    gray = to_gray(card(512, 512))
+    canny = derive_canny(gray, blur=None, low=None, high=None)
+    assert canny.blur == round(2**0.5, 3)
+    blurred = cv2.GaussianBlur(gray, (0, 0), canny.blur)
+    gradient = np.hypot(cv2.Sobel(blurred, cv2.CV_64F, 1, 0), cv2.Sobel(blurred, cv2.CV_64F, 0, 1))
+    assert canny.high == pytest.approx(
+        np.quantile(gradient[gradient > 0], 0.8), abs=1e-2
+    ) and canny.low == pytest.approx(0.4 * canny.high, abs=1e-2)
+    given = derive_canny(gray, blur=3.0, low=None, high=50.0)
+    assert given == Canny(blur=3.0, low=20.0, high=50.0)
+    assert derive_canny(gray, blur=0.0, low=5000.0, high=None).high == 5000.0
+    assert derive_canny(gray[:48, :48], blur=None, low=None, high=None).blur == 1.0
+
+
+def test_each_photograph_has_its_own_thresholds():
+    dim = (card() // 3).astype(np.uint8)
+    recipe = photo(photographs=Photographs((card(), dim, card(50, 50, mode="L"))), classes=2)
+    assert len(recipe.high) == len(recipe.low) == len(recipe.blur) == 3 and recipe.high[1] < recipe.high[0]
+    assert len(recipe) == recipe.num_classes == 6 and recipe.class_names == tuple("012345")
+    assert [sample.metadata["photograph"] for sample in recipe.render(range(6))] == [0, 0, 1, 1, 2, 2]
+    assert replace(recipe, high=(300.0,)).high == (300.0,) * 3
+    with pytest.raises(UsageError, match="2 numbers for 3 photographs"):
+        replace(recipe, high=(300.0, 200.0))
+    assert photo(look="gray", high=(3.0,)).high is None
+
+
+# recipes
+
+
+def test_it_is_a_recipe():
+    assert RECIPES["photo"] is Photo
+    default = Photo()
+    assert (default.look, default.warp, default.classes, default.size) == ("canny", "affine", 1000, 512)
+    assert default.two_level is False and default.image_shape == (512, 512)
+    assert replace(default, look="rgb").image_shape == (512, 512, 3)
+    with pytest.raises(UsageError, match="fracgen photo IMAGE"):
+        default.resolve()
+    with pytest.raises(UsageError, match="--png-bits 1"):
+        plan(photo(), png_bits=1)
+
+
+@pytest.mark.parametrize("warp", WARPS[:4])
+@pytest.mark.parametrize("look", LOOKS)
+def test_strength_0_is_exactly_the_look(look, warp):
+    recipe = photo(look=look, warp=warp, strength=0.0)
+    for sample in recipe.render(range(6)):
+        assert np.array_equal(sample.image, recipe.base()) and not any(sample.rejected.values())
+    assert "same image" in recipe.warnings({})[0]
+
+
+@pytest.mark.parametrize("warp", WARPS)
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_sample_and_its_metadata(look, warp):
+    recipe = photo(look=look, warp=warp, classes=8)
+    schema = {
+        "affine": ["eps", "matrix"], "perspective": ["eps", "matrix"], "polynomial": ["coefficients"],
+        "elastic": ["nodes"], "crops": ["matrix", "color", "level"],
+    }[warp]  # fmt: skip
+    samples = list(recipe.render(range(8)))
+    assert len({pixels(sample) for sample in samples}) == 8
+    for index, sample in enumerate(samples):
+        assert (sample.index, sample.label) == (index, index) and type(sample.label) is int
+        assert sample.image.shape == recipe.image_shape and sample.image.dtype == np.uint8
+        keys = ["formula", "look", "warp", "photograph", *schema, "fineness", "covered", "visible", "tries"]
+        assert list(sample.metadata) == keys
+        assert json.loads(json.dumps(sample.metadata)) == sample.metadata
+        assert sample.metadata["tries"] == sum(sample.rejected.values()) + 1
+        assert set(sample.rejected) == {"fill", "flat", "fold"}
+
+
+@pytest.mark.parametrize("warp", ["affine", "perspective"])
+@pytest.mark.parametrize("look", LOOKS)
+def test_matrices_in_the_metadata_reproduce_the_pixels(look, warp):
+    """With nothing but OpenCV and the JSON."""
+    recipe = photo(look=look, warp=warp, strength=0.8)
+    for sample in recipe.render(range(6)):
+        matrix, (x, y) = np.array(sample.metadata["matrix"]), sample.metadata["fineness"]
+        finer = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+        image = cv2.warpPerspective(recipe.base(), finer @ matrix, (48 * x, 48 * y))
+        assert np.array_equal(cv2.resize(image, (48, 48), interpolation=cv2.INTER_AREA), sample.image)
+
+
+@pytest.mark.parametrize("warp", ["polynomial", "elastic"])
+def test_control_points_in_the_metadata_reproduce_the_pixels(warp):
+    from test_warps import frame
+
+    recipe = photo(look="gray", warp=warp)
+    for sample in recipe.render(range(6)):
+        fine = sample.metadata["fineness"]
+        (x, y), here = frame(48, fine), frame(48, fine)
+        if warp == "polynomial":
+            terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+            sources = here + np.tensordot(np.array(sample.metadata["coefficients"]), terms, 1)
+        else:
+            nodes = np.array(sample.metadata["nodes"])
+            cells = len(nodes) - 3
+            assert nodes.shape == (7, 7, 2)
+
+            def basis(distance):
+                d = np.abs(distance)
+                return np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, np.clip(2 - d, 0, None) ** 3 / 6)
+
+            across, down = (
+                np.stack([basis((axis + 1) / 2 * cells - (k - 1)) for k in range(cells + 3)]) for axis in (x, y)
+            )
+            sources = here + np.einsum("jik,jyx,iyx->kyx", nodes, down, across)
+        place = ((sources + 1) * 24 - 0.5).astype(np.float32)
+        image = cv2.remap(recipe.base(), *place, cv2.INTER_LINEAR)
+        image = cv2.resize(image, (48, 48), interpolation=cv2.INTER_AREA)
+        assert np.abs(image.astype(int) - sample.image).max() <= 1
+
+
+@pytest.mark.parametrize("warp", WARPS)
+def test_an_image_depends_on_its_index_only(warp):
+    recipe = photo(warp=warp, look="gray", strength=1.2, classes=20)
+    alone = {index: next(recipe.render([index])) for index in range(20)}
+    again = photo(warp=warp, look="gray", strength=1.2, classes=20)
+    for order in (range(20), range(19, -1, -1), [5, 5, 0, 19]):
+        for index, sample in zip(order, again.render(order), strict=True):
+            assert sample.index == index and pixels(sample) == pixels(alone[index])
+            assert sample.metadata == alone[index].metadata and sample.rejected == alone[index].rejected
+    assert pixels(next(replace(recipe, seed=4).render([7]))) != pixels(alone[7])
+    assert pixels(next(replace(recipe, classes=8).render([7]))) == pixels(alone[7])
+    copy = pickle.loads(pickle.dumps(recipe))
+    assert pixels(next(copy.render([7]))) == pixels(alone[7])
+    for index in (-1, 20):
+        with pytest.raises(UsageError, match="0 to 19"):
+            next(recipe.render([index]))
+
+
+def test_numbers_are_uniform_about_nothing():
+    recipe = photo(warp="perspective", strength=0.6, classes=500)
+    eps = np.array([recipe.draw_warp(index).eps for index in range(500)])
+    assert np.abs(eps).max() <= 0.3 and np.abs(eps).max() > 0.299 and abs(eps.mean()) < 0.01
+    assert np.std(eps) == pytest.approx(0.6 / 12**0.5, rel=0.03)
+
+
+def test_rejected_warps_are_counted():
+    recipe = photo(strength=2.5, min_fill=0.3, classes=40)
+    samples = list(recipe.render(range(40)))
+    rejected = {reason: sum(sample.rejected[reason] for sample in samples) for reason in ("fill", "flat", "fold")}
+    assert rejected["fill"] > 10 and rejected["fold"] > 3
+    assert all(min(sample.metadata["covered"], sample.metadata["visible"]) >= 0.3 for sample in samples)
+    for sample in samples:
+        warp = recipe.draw_warp(sample.index, sample.metadata["tries"] - 1)
+        assert warp.eps.tolist() == sample.metadata["eps"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"warp": "elastic", "strength": 60.0}, "fold"),
+        ({"warp": "polynomial", "strength": 30.0, "max_tries": 5}, "none of 5 warps could be kept"),
+        ({"strength": 0.5, "min_fill": 1.0}, "fill"),
+        ({"strength": 1e6}, "lower --strength or --min-fill"),
+        ({"photographs": Photographs((np.full((60, 60), 9, np.uint8),))}, "low 0 and high 0"),
+        ({"low": (9000.0,), "high": (9999.0,)}, "low 9000 and high 9999"),
+    ],
+)
+def test_what_cannot_be_made_is_told_before_anything_is_written(changes, message):
+    with pytest.raises(UsageError, match=message):
+        photo(**changes)
+
+
+def test_a_class_that_fails_among_untried_ones_is_no_silent_hole(tmp_path, monkeypatch):
+    """Of many classes only some are tried before; here, the first and the last."""
+    hard = {"strength": 2.5, "min_fill": 0.3, "classes": 36, "max_tries": 4}
+    with pytest.raises(UsageError, match="none of 4 warps"):
+        photo(**hard)
+    monkeypatch.setattr("fracgen.photo.PROBES", 2)
+    recipe = photo(**hard)
+    with pytest.raises(DataError, match=r"class \d+: none of 4 warps could be kept"):
+        write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=8))
+    assert not (tmp_path / "set" / "dataset.json").exists()
+    with pytest.raises(DataError, match="shards are missing"):
+        merge(tmp_path / "set")
+
+
+def test_what_a_user_should_know():
+    same = photo(photographs=Photographs((card(), card(90, 90), card())))
+    assert same.warnings({}) == ["photographs 0 and 2 are the same; only warps tell their classes apart"]
+    assert photo(strength=0.0).warnings({}) == ["strength 0: all classes of a photograph are the same image"]
+    assert "has only 64 pixels along a side" in photo(size=65).warnings({})[0] and photo().warnings({}) == []
+
+
+def test_crops_without_edges_are_drawn_again_within_bounds():
+    lonely = np.zeros((200, 200), np.uint8)
+    lonely[:20, :20] = 255
+    recipe = photo(photographs=Photographs((lonely,)), warp="crops", high=(100.0,), min_scale=0.2, max_scale=0.5)
+    samples = list(recipe.render(range(6)))
+    assert sum(sample.rejected["flat"] for sample in samples) > 3 and all(sample.image.any() for sample in samples)
+    with pytest.raises(DataError, match="flat"):
+        list(replace(recipe, max_scale=0.2005, max_tries=1, seed=1).render(range(6)))
+
+
+def test_no_edge_is_drawn_where_a_crop_ends():
+    """What is beyond the photograph is black, and its border is no edge."""
+    sheet = np.full((100, 100), 200, np.uint8)
+    sheet[45:55, 45:55] = 20
+    recipe = photo(
+        photographs=Photographs((sheet,)), warp="crops", min_scale=1.0, max_scale=1.0, rotation=45.0, size=96, classes=9
+    )
+    for sample in recipe.render(range(9)):
+        y, x = np.nonzero(sample.image)
+        assert np.hypot(y - 47.5, x - 47.5).max() < 25
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"look": "sepia"}, "look 'sepia'"), ({"warp": "spiral"}, "warp 'spiral'"), ({"strength": -1.0}, "strength -1"),
+        ({"strength": float("nan")}, "strength nan"), ({"classes": 0}, "classes 0"), ({"classes": 10**7}, "classes 1"),
+        ({"size": 7}, "size 7"), ({"seed": -1}, "seed -1"), ({"blur": (-1.0,)}, "blur -1"), ({"cells": 0}, "cells 0"),
+        ({"low": (9.0,), "high": (8.0,)}, "low 9.0: must be 0 to 8.0"), ({"min_fill": 2.0}, "min-fill 2"),
+        ({"max_tries": 0}, "max-tries 0"), ({"min_scale": 0.0}, "min-scale 0"), ({"max_scale": 0.001}, "max-scale"),
+        ({"max_ratio": 0.5}, "max-ratio"), ({"rotation": 181.0}, "rotation"), ({"shear": 90.0}, "shear"),
+        ({"flip": 1.5}, "flip"), ({"brightness": 1.5}, "brightness"), ({"contrast": -0.1}, "contrast"),
+        ({"saturation": 2.0}, "saturation"), ({"hue": 0.6}, "hue"), ({"low": ()}, "low: 0 numbers"),
+    ],
+)  # fmt: skip
+def test_impossible_values(changes, message):
+    with pytest.raises(UsageError, match=message):
+        Photo(**changes)
+
+
+def test_to_a_file_and_back(tmp_path):
+    recipe = photo(photographs=Photographs((card(), card(60, 50, mode="L"))))
+    values = to_dict(recipe)
+    assert values["photographs"] == {"file": "photographs.zip", "sha256": recipe.photographs.sha256}
+    assert values["low"] == list(recipe.low)
+    ((name, data),) = inputs(recipe).items()
+    (tmp_path / name).write_bytes(data)
+    assert from_dict(json.loads(json.dumps(values)), tmp_path) == recipe
+    save_recipe(recipe, tmp_path / "photo.yaml")
+    loaded = load_recipe(tmp_path / "photo.yaml")
+    assert loaded == recipe and recipe_hash(loaded) == recipe_hash(recipe)
+    (tmp_path / name).write_bytes(photo().photographs.to_bytes())
+    with pytest.raises(UsageError, match="is not the file that the recipe names"):
+        from_dict(values, tmp_path)
+    with pytest.raises(UsageError, match="must be left out"):
+        from_dict({"recipe": "photo", "photographs": "cat.jpg"})
+    assert from_dict({"recipe": "photo", "high": 3}).high == (3.0,)
+    for value in ("3", [1, "2"], True):
+        with pytest.raises(UsageError, match="high"):
+            from_dict({"recipe": "photo", "high": value})
+
+
+def test_the_hash_names_pixels(tmp_path):
+    recipe = photo()
+    assert recipe_hash(replace(recipe, max_tries=7)) == recipe_hash(recipe)
+    others = {"photographs": Photographs((card(80, 65),)), "seed": 4, "strength": 0.4, "warp": "elastic", "low": (1.0,)}
+    hashes = {recipe_hash(replace(recipe, **{key: value})) for key, value in others.items()} | {recipe_hash(recipe)}
+    assert len(hashes) == 6
+    a, b = save(tmp_path / "a.png", RGB), save(tmp_path / "other-name.bmp", RGB)
+    assert load_photographs([a])[0] == load_photographs([b])[0], "neither path nor format is in it"
+
+
+# folders
+
+
+@pytest.mark.parametrize("warp", ["perspective", "crops"])
+def test_any_number_of_workers_makes_the_same_bytes(tmp_path, warp):
+    recipe = photo(warp=warp, look="rgb", classes=30)
+    for workers in (1, 2):
+        write_shards(recipe, tmp_path / str(workers), layout=plan(recipe, num_shards=5), workers=workers)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    shards = open_shards(tmp_path / "1")
+    assert verify_folder(shards) == [] and differing_samples(shards, 30) == []
+    versions = shards.manifest.versions
+    assert any(name.startswith("opencv") for name in versions), "edges differ between builds"
+    assert not any(name.startswith("opencv") for name in generate.versions())
+
+
+def test_opencvs_threads_have_no_say():
+    code = (
+        "import cv2, hashlib, sys; cv2.setNumThreads(int(sys.argv[1]));"
+        "from skimage.data import astronaut; import fracgen;"
+        "photographs = fracgen.Photographs((astronaut(),));"
+        "digest = hashlib.sha256();\n"
+        "for warp in ('perspective', 'elastic', 'crops'):\n"
+        "    recipe = fracgen.Photo(warp=warp, photographs=photographs, classes=20).resolve()[0]\n"
+        "    for sample in recipe.render(range(4)): digest.update(sample.image)\n"
+        "print(digest.hexdigest(), recipe.high)"
+    )
+    shown = [
+        subprocess.run([sys.executable, "-c", code, threads], capture_output=True, text=True, check=True).stdout
+        for threads in ("1", "4")
+    ]
+    assert shown[0] == shown[1] and len(shown[0]) > 64
+
+
+def test_a_folder_goes_on_elsewhere_without_the_photograph(tmp_path):
+    path = save(tmp_path / "cat.png", RGB)
+    recipe = Photo(classes=12, size=48, photographs=load_photographs([path])[0]).resolve()[0]
+    write_shards(recipe, tmp_path / "whole", layout=plan(recipe, num_shards=4))
+    work = generate.plan_of(recipe, plan(recipe, num_shards=4))
+    with FolderWriter(tmp_path / "set", work, inputs=inputs(recipe)) as writer:
+        for shard in (0, 2):
+            generate.render_shard(tmp_path / "set", shard, writer.token)
+    path.unlink()
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(tmp_path / "set", tmp_path / "elsewhere" / "moved")
+    again = from_dict(read_plan(moved).recipe, moved)
+    assert again == recipe
+    assert write_shards(again, moved, layout=plan(again, num_shards=4)).new_samples == 6
+    assert contents(moved) == contents(tmp_path / "whole")
+    shards = open_shards(moved)
+    assert verify_folder(shards) == [] and differing_samples(shards, 12) == []
+    (moved / "photographs.zip").write_bytes(Photographs((card(64, 80),)).to_bytes())
+    assert "photographs.zip: differs" in verify_folder(shards)[0]
+    assert "is not the file that the recipe names" in differing_samples(shards, 12)[0]
+
+
+def test_a_missing_opencv_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UsageError, match=r"pip install 'fracgen\[photo\]'"):
+        photo()
+
+
+def test_preview():
+    recipe = photo(classes=30)
+    columns = list(recipe.preview())
+    assert [len(column) for column in columns] == [2] * 6
+    assert [caption for caption, _ in columns[0]] == ["photograph 0", "its look: canny"]
+    assert columns[0][0][1].shape == (48, 48, 3) and np.array_equal(columns[0][1][1], recipe.base())
+    assert columns[-1][0][0] == "class 29" and columns[-1][1][1].any()
+    crops = list(photo(warp="crops", look="rgb", classes=30).preview())
+    assert len(crops) == 6 and crops[1][1][0].startswith("class ")
+    gray = list(photo(look="gray", strength=0.0, classes=1).preview())
+    assert len(gray) == 2 and not gray[1][1][1].any(), "the difference of the same"
+    two = photo(photographs=Photographs((card(), card(90, 90))), classes=3)
+    assert [column[0][0] for column in two.preview()].count("photograph 1") == 1
+
+
+def test_the_astronaut_is_pinned():
+    """The rule for the thresholds, and the draws."""
+    from skimage.data import astronaut
+
+    recipe, provenance = Photo(photographs=Photographs((astronaut(),)), classes=20).resolve()
+    assert recipe.blur == (1.414,) and 60 < recipe.high[0] < 90 and 0.05 < provenance["edge_share"][0] < 0.1
+    assert recipe.draw_warp(3).eps.tolist()[0] == -0.2017284747528827, "the stream is the format"
