@@ -115,7 +115,7 @@ def test_it_learns(tmp_path):
     )
     easy = ["mix.mixup=0", "mix.cutmix=0", "augment.rand_augment=''", "augment.color_jitter=0", "augment.erase=0"]
     crop = ["augment.scale=[0.9, 1]", "augment.hflip=0", "augment.vflip=0", "model.drop_path=0"]
-    assert train(tmp_path / "set", tmp_path / "run", "--steps=150", "--lr=0.1", *easy, *crop) == 0
+    assert train(tmp_path / "set", tmp_path / "run", "--steps=300", "--lr=0.2", *easy, *crop) == 0
     last = metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]
     assert last["clean_accuracy"] >= 0.75, last
 
@@ -249,7 +249,7 @@ def test_a_damaged_checkpoint_is_refused(folder, tmp_path, capsys):
         (["optim.name=adamq"], "adamq"),
         (["optim.rl=3"], "did you mean 'lr'"),
         (["model.options.colour=3"], "colour"),
-        (["augment.size=33", "model.options.patch_size=8", "model.options.dynamic_img_pad=false"], "33"),
+        (["augment.size=4"], "4 x 4"),
         (["augment.rand_augment=trivial"], "trivial"),
         (["--precision=fp16"], "fp16"),
         (["--config=none.yaml"], "cannot be read"),

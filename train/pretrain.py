@@ -314,7 +314,7 @@ def pretrain(
         "samples": state.step * feed.batch_size,
         "seconds": round(time.perf_counter() - began, 1),
         **{
-            name: round(value, 4)
+            name: float(f"{value:.4g}")
             for line in last_line
             for name, value in line.items()
             if name not in ("step", "samples")

@@ -3,10 +3,12 @@
 import fcntl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shards.errors import UsageError
-from train.checkpoint import LAST, Checkpoint, load
+
+if TYPE_CHECKING:
+    from train.checkpoint import Checkpoint
 
 Resume = Literal["auto", "never"]
 CONFIG = "config.yaml"
@@ -41,8 +43,10 @@ class RunFolder:
         except OSError:
             raise UsageError(f"{self.path}: another process trains there; wait for it, or give another --out") from None
 
-    def checkpoint(self) -> Checkpoint | None:
+    def checkpoint(self) -> "Checkpoint | None":
         """The last one, None where there is none yet. Raises DataError where it is damaged."""
+        from train.checkpoint import LAST, load
+
         path = self.path / LAST
         return load(path) if path.exists() else None
 
