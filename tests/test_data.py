@@ -91,6 +91,17 @@ def test_every_epoch_has_every_sample_once_and_batches_straddle_epochs(kind, sou
             assert np.array_equal(image[0].numpy(), images[label])
 
 
+def test_a_batch_may_be_larger_than_a_set_that_repeats(source):
+    batches = take(make(Resident, source, batch_size=60, repeats=3), 6)  # 360 positions: five epochs of 3 x 24
+    drawn = np.array(labels(batches)).reshape(5, 72)
+    assert np.array_equal(np.sort(drawn), np.tile(np.repeat(np.arange(24), 3), (5, 1)))
+    assert len({tuple(epoch) for epoch in drawn.tolist()}) == 5
+    same(take(make(Resident, source, batch_size=60, repeats=3), 2, start=4), batches[4:])
+    same(take(make(Resident, source, repeats=1), 3), take(make(Resident, source), 3))
+    with pytest.raises(UsageError, match=r"only 24 images.*feed\.repeats=3"):
+        make(Resident, source, batch_size=60)
+
+
 @pytest.mark.parametrize("kind", FEEDS)
 def test_the_seed_decides_the_order(kind, source):
     first = labels(take(make(kind, source), 5))

@@ -12,9 +12,9 @@ import pytest
 import timm
 import torch
 import yaml
+from conftest import small_recipe
 
 from fracgen.generate import plan, write_shards
-from tests.conftest import small_recipe
 from train import console, metrics
 from train.checkpoint import load
 from train.pretrain import app
@@ -242,6 +242,8 @@ def test_a_damaged_checkpoint_is_refused(folder, tmp_path, capsys):
     [
         (["--model=vit_tiny_patch8_224"], "did you mean"),
         (["--batch-size=50"], "only 24 images"),
+        (["--batch-size=50", "feed.repeats=2"], "48 images"),
+        (["--data=stream", "feed.repeats=2"], "resident sets"),
         (["--batch-size=7"], "make it even"),
         (["--num-classes=7"], "24 classes"),
         (["--steps=2", "--epochs=1"], "give one of them"),

@@ -99,7 +99,10 @@ def check_batch(num_samples: int, batch_size: int, rank: int, world: int) -> int
     if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: give 1 or more")
     if batch_size > num_samples:
-        raise UsageError(f"--batch-size {batch_size}: the set has only {num_samples} images; give at most that many")
+        raise UsageError(
+            f"--batch-size {batch_size}: the set has only {num_samples} images; give at most that many, "
+            f"or let each come more than once an epoch: feed.repeats={-(-batch_size // num_samples)}"
+        )
     if batch_size % world:
         raise UsageError(f"--batch-size {batch_size}: not divisible by {world} ranks; give a multiple of {world}")
     return batch_size // world

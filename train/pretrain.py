@@ -155,11 +155,14 @@ def pretrain(
         settings.shards, num_classes=settings.num_classes or None, resize=feed.resize or None, skip_bad=feed.skip_bad
     )
     transform = timm_transform(settings.augment) if feed.augment == "timm" else None
-    choice = choose_feed(source, feed.mode, ranks.device, transform=transform)
+    mode: FeedMode = "resident" if feed.repeats > 1 and feed.mode == "auto" else feed.mode
+    if feed.repeats > 1 and mode == "stream":
+        raise UsageError(f"feed.repeats {feed.repeats}: is for resident sets; leave it out, or --data stream")
+    choice = choose_feed(source, mode, ranks.device, transform=transform)
     place = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
     common: dict[str, Any] = {"batch_size": feed.batch_size, "seed": settings.run.seed, "transform": transform, **place}
     batches = (
-        Resident(source, **common, num_workers=feed.workers)
+        Resident(source, **common, repeats=feed.repeats, num_workers=feed.workers)
         if choice.mode == "resident"
         else Stream(source, **common, num_workers=feed.workers, shuffle=feed.shuffle)
     )

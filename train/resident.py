@@ -37,24 +37,29 @@ class Resident:
         device: torch.device,
         rank: int = 0,
         world: int = 1,
+        repeats: int = 1,
         transform: Transform | None = None,
         num_workers: int = 0,
         progress: Progress | None = None,
     ) -> None:
         """Decode the whole set.
 
-        batch_size: global, all ranks together. num_workers: processes for the transform, at least 1 with one.
+        batch_size: global, all ranks together. repeats: how often each sample comes in an epoch, each time augmented
+        anew, which lets a batch be larger than the set (Hoffer et al. 2020's repeated augmentation). num_workers: processes for the transform, at least 1 with one.
         progress: called now and then while decoding.
         Raises UsageError for a batch that does not fit set and ranks, or images that do not fit in memory or are not
         of one size; DataError for bad data.
         """
         self.source, self.batch_size, self.seed, self.rank, self.world = source, batch_size, seed, rank, world
         self.device, self._transform, self._num_workers = device, transform, num_workers
-        check_batch(source.num_samples, batch_size, rank, world)
+        if repeats < 1:
+            raise UsageError(f"feed.repeats {repeats}: give 1 or more")
+        check_batch(source.num_samples * repeats, batch_size, rank, world)
         check_workers(transform, num_workers)
         self._skipped = Skipped()
         images, labels, self.numbers = _load(source, self._skipped, progress)
-        self._per_rank = check_batch(len(labels), batch_size, rank, world)
+        self._per_rank = check_batch(len(labels) * repeats, batch_size, rank, world)
+        self._repeats = repeats
         home = torch.device("cpu") if transform else device
         try:
             self.images, self.labels = images.to(home), labels.to(home)
@@ -73,7 +78,14 @@ class Resident:
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """The rank's batches from step `start_step` on, without end; each depends on source, seed, step and rank."""
-        order = _Order(self.num_samples, self.seed, self.batch_size, self._per_rank, self.rank)
+        order = _Order(
+            self.num_samples,
+            self._repeats,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            per_rank=self._per_rank,
+            rank=self.rank,
+        )
         if self._transform is not None:
             work = _TransformWork(self.images, self.labels, order, self._transform, self.seed)
             made = feed(work, start_step, self._num_workers, device=self.device, skipped=self._skipped)
@@ -129,14 +141,9 @@ def _load(source: Source, skipped: Skipped, progress: Progress | None) -> tuple[
 class _Order:
     """Which samples a rank's batches hold."""
 
-    def __init__(self, num_samples: int, seed: int, batch_size: int, per_rank: int, rank: int) -> None:
-        self._num, self._seed, self._batch_size, self._per_rank, self._rank = (
-            num_samples,
-            seed,
-            batch_size,
-            per_rank,
-            rank,
-        )
+    def __init__(self, num_samples: int, repeats: int, *, seed: int, batch_size: int, per_rank: int, rank: int) -> None:
+        self._num_samples, self._num, self._seed = num_samples, num_samples * repeats, seed
+        self._batch_size, self._per_rank, self._rank = batch_size, per_rank, rank
         self._permutations: dict[int, Indices] = {}
 
     def positions(self, step: int) -> Indices:
@@ -153,7 +160,7 @@ class _Order:
         for epoch, permutation in needed.items():
             there = epochs == epoch
             found[there] = permutation[positions[there] % self._num]
-        return found
+        return found % self._num_samples
 
     def _permutation(self, epoch: int) -> Indices:
         known = self._permutations.get(epoch)
