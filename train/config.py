@@ -110,9 +110,10 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Feed:
-    """How samples reach the model. batch_size: of all ranks together. repeats: of a resident set's every image in an
-    epoch, each time augmented anew (Hoffer et al. 2020), so that a batch may be larger than the set. shuffle: samples in the buffers of `stream`.
+    """How samples reach the model.
 
+    batch_size: of all ranks together. repeats: of a resident set's every image in an epoch, each time augmented anew
+    (Hoffer et al. 2020), so that a batch may be larger than the set. shuffle: samples in the buffers of `stream`.
     resize: 0, or the size in pixels that images of other sizes are brought to. augment: on the device, or by timm's
     own pipeline in the workers.
     """

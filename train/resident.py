@@ -45,7 +45,8 @@ class Resident:
         """Decode the whole set.
 
         batch_size: global, all ranks together. repeats: how often each sample comes in an epoch, each time augmented
-        anew, which lets a batch be larger than the set (Hoffer et al. 2020's repeated augmentation). num_workers: processes for the transform, at least 1 with one.
+        anew, which lets a batch be larger than the set (Hoffer et al. 2020's repeated augmentation). num_workers:
+        processes for the transform, at least 1 with one.
         progress: called now and then while decoding.
         Raises UsageError for a batch that does not fit set and ranks, or images that do not fit in memory or are not
         of one size; DataError for bad data.
