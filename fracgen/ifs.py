@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import UsageError
+from shards.values import read_text
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,8 +24,6 @@ MAX_MAPS = 255
 """The kernels hold a map's number in one byte, and one number more for "none"."""
 P_TOLERANCE = 1e-6
 _CSV_ORDER = [0, 1, 4, 2, 3, 5]
-_MAX_FILE_BYTES = 1 << 20
-_MAX_MANIFEST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,23 +161,6 @@ def load_ifs(path: Path) -> IFS:
         return _parse_json(text) if path.suffix.lower() == ".json" else _parse_csv(text)
     except (UsageError, csv.Error) as error:
         raise UsageError(f"{path}: {error}") from None
-
-
-def read_text(path: Path) -> str:
-    """The text of a small file that a user names. Raises UsageError where it is none."""
-    limit = _MAX_MANIFEST_BYTES if path.name == "dataset.json" else _MAX_FILE_BYTES
-    try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path}: not a file")
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-        if len(data) > limit:
-            raise UsageError(f"{path}: larger than {limit >> 20} MiB, so not what it should be")
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a text file") from error
 
 
 def _parse_csv(text: str) -> IFS:

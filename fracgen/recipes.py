@@ -2,20 +2,18 @@
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
-import re
 import reprlib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from fracgen.categories import Categories
 from fracgen.fractaldb import OFDB, FractalDB
-from fracgen.ifs import IFS, read_text
+from fracgen.ifs import IFS
 from fracgen.noise import Noise
 from fracgen.onepfrac import OnePFrac
 from fracgen.photo import Photo
@@ -26,6 +24,7 @@ from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
 from shards.manifest import FORMAT, MANIFEST, hash_json, load_manifest
 from shards.plan import read_input
+from shards.values import check_value, nearest, parse_yaml, read_text
 
 RECIPES: Mapping[str, type[Recipe]] = {
     kind.NAME: kind for kind in (OnePFrac, FractalDB, OFDB, VisualAtom, Noise, Photo)
@@ -40,7 +39,7 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
     """
     if name not in RECIPES:
         raise UsageError(
-            f"recipe {reprlib.repr(name)}: unknown{_nearest(name, RECIPES)}; there are {', '.join(RECIPES)}"
+            f"recipe {reprlib.repr(name)}: unknown{nearest(name, RECIPES)}; there are {', '.join(RECIPES)}"
         )
     recipe_type: Any = RECIPES[name]
     hints = typing.get_type_hints(recipe_type)
@@ -51,7 +50,7 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
         if field not in types:
             known = [name for name, kind in types.items() if _stored(kind) is None]  # a file holds the others
             raise UsageError(
-                f"unknown key {reprlib.repr(key)}{_nearest(field, known)}; a recipe of {name} has {', '.join(known)}"
+                f"unknown key {reprlib.repr(key)}{nearest(field, known)}; a recipe of {name} has {', '.join(known)}"
             )
         if field in checked:
             raise UsageError(f"key {key!r} is given twice")
@@ -72,34 +71,13 @@ def _check_type(name: str, value: Any, expected: Any) -> Any:
         raise UsageError(f"{name} {reprlib.repr(value)}: must be left out; {stored.OPTION}")
     if expected is IFS:
         return value if isinstance(value, IFS) else IFS.from_dict(value)
-    if typing.get_origin(expected) is tuple:
-        values = value if isinstance(value, list | tuple) else [value]
-        return tuple(_check_type(name, item, typing.get_args(expected)[0]) for item in values)
-    if typing.get_origin(expected) is Literal:
-        words = typing.get_args(expected)
-        if value not in words:
-            raise UsageError(f"{name} {reprlib.repr(value)}: must be one of {', '.join(words)}")
-        return value
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise UsageError(f"{name} {reprlib.repr(value)}: too large") from None
-    if isinstance(value, bool) or not isinstance(value, expected):
-        kind = {int: "a whole number", float: "a number", str: "text"}[expected]
-        raise UsageError(f"{name} {reprlib.repr(value)}: must be {kind}")
-    return value
+    return check_value(name, value, expected)
 
 
 def _stored(kind: Any) -> type[Stored] | None:
     """The type that a file of its own holds, where a field has it."""
     kinds = [part for part in (kind, *typing.get_args(kind)) if isinstance(part, type) and issubclass(part, Stored)]
     return kinds[0] if kinds else None
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -158,33 +136,6 @@ def recipe_hash(recipe: Recipe) -> str:
     return hash_json({key: value for key, value in to_dict(recipe).items() if key not in recipe.PROVENANCE})
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML whose numbers are decimal (1e-3 is one; 010 and 12:30 are text), and whose keys may not repeat."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if not key.tag.endswith(":merge")]
-        repeated = [key for number, key in enumerate(keys) if key in keys[:number]]
-        if repeated:
-            raise UsageError(f"key {reprlib.repr(repeated[0])} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern in zip(
-    _NUMBERS,
-    (
-        r"[-+]?(0|[1-9][0-9_]*)$",
-        r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$",
-    ),
-    strict=True,
-):
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+0123456789."))
-
-
 def load_values(path: Path) -> dict[str, Any]:
     """The keys of a YAML recipe, or of the recipe in a rendered folder; unchecked but for their form.
 
@@ -193,13 +144,7 @@ def load_values(path: Path) -> dict[str, Any]:
     if path.is_dir() and not (path / MANIFEST).exists():
         load_manifest(path)  # says what the folder is instead
     path = path / MANIFEST if path.is_dir() else path
-    text = read_text(path)
-    try:
-        values = yaml.load(text, _Loader)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    values = parse_yaml(read_text(path), str(path))
     if values is None:
         return {}
     if isinstance(values, dict) and values.get("format") == FORMAT:

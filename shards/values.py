@@ -14,7 +14,8 @@ import yaml
 from shards.errors import UsageError
 
 T = TypeVar("T")
-_MAX_FILE_BYTES = 16 << 20
+_MAX_FILE_BYTES = 1 << 20
+_MAX_MANIFEST_BYTES = 256 << 20
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -112,8 +113,9 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UsageError(f"{source}: not YAML ({' '.join(str(error).split())})") from error
 
 
-def read_text(path: Path, limit: int = _MAX_FILE_BYTES) -> str:
-    """The text of a small file that a user names. Raises UsageError where it is none, or larger than `limit` bytes."""
+def read_text(path: Path) -> str:
+    """The text of a small file that a user names. Raises UsageError where it is none."""
+    limit = _MAX_MANIFEST_BYTES if path.name == "dataset.json" else _MAX_FILE_BYTES
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"{path}: not a file")
