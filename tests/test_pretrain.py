@@ -283,7 +283,6 @@ def test_benchmark_measures_three_rates(folder, capsys, monkeypatch):
     measured = json.loads(capsys.readouterr().out)
     rates = [measured[f"{name}_images_per_second"] for name in ("model_only", "data_only", "end_to_end")]
     assert min(rates) > 0 and 0 < measured["end_to_end_of_model_only"] < 2
-    assert rates[2] < rates[1], "the whole cannot be faster than its data"
 
 
 def test_help_needs_no_torch():

@@ -7,6 +7,7 @@ step and the seed are the sampler's and the generators' state.
 import contextlib
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,22 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint, on the CPU. Raises DataError where it is none, damaged, or of another version."""
     try:
+        with zipfile.ZipFile(path) as file:  # torch does not look at the sums that it wrote
+            if (damaged := file.testzip()) is not None:
+                raise ValueError(f"{damaged} is damaged")
         values = torch.load(path, map_location="cpu", weights_only=True)
         version = values.pop("version")
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, AttributeError, ValueError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        ValueError,
+        TypeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise DataError(
             f"{path}: no whole checkpoint ({str(error).splitlines()[0] if str(error) else error!r})"
         ) from error

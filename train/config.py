@@ -11,6 +11,7 @@ import yaml
 from shards.errors import UsageError
 from shards.values import build, parse_yaml, read_text
 from train.draws import RandAugment
+from train.seeds import MAX_SEED
 
 T = TypeVar("T")
 
@@ -127,6 +128,10 @@ class Feed:
     resize: int = 0
     skip_bad: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        _check(self, "feed", 1 << 30, "shuffle", "resize", "workers", "batch_size", "repeats")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -141,6 +146,17 @@ class Run:
     clean_every: int = 5000
     clean_images: int = 1000
     tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        _check(self, "run", MAX_SEED, "seed")
+        _check(self, "run", 2**53, "log_every", "checkpoint_every", "clean_every", "clean_images")
+
+
+def _check(settings: object, group: str, most: int, *names: str) -> None:
+    for name in names:
+        if not 0 <= (value := getattr(settings, name)) <= most:
+            raise UsageError(f"{group}.{name} {value}: must be 0 to {most}")
 
 
 UNTOLD = (

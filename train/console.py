@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -30,16 +31,18 @@ def app() -> typer.Typer:
 def run(application: typer.Typer, name: str, arguments: Sequence[str]) -> int:
     """Run a command line; returns the exit code: 0, 1 for data, 2 for usage, 128 + signal when interrupted."""
     try:
-        application(list(arguments), prog_name=name, standalone_mode=False)
+        code = application(list(arguments), prog_name=name, standalone_mode=False)
     except FracgenError as error:
         return _fail(name, str(error), error.exit_code)
     except _CommandLineError as error:
         return _fail(name, f"{error.format_message()} ('{name} --help' lists what there is)", UsageError.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return _fail(name, "interrupted", 130)
     except MemoryError:
         return _fail(name, "out of memory; lower --batch-size, or use --data stream", DataError.exit_code)
     except RuntimeError as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and re.search("gloo|nccl|peer|connection", str(error), re.I):
+            return _fail(name, "another process of this run has gone", DataError.exit_code)
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         return _fail(
@@ -48,7 +51,9 @@ def run(application: typer.Typer, name: str, arguments: Sequence[str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(name, f"{where}{error.strerror or error}", DataError.exit_code)
-    return 0
+    if code == 130:  # typer's word for Ctrl-C
+        return _fail(name, "interrupted", code)
+    return code if isinstance(code, int) else 0
 
 
 def _fail(name: str, message: str, code: int) -> int:
@@ -61,6 +66,21 @@ def say(rows: Mapping[str, str]) -> None:
     """What is going to happen, on stderr: a line for each word."""
     for name, text in rows.items():
         print(f"{name:<9} {text}", file=sys.stderr, flush=True)
+
+
+def bar(doing: str) -> Callable[[int, int], None]:
+    """A progress bar on stderr for (done, of all); nothing where stderr is no terminal."""
+    from tqdm import tqdm
+
+    shown = tqdm(desc=doing, disable=not sys.stderr.isatty(), leave=False)
+
+    def show(done: int, of_all: int) -> None:
+        shown.total = of_all
+        shown.update(done - shown.n)
+        if done >= of_all:
+            shown.close()
+
+    return show
 
 
 def result(values: Mapping[str, Any], *, as_json: bool) -> None:

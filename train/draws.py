@@ -110,12 +110,11 @@ def draw_crops(draws: Floats, height: int, width: int, scale: tuple[float, float
     low, high = np.log(ratio)
     aspects = np.exp(low + draws[:, 10:20] * (high - low))
     widths, heights = np.rint(np.sqrt(areas * aspects)), np.rint(np.sqrt(areas / aspects))
-    fits = (widths <= width) & (heights <= height)
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = fits.argmax(1)[:, None]
     sizes = np.concatenate([np.take_along_axis(each, first, 1) for each in (heights, widths)], 1)
     room = (height, width) - sizes + 1
     boxes = np.concatenate([np.floor(draws[:, 20:22] * room), sizes], 1).astype(np.int64)
-    boxes[:, 2:] = np.maximum(boxes[:, 2:], 1)
     boxes[~fits.any(1)] = _middle(height, width, ratio)
     return boxes
 

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from shards.errors import DataError, FracgenError, UsageError
+from train.runlock import forget
 from train.samples import Skipped
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class _Parts(IterableDataset[Part]):
             slots = self._slots[worker] if self._slots else ()
             yield from self._work.parts(self._start_step, worker, num_workers, slots)
         except FracgenError as error:
-            kind = UsageError if isinstance(error, UsageError) else DataError
+            kind = UsageError if error.exit_code == UsageError.exit_code else DataError
             nothing = np.empty(0, np.int64)
             yield Part(nothing, None, nothing, failure=(kind, str(error)))
 
@@ -217,6 +218,7 @@ def _start_worker(worker: int) -> None:
     """Out of the terminal's process group: Ctrl-C is for the trainer, which still needs the batches of this step."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+    forget()
     torch.set_num_threads(1)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from train.ranks import Ranks
 
 Ending = Literal["finished", "stopped", "interrupted"]
 _ASK_EVERY = 10
-"""With several processes, a signal is shared this often, in steps."""
+"""With several GPUs, a signal is shared this often, in steps; on CPUs, where steps are slow, after each."""
 
 
 @dataclass(kw_only=True)
@@ -31,11 +32,16 @@ class State:
 
     def restore(self, last: Checkpoint) -> None:
         """Go back to a checkpoint. Raises DataError where it is of another model or optimiser."""
+        asked = [{name: group[name] for name in group if name != "params"} for group in self.optimizer.param_groups]
         try:
             self.model.load_state_dict(dict(last.model))
+            if [set(group) - {"params"} for group in last.optimizer["param_groups"]] != [set(each) for each in asked]:
+                raise ValueError("the optimiser has other settings")
             self.optimizer.load_state_dict(dict(last.optimizer))
             self.scaler.load_state_dict(dict(last.scaler))
-        except (RuntimeError, ValueError, KeyError) as error:
+            for group, each in zip(self.optimizer.param_groups, asked, strict=True):
+                group.update(each)  # what is asked for now holds, where changes were allowed
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             first = str(error).strip().splitlines()[:2]
             raise DataError(f"the checkpoint is of another model or optimiser ({' '.join(first)})") from error
         self.step = last.step
@@ -76,7 +82,7 @@ def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace
     """
     end = min(pace.steps, pace.stop_after) if pace.stop_after else pace.steps
     losses: list[Tensor] = []
-    seen: list[float] = []
+    seen = deque[float](maxlen=pace.log_every or 1000)
     clock, counted = time.perf_counter(), state.step
     with _signals(loop.asked):
         while state.step < end:
@@ -86,11 +92,12 @@ def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace
             log, save, clean = (
                 _due(state.step, every) for every in (pace.log_every, pace.checkpoint_every, pace.clean_every)
             )
-            asked = (ranks.world == 1 or state.step % _ASK_EVERY == 0) and ranks.any(bool(loop.asked))
+            ask = ranks.world == 1 or ranks.device.type == "cpu" or state.step % _ASK_EVERY == 0
+            asked = ask and ranks.any(bool(loop.asked))
             last = state.step == end or asked
             if not (log or save or clean or last or len(losses) >= 1000):
                 continue
-            seen += _finite(losses, state.step, ranks)
+            seen.extend(_finite(losses, state.step, ranks))
             losses.clear()
             values: dict[str, float] = {}
             if log or last:
@@ -103,16 +110,15 @@ def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace
                     "lr": lr,
                     "images_per_second": round(rate, 1),
                 }
-                seen.clear()
-            if loop.clean is not None and (clean or (last and not asked)):
-                values["clean_accuracy"] = loop.clean()
-            if values:
                 loop.log(state.step, values)
             if save or last:
                 _check_weights(state)
                 loop.save()
+            if loop.clean is not None and (clean or (last and (not asked or state.step == pace.steps))):
+                values = {"clean_accuracy": loop.clean()}
+                loop.log(state.step, values)
             clock, counted = (time.perf_counter(), state.step) if values else (clock, counted)
-            if asked:
+            if asked and state.step < end:
                 return "interrupted"
     return "finished" if state.step >= pace.steps else "stopped"
 

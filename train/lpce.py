@@ -1,8 +1,7 @@
 """The loss of "Scaling Backwards", and the targets that it takes."""
 
 import numpy as np
-import torch
-from timm.data.mixup import Mixup
+from timm.data.mixup import Mixup, mixup_target
 from timm.loss.cross_entropy import SoftTargetCrossEntropy
 from torch import Tensor
 
@@ -58,7 +57,7 @@ class Mixer:
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W), changed in place, and their targets (B, num_classes) float32. labels: (B,) int64."""
         if not self.mixes:
-            return images, self._targets(labels)
+            return images, mixup_target(labels, self._mixup.num_classes, 1.0, self._mixup.label_smoothing)
         state = np.random.get_state()
         np.random.seed(key(self._seed, "mix", step, self._rank) & 0xFFFFFFFF)
         try:
@@ -66,8 +65,3 @@ class Mixer:
         finally:
             np.random.set_state(state)
         return mixed, targets
-
-    def _targets(self, labels: Tensor) -> Tensor:
-        off = self._mixup.label_smoothing / self._mixup.num_classes
-        targets = torch.full((len(labels), self._mixup.num_classes), off, device=labels.device)
-        return targets.scatter_(1, labels[:, None], 1 - self._mixup.label_smoothing + off)

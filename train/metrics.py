@@ -22,7 +22,9 @@ class Journal:
         self._path = out / METRICS if out else None
         if self._path is not None:
             kept = [line for line in read(self._path) if line["step"] <= start]
-            self._path.write_text("".join(f"{json.dumps(line)}\n" for line in kept), "utf-8")
+            temporary = self._path.with_name(f".{METRICS}.tmp")
+            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), "utf-8")
+            temporary.replace(self._path)
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=out is None or not sys.stderr.isatty())
         self._board = _tensorboard(out) if out and tensorboard else None
 
@@ -60,7 +62,7 @@ def _tensorboard(out: Path) -> Any:
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last one that was cut off is passed over."""
     found = []
-    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             values = json.loads(line)
         except ValueError:

@@ -8,11 +8,12 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from shards.errors import UsageError
+from shards.errors import DataError, UsageError
 from shards.values import nearest
 from train.config import Model, Optim, Precision
 from train.ranks import Ranks
@@ -28,10 +29,18 @@ def create(settings: Model, *, num_classes: int, size: int) -> nn.Module:
     if not timm.is_model(settings.name):
         hint = nearest(settings.name, timm.list_models())
         raise UsageError(f"model {settings.name!r}: timm {timm.__version__} has none of this name{hint}")
-    arguments = {"num_classes": num_classes, "drop_path_rate": settings.drop_path, **settings.options}
+    if not 0 <= settings.drop_path < 1:
+        raise UsageError(f"model.drop_path {settings.drop_path}: must be 0 to less than 1")
+    if ours := sorted({"num_classes", "checkpoint_path", "pretrained", "img_size"} & set(settings.options)):
+        raise UsageError(f"model.options.{ours[0]}: follows from the data and the other settings; leave it out")
+    arguments: dict[str, Any] = {"num_classes": num_classes, **settings.options}
+    if settings.drop_path:
+        arguments["drop_path_rate"] = settings.drop_path
     try:
         model = _create(settings.name, arguments, size)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
+        if "drop_path_rate" in str(error):
+            raise UsageError(f"model {settings.name}: has no drop path; give model.drop_path=0") from error
         raise UsageError(f"model {settings.name} with {arguments}: {error or type(error).__name__}") from error
     _try(model, settings.name, size)
     return model
@@ -65,6 +74,9 @@ def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Op
 
     Raises UsageError for an unknown one, or a value that it refuses.
     """
+    for name, most in (("weight_decay", 1e9), ("momentum", 1.0), ("clip", 1e9)):
+        if not 0 <= getattr(settings, name) <= most:
+            raise UsageError(f"optim.{name} {getattr(settings, name)}: must be 0 to {most:g}")
     try:
         made: torch.optim.Optimizer = create_optimizer_v2(
             model, opt=settings.name, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum
@@ -113,24 +125,39 @@ def count_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp:
     return int(torch.stack(right).sum().item()) if right else 0, count
 
 
-def export(model: nn.Module, folder: Path, *, mean: Stats, std: Stats, tag: str, options: Mapping[str, Any]) -> None:
+_OF_OTHER_WEIGHTS = ("test_input_size", "test_crop_pct", "test_pool_size", "pool_size", "origin_url", "paper_ids")
+
+
+def export(
+    model: nn.Module, folder: Path, *, size: int, mean: Stats, std: Stats, tag: str, options: Mapping[str, Any]
+) -> None:
     """A timm folder: config.json and model.safetensors, whole or not at all.
 
-    `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)` loads it. options: those the model was
-    made with.
+    `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)` loads it. size: of the images, in pixels.
+    options: those the model was made with. Raises DataError where it cannot be written; an old one is kept.
     """
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     for path in (temporary, old):
         shutil.rmtree(path, ignore_errors=True)
     about = {"tag": tag, "license": "mit", "mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": 1.0}
-    save_for_hf(
-        model,
-        str(temporary),
-        model_config={"pretrained_cfg": about},
-        model_args=json.loads(json.dumps(dict(options))),
-        safe_serialization=True,
-    )
-    if folder.exists():  # folders cannot be exchanged in one step: between these two, the old one is beside
-        folder.replace(old)
-    temporary.replace(folder)
+    try:
+        save_for_hf(
+            model,
+            str(temporary),
+            model_config={"pretrained_cfg": about},
+            model_args=json.loads(json.dumps(dict(options))),
+            safe_serialization=True,
+        )
+        path = temporary / "config.json"  # timm also tells of the weights that others published for this architecture
+        config = json.loads(path.read_text("utf-8"))
+        told = config["pretrained_cfg"]
+        config["pretrained_cfg"] = {name: told[name] for name in told if name not in _OF_OTHER_WEIGHTS}
+        config["pretrained_cfg"]["input_size"] = [3, size, size]
+        path.write_text(json.dumps(config, indent=2), "utf-8")
+        if folder.exists():  # folders cannot be exchanged in one step: between these two, the old one is beside
+            folder.replace(old)
+        temporary.replace(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(f"{folder}: cannot be written ({error}); the checkpoint is whole") from error
     shutil.rmtree(old, ignore_errors=True)

@@ -7,8 +7,10 @@ The defaults are the published recipe of "Scaling Backwards" (ECCV 2024): ViT-Ti
 samples in batches of 256, AdamW, DeiT's augmentation. The same command goes on where a run was stopped.
 """
 
+import importlib.util
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,6 +54,16 @@ class Pretraining:
     mix: Mix = field(default_factory=Mix)
     feed: Feed = field(default_factory=Feed)
     run: Run = field(default_factory=Run)
+
+
+def as_begun(settings: Pretraining, begun: Mapping[str, Any]) -> Pretraining:
+    """What is left to this machine to choose stays as it was when the run began: the feed, and the precision."""
+    feed, run = settings.feed, settings.run
+    if feed.mode == "auto":
+        feed = replace(feed, mode=begun["feed"]["mode"])
+    if run.precision == "auto":
+        run = replace(run, precision=begun["run"]["precision"])
+    return replace(settings, feed=feed, run=run)
 
 
 @app.command()
@@ -112,7 +124,16 @@ def main(
         chosen = {"schedule.steps": 0, "schedule.samples": 0, "schedule.epochs": 0.0, **chosen}
         if len(lengths) > 1:
             raise UsageError("--steps, --samples, --epochs: give one of them")
+    if epochs is not None and not 0 < epochs < float("inf"):
+        raise UsageError(f"--epochs {epochs}: must be more than 0, and finite")
+    if any(
+        override.startswith(("schedule.steps=", "schedule.samples=", "schedule.epochs="))
+        for override in overrides or []
+    ):
+        chosen = {"schedule.steps": 0, "schedule.samples": 0, "schedule.epochs": 0.0, **chosen}
     settings = load(Pretraining, config, chosen, overrides or [])
+    if settings.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError("--tensorboard needs TensorBoard: pip install tensorboard")
     if not settings.shards:
         raise UsageError("--shards: give a folder of shards, as `fracgen render` writes them")
     if out is None and not benchmark:
@@ -140,11 +161,13 @@ def pretrain(
     from train.augment import DeviceAugment, center, timm_transform
     from train.data import Resident, Stream, choose_feed, open_source
     from train.lpce import Mixer, lpce
-    from train.ranks import join
+    from train.ranks import join, leave
     from train.seeds import key
 
     # where: this process among the others, and what it computes in
     ranks = join(settings.run.device)
+    last = folder.checkpoint() if folder is not None else None
+    settings = as_begun(settings, last.config) if last is not None else settings
     precision = models.resolve_precision(settings.run.precision, ranks.device)
     torch.set_float32_matmul_precision("high")
     amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -152,17 +175,21 @@ def pretrain(
     # what: the samples, and how long
     feed, size = settings.feed, settings.augment.size
     source = open_source(
-        settings.shards, num_classes=settings.num_classes or None, resize=feed.resize or None, skip_bad=feed.skip_bad
+        settings.shards,
+        num_classes=settings.num_classes or None,
+        resize=feed.resize or None,
+        skip_bad=feed.skip_bad,
+        progress=console.bar("counting"),
     )
     transform = timm_transform(settings.augment) if feed.augment == "timm" else None
     mode: FeedMode = "resident" if feed.repeats > 1 and feed.mode == "auto" else feed.mode
     if feed.repeats > 1 and mode == "stream":
         raise UsageError(f"feed.repeats {feed.repeats}: is for resident sets; leave it out, or --data stream")
-    choice = choose_feed(source, mode, ranks.device, transform=transform)
+    choice = ranks.agree(choose_feed(source, mode, ranks.device, transform=transform))
     place = {"rank": ranks.rank, "world": ranks.world, "device": ranks.device}
     common: dict[str, Any] = {"batch_size": feed.batch_size, "seed": settings.run.seed, "transform": transform, **place}
     batches = (
-        Resident(source, **common, repeats=feed.repeats, num_workers=feed.workers)
+        Resident(source, **common, repeats=feed.repeats, num_workers=feed.workers, progress=console.bar("decoding"))
         if choice.mode == "resident"
         else Stream(source, **common, num_workers=feed.workers, shuffle=feed.shuffle)
     )
@@ -192,14 +219,15 @@ def pretrain(
     if folder is not None:
         if ranks.first:
             folder.lock()
-        if (last := folder.checkpoint()) is not None:
+        if last is not None:
             if not allow_changes:
                 changed = differences(told(last.config), told(values))
                 checkpoint.check_same(
                     last, config=changed, data=source.fingerprint, world=ranks.world, path=folder.path
                 )
             state.restore(last)
-        ranks.wait()
+        if ranks.any(ranks.agree(state.step) != state.step):
+            raise UsageError(f"{folder.path}: the processes do not see the same run there; --out must be shared by all")
         if ranks.first:
             folder.write(CONFIG, to_yaml(values))
 
@@ -279,11 +307,13 @@ def pretrain(
     def take_step(step: int) -> Tensor:
         images, targets = inputs(step, *next(feeder))
         loss = learn(step, images, targets)
+        if step == start:
+            clock.append(time.perf_counter())
         if step == start and ranks.first:
             console.say({"first": f"step after {time.perf_counter() - began:.1f} s"})
         return loss
 
-    start = state.step
+    start, clock = state.step, list[float]()
     beside = loop.Loop(log=journal.log, save=save, clean=clean if clean_images else None, advance=journal.advance)
     pace = loop.Pace(
         steps=plan.steps,
@@ -298,30 +328,30 @@ def pretrain(
     finally:
         feeder.close()
         journal.close()
+    leave()
     if not ranks.first:
         return
+    seconds, later = (time.perf_counter() - clock[0], state.step - start - 1) if clock else (0.0, 0)
     metrics.draw_curves(folder / metrics.METRICS, folder / metrics.CURVES)
     models.export(
         model,
         folder / "model",
+        size=size,
         mean=settings.augment.mean,
         std=settings.augment.std,
         tag=f"fracgen_{source.fingerprint[:8]}",
         options=settings.model.options,
     )
-    last_line = metrics.read(folder / metrics.METRICS)[-1:]
+    lines = metrics.read(folder / metrics.METRICS)
+    told_last = {name: value for line in lines for name, value in line.items() if line["step"] == state.step}
     outcome = {
         "run": str(folder.path),
         "ending": ending,
         "steps": state.step,
         "samples": state.step * feed.batch_size,
         "seconds": round(time.perf_counter() - began, 1),
-        **{
-            name: float(f"{value:.4g}")
-            for line in last_line
-            for name, value in line.items()
-            if name not in ("step", "samples")
-        },
+        **{name: float(f"{told_last[name]:.4g}") for name in ("loss", "clean_accuracy") if name in told_last},
+        **({"images_per_second": round(later * feed.batch_size / seconds, 1)} if later else {}),
         "skipped": sum(batches.skipped.values()),
         "model": str(folder / "model"),
     }

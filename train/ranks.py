@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from shards.errors import UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,14 @@ class Ranks:
         word = torch.tensor([int(flag)])
         dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self.control)
         return bool(word.item())
+
+    def agree(self, value: T) -> T:
+        """What the first rank says."""
+        if self.world == 1:
+            return value
+        words = [value]
+        dist.broadcast_object_list(words, src=0, group=self.control)
+        return words[0]
 
     def wait(self) -> None:
         """Until all ranks are here."""

@@ -1,11 +1,11 @@
 """The folder of a run: who may write there, and where it goes on."""
 
-import fcntl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from shards.errors import UsageError
+from shards.errors import DataError, UsageError
+from train.runlock import take
 
 if TYPE_CHECKING:
     from train.checkpoint import Checkpoint
@@ -22,7 +22,8 @@ class RunFolder:
         self.path = path
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path}: is a file; --out names a folder")
-        held = sorted(each.name for each in path.iterdir() if each.name != ".lock") if path.exists() else []
+        names = [each.name for each in path.iterdir()] if path.exists() else []
+        held = sorted(name for name in names if name != ".lock" and not (name[0] == "." and name.endswith(".tmp")))
         if held and CONFIG not in held:
             raise UsageError(f"{path}: holds {held[0]} and no {CONFIG}, so no run; give another --out")
         if held and resume == "never":
@@ -37,11 +38,8 @@ class RunFolder:
         Raises UsageError where another one is at work.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._file = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"{self.path}: another process trains there; wait for it, or give another --out") from None
+        if not take(self.path / ".lock"):
+            raise UsageError(f"{self.path}: another process trains there; wait for it, or give another --out")
 
     def checkpoint(self) -> "Checkpoint | None":
         """The last one, None where there is none yet. Raises DataError where it is damaged."""
@@ -53,8 +51,12 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """A small file, whole or not at all."""
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text, "utf-8")
-        temporary.replace(self.path / name)
+        try:
+            temporary.write_text(text, "utf-8")
+            temporary.replace(self.path / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise DataError(f"{self.path / name}: cannot be written ({error.strerror})") from error
 
 
 def told(values: Mapping[str, Any]) -> dict[str, Any]:

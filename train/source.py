@@ -71,7 +71,8 @@ class Source:
     @property
     def description(self) -> str:
         """One line for the screen."""
-        mode = "RGB" if len(self.shape) == 3 else "gray"
+        gray = "gray" if self.ours else "gray (as the first; others are made so)"
+        mode = "RGB" if len(self.shape) == 3 else gray
         size = f"{self.shape[1]} x {self.shape[0]}{'' if self.one_size else ' (the first)'}"
         resized = f", resized to {self.resize}" if self.resize else ""
         tars = f"{len(self.tars)} tar{'s' if len(self.tars) > 1 else ''}"
@@ -108,6 +109,8 @@ def open_source(
 def _open_ours(folder: Path, num_classes: int | None, resize: int | None, skip_bad: bool) -> Source:
     try:
         manifest = load_manifest(folder)
+    except DataError as error:
+        raise UsageError(str(error)) from error
     except UsageError as error:
         tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
         hint = f"; for tars of another origin give a pattern, as '{folder / '*.tar'}'" if tars else ""

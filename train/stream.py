@@ -135,12 +135,14 @@ class Stream:
     def clean(
         self, num: int | None = None, *, batch_size: int | None = None, rank: int = 0, world: int = 1
     ) -> Iterator[Batch]:
-        """As `Resident.clean`, read anew each time."""
+        """As `Resident.clean`, read anew each time; images of sizes of their own come one by one."""
         num = self.num_samples if num is None else min(num, self.num_samples)
         chosen = slice(rank, None, world)
-        found = decode_first(self.source, num, self.skipped_samples, threads=cores(), chosen=chosen)
-        while few := list(itertools.islice(found, batch_size or self._work.per_rank)):
-            images = torch.empty((len(few), *self.source.image_shape), dtype=torch.uint8)
+        any_size = self._work.transform is not None and not self.source.one_size
+        found = decode_first(self.source, num, self.skipped_samples, threads=cores(), chosen=chosen, any_size=any_size)
+        while few := list(itertools.islice(found, 1 if any_size else batch_size or self._work.per_rank)):
+            shape = self.source.image_shape[0], *few[0].image.shape[:2]
+            images = torch.empty((len(few), *shape), dtype=torch.uint8)
             stack([one.image for one in few], images)
             labels = torch.tensor([one.label for one in few])
             numbers = np.array([one.number for one in few])

@@ -13,18 +13,22 @@ import numpy as np
 import numpy.typing as npt
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from shards.errors import DataError
+from shards.errors import DataError, UsageError
 
 _BLOCK = tarfile.BLOCKSIZE
 _META = re.compile(r"__[^/]*__($|/)")
 
 
 class BadSampleError(DataError):
-    """A sample or tar that cannot be used. reason: one word, by which those that are skipped are counted."""
+    """A sample or tar that cannot be used. reason: one word, by which those that are skipped are counted.
+
+    A label that the classes do not have is the user's mistake as often as the data's: exit code 2.
+    """
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+        self.exit_code = UsageError.exit_code if reason == "label" else DataError.exit_code
 
 
 class RawSample(NamedTuple):
