@@ -19,6 +19,11 @@ from shards.errors import DataError, UsageError
 
 VERSION = 1
 LAST = "last.pt"
+_DAMAGE = (
+    *(OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
+"""What zipfile and torch raise for a file that is none of ours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +74,9 @@ def load(path: Path) -> Checkpoint:
                 raise ValueError(f"{damaged} is damaged")
         values = torch.load(path, map_location="cpu", weights_only=True)
         version = values.pop("version")
-    except (
-        OSError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        ValueError,
-        TypeError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise DataError(
-            f"{path}: no whole checkpoint ({str(error).splitlines()[0] if str(error) else error!r})"
-        ) from error
+    except _DAMAGE as error:
+        first = str(error).splitlines()[0] if str(error) else repr(error)
+        raise DataError(f"{path}: no whole checkpoint ({first})") from error
     if version != VERSION:
         raise DataError(f"{path}: a checkpoint of version {version}; this fracgen reads version {VERSION}")
     try:

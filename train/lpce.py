@@ -57,7 +57,9 @@ class Mixer:
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W), changed in place, and their targets (B, num_classes) float32. labels: (B,) int64."""
         if not self.mixes:
-            return images, mixup_target(labels, self._mixup.num_classes, 1.0, self._mixup.label_smoothing)
+            kept = 1.0  # of each image
+            num_classes, smoothing = self._mixup.num_classes, self._mixup.label_smoothing
+            return images, mixup_target(labels, num_classes, kept, smoothing)  # type: ignore[no-untyped-call]
         state = np.random.get_state()
         np.random.seed(key(self._seed, "mix", step, self._rank) & 0xFFFFFFFF)
         try:

@@ -60,16 +60,16 @@ def _tensorboard(out: Path) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last one that was cut off is passed over."""
-    found = []
+    """The values in metrics.jsonl, those of a step together; a last line that was cut off is passed over."""
+    found: dict[int, dict[str, Any]] = {}
     for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             values = json.loads(line)
         except ValueError:
             continue
         if isinstance(values, dict) and isinstance(values.get("step"), int):
-            found.append(values)
-    return found
+            found.setdefault(values["step"], {}).update(values)
+    return list(found.values())
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:

@@ -343,8 +343,8 @@ def pretrain(
         options=settings.model.options,
     )
     lines = metrics.read(folder / metrics.METRICS)
-    told_last = {name: value for line in lines for name, value in line.items() if line["step"] == state.step}
-    outcome = {
+    told_last: dict[str, Any] = next((line for line in reversed(lines) if line["step"] == state.step), {})
+    outcome: dict[str, Any] = {
         "run": str(folder.path),
         "ending": ending,
         "steps": state.step,

@@ -38,7 +38,8 @@ class RunFolder:
         Raises UsageError where another one is at work.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not take(self.path / ".lock"):
+        self._lock = take(self.path / ".lock")
+        if self._lock is None:
             raise UsageError(f"{self.path}: another process trains there; wait for it, or give another --out")
 
     def checkpoint(self) -> "Checkpoint | None":
