@@ -1,5 +1,6 @@
 """`python train/pretrain.py`, as a user runs it: tiny models at 32 pixels."""
 
+import io
 import json
 import os
 import signal
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import webdataset
 import yaml
 from conftest import small_recipe
+from PIL import Image
 
 from fracgen.generate import plan, write_shards
 from train import console, metrics
@@ -218,6 +221,68 @@ def test_changes_can_be_allowed(folder, tmp_path):
     assert load(tmp_path / "run" / "last.pt").step == 6
 
 
+def test_allowed_changes_hold(folder, tmp_path, capsys):
+    assert train(folder, tmp_path / "run", "--steps=4", "--stop-after=2") == 0
+    assert train(folder, tmp_path / "run", "--steps=4", "optim.weight_decay=0.9", "--allow-changes") == 0
+    decays = {group["weight_decay"] for group in load(tmp_path / "run" / "last.pt").optimizer["param_groups"]}
+    assert decays == {0.0, 0.9}
+    assert train(folder, tmp_path / "run", "--steps=6", "optim.name=sgd", "--allow-changes") == 1
+    assert "another model or optimiser" in capsys.readouterr().err
+
+
+def test_ctrl_c_saves_and_says_so(folder, tmp_path):
+    arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=100000", "run.checkpoint_every=5"]
+    command = [sys.executable, str(ROOT / "train" / "pretrain.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=tmp_path)
+    wait_for(tmp_path / "run" / "last.pt", process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
+
+
+def test_an_interrupt_before_the_first_step_is_one_line(folder, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.source.load_manifest", interrupted)
+    assert train(folder, tmp_path / "run", "--steps=2") == 130
+    assert capsys.readouterr().err.strip() == "pretrain: interrupted"
+
+
+def test_images_of_sizes_of_their_own_go_through_timms_pipeline(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "set-000.tar")) as tar:
+        for number in range(24):
+            file = io.BytesIO()
+            Image.new("RGB", (40 + number, 36 + 2 * number), (9 * number, 0, 99)).save(file, "PNG")
+            tar.write({"__key__": f"s{number:02d}", "cls": str(number % 3).encode(), "png": file.getvalue()})
+    foreign = [str(tmp_path / "set-000.tar"), tmp_path / "run", "--num-classes=3", "--steps=3"]
+    assert train(*foreign, "--augment=timm", "--workers=1", "run.clean_every=2") == 0
+    assert "clean_accuracy" in metrics.read(tmp_path / "run" / "metrics.jsonl")[0]
+
+
+def test_what_a_full_disk_left_is_no_hindrance(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.yaml.tmp").write_text("sh")
+    assert train(folder, tmp_path / "run", "--steps=1") == 0
+
+
+def test_an_export_that_cannot_be_written_is_one_line(folder, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("train.model.save_for_hf", full)
+    assert train(folder, tmp_path / "run", "--steps=1") == 1
+    assert "No space left" in capsys.readouterr().err and (tmp_path / "run" / "last.pt").exists()
+    assert not (tmp_path / "run" / ".model.tmp").exists()
+
+
+def test_a_run_keeps_its_feed_where_it_was_left_to_choose(folder, tmp_path, monkeypatch):
+    assert train(folder, tmp_path / "run", "--steps=4", "--stop-after=2") == 0
+    monkeypatch.setattr("train.data.free_memory", lambda device: 100_000)  # a quarter of it is less than the set
+    assert train(folder, tmp_path / "run", "--steps=4") == 0
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["feed"]["mode"] == "resident"
+
+
 def test_a_loss_that_explodes_stops_the_run(folder, tmp_path, capsys):
     assert (
         train(folder, tmp_path / "run", "--steps=60", "--lr=1e30", "run.checkpoint_every=1", "schedule.warmup_steps=0")
@@ -257,6 +322,15 @@ def test_a_damaged_checkpoint_is_refused(folder, tmp_path, capsys):
         (["--config=none.yaml"], "cannot be read"),
         (["--data=disk"], "disk"),
         (["--seed=-1"], "seed"),
+        (["--seed=99999999999999999999"], "seed"),
+        (["run.seed=-1"], "run.seed -1"),
+        (["model.drop_path=1.5"], "drop_path 1.5"),
+        (["model.options.num_classes=5"], "leave it out"),
+        (["model.options={}", "--model=vgg11", "model.drop_path=0.1"], "model.drop_path=0"),
+        (["optim.clip=-1"], "optim.clip -1"),
+        (["--epochs=0"], "epochs 0"),
+        (["run.log_every=-1"], "run.log_every -1"),
+        (["--tensorboard"], "pip install tensorboard"),
         (["--no-such-option"], "no-such-option"),
     ],
 )  # fmt: skip

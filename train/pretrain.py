@@ -139,7 +139,11 @@ def main(
     if out is None and not benchmark:
         raise UsageError("--out: give a folder for the run")
     folder = RunFolder(out, resume) if out is not None and not benchmark else None
-    pretrain(settings, folder, allow_changes=allow_changes, stop_after=stop_after, as_json=as_json)
+    try:
+        pretrain(settings, folder, allow_changes=allow_changes, stop_after=stop_after, as_json=as_json)
+    finally:
+        if folder is not None:
+            folder.unlock()
 
 
 def pretrain(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from shards.errors import DataError, UsageError
 from train.runlock import take
@@ -20,6 +20,7 @@ class RunFolder:
     def __init__(self, path: Path, resume: Resume) -> None:
         """Raises UsageError where the folder is something else's, or holds a run that is not to be resumed."""
         self.path = path
+        self._lock: TextIO | None = None
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path}: is a file; --out names a folder")
         names = [each.name for each in path.iterdir()] if path.exists() else []
@@ -41,6 +42,11 @@ class RunFolder:
         self._lock = take(self.path / ".lock")
         if self._lock is None:
             raise UsageError(f"{self.path}: another process trains there; wait for it, or give another --out")
+
+    def unlock(self) -> None:
+        """Let others in."""
+        if self._lock is not None:
+            self._lock.close()
 
     def checkpoint(self) -> "Checkpoint | None":
         """The last one, None where there is none yet. Raises DataError where it is damaged."""
