@@ -164,6 +164,9 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, *,
     if name is not None and values.setdefault("recipe", name) != name:
         raise UsageError(f"{path}: is a recipe of {values['recipe']}, not of {name}")
     kept = {key: value for key, value in values.items() if str(key).replace("-", "_") not in overrides}
+    kind = values.get("recipe", OnePFrac.NAME)
+    if isinstance(kind, str) and kind in RECIPES:
+        kept = RECIPES[kind].rebased(kept, overrides)
     try:
         return from_dict({**kept, **overrides}, path if path.is_dir() else path.parent)
     except UsageError as error:

@@ -168,7 +168,7 @@ def judge_matrix(matrix: Floats, width: int, height: int, size: int, *, mirrored
     folded = bool(product(matrix, edges)[2].min() <= 0)
     corners = (np.arange(LATTICE + 1) * size / LATTICE) - 0.5
     sources = np.empty((2, LATTICE + 1, LATTICE + 1))
-    _project(back, corners, sources)
+    _project(back, corners, corners, sources)
     if mirrored:
         sources = sources[:, :, ::-1]
     return _judge(np.ascontiguousarray(sources), width, height, size, folded=folded)
@@ -208,11 +208,11 @@ def inverse(matrix: Floats) -> Floats:
 
 
 @njit(cache=True, nogil=True)
-def _project(back: Floats, corners: Floats, out: Floats) -> None:
-    """out[:, j, i]: the picture's point behind (corners[i], corners[j]); infinity behind the horizon."""
-    for j in range(len(corners)):
-        for i in range(len(corners)):
-            x, y = corners[i], corners[j]
+def _project(back: Floats, xs: Floats, ys: Floats, out: Floats) -> None:
+    """out[:, j, i]: the picture's point behind (xs[i], ys[j]); infinity behind the horizon."""
+    for j in range(len(ys)):
+        for i in range(len(xs)):
+            x, y = xs[i], ys[j]
             w = back[2, 0] * x + back[2, 1] * y + back[2, 2]
             if w > 1e-12:
                 out[0, j, i] = (back[0, 0] * x + back[0, 1] * y + back[0, 2]) / w
@@ -275,6 +275,22 @@ class Warp(ABC):
     def metadata(self) -> Mapping[str, Any]:
         """What reproduces it."""
 
+    @abstractmethod
+    def sources(self, xs: Floats, ys: Floats) -> Floats:
+        """Where samples come from, (2, m, n), in the picture's pixels; xs, ys: of `pixel_places`."""
+
+    def meets(self, edges: Image) -> bool:
+        """Whether something of a picture of 0 and 255 is certainly in the image: one of up to 64 x 64 of its samples
+        lies in a pixel that is 255, of which it has a fifth at least."""
+        xs, ys = (places[:, :: -(-places.shape[1] // LATTICE)] for places in self._places())
+        x, y = np.rint(self.sources(np.ascontiguousarray(xs), np.ascontiguousarray(ys)))
+        inside = (x >= 0) & (x < self.size) & (y >= 0) & (y < self.size)
+        return bool(edges[y[inside].astype(int), x[inside].astype(int)].any())
+
+    def _places(self) -> tuple[Floats, Floats]:
+        across, down = self.extent.fineness
+        return pixel_places(self.size, across), pixel_places(self.size, down)
+
     @property
     def fill(self) -> float:
         """See `Extent`."""
@@ -287,6 +303,12 @@ class _MatrixWarp(Warp):
     def apply(self, picture: Image) -> Image:
         """A picture through it, black where it comes from outside."""
         return warp_matrix(picture, self.matrix, self.size, self.extent.fineness)
+
+    def sources(self, xs: Floats, ys: Floats) -> Floats:
+        """Where samples come from, (2, m, n), in the picture's pixels; infinity behind the horizon."""
+        sources = np.empty((2, ys.shape[1], xs.shape[1]))
+        _project(inverse(self.matrix), xs[1], ys[1], sources)
+        return sources
 
     def metadata(self) -> Mapping[str, Any]:
         """eps, and the matrix from the picture's pixels to the image's."""
@@ -335,10 +357,16 @@ class _MapWarp(Warp):
 
     def apply(self, picture: Image) -> Image:
         """A picture through it, black where it comes from outside."""
-        xs, ys = (pixel_places(self.size, samples) for samples in self.extent.fineness)
+        xs, ys = self._places()
         sources = np.empty((2, ys.shape[1], xs.shape[1]), np.float32)
         type(self).bender(self.numbers, xs, ys, self.size / 2, sources)
         return warp_map(picture, sources, self.size)
+
+    def sources(self, xs: Floats, ys: Floats) -> Floats:
+        """Where samples come from, (2, m, n), in the picture's pixels."""
+        sources = np.empty((2, ys.shape[1], xs.shape[1]))
+        type(self).bender(self.numbers, xs, ys, self.size / 2, sources)
+        return sources
 
 
 class Polynomial(_MapWarp):

@@ -405,11 +405,40 @@ def test_a_class_that_fails_among_untried_ones_is_no_silent_hole(tmp_path, monke
         photo(**hard)
     monkeypatch.setattr("fracgen.photo.PROBES", 2)
     recipe = photo(**hard)
+    with pytest.raises(UsageError, match=r"class \d+: none of 4 warps could be kept .* is removed again"):
+        write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=8))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "set").mkdir()  # an older folder stays
     with pytest.raises(DataError, match=r"class \d+: none of 4 warps could be kept"):
         write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=8))
-    assert not (tmp_path / "set" / "dataset.json").exists()
+    assert (tmp_path / "set" / ".partial").is_dir() and not (tmp_path / "set" / "dataset.json").exists()
     with pytest.raises(DataError, match="shards are missing"):
         merge(tmp_path / "set")
+
+
+def dot(x, y, radius, side=1000) -> Photographs:
+    """A dark disc on white."""
+    down, across = np.mgrid[:side, :side]
+    return Photographs((np.where(np.hypot(across - x, down - y) < radius, 20, 240).astype(np.uint8),))
+
+
+def test_classes_without_an_edge_are_found_before():
+    with pytest.raises(UsageError, match=r"none of 100 crops could be kept .* flat") as raised:
+        photo(photographs=dot(500, 500, 60), warp="crops", max_scale=0.03, size=64, classes=1000)
+    assert "--strength" not in str(raised.value) and "--max-scale" in str(raised.value)
+    with pytest.raises(UsageError, match=r"none of 5 warps could be kept .*[1-9] flat"):
+        photo(photographs=dot(20, 20, 12), max_tries=5, size=64, classes=1000)
+
+
+@pytest.mark.parametrize("warp", WARPS[:4])
+def test_warps_that_are_said_to_show_something_do(warp):
+    recipe = photo(photographs=dot(40, 40, 25, side=300), warp=warp, classes=60, strength=0.9)
+    drawn = [recipe.draw_warp(index) for index in range(60)]
+    said, shown = ([test(warp) for warp in drawn] for test in (
+        lambda warp: warp.meets(recipe.base()), lambda warp: bool(warp.apply(recipe.base()).any())
+    ))  # fmt: skip
+    assert not any(first and not second for first, second in zip(said, shown, strict=True))
+    assert sum(said) > 0.7 * sum(shown)
 
 
 def test_what_a_user_should_know():
