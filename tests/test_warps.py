@@ -226,6 +226,26 @@ def test_crops_lie_in_their_ranges():
     assert lefts.min() < 10 and (lefts + width).max() > 150
 
 
+def test_large_crops_keep_their_ranges():
+    photograph = picture((100, 100, 3))
+    drawn, _ = crops(400, photograph, min_scale=0.8, max_scale=1.0, max_ratio=4 / 3, **STILL)
+    width, height = (np.array([1 / crop.matrix[axis, axis] * SIZE for crop in drawn]) for axis in range(2))
+    area, ratio = width * height / 1e4, width / height
+    assert 0.8 - 1e-9 <= area.min() < 0.82 and 0.97 < area.max() <= 1 + 1e-9
+    assert 0.75 - 1e-9 <= ratio.min() < 0.85 and 1.18 < ratio.max() <= 4 / 3 + 1e-9
+    assert all(crop.inside for crop in drawn)
+
+
+def test_a_crop_that_never_fits_is_the_largest_with_such_a_ratio():
+    drawn, _ = crops(5, picture((40, 160, 3)), min_scale=0.9, max_scale=1.0, max_ratio=1.5, **STILL)
+    for crop in drawn:
+        width, height = (1 / crop.matrix[axis, axis] * SIZE for axis in range(2))
+        assert (width, height) == (pytest.approx(60), pytest.approx(40)) and crop.inside
+    drawn, _ = crops(200, picture((100, 100)), min_scale=0.95, max_scale=0.95, max_ratio=4 / 3, **STILL)
+    areas = [SIZE**2 / (crop.matrix[0, 0] * crop.matrix[1, 1]) / 1e4 for crop in drawn]
+    assert areas == pytest.approx([0.95] * 200)
+
+
 def test_turned_sheared_and_mirrored_crops():
     photograph = picture((90, 160))
     drawn, _ = crops(300, photograph)
