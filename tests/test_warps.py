@@ -179,6 +179,42 @@ def test_any_strength_has_an_extent(name, strength, seed):
     assert all(1 <= samples <= 4 for samples in extent.fineness)
 
 
+def test_a_polynomial_that_is_kept_folds_nowhere_within():
+    """Its Jacobian in plain numpy, on another lattice; at this strength, many bend over by a little."""
+    kept, (x, y) = 0, np.meshgrid(*[np.linspace(-1, 1, 201)] * 2)
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+    for seed in range(400):
+        warp = draw("polynomial", 0.8, seed)
+        if warp.extent.folded:
+            continue
+        kept += 1
+        u, v = np.tensordot(warp.numbers, terms, 1)
+        inside = (abs(x + u) < 1) & (abs(y + v) < 1)
+        (ux, uy), (vx, vy) = ((c[1] + 2 * c[3] * x + c[4] * y, c[2] + c[4] * x + 2 * c[5] * y) for c in warp.numbers)
+        assert ((1 + ux) * (1 + vy) - uy * vx)[inside].min() > -1e-3
+    assert 100 < kept < 390
+
+
+def test_a_fold_finer_than_the_cells_that_are_measured():
+    eps = np.zeros(12)
+    eps[3] = -0.505  # x' = x - 0.505 x x turns at x = 0.990, within the last cell of 64
+    warp = warps.Polynomial(eps=eps, size=SIZE)
+    assert warp.extent.folded
+    eps[3] = -0.499
+    assert not warps.Polynomial(eps=eps, size=SIZE).extent.folded
+
+
+def test_an_elastic_warp_of_little_strength_cannot_fold():
+    for seed in range(20):
+        warp = draw("elastic", 0.5, seed)
+        corners = np.tile(np.linspace(-1, 1, 301), (2, 1))
+        sources = np.empty((2, 301, 301))
+        warps.stretch(warp.numbers, corners, corners, 1.0, sources)
+        (ux, vx), (uy, vy) = (np.gradient(sources, corners[0], axis=axis) for axis in (2, 1))
+        assert (ux * vy - uy * vx).min() > 0 and not warp.extent.folded
+    assert any(draw("elastic", 2.0, seed).extent.folded for seed in range(20))
+
+
 def test_thin_lines_survive_a_reduction():
     """Lines a pixel wide keep their light when a picture shrinks to a third; single samples would lose most of them."""
     lines = np.zeros((90, 90), np.uint8)
