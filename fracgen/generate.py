@@ -21,7 +21,7 @@ from typing import Any
 from fracgen.machine import num_cores
 from fracgen.preview import contact_sheet
 from fracgen.recipe import UnmakeableError
-from fracgen.recipes import RECIPES, Recipe, from_dict, inputs, recipe_hash, to_dict
+from fracgen.recipes import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
 from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, Part, default_num_shards
@@ -296,6 +296,6 @@ def _finish(writer: FolderWriter, recipe: Recipe, preview: bytes) -> None:
         shards=tuple(writer.records[shard] for shard in range(work.layout.num_shards)),
         files={},
     )
-    files = {**inputs(recipe), **sidecars(manifest), "preview.png": preview}
+    files = {**inputs(recipe), **sidecars(manifest, carried(recipe), recipe.SOURCE), "preview.png": preview}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     writer.finish(replace(manifest, files=hashes), files)

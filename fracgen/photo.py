@@ -54,6 +54,7 @@ class Photo(Recipe):
     """
 
     NAME: ClassVar[str] = "photo"
+    SOURCE: ClassVar[str] = "photographs"
     PROVENANCE: ClassVar[frozenset[str]] = frozenset({"max_tries", "derived"})
 
     look: Look = "canny"

@@ -42,6 +42,7 @@ class Photographs(Stored):
     """
 
     FILE: ClassVar[str] = "photographs.zip"
+    CONTENT: ClassVar[str] = "the photographs themselves, without names or EXIF; whoever gets this folder gets them"
     OPTION: ClassVar[str] = "`fracgen photo IMAGE` takes photographs"
 
     images: tuple[Image, ...]

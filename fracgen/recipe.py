@@ -8,6 +8,7 @@ import numpy as np
 
 from fracgen.draw import ColorMode, DrawMode, PatchMode, Style
 from shards.errors import DataError, UsageError
+from shards.manifest import FORMULAS
 from shards.sample import Image, Sample
 
 MAX_CLASSES = 1_000_000
@@ -20,10 +21,12 @@ class UnmakeableError(DataError):
 class Recipe(ABC):
     """A frozen dataclass that holds every number that can change a pixel, and is a pure function of an index.
 
+    SOURCE: what its images are made from, in a word.
     PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
     """
 
     NAME: ClassVar[str]
+    SOURCE: ClassVar[str] = FORMULAS
     PROVENANCE: ClassVar[frozenset[str]] = frozenset()
 
     @property

@@ -103,6 +103,11 @@ def inputs(recipe: Recipe) -> dict[str, bytes]:
     return {value.FILE: value.to_bytes() for _, value in _fields(recipe) if isinstance(value, Stored)}
 
 
+def carried(recipe: Recipe) -> dict[str, str]:
+    """What `inputs` holds, by name, in words."""
+    return {value.FILE: value.CONTENT for _, value in _fields(recipe) if isinstance(value, Stored)}
+
+
 def _fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
         yield field.name, getattr(recipe, field.name)

@@ -536,6 +536,14 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path, warp):
     assert not any(name.startswith("opencv") for name in generate.versions())
 
 
+def test_the_data_card_says_that_the_photographs_are_in_the_folder(tmp_path):
+    recipe = photo()
+    write_shards(recipe, tmp_path / "set")
+    text = (tmp_path / "set" / "README.md").read_text()
+    assert "made from photographs by fracgen" in text and "`photographs.zip` holds the photographs themselves" in text
+    assert "synthetic" not in text and "formulas" not in text and "- webdataset\n" in text
+
+
 def test_opencvs_threads_have_no_say():
     code = (
         "import cv2, hashlib, sys; cv2.setNumThreads(int(sys.argv[1]));"
