@@ -82,6 +82,9 @@ class Photo(Recipe):
     derived: tuple[str, ...] = ()
     photographs: Photographs | None = None
 
+    _dropped: ClassVar[tuple[str, ...]] = ()
+    """Canny's numbers that were given without Canny: of each recipe its own, but no field."""
+
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
         for name in ("strength", "min_fill", *_CROP_FIELDS):
@@ -96,6 +99,7 @@ class Photo(Recipe):
         check_range("min_fill", self.min_fill, 0, 1)
         check_range("max_tries", self.max_tries, 1, 10**6)
         _ = self._ranges
+        object.__setattr__(self, "_dropped", ())
         for name, most in (("blur", 100), ("low", 1e4), ("high", 1e4)):
             self._check_canny(name, most)
         if unknown := set(self.derived) - set(_CANNY_FIELDS):
@@ -107,6 +111,8 @@ class Photo(Recipe):
     def _check_canny(self, name: str, most: float) -> None:
         values = getattr(self, name)
         if values is None or self.look != "canny":
+            if values is not None and name not in self.derived:
+                object.__setattr__(self, "_dropped", (*self._dropped, name))
             object.__setattr__(self, name, None)
             return
         if len(values) not in (1, self.num_photographs):
@@ -238,17 +244,29 @@ class Photo(Recipe):
         return bool(self._apply(warp, photograph).any())
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """Classes that nothing tells apart, photographs that are there twice or are blown up."""
+        """Classes that nothing tells apart, photographs that are there twice or are blown up, values without effect."""
         found = []
         pictures = [(photograph.shape, photograph.tobytes()) for photograph in self._given().images]
         for number, picture in enumerate(pictures):
             if (first := pictures.index(picture)) != number:
                 found.append(f"photographs {first} and {number} are the same; only warps tell their classes apart")
+        found += self._unused()
         if self.strength == 0 and self.warp != "crops":
             found.append("strength 0: all classes of a photograph are the same image")
         sides = [min(photograph.shape[:2]) for photograph in self._given().images]
         if min(sides) < self.size and self.warp != "crops":
             found.append(f"size {self.size}: a photograph has only {min(sides)} pixels along a side and is enlarged")
+        return found
+
+    def _unused(self) -> list[str]:
+        """Values other than the defaults that change nothing, a line each."""
+        unused = {"strength", "cells"} if self.warp == "crops" else set(_CROP_FIELDS)
+        unused |= set() if self.warp == "elastic" else {"cells"}
+        unused |= set() if self.look == "rgb" else {"saturation", "hue"}
+        found = [f"{name}: changes nothing with {self.look}, only canny has it" for name in self._dropped]
+        for name in sorted(unused):
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                found.append(f"{name.replace('_', '-')} {value}: changes nothing with {self.look} and {self.warp}")
         return found
 
     def _given(self) -> Photographs:

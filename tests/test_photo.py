@@ -142,6 +142,19 @@ def test_exif_orientations(tmp_path, orientation, suffix):
     assert np.array_equal(found, turn[orientation](plain))
 
 
+def test_a_transparent_level_of_16_bits_is_black(tmp_path):
+    levels = np.tile(np.linspace(1000, 60_000, 80).astype(np.uint16), (64, 1))
+    levels[10:20, 10:20] = 65_535
+    found, notes = load(save(tmp_path / "key.png", Image.fromarray(levels), transparency=65_535))
+    assert not found[10:20, 10:20].any() and found[0, 79] == 255 and "1000 to 60000" in notes[0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_broken_exif_is_no_broken_photograph(tmp_path, suffix):
+    found, notes = load(save(tmp_path / f"a.{suffix}", RGB, exif=b"garbage", lossless=True))
+    assert np.array_equal(found, card()) and len(notes) == 1 and "EXIF is broken" in notes[0]
+
+
 def test_huge_ones_are_reduced_with_a_word(tmp_path):
     path = save(tmp_path / "wide.png", RGB.resize((5000, 500)))
     found, notes = load(path)
@@ -446,6 +459,24 @@ def test_what_a_user_should_know():
     assert same.warnings({}) == ["photographs 0 and 2 are the same; only warps tell their classes apart"]
     assert photo(strength=0.0).warnings({}) == ["strength 0: all classes of a photograph are the same image"]
     assert "has only 64 pixels along a side" in photo(size=65).warnings({})[0] and photo().warnings({}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"warp": "crops", "strength": 2.0, "cells": 9}, ["cells 9", "strength 2.0"]),
+        ({"look": "gray", "high": (300.0,), "rotation": 90.0}, ["high", "rotation 90.0"]),
+        ({"look": "gray", "warp": "crops", "hue": 0.2}, ["hue 0.2"]),
+        ({"warp": "elastic", "cells": 5}, []),
+        ({"warp": "crops", "look": "rgb", "rotation": 10.0, "hue": 0.2, "min_scale": 0.1}, []),
+    ],
+)
+def test_values_without_effect_are_told(changes, names):
+    found = photo(**changes).warnings({})
+    assert [warning.split(":")[0] for warning in found] == names
+    assert all("changes nothing" in warning for warning in found)
+    gray = replace(photo(), look="gray")
+    assert gray.warnings({}) == [] and gray.high is None, "what was derived is not missed"
 
 
 def test_crops_without_edges_are_drawn_again_within_bounds():
