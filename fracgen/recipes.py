@@ -23,7 +23,7 @@ from fracgen.stored import Stored
 from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
 from shards.manifest import FORMAT, MANIFEST, hash_json, load_manifest
-from shards.plan import read_input
+from shards.plan import read_input, read_plan
 from shards.values import check_value, nearest, parse_yaml, read_text
 
 RECIPES: Mapping[str, type[Recipe]] = {
@@ -142,11 +142,13 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 def load_values(path: Path) -> dict[str, Any]:
-    """The keys of a YAML recipe, or of the recipe in a rendered folder; unchecked but for their form.
+    """The keys of a YAML recipe, or of the recipe in a rendered folder, finished or not; unchecked but for their form.
 
     Raises UsageError with the file.
     """
     if path.is_dir() and not (path / MANIFEST).exists():
+        if (begun := read_plan(path)) is not None:
+            return dict(begun.recipe)
         load_manifest(path)  # says what the folder is instead
     path = path / MANIFEST if path.is_dir() else path
     values = parse_yaml(read_text(path), str(path))

@@ -615,6 +615,21 @@ def test_a_folder_goes_on_elsewhere_without_the_photograph(tmp_path):
     assert "is not the file that the recipe names" in differing_samples(shards, 12)[0]
 
 
+def test_an_unfinished_folder_is_a_recipe_of_its_own(tmp_path):
+    recipe = photo(classes=12, high=(90.0,))
+    layout = plan(recipe, num_shards=4)
+    write_shards(recipe, tmp_path / "whole", layout=layout)
+    with FolderWriter(tmp_path / "set", generate.plan_of(recipe, layout), inputs=inputs(recipe)) as writer:
+        generate.render_shard(tmp_path / "set", 1, writer.token)
+    again = load_recipe(tmp_path / "set", name="photo").resolve()[0]
+    assert again == recipe and again.derived == ("blur", "low")
+    assert write_shards(again, tmp_path / "set", layout=layout).new_samples == 9
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+    (tmp_path / "empty" / ".partial").mkdir(parents=True)
+    with pytest.raises(DataError, match="unfinished; run again what began it"):
+        load_recipe(tmp_path / "empty")
+
+
 def test_a_missing_opencv_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UsageError, match=r"pip install 'fracgen\[photo\]'"):
