@@ -1,13 +1,13 @@
 """Random crops of one photograph, each a class (Asano et al., "A critical analysis of self-supervision", ICLR 2020).
 
-Their released script cuts a square of half the shorter side at random, then a part of it with an area of 1/500 to 1 and
-sides of 3:4 to 4:3, turns and shears it by up to 30 degrees each, cuts out the centre, of 1/sqrt(2) of the side, and
-jitters its colours with probability 0.5; mirroring is left to training there.
+Their released script cuts a square of half the shorter side at random, then a part of it with an area of 1/500 to 1
+and sides of 3:4 to 4:3, turns and shears it by up to 30 degrees each, cuts out the centre, of 1/sqrt(2) of the side,
+and jitters its colours with probability 0.5; mirroring is left to training there.
 
-Ours is a set of its own that takes its kinds of change, and most numbers, from there, and differs: areas are shares of
-the whole photograph, 1/500 to 1/4 by default; no centre is cut out after a turn; colours are always jittered. One affine
-map does all of it, so that a photograph is sampled once; what a turned crop has beyond its sides is more of the
-photograph, and black beyond that.
+Ours is a set of its own that takes its kinds of change, and most numbers, from there, and differs: areas are shares
+of the whole photograph, 1/500 to 1/4 by default; no centre is cut out after a turn; colours are always jittered. One
+affine map does all of it, so that a photograph is sampled once; what a turned crop has beyond its sides is more of
+the photograph, and black beyond that.
 """
 
 import math

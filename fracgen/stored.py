@@ -7,7 +7,8 @@ from typing import ClassVar, Self
 class Stored(ABC):
     """A value that one file holds. The recipe names it by that file and the value's sha256.
 
-    FILE: the file's name. CONTENT: what it holds, in words. OPTION: how a command takes the value, for the message where a recipe spells it out.
+    FILE: the file's name. CONTENT: what it holds, in words. OPTION: how a command takes the value, for the message
+    where a recipe spells it out.
     """
 
     FILE: ClassVar[str]

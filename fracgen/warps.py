@@ -214,7 +214,7 @@ def inverse(matrix: Floats) -> Floats:
 
 @njit(cache=True, nogil=True)
 def overturned(sources: Floats) -> bool:
-    """Whether a map turns over a cell centred in the picture; sources: (2, n + 1, n + 1), of its corners, in the frame."""
+    """Whether a map turns over a cell centred in the picture; sources: (2, n + 1, n + 1), of corners, in the frame."""
     (xs, ys), n = sources, sources.shape[1] - 1
     for j in range(n):
         for i in range(n):
