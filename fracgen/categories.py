@@ -31,6 +31,7 @@ class Categories(Stored):
     """Systems by category number, from 0. As content of a data set they lie in one file, `categories.csv`."""
 
     FILE: ClassVar[str] = "categories.csv"
+    CONTENT: ClassVar[str] = "the systems of the categories"
     OPTION: ClassVar[str] = "--categories-from takes categories"
 
     systems: tuple[IFS, ...]

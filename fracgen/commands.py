@@ -333,7 +333,7 @@ def photo(
     from fracgen.opencv import opencv
 
     opencv().setNumThreads(1)  # this process has a thread a core already; alone in a process, nobody else is slowed
-    _render(context, "photo", **_given_photographs(images or [], max_side, context.params))
+    _render(context, "photo", **_given_photographs(images or [], max_side))
 
 
 def search(
@@ -408,7 +408,7 @@ def _given_categories(folder: Path | None, count: int | None) -> dict[str, Any]:
     return {"systems": systems, "categories": len(systems)}
 
 
-def _given_photographs(paths: list[Path], max_side: int | None, words: dict[str, Any]) -> dict[str, Any]:
+def _given_photographs(paths: list[Path], max_side: int | None) -> dict[str, Any]:
     if not paths and max_side is not None:
         raise UsageError("--max-side is for photographs that are given; give one, or leave it out")
     if not paths:
@@ -419,10 +419,7 @@ def _given_photographs(paths: list[Path], max_side: int | None, words: dict[str,
     photographs, notes = load_photographs(paths, max_side=MAX_SIDE if max_side is None else max_side)
     for note in notes:
         report.warn(note)
-    given: dict[str, Any] = {"photographs": photographs}
-    if words["recipe_file"] is not None and words["recipe_file"].is_dir():  # what was derived from another photograph
-        given |= {key: None for key in ("blur", "low", "high") if words[key] is None}
-    return given
+    return {"photographs": photographs}
 
 
 def _render(context: typer.Context, name: str | None = None, **given: Any) -> None:

@@ -1,9 +1,13 @@
 """Random crops of one photograph, each a class (Asano et al., "A critical analysis of self-supervision", ICLR 2020).
 
-Their released script cuts a square of half the shorter side at random, then a part of it with an area of 1/500 to 1 and
-sides of 3:4 to 4:3, turns and shears it by up to 30 degrees each, and jitters its colours; mirroring is left to
-training there. Here one affine map does all of it, so that a photograph is sampled once; what a turned crop has beyond
-its sides is more of the photograph, and black beyond that.
+Their released script cuts a square of half the shorter side at random, then a part of it with an area of 1/500 to 1
+and sides of 3:4 to 4:3, turns and shears it by up to 30 degrees each, cuts out the centre, of 1/sqrt(2) of the side,
+and jitters its colours with probability 0.5; mirroring is left to training there.
+
+Ours is a set of its own that takes its kinds of change, and most numbers, from there, and differs: areas are shares
+of the whole photograph, 1/500 to 1/4 by default; no centre is cut out after a turn; colours are always jittered. One
+affine map does all of it, so that a photograph is sampled once; what a turned crop has beyond its sides is more of
+the photograph, and black beyond that.
 """
 
 import math
@@ -21,6 +25,8 @@ from shards.sample import Image
 
 Level = Image
 """A photograph, or a reduction of it by a power of two."""
+SIDES_DRAWN = 10
+"""How often the sides of a crop are drawn, where it does not fit into the photograph."""
 _LUMA = np.array([0.299, 0.587, 0.114])
 _YIQ = np.array([_LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 
@@ -86,7 +92,9 @@ class CropRanges:
     """What crops are drawn from; all of it uniform.
 
     min_scale, max_scale: area of a crop, as a share of the photograph's. max_ratio: of its sides, up to this to one
-    and one to this, uniform in the logarithm. rotation, shear: up to so many degrees either way. flip: probability of
+    and one to this, uniform in the logarithm. Sides that are longer than the photograph's are drawn again, up to ten
+    times in all; then the crop is the largest with such a ratio that `max_scale` allows, be it less than `min_scale`.
+    rotation, shear: up to so many degrees either way. flip: probability of
     a mirror image. brightness, contrast, saturation: factors 1 - this to 1 + this; hue: up to this share of a turn
     either way (in YIQ).
     """
@@ -120,9 +128,7 @@ class CropRanges:
         def within(reach: float) -> float:
             return reach * (2 * random() - 1)
 
-        area = (self.min_scale + (self.max_scale - self.min_scale) * random()) * width * height
-        ratio = math.exp(within(math.log(self.max_ratio)))
-        across, down = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
+        across, down = self._sides(random, width, height)
         left, top = random() * (width - across), random() * (height - down)
         angle, lean = math.radians(within(self.rotation)), math.tan(math.radians(within(self.shear)))
         side = -1.0 if random() < self.flip else 1.0
@@ -146,6 +152,21 @@ class CropRanges:
             extent=extent,
             inside=inside and bool(corners[1].max() <= height - 1),
         )
+
+    def _sides(self, random: Callable[[], float], width: int, height: int) -> tuple[float, float]:
+        """Of a crop, in pixels; ten are drawn at most, and the last resort is the largest with a ratio in the range.
+
+        The rule is torchvision's for RandomResizedCrop, but for `max_scale`, which holds here for the last resort too.
+        """
+        for _ in range(SIDES_DRAWN):
+            area = (self.min_scale + (self.max_scale - self.min_scale) * random()) * width * height
+            ratio = math.exp(math.log(self.max_ratio) * (2 * random() - 1))
+            across, down = math.sqrt(area * ratio), math.sqrt(area / ratio)
+            if across <= width and down <= height:
+                return across, down
+        across, down = min(width, height * self.max_ratio), min(height, width * self.max_ratio)
+        shrink = math.sqrt(min(self.max_scale * width * height / (across * down), 1.0))
+        return across * shrink, down * shrink
 
 
 def _color(mean: float, rgb: bool, brightness: float, contrast: float, saturation: float, hue: float) -> Floats:

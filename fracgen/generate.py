@@ -11,6 +11,7 @@ from concurrent.futures import (
     Future,
     ThreadPoolExecutor,
     as_completed,
+    wait,
 )
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -19,7 +20,8 @@ from typing import Any
 
 from fracgen.machine import num_cores
 from fracgen.preview import contact_sheet
-from fracgen.recipes import RECIPES, Recipe, from_dict, inputs, recipe_hash, to_dict
+from fracgen.recipe import UnmakeableError
+from fracgen.recipes import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
 from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, Part, default_num_shards
@@ -36,6 +38,8 @@ _jobs: dict[str, tuple[Recipe, Layout]] = {}
 """What the runs, by token, render in this process."""
 _jobs_lock = threading.Lock()
 _MAX_JOBS = 4
+_LAST_SECONDS = 60
+"""How long a run that failed waits for its workers' last images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,8 @@ def write_shards(
     on_shard: called with each record as it is committed, those of an earlier run first.
 
     Raises UsageError where the folder is not to be written, DataError where an image cannot be made or a worker died;
-    shards that are committed by then stay, and the same call goes on from there.
+    shards that are committed by then stay, and the same call goes on from there. UsageError too where this call made
+    the folder and a class turns out to be one that cannot be made: the folder is removed again.
     """
     folder, layout, started = Path(folder), layout or plan(recipe), time.perf_counter()
     work = replace(plan_of(recipe, layout, provenance), any_versions=any_versions)
@@ -114,6 +119,10 @@ def write_shards(
             except (BrokenExecutor, CancelledError) as error:
                 why = f"a worker died ({error})" if isinstance(error, BrokenExecutor) else "the executor is lost"
                 raise DataError(f"{why}; the finished shards are kept, run the same again") from error
+            except UnmakeableError as error:
+                if not writer.discard():
+                    raise
+                raise UsageError(f"{error}; {folder} is removed again") from None
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)
@@ -222,10 +231,12 @@ def _render_missing(
             new_samples += record.samples
             if on_shard:
                 on_shard(record)
-    except BaseException:
+    except BaseException as error:
         _cancelled.add(writer.token)
         for future in futures:
             future.cancel()
+        if isinstance(error, UnmakeableError):
+            wait(futures, timeout=_LAST_SECONDS)  # what they write is removed
         raise
     return new_samples, preview
 
@@ -285,6 +296,6 @@ def _finish(writer: FolderWriter, recipe: Recipe, preview: bytes) -> None:
         shards=tuple(writer.records[shard] for shard in range(work.layout.num_shards)),
         files={},
     )
-    files = {**inputs(recipe), **sidecars(manifest), "preview.png": preview}
+    files = {**inputs(recipe), **sidecars(manifest, carried(recipe), recipe.SOURCE), "preview.png": preview}
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     writer.finish(replace(manifest, files=hashes), files)

@@ -18,18 +18,19 @@ from fracgen.draw import MAX_SIZE, check_choice, check_range
 from fracgen.looks import Canny, Look, derive_canny, square, to_gray, to_rgb
 from fracgen.opencv import opencv_version
 from fracgen.photographs import Photographs
-from fracgen.recipe import MAX_CLASSES, Recipe, compare, spread
+from fracgen.recipe import MAX_CLASSES, Recipe, UnmakeableError, compare, spread
 from fracgen.rng import MAX_SEED, generator
 from fracgen.warps import Affine, Elastic, Perspective, Polynomial, Warp
-from shards.errors import DataError, UsageError
+from shards.errors import UsageError
 from shards.sample import Image, Sample
 
 WarpName = Literal["affine", "perspective", "polynomial", "elastic", "crops"]
-PROBES, RENDERED_PROBES = 1000, 16
-"""Classes that `resolve` tries: by their numbers, and where only the image tells."""
+PROBES, RENDERED_PROBES = 100_000, 256
+"""Classes that `resolve` tries, at most: by their numbers, and where only the image tells (edges of crops)."""
 PREVIEW_CLASSES = 5
 
 
+_CANNY_FIELDS = ("blur", "low", "high")
 _CROP_FIELDS = tuple(field.name for field in fields(CropRanges))
 
 
@@ -46,14 +47,15 @@ class Photo(Recipe):
       crops: of the whole photograph; strength and cells have no say in them.
     classes: L, of each photograph. seed: of everything that is drawn.
     blur, low, high: see `looks.Canny`; one number, or one a photograph; derived from it where not given. Without
-      Canny there are none.
+      Canny there are none. derived: the names of those that were; `rebased` derives them again.
     min_fill: a warp is kept if it covers this share of the image, and shows this share of the look; a crop only has
       to cover. max_tries: warps tried for one class.
     min_scale and all that follows: see `crops.CropRanges`.
     """
 
     NAME: ClassVar[str] = "photo"
-    PROVENANCE: ClassVar[frozenset[str]] = frozenset({"max_tries"})
+    SOURCE: ClassVar[str] = "photographs"
+    PROVENANCE: ClassVar[frozenset[str]] = frozenset({"max_tries", "derived"})
 
     look: Look = "canny"
     warp: WarpName = "affine"
@@ -77,7 +79,11 @@ class Photo(Recipe):
     contrast: float = 0.4
     saturation: float = 0.4
     hue: float = 0.1
+    derived: tuple[str, ...] = ()
     photographs: Photographs | None = None
+
+    _dropped: ClassVar[tuple[str, ...]] = ()
+    """Canny's numbers that were given without Canny: of each recipe its own, but no field."""
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
@@ -93,14 +99,20 @@ class Photo(Recipe):
         check_range("min_fill", self.min_fill, 0, 1)
         check_range("max_tries", self.max_tries, 1, 10**6)
         _ = self._ranges
+        object.__setattr__(self, "_dropped", ())
         for name, most in (("blur", 100), ("low", 1e4), ("high", 1e4)):
             self._check_canny(name, most)
+        if unknown := set(self.derived) - set(_CANNY_FIELDS):
+            raise UsageError(f"derived {min(unknown)!r}: must be of {', '.join(_CANNY_FIELDS)}")
+        object.__setattr__(self, "derived", tuple(name for name in self.derived if getattr(self, name) is not None))
         for low, high in zip(self.low or (), self.high or (), strict=False):
             check_range("low", low, 0, high, f"(high is {high})")
 
     def _check_canny(self, name: str, most: float) -> None:
         values = getattr(self, name)
         if values is None or self.look != "canny":
+            if values is not None and name not in self.derived:
+                object.__setattr__(self, "_dropped", (*self._dropped, name))
             object.__setattr__(self, name, None)
             return
         if len(values) not in (1, self.num_photographs):
@@ -150,7 +162,7 @@ class Photo(Recipe):
         """The recipe with Canny's numbers, and what is worth knowing: the share of edges, and how many warps were kept.
 
         Raises UsageError where there is no photograph, no edge in one, or a class that no warp is kept for: all
-        classes are tried, of more than 1000 some.
+        classes are tried; of more than 100,000, and of more than 256 of edges of crops, some.
         """
         count, resolved = len(self._given()), self
         provenance: dict[str, Any] = {"photographs": count}
@@ -161,10 +173,30 @@ class Photo(Recipe):
                 blur=tuple(canny.blur for canny in found),
                 low=tuple(canny.low for canny in found),
                 high=tuple(canny.high for canny in found),
+                derived=tuple(name for name in _CANNY_FIELDS if name in self.derived or getattr(self, name) is None),
             )
             provenance["edge_share"] = [resolved._edge_share(number) for number in range(count)]
         provenance["probed_acceptance"] = resolved._probe()
         return resolved, provenance
+
+    @classmethod
+    def rebased(cls, values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Without the numbers that were derived, where what they were derived from is another now; given ones stay.
+
+        Of more photographs than one, a number that all have stays one for all.
+        """
+        kept = dict(values)
+        if not {"size", "photographs", *_CANNY_FIELDS} & set(overrides):
+            return kept
+        derived = kept.pop("derived", None)
+        for name in derived if isinstance(derived, list) else ():
+            kept.pop(name, None)
+        if "photographs" in overrides:
+            for name in _CANNY_FIELDS:
+                given = kept.get(name)
+                if isinstance(given, list) and given and all(number == given[0] for number in given):
+                    kept[name] = given[:1]
+        return kept
 
     def _canny(self, number: int) -> Canny:
         blur, low, high = (
@@ -189,28 +221,52 @@ class Photo(Recipe):
 
     def _probe(self) -> float:
         """The share of warps that are kept."""
-        tries, judged = 0, self.warp != "crops" or self.look != "canny"
-        chosen = spread(len(self), PROBES if judged else RENDERED_PROBES)
+        rendered = self.warp == "crops" and self.look == "canny"
+        chosen = spread(len(self), RENDERED_PROBES if rendered else PROBES)
+        tries = len(chosen)
         try:
             for index in chosen:
-                kept = self._draw(index) if judged else next(self.render([index])).rejected
-                tries += 1 + sum((kept[1] if isinstance(kept, tuple) else kept).values())
-        except DataError as error:
+                warp, rejected = self._draw(index)
+                while not self._shows(warp, index // self.classes):
+                    rejected["flat"] += 1
+                    warp, rejected = self._draw(index, rejected)
+                tries += rejected.total()
+        except UnmakeableError as error:
             raise UsageError(str(error)) from None
         return round(len(chosen) / tries, 4)
 
+    def _shows(self, warp: Warp | Crop, photograph: int) -> bool:
+        """Whether there is anything in the image; it is made only where a few of its samples do not tell."""
+        if self.look != "canny":
+            return True
+        if isinstance(warp, Warp) and warp.meets(self._looks[photograph]):
+            return True
+        return bool(self._apply(warp, photograph).any())
+
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """Classes that nothing tells apart, photographs that are there twice or are blown up."""
+        """Classes that nothing tells apart, photographs that are there twice or are blown up, values without effect."""
         found = []
         pictures = [(photograph.shape, photograph.tobytes()) for photograph in self._given().images]
         for number, picture in enumerate(pictures):
             if (first := pictures.index(picture)) != number:
                 found.append(f"photographs {first} and {number} are the same; only warps tell their classes apart")
+        found += self._unused()
         if self.strength == 0 and self.warp != "crops":
             found.append("strength 0: all classes of a photograph are the same image")
         sides = [min(photograph.shape[:2]) for photograph in self._given().images]
         if min(sides) < self.size and self.warp != "crops":
             found.append(f"size {self.size}: a photograph has only {min(sides)} pixels along a side and is enlarged")
+        return found
+
+    def _unused(self) -> list[str]:
+        """Values other than the defaults that change nothing, a line each."""
+        unused = {"strength", "cells"} if self.warp == "crops" else set(_CROP_FIELDS)
+        unused |= set() if self.warp == "elastic" else {"cells"}
+        unused |= set() if self.look == "rgb" else {"saturation", "hue"}
+        found = [f"{name}: changes nothing with {self.look}, only canny has it" for name in self._dropped]
+        for name in sorted(unused):
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                found.append(f"{name.replace('_', '-')} {value}: changes nothing with {self.look} and {self.warp}")
         return found
 
     def _given(self) -> Photographs:
@@ -259,7 +315,7 @@ class Photo(Recipe):
     def _draw(self, index: int, rejected: Counter[str] | None = None) -> tuple[Warp | Crop, Counter[str]]:
         """The next warp of an image that is kept, and how many were not, by reason.
 
-        Raises DataError where there is none within max_tries.
+        Raises UnmakeableError where there is none within max_tries.
         """
         rejected = Counter(fill=0, flat=0, fold=0) if rejected is None else rejected
         while (tries := sum(rejected.values())) < self.max_tries:
@@ -271,15 +327,18 @@ class Photo(Recipe):
             else:
                 return warp, rejected
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-        raise DataError(
-            f"class {index}: none of {self.max_tries} warps could be kept ({reasons}); "
-            "lower --strength or --min-fill, raise --max-tries, or try another --seed"
+        what, mend = "warps", "lower --strength or --min-fill"
+        if self.warp == "crops":
+            what, mend = "crops", "lower --min-fill, raise --min-scale and --max-scale"
+        raise UnmakeableError(
+            f"class {index}: none of {self.max_tries} {what} could be kept ({reasons}); "
+            f"{mend}, raise --max-tries, or try another --seed"
         )
 
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them.
 
-        Raises DataError for a class for which no warp is kept within `max_tries`.
+        Raises UnmakeableError for a class for which no warp is kept within `max_tries`.
         """
         for index in map(self.check_index, indices):
             photograph, rejected = index // self.classes, None

@@ -42,6 +42,7 @@ class Photographs(Stored):
     """
 
     FILE: ClassVar[str] = "photographs.zip"
+    CONTENT: ClassVar[str] = "the photographs themselves, without names or EXIF; whoever gets this folder gets them"
     OPTION: ClassVar[str] = "`fracgen photo IMAGE` takes photographs"
 
     images: tuple[Image, ...]
@@ -155,9 +156,13 @@ def _decode(data: bytes, max_side: int) -> tuple[PillowImage.Image, list[str]]:
             notes.append("holds several pictures; the first is taken")
         picture.draft(None, (max_side, max_side))  # JPEG unpacks to half or a quarter for less, where that is enough
         picture.load()
-        upright = ImageOps.exif_transpose(picture)
+        try:
+            upright = ImageOps.exif_transpose(picture)
+        except Exception:  # of the pixels nothing is wrong; which errors there are depends on what is broken
+            upright = picture
+            notes.append("its EXIF is broken, so it is taken as it lies, not turned upright")
         if upright.mode.startswith("I") or upright.mode == "F":
-            upright, stretched = _stretch(np.asarray(upright))
+            upright, stretched = _stretch(np.asarray(upright), picture.info.get("transparency"))
             notes.append(stretched)
         else:
             upright = _over_black(upright)
@@ -169,9 +174,14 @@ def _decode(data: bytes, max_side: int) -> tuple[PillowImage.Image, list[str]]:
     return upright, notes
 
 
-def _stretch(levels: np.ndarray) -> tuple[PillowImage.Image, str]:
-    """Levels of more than 8 bits, or of floats, as 256: whatever is white in them is not known, so the brightest is."""
+def _stretch(levels: np.ndarray, transparent: object) -> tuple[PillowImage.Image, str]:
+    """Levels of more than 8 bits, or of floats, as 256: whatever is white in them is not known, so the brightest is.
+
+    transparent: a level that is black and has no say, if it is a number.
+    """
     values = levels.astype(np.float64)
+    if isinstance(transparent, int):
+        values[levels == transparent] = np.nan
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     span = high - low

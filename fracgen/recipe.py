@@ -7,19 +7,26 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from fracgen.draw import ColorMode, DrawMode, PatchMode, Style
-from shards.errors import UsageError
+from shards.errors import DataError, UsageError
+from shards.manifest import FORMULAS
 from shards.sample import Image, Sample
 
 MAX_CLASSES = 1_000_000
 
 
+class UnmakeableError(DataError):
+    """A class of which no draw was kept; a folder that a run began is not left with a hole then."""
+
+
 class Recipe(ABC):
     """A frozen dataclass that holds every number that can change a pixel, and is a pure function of an index.
 
+    SOURCE: what its images are made from, in a word.
     PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
     """
 
     NAME: ClassVar[str]
+    SOURCE: ClassVar[str] = FORMULAS
     PROVENANCE: ClassVar[frozenset[str]] = frozenset()
 
     @property
@@ -58,6 +65,11 @@ class Recipe(ABC):
     def resolve(self) -> tuple[Self, dict[str, Any]]:
         """The recipe with all that needed searching or reading, and its provenance."""
         return self, {}
+
+    @classmethod
+    def rebased(cls, values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """What stays of a stored recipe's values, by field, where these overrides win over them."""
+        return dict(values)
 
     @classmethod
     def versions(cls) -> Mapping[str, str]:

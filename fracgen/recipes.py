@@ -23,7 +23,7 @@ from fracgen.stored import Stored
 from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
 from shards.manifest import FORMAT, MANIFEST, hash_json, load_manifest
-from shards.plan import read_input
+from shards.plan import read_input, read_plan
 from shards.values import check_value, nearest, parse_yaml, read_text
 
 RECIPES: Mapping[str, type[Recipe]] = {
@@ -103,6 +103,11 @@ def inputs(recipe: Recipe) -> dict[str, bytes]:
     return {value.FILE: value.to_bytes() for _, value in _fields(recipe) if isinstance(value, Stored)}
 
 
+def carried(recipe: Recipe) -> dict[str, str]:
+    """What `inputs` holds, by name, in words."""
+    return {value.FILE: value.CONTENT for _, value in _fields(recipe) if isinstance(value, Stored)}
+
+
 def _fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
     for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
         yield field.name, getattr(recipe, field.name)
@@ -137,11 +142,13 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 def load_values(path: Path) -> dict[str, Any]:
-    """The keys of a YAML recipe, or of the recipe in a rendered folder; unchecked but for their form.
+    """The keys of a YAML recipe, or of the recipe in a rendered folder, finished or not; unchecked but for their form.
 
     Raises UsageError with the file.
     """
     if path.is_dir() and not (path / MANIFEST).exists():
+        if (begun := read_plan(path)) is not None:
+            return dict(begun.recipe)
         load_manifest(path)  # says what the folder is instead
     path = path / MANIFEST if path.is_dir() else path
     values = parse_yaml(read_text(path), str(path))
@@ -164,6 +171,9 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, *,
     if name is not None and values.setdefault("recipe", name) != name:
         raise UsageError(f"{path}: is a recipe of {values['recipe']}, not of {name}")
     kept = {key: value for key, value in values.items() if str(key).replace("-", "_") not in overrides}
+    kind = values.get("recipe", OnePFrac.NAME)
+    if isinstance(kind, str) and kind in RECIPES:
+        kept = RECIPES[kind].rebased(kept, overrides)
     try:
         return from_dict({**kept, **overrides}, path if path.is_dir() else path.parent)
     except UsageError as error:

@@ -7,10 +7,12 @@ from typing import ClassVar, Self
 class Stored(ABC):
     """A value that one file holds. The recipe names it by that file and the value's sha256.
 
-    FILE: the file's name. OPTION: how a command takes the value, for the message where a recipe spells it out.
+    FILE: the file's name. CONTENT: what it holds, in words. OPTION: how a command takes the value, for the message
+    where a recipe spells it out.
     """
 
     FILE: ClassVar[str]
+    CONTENT: ClassVar[str]
     OPTION: ClassVar[str]
 
     @property

@@ -10,7 +10,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +23,8 @@ from shards.sample import Image
 
 LATTICE = 64
 """Cells along an axis in which a warp is judged."""
+FOLD_LATTICE = 256
+"""Cells along an axis in which a map is searched for folds."""
 MAX_FINENESS = 4
 """Samples of a pixel along an axis, at most."""
 SPACING = 1.25
@@ -126,7 +128,10 @@ class Extent:
     """What a warp does to a picture, judged in 64 x 64 cells of the image.
 
     covered: share of the image that the picture covers. visible: share of the picture that the image shows.
-    folded: whether it turns over somewhere. across, down: how far apart in the picture the centres of neighbouring
+    folded: whether it turns over somewhere where the picture is shown. Of a matrix that is exact; of a polynomial the
+    Jacobian is exact, at the 257 x 257 corners of 256 x 256 cells of the image, its border included; of an elastic warp
+    the triangles are judged into which these corners cut it, so a fold within a few thousandths of the width passes.
+    across, down: how far apart in the picture the centres of neighbouring
     pixels of a row, and of a column, come from; at most, in its pixels.
     """
 
@@ -168,7 +173,7 @@ def judge_matrix(matrix: Floats, width: int, height: int, size: int, *, mirrored
     folded = bool(product(matrix, edges)[2].min() <= 0)
     corners = (np.arange(LATTICE + 1) * size / LATTICE) - 0.5
     sources = np.empty((2, LATTICE + 1, LATTICE + 1))
-    _project(back, corners, sources)
+    _project(back, corners, corners, sources)
     if mirrored:
         sources = sources[:, :, ::-1]
     return _judge(np.ascontiguousarray(sources), width, height, size, folded=folded)
@@ -208,11 +213,44 @@ def inverse(matrix: Floats) -> Floats:
 
 
 @njit(cache=True, nogil=True)
-def _project(back: Floats, corners: Floats, out: Floats) -> None:
-    """out[:, j, i]: the picture's point behind (corners[i], corners[j]); infinity behind the horizon."""
+def overturned(sources: Floats) -> bool:
+    """Whether a map turns over a cell centred in the picture; sources: (2, n + 1, n + 1), of corners, in the frame."""
+    (xs, ys), n = sources, sources.shape[1] - 1
+    for j in range(n):
+        for i in range(n):
+            ax, bx, cx, dx = xs[j, i], xs[j, i + 1], xs[j + 1, i], xs[j + 1, i + 1]
+            ay, by, cy, dy = ys[j, i], ys[j, i + 1], ys[j + 1, i], ys[j + 1, i + 1]
+            first = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+            second = (cx - dx) * (by - dy) - (cy - dy) * (bx - dx)
+            if min(first, second) <= 0 and abs(ax + bx + cx + dx) <= 4 and abs(ay + by + cy + dy) <= 4:
+                return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def bends_over(coefficients: Floats, corners: Floats) -> bool:
+    """Whether the Jacobian of a quadratic (see `bend`) is not positive at one of corners x corners in the picture."""
+    a, b = coefficients
     for j in range(len(corners)):
+        y = corners[j]
         for i in range(len(corners)):
-            x, y = corners[i], corners[j]
+            x = corners[i]
+            xx, xy = 1 + a[1] + 2 * a[3] * x + a[4] * y, a[2] + a[4] * x + 2 * a[5] * y
+            yx, yy = b[1] + 2 * b[3] * x + b[4] * y, 1 + b[2] + b[4] * x + 2 * b[5] * y
+            if xx * yy <= xy * yx:
+                u = x + a[0] + (a[1] + a[3] * x + a[4] * y) * x + (a[2] + a[5] * y) * y
+                v = y + b[0] + (b[1] + b[3] * x + b[4] * y) * x + (b[2] + b[5] * y) * y
+                if abs(u) <= 1 and abs(v) <= 1:
+                    return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _project(back: Floats, xs: Floats, ys: Floats, out: Floats) -> None:
+    """out[:, j, i]: the picture's point behind (xs[i], ys[j]); infinity behind the horizon."""
+    for j in range(len(ys)):
+        for i in range(len(xs)):
+            x, y = xs[i], ys[j]
             w = back[2, 0] * x + back[2, 1] * y + back[2, 2]
             if w > 1e-12:
                 out[0, j, i] = (back[0, 0] * x + back[0, 1] * y + back[0, 2]) / w
@@ -275,6 +313,22 @@ class Warp(ABC):
     def metadata(self) -> Mapping[str, Any]:
         """What reproduces it."""
 
+    @abstractmethod
+    def sources(self, xs: Floats, ys: Floats) -> Floats:
+        """Where samples come from, (2, m, n), in the picture's pixels; xs, ys: of `pixel_places`."""
+
+    def meets(self, edges: Image) -> bool:
+        """Whether something of a picture of 0 and 255 is certainly in the image: one of up to 64 x 64 of its samples
+        lies in a pixel that is 255, of which it has a fifth at least."""
+        xs, ys = (places[:, :: -(-places.shape[1] // LATTICE)] for places in self._places())
+        x, y = np.rint(self.sources(np.ascontiguousarray(xs), np.ascontiguousarray(ys)))
+        inside = (x >= 0) & (x < self.size) & (y >= 0) & (y < self.size)
+        return bool(edges[y[inside].astype(int), x[inside].astype(int)].any())
+
+    def _places(self) -> tuple[Floats, Floats]:
+        across, down = self.extent.fineness
+        return pixel_places(self.size, across), pixel_places(self.size, down)
+
     @property
     def fill(self) -> float:
         """See `Extent`."""
@@ -287,6 +341,12 @@ class _MatrixWarp(Warp):
     def apply(self, picture: Image) -> Image:
         """A picture through it, black where it comes from outside."""
         return warp_matrix(picture, self.matrix, self.size, self.extent.fineness)
+
+    def sources(self, xs: Floats, ys: Floats) -> Floats:
+        """Where samples come from, (2, m, n), in the picture's pixels; infinity behind the horizon."""
+        sources = np.empty((2, ys.shape[1], xs.shape[1]))
+        _project(inverse(self.matrix), xs[1], ys[1], sources)
+        return sources
 
     def metadata(self) -> Mapping[str, Any]:
         """eps, and the matrix from the picture's pixels to the image's."""
@@ -331,14 +391,25 @@ class _MapWarp(Warp):
         corners = np.tile(np.linspace(-1.0, 1.0, LATTICE + 1), (2, 1))
         sources = np.empty((2, LATTICE + 1, LATTICE + 1))
         type(self).bender(self.numbers, corners, corners, 1.0, sources)
-        return judge_map(sources)
+        extent = judge_map(sources)
+        return extent if extent.folded else replace(extent, folded=self._folds())
+
+    @abstractmethod
+    def _folds(self) -> bool:
+        """Whether it turns over somewhere, on the finer lattice."""
 
     def apply(self, picture: Image) -> Image:
         """A picture through it, black where it comes from outside."""
-        xs, ys = (pixel_places(self.size, samples) for samples in self.extent.fineness)
+        xs, ys = self._places()
         sources = np.empty((2, ys.shape[1], xs.shape[1]), np.float32)
         type(self).bender(self.numbers, xs, ys, self.size / 2, sources)
         return warp_map(picture, sources, self.size)
+
+    def sources(self, xs: Floats, ys: Floats) -> Floats:
+        """Where samples come from, (2, m, n), in the picture's pixels."""
+        sources = np.empty((2, ys.shape[1], xs.shape[1]))
+        type(self).bender(self.numbers, xs, ys, self.size / 2, sources)
+        return sources
 
 
 class Polynomial(_MapWarp):
@@ -355,6 +426,9 @@ class Polynomial(_MapWarp):
     def count(cells: int) -> int:
         """Two quadratics."""
         return 2 * TERMS
+
+    def _folds(self) -> bool:
+        return bool(bends_over(self.numbers, np.linspace(-1.0, 1.0, FOLD_LATTICE + 1)))
 
     def metadata(self) -> Mapping[str, Any]:
         """coefficients: of 1, x, y, x x, x y, y y, in the frame, for x and for y; added to the identity."""
@@ -376,6 +450,15 @@ class Elastic(_MapWarp):
     def count(cells: int) -> int:
         """x and y of the control points."""
         return 2 * (cells + 3) ** 2
+
+    def _folds(self) -> bool:
+        slopes = [np.abs(np.diff(self.numbers, axis=axis)).max(axis=(0, 1)) for axis in range(2)]
+        if sum(slopes).max() < 2 / (len(self.numbers) - 3):  # a spline is no steeper than its control points
+            return False
+        corners = np.tile(np.linspace(-1.0, 1.0, FOLD_LATTICE + 1), (2, 1))
+        sources = np.empty((2, FOLD_LATTICE + 1, FOLD_LATTICE + 1))
+        stretch(self.numbers, corners, corners, 1.0, sources)
+        return bool(overturned(sources))
 
     def metadata(self) -> Mapping[str, Any]:
         """nodes: how far the control points are moved, row by row, x and y, in the frame."""

@@ -74,7 +74,7 @@ class FolderWriter:
         self.token = f"{self._slug}-{secrets.token_hex(16)}"
         self._expected: dict[int, ShardRecord] = {}
         self._inputs = dict(inputs or {})
-        self._made_partial = False
+        self._made_partial = self._made_folder = False
         self._key = folder.resolve()
         self._locks: list[IO[bytes]] = []
 
@@ -131,11 +131,23 @@ class FolderWriter:
         self.manifest = manifest
         self._remove_state()
 
+    def discard(self) -> bool:
+        """Remove what this run wrote, where it made the folder and alone wrote in it; returns whether it did."""
+        if not self._made_folder or self.part is not None or self.manifest is not None:
+            return False
+        with _commit_guard(self.partial):
+            for name in map(self.layout.filename, range(self.layout.num_shards)):
+                (self.folder / name).unlink(missing_ok=True)
+            self._remove_state()
+        with contextlib.suppress(OSError):  # something of the user's is in it
+            self.folder.rmdir()
+        return True
+
     def _create(self) -> None:
         """Make the folder and its state. Refuses a folder with anything in it that no run of ours can have left."""
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder}: is a file; name a folder")
-        self._made_partial = not self.partial.exists()
+        self._made_folder, self._made_partial = not self.folder.exists(), not self.partial.exists()
         if self.folder.exists() and not (self.folder / MANIFEST).exists() and not self._plan_path.exists():
             others = [path for path in self.folder.iterdir() if path != self.partial]
             inside = [] if self._made_partial else [path for path in self.partial.iterdir() if not _is_state(path)]

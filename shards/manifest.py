@@ -19,6 +19,7 @@ from shards.typed import parse
 FORMAT = "fracgen-shards"
 VERSION = 2
 MANIFEST = "dataset.json"
+FORMULAS = "formulas"
 PARTIAL = ".partial"
 """Where the state of an unfinished folder lies."""
 
@@ -217,20 +218,23 @@ class PixelHash:
         return self._hash.hexdigest()
 
 
-def sidecars(manifest: Manifest) -> dict[str, bytes]:
-    """The small files by which stock tools find their way: timm, open_clip, Hugging Face datasets."""
+def sidecars(manifest: Manifest, carried: Mapping[str, str], source: str = FORMULAS) -> dict[str, bytes]:
+    """The small files by which stock tools find their way: timm, open_clip, Hugging Face datasets.
+
+    carried: what else the folder has, by name, and what that holds. source: what its images were made from.
+    """
     names = [shard.name for shard in manifest.shards]
     lengths = [shard.samples for shard in manifest.shards]
     split = {"name": "train", "num_samples": manifest.num_samples, "filenames": names, "shard_lengths": lengths}
     texts = {
         "_info.json": to_json({"splits": {"train": split}}, indent=1) + "\n",
         "sizes.json": to_json(dict(zip(names, lengths, strict=True)), indent=1) + "\n",
-        "README.md": _data_card(manifest),
+        "README.md": _data_card(manifest, carried, source),
     }
     return {name: text.encode() for name, text in texts.items()}
 
 
-def _data_card(manifest: Manifest) -> str:
+def _data_card(manifest: Manifest, carried: Mapping[str, str], source: str) -> str:
     layout, image = manifest.layout, manifest.image
     recipe = "\n".join(
         f"| {name} | {value} |" for name, value in manifest.recipe.items() if not isinstance(value, dict | list)
@@ -238,6 +242,8 @@ def _data_card(manifest: Manifest) -> str:
     members = ["`<key>.cls` (the label)", *(["`<key>.json` (what made it)"] if layout.metadata else [])]
     last = layout.filename(layout.num_shards - 1)
     pattern = f"{layout.name}-train-{{000000..{layout.num_shards - 1:06d}}}.tar" if layout.num_shards > 1 else last
+    tag = "- synthetic\n" if source == FORMULAS else ""
+    beside = "".join(f"\n`{name}` holds {what}.\n" for name, what in carried.items())
     return f"""---
 configs:
 - config_name: default
@@ -247,16 +253,15 @@ configs:
 task_categories:
 - image-classification
 tags:
-- synthetic
-- webdataset
+{tag}- webdataset
 ---
 
 # {layout.name}
 
 {manifest.num_samples} images of {manifest.num_classes} classes, {image.width} x {image.height} {image.mode},
-made from formulas by fracgen {manifest.versions["fracgen"]}. `dataset.json` holds the whole recipe, and sha256 sums of
+made from {source} by fracgen {manifest.versions["fracgen"]}. `dataset.json` holds the whole recipe, and sha256 sums of
 every shard and of its pixels; `fracgen verify` checks them.
-
+{beside}
 | recipe | |
 | --- | --- |
 {recipe}

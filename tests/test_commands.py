@@ -14,7 +14,7 @@ from PIL import Image
 from fracgen.categories import category_files, load_categories
 from fracgen.cli import run
 from fracgen.ifs import IFS, sample_maps
-from fracgen.recipes import RECIPES, load_recipe
+from fracgen.recipes import RECIPES, load_recipe, save_recipe
 from fracgen.rng import generator
 from shards.manifest import load_manifest
 from shards.reader import open_shards
@@ -330,6 +330,29 @@ def test_photo_parts_several_photographs_and_overrides(fracgen, tmp_path):
     assert code == 0 and "reduced to 90 x 100" in err and "is enlarged" in err and err.count("\n") == 2
 
 
+def test_what_was_derived_is_derived_again_and_what_was_given_stays(fracgen, tmp_path):
+    first, second = astronaut(tmp_path), tmp_path / "turned.png"
+    Image.open(first).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(second)
+
+    def recipe(out, *words):
+        code, _, err = fracgen("photo", *words, "--out", out)
+        assert code == 0, err
+        found = load_manifest(tmp_path / out).recipe
+        return [found[key] for key in ("blur", "low", "high", "derived")]
+
+    blur, _, _, derived = recipe("a", first, *PHOTO)
+    assert derived == ["blur", "low", "high"]
+    assert recipe("copy", "--recipe", "a", "--look", "canny") == recipe("again", first, *PHOTO)
+    assert recipe("large", "--recipe", "a", "--size", 640) == recipe("fresh", first, *PHOTO, "--size", 640)
+    assert recipe("b", "--recipe", "a", "--high", 20) == [blur, [8.0], [20.0], ["blur", "low"]]
+    assert recipe("c", "--recipe", "b", "--size", 640)[1:] == [[8.0], [20.0], ["blur", "low"]]
+    given = [[20.0], [40.0], ["blur"]]
+    assert recipe("d", first, second, *PHOTO, "--low", 20, "--high", 40)[1:] == [[20.0] * 2, [40.0] * 2, ["blur"]]
+    assert recipe("e", second, "--recipe", "d")[1:] == given
+    save_recipe(load_recipe(tmp_path / "e"), tmp_path / "e.yaml")
+    assert recipe("f", first, "--recipe", "e.yaml")[1:] == given
+
+
 def test_every_option_of_photo_reaches_the_recipe(fracgen, tmp_path):
     options = {
         "look": "canny", "warp": "elastic", "strength": 0.25, "classes": 3, "size": 40, "seed": 7, "cells": 3,
@@ -338,7 +361,7 @@ def test_every_option_of_photo_reaches_the_recipe(fracgen, tmp_path):
     }  # fmt: skip
     lists = {"blur": 1.5, "low": 20.0, "high": 60.0}
     kind = RECIPES["photo"]
-    assert {*options, *lists, "photographs"} == {field.name for field in dataclasses.fields(kind)}
+    assert {*options, *lists, "photographs", "derived"} == {field.name for field in dataclasses.fields(kind)}
     words = [word for key, value in {**options, **lists}.items() for word in (f"--{key.replace('_', '-')}", value)]
     assert fracgen("photo", astronaut(tmp_path), *words, "--out", "set")[0] == 0
     recipe = load_manifest(tmp_path / "set").recipe
@@ -349,7 +372,7 @@ def test_every_option_of_photo_reaches_the_recipe(fracgen, tmp_path):
 def test_the_example_of_photo_is_the_defaults(fracgen, tmp_path):
     path, kind = EXAMPLES / "photo.yaml", RECIPES["photo"]
     values = yaml.safe_load(path.read_text())
-    assert set(values) == {"recipe", *(field.name for field in dataclasses.fields(kind))} - {"photographs"}
+    assert set(values) == {"recipe", *(field.name for field in dataclasses.fields(kind))} - {"photographs", "derived"}
     assert load_recipe(path) == kind()
     assert fracgen("photo", astronaut(tmp_path), "--recipe", path, *PHOTO, "--out", "set")[0] == 0
 

@@ -142,6 +142,19 @@ def test_exif_orientations(tmp_path, orientation, suffix):
     assert np.array_equal(found, turn[orientation](plain))
 
 
+def test_a_transparent_level_of_16_bits_is_black(tmp_path):
+    levels = np.tile(np.linspace(1000, 60_000, 80).astype(np.uint16), (64, 1))
+    levels[10:20, 10:20] = 65_535
+    found, notes = load(save(tmp_path / "key.png", Image.fromarray(levels), transparency=65_535))
+    assert not found[10:20, 10:20].any() and found[0, 79] == 255 and "1000 to 60000" in notes[0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_broken_exif_is_no_broken_photograph(tmp_path, suffix):
+    found, notes = load(save(tmp_path / f"a.{suffix}", RGB, exif=b"garbage", lossless=True))
+    assert np.array_equal(found, card()) and len(notes) == 1 and "EXIF is broken" in notes[0]
+
+
 def test_huge_ones_are_reduced_with_a_word(tmp_path):
     path = save(tmp_path / "wide.png", RGB.resize((5000, 500)))
     found, notes = load(path)
@@ -405,11 +418,40 @@ def test_a_class_that_fails_among_untried_ones_is_no_silent_hole(tmp_path, monke
         photo(**hard)
     monkeypatch.setattr("fracgen.photo.PROBES", 2)
     recipe = photo(**hard)
+    with pytest.raises(UsageError, match=r"class \d+: none of 4 warps could be kept .* is removed again"):
+        write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=8))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "set").mkdir()  # an older folder stays
     with pytest.raises(DataError, match=r"class \d+: none of 4 warps could be kept"):
         write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=8))
-    assert not (tmp_path / "set" / "dataset.json").exists()
+    assert (tmp_path / "set" / ".partial").is_dir() and not (tmp_path / "set" / "dataset.json").exists()
     with pytest.raises(DataError, match="shards are missing"):
         merge(tmp_path / "set")
+
+
+def dot(x, y, radius, side=1000) -> Photographs:
+    """A dark disc on white."""
+    down, across = np.mgrid[:side, :side]
+    return Photographs((np.where(np.hypot(across - x, down - y) < radius, 20, 240).astype(np.uint8),))
+
+
+def test_classes_without_an_edge_are_found_before():
+    with pytest.raises(UsageError, match=r"none of 100 crops could be kept .* flat") as raised:
+        photo(photographs=dot(500, 500, 60), warp="crops", max_scale=0.03, size=64, classes=1000)
+    assert "--strength" not in str(raised.value) and "--max-scale" in str(raised.value)
+    with pytest.raises(UsageError, match=r"none of 5 warps could be kept .*[1-9] flat"):
+        photo(photographs=dot(20, 20, 12), max_tries=5, size=64, classes=1000)
+
+
+@pytest.mark.parametrize("warp", WARPS[:4])
+def test_warps_that_are_said_to_show_something_do(warp):
+    recipe = photo(photographs=dot(40, 40, 25, side=300), warp=warp, classes=60, strength=0.9)
+    drawn = [recipe.draw_warp(index) for index in range(60)]
+    said, shown = ([test(warp) for warp in drawn] for test in (
+        lambda warp: warp.meets(recipe.base()), lambda warp: bool(warp.apply(recipe.base()).any())
+    ))  # fmt: skip
+    assert not any(first and not second for first, second in zip(said, shown, strict=True))
+    assert sum(said) > 0.7 * sum(shown)
 
 
 def test_what_a_user_should_know():
@@ -417,6 +459,24 @@ def test_what_a_user_should_know():
     assert same.warnings({}) == ["photographs 0 and 2 are the same; only warps tell their classes apart"]
     assert photo(strength=0.0).warnings({}) == ["strength 0: all classes of a photograph are the same image"]
     assert "has only 64 pixels along a side" in photo(size=65).warnings({})[0] and photo().warnings({}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"warp": "crops", "strength": 2.0, "cells": 9}, ["cells 9", "strength 2.0"]),
+        ({"look": "gray", "high": (300.0,), "rotation": 90.0}, ["high", "rotation 90.0"]),
+        ({"look": "gray", "warp": "crops", "hue": 0.2}, ["hue 0.2"]),
+        ({"warp": "elastic", "cells": 5}, []),
+        ({"warp": "crops", "look": "rgb", "rotation": 10.0, "hue": 0.2, "min_scale": 0.1}, []),
+    ],
+)
+def test_values_without_effect_are_told(changes, names):
+    found = photo(**changes).warnings({})
+    assert [warning.split(":")[0] for warning in found] == names
+    assert all("changes nothing" in warning for warning in found)
+    gray = replace(photo(), look="gray")
+    assert gray.warnings({}) == [] and gray.high is None, "what was derived is not missed"
 
 
 def test_crops_without_edges_are_drawn_again_within_bounds():
@@ -507,6 +567,14 @@ def test_any_number_of_workers_makes_the_same_bytes(tmp_path, warp):
     assert not any(name.startswith("opencv") for name in generate.versions())
 
 
+def test_the_data_card_says_that_the_photographs_are_in_the_folder(tmp_path):
+    recipe = photo()
+    write_shards(recipe, tmp_path / "set")
+    text = (tmp_path / "set" / "README.md").read_text()
+    assert "made from photographs by fracgen" in text and "`photographs.zip` holds the photographs themselves" in text
+    assert "synthetic" not in text and "formulas" not in text and "- webdataset\n" in text
+
+
 def test_opencvs_threads_have_no_say():
     code = (
         "import cv2, hashlib, sys; cv2.setNumThreads(int(sys.argv[1]));"
@@ -545,6 +613,21 @@ def test_a_folder_goes_on_elsewhere_without_the_photograph(tmp_path):
     (moved / "photographs.zip").write_bytes(Photographs((card(64, 80),)).to_bytes())
     assert "photographs.zip: differs" in verify_folder(shards)[0]
     assert "is not the file that the recipe names" in differing_samples(shards, 12)[0]
+
+
+def test_an_unfinished_folder_is_a_recipe_of_its_own(tmp_path):
+    recipe = photo(classes=12, high=(90.0,))
+    layout = plan(recipe, num_shards=4)
+    write_shards(recipe, tmp_path / "whole", layout=layout)
+    with FolderWriter(tmp_path / "set", generate.plan_of(recipe, layout), inputs=inputs(recipe)) as writer:
+        generate.render_shard(tmp_path / "set", 1, writer.token)
+    again = load_recipe(tmp_path / "set", name="photo").resolve()[0]
+    assert again == recipe and again.derived == ("blur", "low")
+    assert write_shards(again, tmp_path / "set", layout=layout).new_samples == 9
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+    (tmp_path / "empty" / ".partial").mkdir(parents=True)
+    with pytest.raises(DataError, match="unfinished; run again what began it"):
+        load_recipe(tmp_path / "empty")
 
 
 def test_a_missing_opencv_is_one_line(monkeypatch):

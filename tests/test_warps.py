@@ -179,6 +179,42 @@ def test_any_strength_has_an_extent(name, strength, seed):
     assert all(1 <= samples <= 4 for samples in extent.fineness)
 
 
+def test_a_polynomial_that_is_kept_folds_nowhere_within():
+    """Its Jacobian in plain numpy, on another lattice; at this strength, many bend over by a little."""
+    kept, (x, y) = 0, np.meshgrid(*[np.linspace(-1, 1, 201)] * 2)
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
+    for seed in range(400):
+        warp = draw("polynomial", 0.8, seed)
+        if warp.extent.folded:
+            continue
+        kept += 1
+        u, v = np.tensordot(warp.numbers, terms, 1)
+        inside = (abs(x + u) < 1) & (abs(y + v) < 1)
+        (ux, uy), (vx, vy) = ((c[1] + 2 * c[3] * x + c[4] * y, c[2] + c[4] * x + 2 * c[5] * y) for c in warp.numbers)
+        assert ((1 + ux) * (1 + vy) - uy * vx)[inside].min() > -1e-3
+    assert 100 < kept < 390
+
+
+def test_a_fold_finer_than_the_cells_that_are_measured():
+    eps = np.zeros(12)
+    eps[3] = -0.505  # x' = x - 0.505 x x turns at x = 0.990, within the last cell of 64
+    warp = warps.Polynomial(eps=eps, size=SIZE)
+    assert warp.extent.folded
+    eps[3] = -0.499
+    assert not warps.Polynomial(eps=eps, size=SIZE).extent.folded
+
+
+def test_an_elastic_warp_of_little_strength_cannot_fold():
+    for seed in range(20):
+        warp = draw("elastic", 0.5, seed)
+        corners = np.tile(np.linspace(-1, 1, 301), (2, 1))
+        sources = np.empty((2, 301, 301))
+        warps.stretch(warp.numbers, corners, corners, 1.0, sources)
+        (ux, vx), (uy, vy) = (np.gradient(sources, corners[0], axis=axis) for axis in (2, 1))
+        assert (ux * vy - uy * vx).min() > 0 and not warp.extent.folded
+    assert any(draw("elastic", 2.0, seed).extent.folded for seed in range(20))
+
+
 def test_thin_lines_survive_a_reduction():
     """Lines a pixel wide keep their light when a picture shrinks to a third; single samples would lose most of them."""
     lines = np.zeros((90, 90), np.uint8)
@@ -224,6 +260,26 @@ def test_crops_lie_in_their_ranges():
     assert all(crop.inside and crop.extent.covered == 1 for crop in drawn)
     lefts = np.array([-crop.matrix[0, 2] / crop.matrix[0, 0] for crop in drawn])
     assert lefts.min() < 10 and (lefts + width).max() > 150
+
+
+def test_large_crops_keep_their_ranges():
+    photograph = picture((100, 100, 3))
+    drawn, _ = crops(400, photograph, min_scale=0.8, max_scale=1.0, max_ratio=4 / 3, **STILL)
+    width, height = (np.array([1 / crop.matrix[axis, axis] * SIZE for crop in drawn]) for axis in range(2))
+    area, ratio = width * height / 1e4, width / height
+    assert 0.8 - 1e-9 <= area.min() < 0.82 and 0.97 < area.max() <= 1 + 1e-9
+    assert 0.75 - 1e-9 <= ratio.min() < 0.85 and 1.18 < ratio.max() <= 4 / 3 + 1e-9
+    assert all(crop.inside for crop in drawn)
+
+
+def test_a_crop_that_never_fits_is_the_largest_with_such_a_ratio():
+    drawn, _ = crops(5, picture((40, 160, 3)), min_scale=0.9, max_scale=1.0, max_ratio=1.5, **STILL)
+    for crop in drawn:
+        width, height = (1 / crop.matrix[axis, axis] * SIZE for axis in range(2))
+        assert (width, height) == (pytest.approx(60), pytest.approx(40)) and crop.inside
+    drawn, _ = crops(200, picture((100, 100)), min_scale=0.95, max_scale=0.95, max_ratio=4 / 3, **STILL)
+    areas = [SIZE**2 / (crop.matrix[0, 0] * crop.matrix[1, 1]) / 1e4 for crop in drawn]
+    assert areas == pytest.approx([0.95] * 200)
 
 
 def test_turned_sheared_and_mirrored_crops():
