@@ -11,6 +11,7 @@ import shutil
 import signal
 import tarfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -608,4 +609,8 @@ def test_closing_ends_workers_and_thread(source):
     assert len(set(multiprocessing.active_children()) - before[0]) == 2
     batches.close()
     assert not set(multiprocessing.active_children()) - before[0]
+    assert not any(thread.name == "batches ahead" for thread in threading.enumerate())
+    until = time.monotonic() + 30  # the threads of multiprocessing's queues end by themselves, soon
+    while threading.active_count() > before[1] and time.monotonic() < until:
+        time.sleep(0.01)
     assert threading.active_count() <= before[1]
