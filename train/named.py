@@ -63,7 +63,7 @@ def _create(data: str, root: str, split: str) -> Any:
     try:
         return create_dataset(data, root=root, split=split, download=True)
     except ImportError as error:
-        needed = "tensorflow and tensorflow-datasets" if data.lower().startswith("tfds") else "datasets"
+        needed = "tensorflow tensorflow-datasets" if data.lower().startswith("tfds") else "datasets"
         raise UsageError(f"{data}: needs a library that is not here: pip install {needed}") from error
     except Exception as error:  # of torchvision, datasets, TensorFlow or the net: each has errors of its own
         raise UsageError(
