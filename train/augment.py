@@ -155,6 +155,16 @@ def timm_transform(config: Augmentation) -> Callable[[Image.Image], Tensor]:
     return _Converted(transform)
 
 
+def timm_clean_transform(size: int, crop: float, mean: Channels, std: Channels) -> Callable[[Image.Image], Tensor]:
+    """timm's transform for clean images, of which `center` makes batches: a PIL image into float32 (3, size, size)."""
+    from timm.data.transforms_factory import create_transform
+
+    transform: Any = create_transform(
+        (3, size, size), is_training=False, crop_pct=crop, interpolation="bicubic", mean=mean, std=std
+    )
+    return _Converted(transform)
+
+
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     kept = [level >> 8 - bits << 8 - bits for level in range(256)]
     return image.point(kept * len(image.getbands()))

@@ -9,7 +9,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from shards.errors import DataError, UsageError
 
 VERSION = 1
-LAST = "last.pt"
+LAST, BEST = "last.pt", "best.pt"
 DAMAGE = (
     *(OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError),
     *(pickle.UnpicklingError, zipfile.BadZipFile),
@@ -31,7 +31,7 @@ class Checkpoint:
     """What a run goes on from.
 
     step: steps taken. config: resolved settings. data: fingerprint of the samples. world: number of ranks.
-    model, optimizer, scaler: state dicts.
+    model, optimizer, scaler: state dicts. scores: what the weights reached, by name.
     """
 
     step: int
@@ -41,6 +41,7 @@ class Checkpoint:
     model: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:

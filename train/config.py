@@ -137,7 +137,7 @@ class Feed:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything else. log_every, checkpoint_every, clean_every: in steps; 0 is never."""
+    """Everything else. log_every, checkpoint_every: in steps; 0 is never."""
 
     seed: int = 0
     device: Device = "auto"
@@ -145,14 +145,25 @@ class Run:
     compile: bool = False
     log_every: int = 50
     checkpoint_every: int = 1000
-    clean_every: int = 5000
-    clean_images: int = 1000
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
         _check(self, "run", MAX_SEED, "seed")
-        _check(self, "run", 2**53, "log_every", "checkpoint_every", "clean_every", "clean_images")
+        _check(self, "run", 2**53, "log_every", "checkpoint_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanRun(Run):
+    """Pre-training also looks at images as they are. clean_every: in steps; 0 is never. clean_images: how many."""
+
+    clean_every: int = 5000
+    clean_images: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        super().__post_init__()
+        _check(self, "run", 2**53, "clean_every", "clean_images")
 
 
 def _check(settings: object, group: str, most: int, *names: str) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 
@@ -31,6 +31,16 @@ ROOM_AUTO, ROOM_MOST = 0.25, 0.9
 """Shares of the free memory that a set may take: unasked, leaving the rest to the model; and when asked for."""
 
 
+class Sizes(Protocol):
+    """What a set takes in memory. num_bytes: decoded. one_size: whether all images have one size."""
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    @property
+    def one_size(self) -> bool: ...
+
+
 class Choice(NamedTuple):
     """How the samples come, and why: one line for the screen."""
 
@@ -39,7 +49,7 @@ class Choice(NamedTuple):
 
 
 def choose_feed(
-    source: Source, mode: Mode, device: torch.device, *, transform: Transform | None = None, copies: int | None = None
+    source: Sizes, mode: Mode, device: torch.device, *, transform: Transform | None = None, copies: int | None = None
 ) -> Choice:
     """Whether the set is kept in memory or streamed.
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from shards.errors import UsageError
 
+ACCURACIES = ("clean_accuracy", "val_accuracy", "test_accuracy")
 METRICS, CURVES = "metrics.jsonl", "curves.png"
 
 
@@ -38,7 +39,7 @@ class Journal:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        shown = {"loss": ".3f", "lr": ".2e", "images_per_second": ",.0f", "clean_accuracy": ".3f"}
+        shown = {"loss": ".3f", "lr": ".2e", "images_per_second": ",.0f", **dict.fromkeys(ACCURACIES, ".3f")}
         self._bar.set_postfix({name: format(values[name], form) for name, form in shown.items() if name in values})
         if self._board is not None:
             for name, value in values.items():
@@ -77,7 +78,7 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = read(metrics)
-    panels = [name for name in ("loss", "lr", "clean_accuracy") if any(name in line for line in lines)]
+    panels = [name for name in ("loss", "lr", *ACCURACIES) if any(name in line for line in lines)]
     if not panels:
         return
     figure = Figure(figsize=(8, 2.4 * len(panels)), layout="constrained")

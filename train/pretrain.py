@@ -18,12 +18,12 @@ from shards.errors import UsageError
 from train import console, options
 from train.config import (
     Augmentation,
+    CleanRun,
     Feed,
     FeedMode,
     Mix,
     Model,
     Optim,
-    Run,
     Schedule,
     as_begun,
     differences,
@@ -47,7 +47,7 @@ class Pretraining:
     augment: Augmentation = field(default_factory=Augmentation)
     mix: Mix = field(default_factory=Mix)
     feed: Feed = field(default_factory=Feed)
-    run: Run = field(default_factory=Run)
+    run: CleanRun = field(default_factory=CleanRun)
 
 
 @app.command()

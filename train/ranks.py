@@ -33,6 +33,12 @@ class Ranks:
             values /= self.world
         return values
 
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over the ranks."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
     def any(self, flag: bool) -> bool:
         """Whether it holds on any rank."""
         if self.world == 1:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Resume = Literal["auto", "never"]
 CONFIG = "config.yaml"
+_PLACES = ("shards", "data", "val", "test", "root", "checkpoint")
 
 
 class RunFolder:
@@ -57,15 +58,20 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """A small file, whole or not at all."""
-        temporary = self.path / f".{name}.tmp"
-        try:
-            temporary.write_text(text, "utf-8")
-            temporary.replace(self.path / name)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise DataError(f"{self.path / name}: cannot be written ({error.strerror})") from error
+        write_text(self.path / name, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file, whole or not at all. Raises DataError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def told(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that tell one run from another: without where its shards lie, which their fingerprint stands for."""
-    return {name: value for name, value in values.items() if name != "shards"}
+    """Settings that tell one run from another: without places, for which the fingerprint of what lies there stands."""
+    return {name: value for name, value in values.items() if name not in _PLACES}

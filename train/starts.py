@@ -1,6 +1,7 @@
 """What a net begins with: a run of ours, any timm folder, a published checkpoint, or nothing."""
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -43,6 +44,14 @@ class Start:
     mean: Stats | None = None
     std: Stats | None = None
     num_classes: int | None = None
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the weights, by key; of nothing where there are none."""
+        found = hashlib.sha256()
+        for key, value in sorted((self.weights or {}).items()):
+            found.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            found.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
