@@ -25,9 +25,10 @@ from fracgen.recipes import RECIPES, Recipe, carried, from_dict, inputs, recipe_
 from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, Part, default_num_shards
-from shards.manifest import MANIFEST, ImageFormat, Manifest, ShardRecord, load_manifest, sidecars
+from shards.manifest import MANIFEST, ImageFormat, Manifest, ShardRecord, load_manifest
 from shards.plan import Plan, is_there, num_parts, read_plan, read_record
 from shards.sample import Sample
+from shards.sidecars import sidecars
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
 """The packages whose version can change a byte of any folder."""

@@ -1,12 +1,14 @@
-"""Images to PNG bytes and back.
+"""Images to PNG bytes and back; and files as they were found, to pixels.
 
 Pillow needs 5 ms for one 512 x 512 patch fractal at its fastest setting. The frame of a PNG is five fields and a
 deflate stream, so the frame is written here and ISA-L's deflate fills it (0.2 ms, at one bit a pixel too).
 """
 
+import contextlib
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,16 @@ from isal import isal_zlib
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from shards.errors import DataError, UsageError
+from shards.errors import BadImageError, DataError, UsageError
 from shards.sample import Image
 
 GRAY = 127
 """The one gray level of two-level images (REFERENCE section 2: (127, 127, 127) on black)."""
+
+ORIGINALS = ("JPEG", "PNG", "WEBP")
+"""Pillow's names of the formats of files that are stored as they were found."""
+GRAY_MODES = ("1", "L", "LA", "La")
+"""Pillow's modes without colours and with at most 8 bits."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY_TYPE, _RGB_TYPE = 0, 2
@@ -115,3 +122,36 @@ def _decode_ours(data: bytes, bits: int, shape: tuple[int, ...] | None) -> Image
         return None
     pixels = rows.reshape(height, row)[:, 1:]
     return np.unpackbits(pixels, axis=1, count=width) * np.uint8(GRAY) if bits == 1 else pixels.reshape(shape)
+
+
+@contextlib.contextmanager
+def open_original(data: bytes) -> Iterator[PillowImage.Image]:
+    """A JPEG, PNG or WebP, whole and decoded, in its own mode; of several frames the first.
+
+    An orientation that EXIF tells is not applied. Raises BadImageError where it is none, cut off, has more than 8 bits
+    a channel in its mode, or so many pixels that Pillow refuses it.
+    """
+    try:
+        with PillowImage.open(io.BytesIO(data), formats=ORIGINALS) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise BadImageError(f"mode {picture.mode}; 8 bits a channel are read", "16 bits")
+            picture.load()
+            yield picture
+    except UnidentifiedImageError:
+        raise BadImageError("no JPEG, PNG or WebP image", "no image") from None
+    except PillowImage.DecompressionBombError:
+        raise BadImageError("more pixels than Pillow takes (a decompression bomb?)", "too large") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise BadImageError(f"cannot be decoded ({error})", "damaged") from error
+
+
+def decode_original(data: bytes, mode: str) -> Image:
+    """The pixels of a JPEG, PNG or WebP: uint8 (H, W) for mode "L", (H, W, 3) for "RGB"; alpha is laid over black.
+
+    Raises BadImageError as `open_original` does.
+    """
+    with open_original(data) as picture:
+        if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+            above = picture.convert("RGBA")
+            picture = PillowImage.alpha_composite(PillowImage.new("RGBA", above.size, (0, 0, 0, 255)), above)
+        return np.asarray(picture.convert(mode))

@@ -35,8 +35,7 @@ from shards.errors import DataError, UsageError
 from shards.layout import Layout, Part
 from shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
 from shards.plan import Plan, is_there, num_parts, read_plan, read_record
-from shards.sample import Sample
-from shards.writer import write_tar
+from shards.writer import Entry, write_tar
 
 _held: set[Path] = set()
 _held_guard = threading.Lock()
@@ -251,7 +250,7 @@ class FolderWriter:
         if recipe_hash != self.plan.recipe_hash:
             raise UsageError(f"{self.folder}: holds another recipe's images; name another folder with --out")
         if layout != self.layout:
-            ours, theirs = self.layout.to_dict(), layout.to_dict()
+            ours, theirs = asdict(self.layout), asdict(layout)
             differing = [f"{key} {theirs[key]}" for key in ours if theirs[key] != ours[key]]
             raise UsageError(
                 f"{self.folder}: holds the same recipe laid out otherwise ({', '.join(differing)}); "
@@ -287,7 +286,7 @@ class FolderWriter:
 
 
 def commit_shard(
-    folder: Path, shard: int, samples: Iterable[Sample], layout: Layout, token: str, order: Sequence[int] | None = None
+    folder: Path, shard: int, samples: Iterable[Entry], layout: Layout, token: str, order: Sequence[int] | None = None
 ) -> ShardRecord:
     """Write one shard and commit it: temporary name, flush to disk, rename, then its record.
 
