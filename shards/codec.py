@@ -4,11 +4,9 @@ Pillow needs 5 ms for one 512 x 512 patch fractal at its fastest setting. The fr
 deflate stream, so the frame is written here and ISA-L's deflate fills it (0.2 ms, at one bit a pixel too).
 """
 
-import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +22,7 @@ GRAY = 127
 
 ORIGINALS = ("JPEG", "PNG", "WEBP")
 """Pillow's names of the formats of files that are stored as they were found."""
-GRAY_MODES = ("1", "L", "LA", "La")
+GRAY_MODES = ("1", "L", "LA")
 """Pillow's modes without colours and with at most 8 bits."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -124,25 +122,26 @@ def _decode_ours(data: bytes, bits: int, shape: tuple[int, ...] | None) -> Image
     return np.unpackbits(pixels, axis=1, count=width) * np.uint8(GRAY) if bits == 1 else pixels.reshape(shape)
 
 
-@contextlib.contextmanager
-def open_original(data: bytes) -> Iterator[PillowImage.Image]:
+def open_original(data: bytes) -> PillowImage.Image:
     """A JPEG, PNG or WebP, whole and decoded, in its own mode; of several frames the first.
 
     An orientation that EXIF tells is not applied. Raises BadImageError where it is none, cut off, has more than 8 bits
     a channel in its mode, or so many pixels that Pillow refuses it.
     """
     try:
-        with PillowImage.open(io.BytesIO(data), formats=ORIGINALS) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise BadImageError(f"mode {picture.mode}; 8 bits a channel are read", "16 bits")
-            picture.load()
-            yield picture
+        picture = PillowImage.open(io.BytesIO(data), formats=ORIGINALS)
+        if picture.mode.startswith(("I", "F")):
+            raise BadImageError(f"mode {picture.mode}; 8 bits a channel are read", "16 bits")
+        picture.load()
+    except (BadImageError, MemoryError):
+        raise
     except UnidentifiedImageError:
         raise BadImageError("no JPEG, PNG or WebP image", "no image") from None
     except PillowImage.DecompressionBombError:
         raise BadImageError("more pixels than Pillow takes (a decompression bomb?)", "too large") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BadImageError(f"cannot be decoded ({error})", "damaged") from error
+    except Exception as error:  # which errors there are depends on the format's decoder
+        raise BadImageError(f"cannot be decoded ({error or type(error).__name__}); cut off?", "damaged") from error
+    return picture
 
 
 def decode_original(data: bytes, mode: str) -> Image:
@@ -150,8 +149,8 @@ def decode_original(data: bytes, mode: str) -> Image:
 
     Raises BadImageError as `open_original` does.
     """
-    with open_original(data) as picture:
-        if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-            above = picture.convert("RGBA")
-            picture = PillowImage.alpha_composite(PillowImage.new("RGBA", above.size, (0, 0, 0, 255)), above)
-        return np.asarray(picture.convert(mode))
+    picture: PillowImage.Image = open_original(data)
+    if picture.mode in ("LA", "PA", "RGBA") or ("transparency" in picture.info and picture.mode not in ("1", "L")):
+        above = picture.convert("RGBA")
+        picture = PillowImage.alpha_composite(PillowImage.new("RGBA", above.size, (0, 0, 0, 255)), above)
+    return np.asarray(picture.convert(mode))

@@ -20,6 +20,8 @@ FORMAT = "fracgen-shards"
 VERSION, PACKED_VERSION = 2, 3
 """Of folders whose images were rendered, and of those whose images are files as they were found."""
 MANIFEST = "dataset.json"
+PACK = "pack"
+"""Stands in the place of a recipe's name where images were packed."""
 PARTIAL = ".partial"
 """Where the state of an unfinished folder lies."""
 
