@@ -432,7 +432,8 @@ def pack(
     from fracgen.pack import emptied_classes, plan
     from fracgen.pack import pack as pack_images
 
-    splits, results = split or [None], []
+    splits: list[str | None] = [*split] if split else [None]
+    results = []
     if len(set(splits)) < len(splits):
         raise UsageError(f"--split {' '.join(map(str, splits))}: each once")
     with report.status(f"listing {folder}"):

@@ -1,5 +1,6 @@
 """Pack a folder of images into a folder of shards, each file as it is: plan, read and check, resume, finish."""
 
+import contextlib
 import functools
 import hashlib
 import time
@@ -75,6 +76,7 @@ def pack(
     which the same call goes on. DataError where a file changes meanwhile.
     """
     folder, started = Path(folder), time.perf_counter()
+    made = [parent for parent in folder.absolute().parents if not parent.exists()]
     _check_place(images, folder)
     work = replace(_plan_of(images, layout), any_versions=any_versions)
     _check_begun(folder, work)
@@ -92,6 +94,7 @@ def pack(
                     new_samples, _ = make_missing(pool, writer, shard, meanwhile=lambda: None, on_shard=on_shard)
             except UnmakeableError as error:
                 if not writer.records and writer.discard():
+                    _remove_empty(made)
                     raise UsageError(str(error)) from None
                 raise UsageError(f"{error}; {len(writer.records)} finished shards are kept in {folder}") from None
             finally:
@@ -180,6 +183,12 @@ def _plan_of(images: ImageFolder, layout: Layout) -> Plan:
 def _check_place(images: ImageFolder, folder: Path) -> None:
     if folder.resolve().is_relative_to(images.root.resolve()):
         raise UsageError(f"{folder}: lies within {images.root}, whose images are packed; name another with --out")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):  # something is in it by now
+        for folder in folders:
+            folder.rmdir()
 
 
 def _check_begun(folder: Path, work: Plan) -> None:

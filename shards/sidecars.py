@@ -37,8 +37,8 @@ def _data_card(manifest: Manifest, carried: Mapping[str, str], source: str) -> s
     tag = "- synthetic\n" if source == FORMULAS else ""
     size = f"{'' if image.one_size else 'of up to '}{image.width} x {image.height} {image.mode}"
     if image.original:
-        made = f"Packed by fracgen {manifest.versions['fracgen']} as they were found, and not encoded anew."
-        hashed = "of every shard\nand of what is in it"
+        made = f"Packed by fracgen {manifest.versions['fracgen']} as they were found, not encoded anew."
+        hashed = "of\nevery shard and of what is in it"
     else:
         made = f"made from {source} by fracgen {manifest.versions['fracgen']}."
         hashed = "of\nevery shard and of its pixels"

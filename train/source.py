@@ -93,7 +93,7 @@ def open_source(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Source:
-    """A finished folder of ours, rendered or packed, or the tars of a brace pattern or glob ("/d/imagenet-{000000..000146}.tar").
+    """A finished folder of ours, rendered or packed, or tars of a brace pattern or glob ("/d/x-{000000..000146}.tar").
 
     Foreign tars are local, plain files with a `.cls` (a number as text) and an image a sample. Their samples are
     counted by `sizes.json` or `_info.json` beside them, else by one walk over the headers, which calls `progress` tar
