@@ -93,7 +93,7 @@ def pack(
                     warnings.simplefilter("ignore")  # Pillow's on large or odd files, which are taken all the same
                     new_samples, _ = make_missing(pool, writer, shard, meanwhile=lambda: None, on_shard=on_shard)
             except UnmakeableError as error:
-                if not writer.records and writer.discard():
+                if not writer.records and writer.discard(was_empty=True):
                     _remove_empty(made)
                     raise UsageError(str(error)) from None
                 raise UsageError(f"{error}; {len(writer.records)} finished shards are kept in {folder}") from None

@@ -186,6 +186,9 @@ def test_nothing_is_left_where_the_first_shard_is_bad(fracgen, tmp_path):
     code, _, err = fracgen("pack", "set", "--out", "out/deep")
     assert code == 2 and "a/2.jpg: no JPEG" in err.replace("set/", "")
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    assert fracgen("pack", "set", "--out", "out")[0] == 2
+    assert not list((tmp_path / "out").iterdir()), "an empty folder of the user's stays, and stays empty"
     (tmp_path / "set" / "a" / "1.png").unlink()
     code, _, err = fracgen("pack", "set", "--skip-bad")
     assert code == 2 and "no file of shard" in err and not (tmp_path / "set-shards").exists()
@@ -325,6 +328,8 @@ def test_merge_and_parts_are_not_for_packed_folders(fracgen, tmp_path):
     packed(root, tmp_path / "out")
     code, _, err = fracgen("merge", "out")
     assert code == 2 and "packed whole" in err
+    code, _, err = fracgen("render", "--recipe", "out")
+    assert code == 2 and "packed from files" in err
 
 
 @pytest.mark.filterwarnings("ignore")
