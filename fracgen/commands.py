@@ -429,7 +429,7 @@ def pack(
     from fracgen import report
     from fracgen.imagefolder import check_same_classes, find_split, list_images
     from fracgen.machine import num_cores
-    from fracgen.pack import emptied_classes, plan
+    from fracgen.pack import check_siblings, emptied_classes, plan
     from fracgen.pack import pack as pack_images
 
     splits: list[str | None] = [*split] if split else [None]
@@ -440,6 +440,9 @@ def pack(
         found = {each: list_images(find_split(folder, each), split=each) for each in splits}
     check_same_classes(list(found.values()))
     home = out or Path(f"{folder.resolve().name}-shards")
+    for each, images in found.items():
+        if each:
+            check_siblings(images, home / each)
     for each, images in found.items():
         where = home / each if each else home
         layout = plan(images, split=each or "train", name=name, num_shards=shards, seed=seed, keep_metadata=metadata)

@@ -18,7 +18,7 @@ from fracgen.machine import num_cores
 from fracgen.recipe import UnmakeableError
 from fracgen.runs import Result, make_missing, until_cancelled
 from shards.codec import GRAY_MODES, open_original
-from shards.errors import BadImageError, DataError, UsageError
+from shards.errors import BadImageError, DataError, FracgenError, UsageError
 from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, default_num_shards
 from shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, hash_json, load_manifest
@@ -114,6 +114,21 @@ def pack_shard(
 ) -> ShardRecord:
     """Pack one shard and commit it."""
     return commit_shard(folder, shard, until_cancelled(_samples(images, layout, shard, skip_bad), token), layout, token)
+
+
+def check_siblings(images: ImageFolder, folder: Path) -> None:
+    """Raises UsageError where a packed split beside `folder` has other classes: a label would mean another there."""
+    for path in sorted(folder.parent.glob(f"*/{MANIFEST}")):
+        try:
+            manifest = load_manifest(path.parent)
+        except FracgenError:  # another's, or damaged: not for this run to say
+            continue
+        differing = sorted({*manifest.class_names} ^ {*images.class_names})
+        if differing and manifest.image.original and path.parent.name != folder.name:
+            raise UsageError(
+                f"class {differing[0]} is not in both {images.root} and the packed {path.parent} ({len(differing)} "
+                "such), so labels would differ; name another folder with --out, if that is meant"
+            )
 
 
 def emptied_classes(images: ImageFolder, manifest: Manifest) -> list[str]:

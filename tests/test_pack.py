@@ -239,6 +239,9 @@ def test_splits(fracgen, tmp_path):
     shutil.rmtree(tmp_path / "set" / "val" / "cat")
     code, _, err = fracgen("pack", "set", "--split", "train", "--split", "val", "--out", "there")
     assert code == 2 and "class cat is not in both" in err and not (tmp_path / "there").exists()
+    shutil.rmtree(tmp_path / "where" / "val")
+    code, _, err = fracgen("pack", "set", "--split", "val", "--out", "where")
+    assert code == 2 and "class cat is not in both" in err and not (tmp_path / "where" / "val").exists()
     for arguments, told in [
         (("set",), "holds splits; give --split train"),
         (("set", "--split", "trian"), "did you mean 'train'"),
