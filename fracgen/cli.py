@@ -62,7 +62,7 @@ def draw(
 
 @app.command()
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A rendered folder.")], as_json: Json = False
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")], as_json: Json = False
 ) -> None:
     """Show what a folder holds: recipe, counts, sizes, rejections."""
     from fracgen import report
@@ -73,7 +73,7 @@ def inspect(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A rendered folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")],
     render: Annotated[
         bool, typer.Option("--render", help="Also render some images again and compare their pixels.")
     ] = False,
@@ -89,6 +89,8 @@ def verify(
     from shards.verify import verify_folder
 
     shards = open_shards(folder)
+    if render and shards.manifest.image.original:
+        raise UsageError(f"--render: the images of {folder} were packed, not rendered; leave it out")
     with report.status(f"verifying {folder}"):
         problems = verify_folder(shards, workers=workers or num_cores())
         if render:
@@ -101,19 +103,21 @@ def verify(
 
 @app.command()
 def preview(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A rendered folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG to write.  [default: DIR-preview.png]")] = None,
     tile: Annotated[int, typer.Option(help="Pixels of a tile.", min=32, max=1024)] = 384,
 ) -> None:
     """Draw a contact sheet: some classes, several images of each, and what makes them differ."""
     from fracgen import report
-    from fracgen.preview import contact_sheet
+    from fracgen.preview import contact_sheet, packed_columns
     from fracgen.recipes import from_dict
-    from shards.manifest import load_manifest
+    from shards.reader import open_shards
 
-    recipe = from_dict(load_manifest(folder).recipe, folder)
+    shards = open_shards(folder)
+    original = shards.manifest.image.original
+    columns = packed_columns(shards) if original else from_dict(shards.manifest.recipe, folder).preview()
     path = out or folder.resolve().with_name(f"{folder.resolve().name}-preview.png")
-    report.write_file(path, contact_sheet(recipe.preview(), tile))
+    report.write_file(path, contact_sheet(columns, tile))
     print(path)
 
 

@@ -1,4 +1,4 @@
-"""The commands that render: 1p-frac, photographs, the baselines, parts and their merging; and the category search."""
+"""The commands that write: rendering, parts and their merging, packing; and the category search."""
 
 import contextlib
 import functools
@@ -105,7 +105,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(render)
     app.command()(photo)
     app.add_typer(baseline, name="baseline")
-    for command in (search, merge):
+    for command in (search, merge, pack):
         app.command()(command)
 
 
@@ -397,6 +397,72 @@ def merge(
     with _telling(folder):
         result = merge(folder, any_versions=any_versions)
     report.rendered(result, where="", as_json=as_json)
+
+
+def pack(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images: FOLDER/SPLIT/CLASS/*.jpg.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Split to pack; may be given again for others.  [default: FOLDER/CLASS/*.jpg, as train]"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write or to resume; with --split, OUT/SPLIT is.  [default: FOLDER's name-shards]"),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Begins the tars' names.")] = "images",
+    seed: Annotated[int, typer.Option(help="Of the order of the images.", min=0)] = 0,
+    shards: Annotated[
+        int | None, typer.Option(help="Number of tars.  [default: 64, more for big sets, fewer for small]", min=1)
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out files that are no images or damaged, and count them.")
+    ] = False,
+    workers: Workers = None,
+    metadata: Annotated[bool, typer.Option(help="Store with each image its file's name, format, size, mode.")] = True,
+    any_versions: AnyVersions = False,
+    as_json: Json = False,
+) -> None:
+    """Pack a folder of images, a folder a class, into shards: the files as they are, a label the class's place.
+
+    Run it again after any interruption: it goes on, and the folder ends the same to the byte.
+    """
+    from fracgen import report
+    from fracgen.imagefolder import check_same_classes, find_split, list_images
+    from fracgen.machine import num_cores
+    from fracgen.pack import check_siblings, emptied_classes, plan
+    from fracgen.pack import pack as pack_images
+
+    splits: list[str | None] = [*split] if split else [None]
+    results = []
+    if len(set(splits)) < len(splits):
+        raise UsageError(f"--split {' '.join(map(str, splits))}: each once")
+    with report.status(f"listing {folder}"):
+        found = {each: list_images(find_split(folder, each), split=each) for each in splits}
+    check_same_classes(list(found.values()))
+    home = out or Path(f"{folder.resolve().name}-shards")
+    for each, images in found.items():
+        if each:
+            check_siblings(images, home / each)
+    for each, images in found.items():
+        where = home / each if each else home
+        layout = plan(images, split=each or "train", name=name, num_shards=shards, seed=seed, keep_metadata=metadata)
+        if images.others:
+            report.warn(f"{images.root}: {report.listed(images.others)}: no images by their extension, passed over")
+        with _telling(where), report.Progress(layout, enabled=not as_json) as progress:
+            result = pack_images(
+                images,
+                where,
+                layout,
+                skip_bad=skip_bad,
+                workers=workers,
+                any_versions=any_versions,
+                on_shard=progress.advance,
+            )
+        assert result.manifest is not None
+        if emptied := emptied_classes(images, result.manifest):
+            report.warn(f"{where}: every image of {', '.join(emptied[:8])} was left out")
+        results.append(result)
+    report.packed(results, where=f"{workers or num_cores()} threads", as_json=as_json)
 
 
 def _given_categories(folder: Path | None, count: int | None) -> dict[str, Any]:

@@ -3,17 +3,14 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
     Executor,
-    Future,
     ThreadPoolExecutor,
-    as_completed,
-    wait,
 )
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,38 +19,21 @@ from fracgen.machine import num_cores
 from fracgen.preview import contact_sheet
 from fracgen.recipe import UnmakeableError
 from fracgen.recipes import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
+from fracgen.runs import Result, make_missing, until_cancelled
 from shards.errors import DataError, UsageError
 from shards.folder import FolderWriter, commit_shard
 from shards.layout import Layout, Part, default_num_shards
-from shards.manifest import MANIFEST, ImageFormat, Manifest, ShardRecord, load_manifest, sidecars
+from shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, load_manifest
 from shards.plan import Plan, is_there, num_parts, read_plan, read_record
-from shards.sample import Sample
+from shards.sidecars import sidecars
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
 """The packages whose version can change a byte of any folder."""
 
-_cancelled: set[str] = set()
-"""Tokens of runs that were interrupted: their threads stop at the next image."""
 _jobs: dict[str, tuple[Recipe, Layout]] = {}
 """What the runs, by token, render in this process."""
 _jobs_lock = threading.Lock()
 _MAX_JOBS = 4
-_LAST_SECONDS = 60
-"""How long a run that failed waits for its workers' last images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What `write_shards` did. new_samples and seconds count this run only; the manifest counts the folder.
-
-    manifest: None after a part, as only `merge` writes it. num_samples: of the folder, or of the part.
-    """
-
-    folder: Path
-    manifest: Manifest | None
-    num_samples: int
-    new_samples: int
-    seconds: float
 
 
 def versions(name: str = "") -> dict[str, str]:
@@ -146,6 +126,8 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
     folder, started = Path(folder), time.perf_counter()
     work = _plan_there(folder)
     work = replace(work, versions=versions(str(work.recipe.get("recipe"))), any_versions=any_versions)
+    if work.recipe.get("recipe") == PACK:
+        raise UsageError(f"{folder}: is packed whole, not in parts; run the command that began it again")
     try:
         recipe = from_dict(work.recipe, folder)
     except UsageError as error:
@@ -218,33 +200,18 @@ def _render_missing(
     pool: Executor, recipe: Recipe, writer: FolderWriter, on_shard: Callable[[ShardRecord], None] | None
 ) -> tuple[int, bytes]:
     """Have the missing shards rendered, and draw the contact sheet meanwhile: (number of new samples, the sheet)."""
-    futures: dict[Future[ShardRecord], int] = {}
-    new_samples = 0
     _remember(writer.token, (recipe, writer.layout))
-    try:
-        for shard in writer.missing():
-            futures[pool.submit(render_shard, writer.folder.absolute(), shard, writer.token)] = shard
-        preview = contact_sheet(recipe.preview()) if writer.part is None else b""
-        for future in as_completed(futures):
-            record = future.result()
-            writer.add(futures[future], record)
-            new_samples += record.samples
-            if on_shard:
-                on_shard(record)
-    except BaseException as error:
-        _cancelled.add(writer.token)
-        for future in futures:
-            future.cancel()
-        if isinstance(error, UnmakeableError):
-            wait(futures, timeout=_LAST_SECONDS)  # what they write is removed
-        raise
-    return new_samples, preview
+
+    def sheet() -> bytes:
+        return contact_sheet(recipe.preview()) if writer.part is None else b""
+
+    return make_missing(pool, writer, render_shard, meanwhile=sheet, on_shard=on_shard)
 
 
 def render_shard(folder: Path, shard: int, token: str) -> ShardRecord:
     """Render one shard and commit it: the unit of work that an executor runs, wherever the folder can be seen."""
     recipe, layout = _job(folder, token)
-    samples = _until_cancelled(recipe, layout, shard, token)
+    samples = until_cancelled(recipe.render(layout.work_order(shard).tolist()), token)
     return commit_shard(folder, shard, samples, layout, token, layout.indices(shard).tolist())
 
 
@@ -272,13 +239,6 @@ def _remember(token: str, job: tuple[Recipe, Layout]) -> tuple[Recipe, Layout]:
         while len(_jobs) > _MAX_JOBS:
             del _jobs[next(iter(_jobs))]
     return job
-
-
-def _until_cancelled(recipe: Recipe, layout: Layout, shard: int, token: str) -> Iterator[Sample]:
-    for sample in recipe.render(layout.work_order(shard).tolist()):
-        if token in _cancelled:
-            raise DataError("the run was interrupted")
-        yield sample
 
 
 def _finish(writer: FolderWriter, recipe: Recipe, preview: bytes) -> None:

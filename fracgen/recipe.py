@@ -8,8 +8,8 @@ import numpy as np
 
 from fracgen.draw import ColorMode, DrawMode, PatchMode, Style
 from shards.errors import DataError, UsageError
-from shards.manifest import FORMULAS
 from shards.sample import Image, Sample
+from shards.sidecars import FORMULAS
 
 MAX_CLASSES = 1_000_000
 

@@ -22,7 +22,7 @@ from fracgen.recipe import Recipe as Recipe
 from fracgen.stored import Stored
 from fracgen.visualatom import VisualAtom
 from shards.errors import UsageError
-from shards.manifest import FORMAT, MANIFEST, hash_json, load_manifest
+from shards.manifest import FORMAT, MANIFEST, PACK, hash_json, load_manifest
 from shards.plan import read_input, read_plan
 from shards.values import check_value, nearest, parse_yaml, read_text
 
@@ -37,6 +37,8 @@ def build(name: str, values: Mapping[str, Any]) -> Recipe:
 
     Raises UsageError for an unknown name or key (it names the nearest), a wrong type, or a value that is not allowed.
     """
+    if name == PACK:
+        raise UsageError("its images were packed from files, so there is no recipe to render")
     if name not in RECIPES:
         raise UsageError(
             f"recipe {reprlib.repr(name)}: unknown{nearest(name, RECIPES)}; there are {', '.join(RECIPES)}"

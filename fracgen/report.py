@@ -17,7 +17,7 @@ from shards.manifest import Manifest, ShardRecord
 
 if TYPE_CHECKING:
     from fracgen.benchmark import Table
-    from fracgen.generate import Result
+    from fracgen.runs import Result
 
 
 def warn(message: str) -> None:
@@ -127,7 +127,7 @@ def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, kep
     if as_json:
         print(json.dumps({"categories": count, **provenance, "folder": str(out) if out else None}, indent=1))
         return
-    rejected = _listed(provenance["candidate_rejections"])
+    rejected = listed(provenance["candidate_rejections"])
     rows = [("categories", f"{count}, of {provenance['candidates']} candidates (rejected: {rejected})")]
     if out:
         rows += [("folder", f"{out}, {count} files")]
@@ -143,29 +143,50 @@ def rendered(result: "Result", *, where: str, as_json: bool) -> None:
         _part_rendered(result, rate, where, as_json=as_json)
         return
     if as_json:
-        values = {
-            "folder": str(result.folder),
-            "images": manifest.num_samples,
-            "classes": manifest.num_classes,
-            "shards": len(manifest.shards),
-            "bytes": manifest.num_bytes,
-            "new_images": result.new_samples,
-            "seconds": result.seconds,
-            "images_per_second": rate,
-            "acceptance": manifest.acceptance,
-            "rejections": manifest.rejections,
-            "counts": manifest.counts,
-            "provenance": dict(manifest.provenance),
-            "recipe_hash": manifest.recipe_hash,
-        }
-        print(json.dumps(values, indent=1))
+        print(json.dumps(_values(result, manifest, rate), indent=1))
         return
+    _print_rows(_rendered_rows(result, manifest, rate, where))
+
+
+def packed(results: Sequence["Result"], *, where: str, as_json: bool) -> None:
+    """The closing blocks of `pack`, one a folder; as JSON always a list."""
+    blocks = []
+    for result in results:
+        rate = result.new_samples / result.seconds if result.new_samples else 0.0
+        assert result.manifest is not None
+        if as_json:
+            blocks.append(_values(result, result.manifest, rate))
+        else:
+            _print_rows(_rendered_rows(result, result.manifest, rate, where))
+    if as_json:
+        print(json.dumps(blocks, indent=1))
+
+
+def _values(result: "Result", manifest: Manifest, rate: float) -> dict[str, Any]:
+    return {
+        "folder": str(result.folder),
+        "images": manifest.num_samples,
+        "classes": manifest.num_classes,
+        "shards": len(manifest.shards),
+        "bytes": manifest.num_bytes,
+        "new_images": result.new_samples,
+        "seconds": result.seconds,
+        "images_per_second": rate,
+        "acceptance": manifest.acceptance,
+        "rejections": manifest.rejections,
+        "counts": manifest.counts,
+        "provenance": dict(manifest.provenance),
+        "recipe_hash": manifest.recipe_hash,
+    }
+
+
+def _rendered_rows(result: "Result", manifest: Manifest, rate: float, where: str) -> list[tuple[str, str]]:
     rows = [("images", f"{manifest.num_samples} of {manifest.num_classes} classes, in {len(manifest.shards)} shards")]
     rows += [("bytes", f"{manifest.num_bytes:,} ({manifest.num_bytes / manifest.num_samples:,.0f} an image)")]
     rows += [("time", _time(result, rate, where))] if where else []
     rows += _story(manifest)
-    rows += [("folder", str(result.folder)), ("next", f"fracgen verify {shlex.quote(str(result.folder))} --render")]
-    _print_rows(rows)
+    again = "" if manifest.image.original else " --render"
+    return [*rows, ("folder", str(result.folder)), ("next", f"fracgen verify {shlex.quote(str(result.folder))}{again}")]
 
 
 def _part_rendered(result: "Result", rate: float, where: str, *, as_json: bool) -> None:
@@ -203,11 +224,13 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
     image, bits = manifest.image, manifest.layout.png_bits
     recipe = {key: value for key, value in manifest.recipe.items() if not isinstance(value, dict | list)}
     sizes = [shard.bytes for shard in manifest.shards]
+    size = f"{'' if image.one_size else 'up to '}{image.width} x {image.height}"
+    kept = "files as they were found" if image.original else f"{bits} bits"
     rows = [
         ("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items())),
         ("recipe hash", manifest.recipe_hash),
         ("images", f"{manifest.num_samples} of {manifest.num_classes} classes"),
-        ("format", f"{image.width} x {image.height} {image.extension}, mode {image.mode}, {bits} bits"),
+        ("format", f"{size} {image.extension}, mode {image.mode}, {kept}"),
         ("shards", f"{len(sizes)}, {min(sizes):,} to {max(sizes):,} bytes, {sum(sizes):,} in all"),
         *_story(manifest),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
@@ -251,23 +274,28 @@ def _story(manifest: Manifest) -> list[tuple[str, str]]:
     """How the images came about: draws that were rejected, orbits that were trimmed, the base or the categories."""
     provenance, rows = manifest.provenance, []
     if any(shard.rejections for shard in manifest.shards):
-        rows += [("accepted", f"{manifest.acceptance:.3f} of draws (rejected: {_listed(manifest.rejections)})")]
+        rejected = listed(manifest.rejections)
+        if manifest.image.original:
+            rows += [("left out", f"{rejected}, of {manifest.layout.num_samples} files")]
+        else:
+            rows += [("accepted", f"{manifest.acceptance:.3f} of draws (rejected: {rejected})")]
     if manifest.counts:
-        rows += [("counted", f"{_listed(manifest.counts)}, of {manifest.num_samples} images")]
+        rows += [("counted", f"{listed(manifest.counts)}, of {manifest.num_samples} images")]
     if "base_acceptance" in provenance:
         acceptance = f"{provenance['base_acceptance']} of its perturbations passed when vetted"
         tries = provenance.get("base_tries")
         number = f"number {provenance.get('base')} of {tries} tried" if tries else "given"
         rows += [("base", f"{number}, {acceptance}")]
     if "candidates" in provenance:
-        rejected = _listed(provenance.get("candidate_rejections", {}))
+        rejected = listed(provenance.get("candidate_rejections", {}))
         rows += [("categories", f"of {provenance['candidates']} candidates (rejected: {rejected})")]
     elif "categories" in provenance:
         rows += [("categories", "given")]
     return rows
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts by name, in a line."""
     return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
 
 

@@ -1,4 +1,4 @@
-"""Images to PNG bytes and back.
+"""Images to PNG bytes and back; and files as they were found, to pixels.
 
 Pillow needs 5 ms for one 512 x 512 patch fractal at its fastest setting. The frame of a PNG is five fields and a
 deflate stream, so the frame is written here and ISA-L's deflate fills it (0.2 ms, at one bit a pixel too).
@@ -14,11 +14,16 @@ from isal import isal_zlib
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from shards.errors import DataError, UsageError
+from shards.errors import BadImageError, DataError, UsageError
 from shards.sample import Image
 
 GRAY = 127
 """The one gray level of two-level images (REFERENCE section 2: (127, 127, 127) on black)."""
+
+ORIGINALS = ("JPEG", "PNG", "WEBP")
+"""Pillow's names of the formats of files that are stored as they were found."""
+GRAY_MODES = ("1", "L", "LA")
+"""Pillow's modes without colours and with at most 8 bits."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY_TYPE, _RGB_TYPE = 0, 2
@@ -115,3 +120,37 @@ def _decode_ours(data: bytes, bits: int, shape: tuple[int, ...] | None) -> Image
         return None
     pixels = rows.reshape(height, row)[:, 1:]
     return np.unpackbits(pixels, axis=1, count=width) * np.uint8(GRAY) if bits == 1 else pixels.reshape(shape)
+
+
+def open_original(data: bytes) -> PillowImage.Image:
+    """A JPEG, PNG or WebP, whole and decoded, in its own mode; of several frames the first.
+
+    An orientation that EXIF tells is not applied. Raises BadImageError where it is none, cut off, has more than 8 bits
+    a channel in its mode, or so many pixels that Pillow refuses it.
+    """
+    try:
+        picture = PillowImage.open(io.BytesIO(data), formats=ORIGINALS)
+        if picture.mode.startswith(("I", "F")):
+            raise BadImageError(f"mode {picture.mode}; 8 bits a channel are read", "16 bits")
+        picture.load()
+    except (BadImageError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise BadImageError("no JPEG, PNG or WebP image", "no image") from None
+    except PillowImage.DecompressionBombError:
+        raise BadImageError("more pixels than Pillow takes (a decompression bomb?)", "too large") from None
+    except Exception as error:  # which errors there are depends on the format's decoder
+        raise BadImageError(f"cannot be decoded ({error or type(error).__name__}); cut off?", "damaged") from error
+    return picture
+
+
+def decode_original(data: bytes, mode: str) -> Image:
+    """The pixels of a JPEG, PNG or WebP: uint8 (H, W) for mode "L", (H, W, 3) for "RGB"; alpha is laid over black.
+
+    Raises BadImageError as `open_original` does.
+    """
+    picture: PillowImage.Image = open_original(data)
+    if picture.mode in ("LA", "PA", "RGBA") or ("transparency" in picture.info and picture.mode not in ("1", "L")):
+        above = picture.convert("RGBA")
+        picture = PillowImage.alpha_composite(PillowImage.new("RGBA", above.size, (0, 0, 0, 255)), above)
+    return np.asarray(picture.convert(mode))

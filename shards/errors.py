@@ -11,6 +11,14 @@ class DataError(FracgenError):
     """The data is there but bad or incomplete, or could not be made (exit code 1)."""
 
 
+class BadImageError(DataError):
+    """Bytes that are no image which can be used. reason: a word or two, by which such are counted."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class UsageError(FracgenError):
     """What was asked for cannot be done as asked: a bad value, file or folder (exit code 2)."""
 

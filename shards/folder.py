@@ -35,8 +35,7 @@ from shards.errors import DataError, UsageError
 from shards.layout import Layout, Part
 from shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
 from shards.plan import Plan, is_there, num_parts, read_plan, read_record
-from shards.sample import Sample
-from shards.writer import write_tar
+from shards.writer import Entry, write_tar
 
 _held: set[Path] = set()
 _held_guard = threading.Lock()
@@ -74,7 +73,7 @@ class FolderWriter:
         self.token = f"{self._slug}-{secrets.token_hex(16)}"
         self._expected: dict[int, ShardRecord] = {}
         self._inputs = dict(inputs or {})
-        self._made_partial = self._made_folder = False
+        self._made_partial = self._made_folder = self._was_empty = False
         self._key = folder.resolve()
         self._locks: list[IO[bytes]] = []
 
@@ -131,16 +130,24 @@ class FolderWriter:
         self.manifest = manifest
         self._remove_state()
 
-    def discard(self) -> bool:
-        """Remove what this run wrote, where it made the folder and alone wrote in it; returns whether it did."""
-        if not self._made_folder or self.part is not None or self.manifest is not None:
+    def discard(self, *, was_empty: bool = False) -> bool:
+        """Remove what this run wrote, where it made the folder and alone wrote in it; returns whether it did.
+
+        was_empty: also where the folder was there, and empty; it then stays so.
+        """
+        if (
+            not (self._made_folder or (was_empty and self._was_empty))
+            or self.part is not None
+            or self.manifest is not None
+        ):
             return False
         with _commit_guard(self.partial):
             for name in map(self.layout.filename, range(self.layout.num_shards)):
                 (self.folder / name).unlink(missing_ok=True)
             self._remove_state()
-        with contextlib.suppress(OSError):  # something of the user's is in it
-            self.folder.rmdir()
+        if self._made_folder:
+            with contextlib.suppress(OSError):  # something of the user's is in it
+                self.folder.rmdir()
         return True
 
     def _create(self) -> None:
@@ -148,6 +155,7 @@ class FolderWriter:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder}: is a file; name a folder")
         self._made_folder, self._made_partial = not self.folder.exists(), not self.partial.exists()
+        self._was_empty = not self._made_folder and not any(self.folder.iterdir())
         if self.folder.exists() and not (self.folder / MANIFEST).exists() and not self._plan_path.exists():
             others = [path for path in self.folder.iterdir() if path != self.partial]
             inside = [] if self._made_partial else [path for path in self.partial.iterdir() if not _is_state(path)]
@@ -251,7 +259,7 @@ class FolderWriter:
         if recipe_hash != self.plan.recipe_hash:
             raise UsageError(f"{self.folder}: holds another recipe's images; name another folder with --out")
         if layout != self.layout:
-            ours, theirs = self.layout.to_dict(), layout.to_dict()
+            ours, theirs = asdict(self.layout), asdict(layout)
             differing = [f"{key} {theirs[key]}" for key in ours if theirs[key] != ours[key]]
             raise UsageError(
                 f"{self.folder}: holds the same recipe laid out otherwise ({', '.join(differing)}); "
@@ -287,7 +295,7 @@ class FolderWriter:
 
 
 def commit_shard(
-    folder: Path, shard: int, samples: Iterable[Sample], layout: Layout, token: str, order: Sequence[int] | None = None
+    folder: Path, shard: int, samples: Iterable[Entry], layout: Layout, token: str, order: Sequence[int] | None = None
 ) -> ShardRecord:
     """Write one shard and commit it: temporary name, flush to disk, rename, then its record.
 

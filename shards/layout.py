@@ -1,7 +1,7 @@
 """Which sample lies in which shard, at which place, under which name."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Self
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.errors import UsageError
+from shards.typed import as_dict
 
 Indices = npt.NDArray[np.int64]
 
@@ -24,7 +25,7 @@ class Layout:
     """How a data set is spread over shards. With the recipe it determines every byte of the folder.
 
     Groups of `group` consecutive indices are permuted over the shards, and the samples within each shard, both by
-    `seed`. Shards differ by at most one group, and none is empty.
+    `seed`. Shards differ by at most one group, and none is empty. split: as readers call the set, in the tars' names.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Layout:
     seed: int = 0
     png_bits: int = 8
     metadata: bool = True
+    split: str = "train"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be laid out."""
@@ -44,6 +46,10 @@ class Layout:
             raise UsageError(f"--shards {self.num_shards}: give 1 to {self.num_groups}, there are that many {unit}")
         if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):
             raise UsageError(f"name {self.name!r}: only letters, digits, - and _ (readers end a key at the first dot)")
+        if not re.fullmatch(r"[A-Za-z0-9_]+", self.split):
+            raise UsageError(
+                f"split {self.split!r}: only letters, digits and _ (as Hugging Face datasets names splits)"
+            )
         if self.png_bits not in (1, 8):
             raise UsageError(f"--png-bits {self.png_bits}: give 1 or 8")
 
@@ -54,7 +60,7 @@ class Layout:
 
     def filename(self, shard: int) -> str:
         """Name of the tar of shard number `shard`."""
-        return f"{self.name}-train-{shard:06d}.tar"
+        return f"{self.name}-{self.split}-{shard:06d}.tar"
 
     def key(self, index: int) -> str:
         """Key of a sample in its tar: its index, zero-padded, without a dot (readers end a key at the first dot)."""
@@ -84,8 +90,8 @@ class Layout:
         return indices if self.group == 1 else np.sort(indices)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-able."""
-        return asdict(self)
+        """All fields, JSON-able; the split where it is not "train"."""
+        return as_dict(self, ("split",))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import numpy as np
 from shards.errors import DataError, UsageError
 from shards.layout import Layout
 from shards.sample import Image
-from shards.typed import parse
+from shards.typed import as_dict, parse
 
 FORMAT = "fracgen-shards"
-VERSION = 2
+VERSION, PACKED_VERSION = 2, 3
+"""Of folders whose images were rendered, and of those whose images are files as they were found."""
 MANIFEST = "dataset.json"
-FORMULAS = "formulas"
+PACK = "pack"
+"""Stands in the place of a recipe's name where images were packed."""
 PARTIAL = ".partial"
 """Where the state of an unfinished folder lies."""
 
@@ -30,6 +32,8 @@ class ShardRecord:
 
     bytes, sha256: of the tar file. pixels_sha256: of the pixels and labels in it, as `PixelHash` takes them.
     rejections: draws thrown away while making it, by reason. counts: what else was counted, by name.
+    sizes: of images that are files: least and greatest width, least and greatest height; else empty.
+    skipped: files that were left out, by the key that they would have.
     """
 
     name: str
@@ -39,16 +43,34 @@ class ShardRecord:
     pixels_sha256: str
     rejections: Mapping[str, int]
     counts: Mapping[str, int]
+    sizes: tuple[int, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-able; `sizes` and `skipped` where there are any."""
+        return as_dict(self, ("sizes", "skipped"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFormat:
-    """extension: of the image members, without a dot. width, height: pixels. mode: "L" (gray) or "RGB"."""
+    """What the images of a folder are.
+
+    extension: of the image members, without a dot. width, height: pixels. mode: "L" (gray) or "RGB".
+    original: the members are files as they were found, each a JPEG, PNG or WebP whatever the extension says; mode is
+        what `codec.decode_original` makes of them: "L" where all are gray.
+    one_size: else width and height are the greatest of any image.
+    """
 
     extension: str
     width: int
     height: int
     mode: str
+    original: bool = False
+    one_size: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-able; those of files where the images are such."""
+        return as_dict(self, ("original", "one_size"))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,20 +124,20 @@ class Manifest:
 
     @property
     def acceptance(self) -> float:
-        """Accepted draws divided by all draws."""
+        """Accepted draws divided by all draws; images that were taken, by all that were there."""
         return self.num_samples / (self.num_samples + sum(self.rejections.values()))
 
     def to_dict(self) -> dict[str, Any]:
         """What `dataset.json` holds."""
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": PACKED_VERSION if self.image.original else VERSION,
             "recipe": dict(self.recipe),
             "recipe_hash": self.recipe_hash,
             "provenance": dict(self.provenance),
             "layout": self.layout.to_dict(),
             "versions": dict(self.versions),
-            "image": asdict(self.image),
+            "image": self.image.to_dict(),
             "num_samples": self.num_samples,
             "num_classes": self.num_classes,
             "num_bytes": self.num_bytes,
@@ -124,7 +146,7 @@ class Manifest:
             "counts": self.counts,
             "class_names": list(self.class_names),
             "files": dict(self.files),
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [shard.to_dict() for shard in self.shards],
         }
 
     def to_bytes(self) -> bytes:
@@ -154,8 +176,10 @@ def load_manifest(folder: Path) -> Manifest:
         values = json.loads(path.read_text("utf-8"))
         if values["format"] != FORMAT:
             raise DataError(f"{path}: format {values['format']!r}, expected {FORMAT!r}")
-        if values["version"] != VERSION:
-            raise DataError(f"{path}: version {values['version']!r}; this release reads version {VERSION} only")
+        if values["version"] not in (VERSION, PACKED_VERSION):
+            raise DataError(
+                f"{path}: version {values['version']!r}; this release reads {VERSION} and {PACKED_VERSION} only"
+            )
         manifest = parse(Manifest, values)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
@@ -164,7 +188,10 @@ def load_manifest(folder: Path) -> Manifest:
     layout, names = manifest.layout, [shard.name for shard in manifest.shards]
     if any("/" in name for name in manifest.files):
         raise DataError(f"{path}: damaged (a file outside the folder)")
-    if manifest.num_samples != layout.num_samples or names != [layout.filename(n) for n in range(len(names))]:
+    num_skipped = sum(len(shard.skipped) for shard in manifest.shards)
+    if manifest.num_samples + num_skipped != layout.num_samples or names != [
+        layout.filename(n) for n in range(len(names))
+    ]:
         raise DataError(f"{path}: damaged (its shards are not those of its layout)")
     return manifest
 
@@ -196,7 +223,8 @@ class PixelHash:
     """sha256 over the digests of samples, in their order.
 
     A sample's digest is sha256 over its label, dimensions and shape as little-endian int64, and its raw pixels, row by
-    row: so that samples may be made in one order and hashed in another.
+    row: so that samples may be made in one order and hashed in another. Of a file as it was found, it is sha256 over
+    its label and length as little-endian int64, and its bytes: decoders of JPEG differ in the last bit.
     """
 
     def __init__(self) -> None:
@@ -209,6 +237,13 @@ class PixelHash:
         digest.update(np.ascontiguousarray(image).data)
         return digest.digest()
 
+    @staticmethod
+    def digest_file(data: bytes, label: int) -> bytes:
+        """The digest of one sample that is a file as it was found."""
+        digest = hashlib.sha256(struct.pack("<2q", label, len(data)))
+        digest.update(data)
+        return digest.digest()
+
     def update(self, digest: bytes) -> None:
         """Take one more sample in, by its digest."""
         self._hash.update(digest)
@@ -216,61 +251,3 @@ class PixelHash:
     def hexdigest(self) -> str:
         """The hash of all samples so far."""
         return self._hash.hexdigest()
-
-
-def sidecars(manifest: Manifest, carried: Mapping[str, str], source: str = FORMULAS) -> dict[str, bytes]:
-    """The small files by which stock tools find their way: timm, open_clip, Hugging Face datasets.
-
-    carried: what else the folder has, by name, and what that holds. source: what its images were made from.
-    """
-    names = [shard.name for shard in manifest.shards]
-    lengths = [shard.samples for shard in manifest.shards]
-    split = {"name": "train", "num_samples": manifest.num_samples, "filenames": names, "shard_lengths": lengths}
-    texts = {
-        "_info.json": to_json({"splits": {"train": split}}, indent=1) + "\n",
-        "sizes.json": to_json(dict(zip(names, lengths, strict=True)), indent=1) + "\n",
-        "README.md": _data_card(manifest, carried, source),
-    }
-    return {name: text.encode() for name, text in texts.items()}
-
-
-def _data_card(manifest: Manifest, carried: Mapping[str, str], source: str) -> str:
-    layout, image = manifest.layout, manifest.image
-    recipe = "\n".join(
-        f"| {name} | {value} |" for name, value in manifest.recipe.items() if not isinstance(value, dict | list)
-    )
-    members = ["`<key>.cls` (the label)", *(["`<key>.json` (what made it)"] if layout.metadata else [])]
-    last = layout.filename(layout.num_shards - 1)
-    pattern = f"{layout.name}-train-{{000000..{layout.num_shards - 1:06d}}}.tar" if layout.num_shards > 1 else last
-    tag = "- synthetic\n" if source == FORMULAS else ""
-    beside = "".join(f"\n`{name}` holds {what}.\n" for name, what in carried.items())
-    return f"""---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: "{layout.name}-train-*.tar"
-task_categories:
-- image-classification
-tags:
-{tag}- webdataset
----
-
-# {layout.name}
-
-{manifest.num_samples} images of {manifest.num_classes} classes, {image.width} x {image.height} {image.mode},
-made from {source} by fracgen {manifest.versions["fracgen"]}. `dataset.json` holds the whole recipe, and sha256 sums of
-every shard and of its pixels; `fracgen verify` checks them.
-{beside}
-| recipe | |
-| --- | --- |
-{recipe}
-
-Every sample is {", ".join(members)} and `<key>.{image.extension}`.
-
-```python
-webdataset.WebDataset("{pattern}", shardshuffle=False).decode("pil").to_tuple("{image.extension}", "cls")
-datasets.load_dataset("THIS_FOLDER", split="train")
-timm.data.create_dataset("wds/x", "THIS_FOLDER", split="train", is_training=True, batch_size=256)
-```
-"""

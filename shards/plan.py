@@ -54,9 +54,13 @@ def read_record(folder: Path, layout: Layout, shard: int) -> ShardRecord | None:
         record = _read(ShardRecord, folder / PARTIAL / f"{shard:06d}.json")
     except (ValueError, TypeError, RecursionError):
         return None
-    if record is None or record.name != layout.filename(shard) or record.samples != layout.num_indices(shard):
+    if record is None or record.name != layout.filename(shard) or _num_accounted(record) != layout.num_indices(shard):
         return None
     return record if is_there(folder, record) else None
+
+
+def _num_accounted(record: ShardRecord) -> int:
+    return record.samples + len(record.skipped)
 
 
 def is_there(folder: Path, record: ShardRecord) -> bool:

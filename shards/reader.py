@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shards.codec import decode_image
+from shards.codec import decode_image, decode_original
 from shards.errors import DataError
 from shards.manifest import ImageFormat, Manifest, load_manifest
 from shards.sample import Sample
@@ -114,6 +114,15 @@ def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -
         raise DataError(f"{path.name}: sample {key}: {error}") from None
 
 
+def _check_size(shape: tuple[int, ...], image_format: ImageFormat) -> None:
+    """Raises DataError where an image that is a file has not the size that the format says."""
+    height, width = image_format.height, image_format.width
+    if image_format.one_size and shape[:2] != (height, width):
+        raise DataError(f"an image of {shape[1]} x {shape[0]} pixels, not {width} x {height}")
+    if shape[0] > height or shape[1] > width:
+        raise DataError(f"an image of {shape[1]} x {shape[0]} pixels; the greatest has {width} x {height}")
+
+
 def _refuse(constant: str) -> None:
     raise ValueError(f"its metadata holds {constant}")
 
@@ -124,7 +133,11 @@ def decode_sample(raw: RawSample, image_format: ImageFormat, bits: int = 8) -> S
     Raises DataError where it is no image, or another one than the format says.
     """
     try:
-        image = decode_image(raw.image_bytes, bits, shape=image_format.shape)
+        if image_format.original:
+            image = decode_original(raw.image_bytes, image_format.mode)
+            _check_size(image.shape, image_format)
+        else:
+            image = decode_image(raw.image_bytes, bits, shape=image_format.shape)
         return Sample(image=image, index=int(raw.key), label=raw.label, metadata=raw.metadata)
     except (DataError, ValueError) as error:
         raise DataError(f"sample {raw.key}: {error}") from error

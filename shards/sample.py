@@ -1,4 +1,4 @@
-"""What a recipe makes and a shard holds: one image with its label, its key and what made it."""
+"""What a shard holds: one image with its label, its key and what made it, as pixels or as the file it came in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,3 +29,30 @@ class Sample:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSample:
+    """One labelled image as the bytes of its file, which are stored as they are.
+
+    data: a whole JPEG, PNG or WebP. extension: of its member in the tar, the same in the whole folder.
+    width, height: of its pixels. The others are as in `Sample`.
+    """
+
+    data: bytes
+    extension: str
+    width: int
+    height: int
+    index: int
+    label: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A sample that was asked for and left out. file: its name. reason: by which it is counted."""
+
+    index: int
+    file: str
+    reason: str

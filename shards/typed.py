@@ -8,6 +8,23 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def as_dict(value: Any, later: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a dataclass, JSON-able; those of `later` only where they are not the default.
+
+    What came to a format after others wrote it is thus absent where it says nothing, and old bytes stay as they were.
+    """
+    default = {name: _default(field) for field in dataclasses.fields(value) if (name := field.name) in later}
+    return {name: item for name, item in dataclasses.asdict(value).items() if default.get(name, _ABSENT) != item}
+
+
+_ABSENT = object()
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    """The default of a field; MISSING where it has none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def parse(kind: type[T], value: Any) -> T:
     """`value`, as JSON gives it, as a `kind`: a dataclass of str, int, bool, Any, mappings, tuples and dataclasses.
 
@@ -36,6 +53,6 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
     for field in dataclasses.fields(kind):
         if field.name in value:
             fields[field.name] = _parse(hints[field.name], value[field.name], f"{where}.{field.name}")
-        elif field.default is dataclasses.MISSING:
+        elif _default(field) is dataclasses.MISSING:
             raise TypeError(f"{where}.{field.name} is missing")
     return make(**fields)

@@ -16,7 +16,8 @@ def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:
 
     Checked are the size and sha256 of each tar and of every other file; that a tar holds the samples that the layout
     puts there, in that order, and nothing else; that labels are in range and images decode to the stated size and
-    mode; the hash of pixels and labels; and that the manifest's totals and hash follow from what it lists.
+    mode; the hash of pixels and labels (of files as they were found: of bytes and labels); and that the manifest's
+    totals and hash follow from what it lists.
     """
     folder, manifest = shards.folder, shards.manifest
     with ThreadPoolExecutor(workers) as pool:
@@ -35,7 +36,7 @@ def _verify_shard(folder: Path, manifest: Manifest, shard: int) -> list[str]:
             return [f"{record.name}: {size} bytes, the manifest says {record.bytes}"]
         digest = _sha256(path)
         problems = [] if digest == record.sha256 else [f"{record.name}: sha256 differs from the manifest's"]
-        expected = [layout.key(index) for index in layout.indices(shard)]
+        expected = [key for index in layout.indices(shard) if (key := layout.key(index)) not in record.skipped]
         return problems + _verify_samples(path, digest, manifest, record, expected)
     except OSError as error:
         return [f"{record.name}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}"]
@@ -62,7 +63,11 @@ def _verify_samples(path: Path, digest: str, manifest: Manifest, record: ShardRe
         except DataError as error:
             problems.append(f"{record.name}: {error}")
             continue
-        pixels.update(PixelHash.digest(sample.image, sample.label))
+        original = manifest.image.original
+        digest_file, digest_pixels = PixelHash.digest_file, PixelHash.digest
+        pixels.update(
+            digest_file(raw.image_bytes, raw.label) if original else digest_pixels(sample.image, sample.label)
+        )
     if keys != expected or len(keys) != record.samples:
         problems.append(f"{record.name}: its {len(keys)} keys are not the {len(expected)} of the layout, in order")
     rewritten.update(TAR_END)

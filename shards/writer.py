@@ -12,8 +12,10 @@ from shards.codec import encode_png
 from shards.errors import DataError
 from shards.layout import Layout
 from shards.manifest import PixelHash, ShardRecord, to_json
-from shards.sample import Sample
+from shards.sample import FileSample, Sample, Skipped
 
+Entry = Sample | FileSample | Skipped
+"""What a shard is made of."""
 _BLOCK = tarfile.BLOCKSIZE
 TAR_END = bytes(2 * _BLOCK)
 _BUFFER = 1 << 20
@@ -44,24 +46,26 @@ class _HashedFile:
 
 
 def write_tar(
-    path: Path, name: str, samples: Iterable[Sample], layout: Layout, order: Sequence[int] | None = None
+    path: Path, name: str, samples: Iterable[Entry], layout: Layout, order: Sequence[int] | None = None
 ) -> ShardRecord:
     """Write samples to the tar `path`, flushed to the disk, and return the record of it under the name `name`.
 
-    Members are `<key>.cls`, `<key>.json` and `<key>.png`, in that order; owner, group and times are 0.
+    Members are `<key>.cls`, `<key>.json` and `<key>.png` (of a file, its own extension), in that order; owner, group
+    and times are 0.
     order: indices of the samples as they are to lie in the tar; by default as they come. Samples that come before
     their turn are held in memory, encoded. Raises DataError where some of them do not come.
     """
-    pixels, rejections, counts, count = PixelHash(), Counter[str](), Counter[str](), 0
+    pixels, tally, count = PixelHash(), _Tally(), 0
     waiting: dict[int, tuple[list[bytes], bytes]] = {}
     with path.open("wb") as file:
         tar = _HashedFile(file)
         for sample in samples:
             key = layout.key(sample.index)
+            tally.add(sample, key)
+            if isinstance(sample, Skipped):
+                continue
             members = [tar_member(f"{key}.{extension}", data) for extension, data in encode_members(sample, layout)]
-            waiting[sample.index] = members, PixelHash.digest(sample.image, sample.label)
-            rejections.update(sample.rejected)
-            counts.update(sample.counts)
+            waiting[sample.index] = members, _digest(sample)
             turn = sample.index if order is None else order[count]
             while turn in waiting:
                 members, digest = waiting.pop(turn)
@@ -82,17 +86,54 @@ def write_tar(
         bytes=tar.size,
         sha256=tar.hexdigest(),
         pixels_sha256=pixels.hexdigest(),
-        rejections=dict(sorted(rejections.items())),
-        counts=dict(sorted(counts.items())),
+        rejections=dict(sorted(tally.rejections.items())),
+        counts=dict(sorted(tally.counts.items())),
+        sizes=tuple(tally.sizes),
+        skipped=tally.skipped,
     )
 
 
-def encode_members(sample: Sample, layout: Layout) -> Iterable[tuple[str, bytes]]:
+class _Tally:
+    """What a record says of the samples, beside their number and bytes."""
+
+    def __init__(self) -> None:
+        self.rejections, self.counts = Counter[str](), Counter[str]()
+        self.sizes: list[int] = []
+        self.skipped: dict[str, str] = {}
+
+    def add(self, sample: Entry, key: str) -> None:
+        if isinstance(sample, Skipped):
+            self.rejections[sample.reason] += 1
+            self.skipped[key] = sample.file
+            return
+        self.counts.update(sample.counts)
+        if isinstance(sample, Sample):
+            self.rejections.update(sample.rejected)
+        else:
+            self.sizes = merge_sizes([self.sizes, [sample.width, sample.width, sample.height, sample.height]])
+
+
+def merge_sizes(sizes: Iterable[Sequence[int]]) -> list[int]:
+    """Least and greatest width, least and greatest height, of several such; empty ones say nothing."""
+    columns = list(zip(*filter(None, sizes), strict=True))
+    return [choose(column) for choose, column in zip((min, max, min, max), columns, strict=False)]
+
+
+def _digest(sample: Sample | FileSample) -> bytes:
+    if isinstance(sample, FileSample):
+        return PixelHash.digest_file(sample.data, sample.label)
+    return PixelHash.digest(sample.image, sample.label)
+
+
+def encode_members(sample: Sample | FileSample, layout: Layout) -> Iterable[tuple[str, bytes]]:
     """(extension, bytes) of the members of one sample, in the order of the tar."""
     yield "cls", str(sample.label).encode()
     if layout.metadata:
         yield "json", to_json(sample.metadata).encode()
-    yield "png", encode_png(sample.image, layout.png_bits)
+    if isinstance(sample, FileSample):
+        yield sample.extension, sample.data
+    else:
+        yield "png", encode_png(sample.image, layout.png_bits)
 
 
 def tar_member(name: str, data: bytes) -> bytes:

@@ -85,13 +85,13 @@ def read_range(source: Source, tar: int, first: int, last: int) -> Iterator[RawS
 def decode(source: Source, raw: RawSample, *, any_size: bool = False) -> tuple[Image, int]:
     """(image, label) of a sample: uint8 of the shape that the source says, and 0 to num_classes - 1.
 
-    any_size: let images of foreign tars keep their size.
+    any_size: let images that are files of any kind keep their size.
     Raises BadSampleError for a sample that is no good, UsageError for one that needs another option.
     """
     label = label_of(source, raw)
     data = image_bytes(raw, source.extensions)
     try:
-        if not source.ours:
+        if source.originals:
             image = _open_picture(source, data)
         elif source.resize is None:
             image = decode_image(data, source.png_bits, shape=source.shape)
@@ -103,9 +103,9 @@ def decode(source: Source, raw: RawSample, *, any_size: bool = False) -> tuple[I
     except (DataError, OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
         raise BadSampleError(f"{raw}: image cannot be decoded ({error})", "image") from error
     if image.shape != source.shape and not (any_size and image.ndim == len(source.shape)):
-        height, width = source.shape[:2]
+        (height, width), other = source.shape[:2], "greatest" if source.ours else "first"
         raise UsageError(
-            f"{raw}: {image.shape[1]} x {image.shape[0]} pixels, and the first image has {width} x {height}; "
+            f"{raw}: {image.shape[1]} x {image.shape[0]} pixels, and the {other} image has {width} x {height}; "
             "give --resize N to read all at N x N"
         )
     return image, label

@@ -32,7 +32,9 @@ class Source:
     the tars where there is none. extensions: of the image member, in order of preference.
     resize: side in pixels to which each image is resized (shorter edge, bicubic) and cropped (centre).
     skip_bad: samples and tars that cannot be read are counted, not an error.
-    one_size: every image has `shape`, or is an error; else it may be any other's until it is decoded.
+    one_size: every image has `shape`, or is an error; else it may be any other's until it is decoded, and `shape` is
+    the first one's; where a manifest tells them, the greatest height and width.
+    originals: images are files of any kind, decoded by Pillow into the mode of `shape`; else fracgen encoded them.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Source:
     class_names: tuple[str, ...]
     fingerprint: str
     one_size: bool
+    originals: bool
     extensions: tuple[str, ...] = EXTENSIONS
     png_bits: int = 8
     resize: int | None = None
@@ -73,7 +76,8 @@ class Source:
         """One line for the screen."""
         gray = "gray" if self.ours else "gray (as the first; others are made so)"
         mode = "RGB" if len(self.shape) == 3 else gray
-        size = f"{self.shape[1]} x {self.shape[0]}{'' if self.one_size else ' (the first)'}"
+        told = "" if self.one_size else f" (the {'greatest' if self.ours else 'first'})"
+        size = f"{self.shape[1]} x {self.shape[0]}{told}"
         resized = f", resized to {self.resize}" if self.resize else ""
         tars = f"{len(self.tars)} tar{'s' if len(self.tars) > 1 else ''}"
         return (
@@ -89,7 +93,7 @@ def open_source(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Source:
-    """A finished folder of ours, or the tars of a brace pattern or glob ("/d/imagenet-{000000..000146}.tar").
+    """A finished folder of ours, rendered or packed, or tars of a brace pattern or glob ("/d/x-{000000..000146}.tar").
 
     Foreign tars are local, plain files with a `.cls` (a number as text) and an image a sample. Their samples are
     counted by `sizes.json` or `_info.json` beside them, else by one walk over the headers, which calls `progress` tar
@@ -135,7 +139,8 @@ def _open_ours(folder: Path, num_classes: int | None, resize: int | None, skip_b
         shape=shape if resize is None else (resize, resize, *shape[2:]),
         class_names=manifest.class_names,
         fingerprint=hashlib.sha256(manifest.to_bytes()).hexdigest(),
-        one_size=True,
+        one_size=manifest.image.one_size or resize is not None,
+        originals=manifest.image.original,
         extensions=(manifest.image.extension,),
         png_bits=manifest.layout.png_bits,
         resize=resize,
@@ -165,6 +170,7 @@ def _open_foreign(
         class_names=(),
         fingerprint=_fingerprint(tars, counts),
         one_size=resize is not None,
+        originals=True,
         resize=resize,
         skip_bad=skip_bad,
     )

@@ -1,0 +1,74 @@
+"""The small files beside the shards: for timm, open_clip and Hugging Face datasets, and whoever finds the folder."""
+
+from collections.abc import Mapping
+
+from shards.manifest import Manifest, to_json
+
+FORMULAS = "formulas"
+
+
+def sidecars(manifest: Manifest, carried: Mapping[str, str], source: str = FORMULAS) -> dict[str, bytes]:
+    """The small files by which stock tools find their way: timm, open_clip, Hugging Face datasets.
+
+    carried: what else the folder has, by name, and what that holds. source: what its images were made from.
+    """
+    names = [shard.name for shard in manifest.shards]
+    lengths = [shard.samples for shard in manifest.shards]
+    name = manifest.layout.split
+    split = {"name": name, "num_samples": manifest.num_samples, "filenames": names, "shard_lengths": lengths}
+    texts = {
+        "_info.json": to_json({"splits": {name: split}}, indent=1) + "\n",
+        "sizes.json": to_json(dict(zip(names, lengths, strict=True)), indent=1) + "\n",
+        "README.md": _data_card(manifest, carried, source),
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def _data_card(manifest: Manifest, carried: Mapping[str, str], source: str) -> str:
+    layout, image = manifest.layout, manifest.image
+    recipe = "\n".join(
+        f"| {name} | {value} |" for name, value in manifest.recipe.items() if not isinstance(value, dict | list)
+    )
+    about = "where it came from" if image.original else "what made it"
+    members = ["`<key>.cls` (the label)", *([f"`<key>.json` ({about})"] if layout.metadata else [])]
+    last = layout.filename(layout.num_shards - 1)
+    split, training, tars = layout.split, layout.split == "train", f"{layout.name}-{layout.split}"
+    pattern = f"{tars}-{{000000..{layout.num_shards - 1:06d}}}.tar" if layout.num_shards > 1 else last
+    tag = "- synthetic\n" if source == FORMULAS else ""
+    size = f"{'' if image.one_size else 'of up to '}{image.width} x {image.height} {image.mode}"
+    if image.original:
+        made = f"Packed by fracgen {manifest.versions['fracgen']} as they were found, not encoded anew."
+        hashed = "of\nevery shard and of what is in it"
+    else:
+        made = f"made from {source} by fracgen {manifest.versions['fracgen']}."
+        hashed = "of\nevery shard and of its pixels"
+    beside = "".join(f"\n`{name}` holds {what}.\n" for name, what in carried.items())
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: {split}
+    path: "{tars}-*.tar"
+task_categories:
+- image-classification
+tags:
+{tag}- webdataset
+---
+
+# {layout.name}
+
+{manifest.num_samples} images of {manifest.num_classes} classes, {size}{"." if image.original else ","}
+{made} `dataset.json` holds the whole recipe, and sha256 sums {hashed}; `fracgen verify` checks them.
+{beside}
+| recipe | |
+| --- | --- |
+{recipe}
+
+Every sample is {", ".join(members)} and `<key>.{image.extension}`.
+
+```python
+webdataset.WebDataset("{pattern}", shardshuffle=False).decode("pil").to_tuple("{image.extension}", "cls")
+datasets.load_dataset("THIS_FOLDER", split="{split}")
+timm.data.create_dataset("wds/x", "THIS_FOLDER", split="{split}", is_training={training}, batch_size=256)
+```
+"""
