@@ -25,6 +25,7 @@ from shards.errors import DataError, FracgenError, UsageError
 from shards.reader import open_shards
 from train import data, samples
 from train.data import Resident, SkippedDataWarning, Stream, choose_feed, open_source
+from train.pictures import square
 from train.stream import Plan
 
 CPU = torch.device("cpu")
@@ -458,7 +459,7 @@ def test_a_transform_takes_mixed_sizes_from_a_stream(tmp_path):
 def test_resizing_crops_the_centre():
     pixels = np.zeros((20, 40), np.uint8)
     pixels[:, 10:30] = 200
-    resized = np.asarray(samples._resize(Image.fromarray(pixels), 10))
+    resized = np.asarray(square(Image.fromarray(pixels), 10))
     assert resized.shape == (10, 10) and resized[:, 1:-1].min() >= 199
 
 

@@ -56,7 +56,9 @@ class Work(Protocol):
     def parts(
         self, start_step: int, worker: int, num_workers: int, slots: Sequence[torch.Tensor] = ()
     ) -> Iterator[Part]:
-        """The parts of one of the workers, one a step, without end. All workers' rows of a step are the whole batch.
+        """The parts of one of the workers, one a step, without end or, of all workers, to the same step.
+
+        All workers' rows of a step are the whole batch.
 
         slots: room for images, uint8 (most_rows, C, H, W) each; step k writes to slot k % len(slots).
         """
@@ -93,6 +95,12 @@ def check_workers(transform: object, num_workers: int) -> None:
         raise UsageError("--workers 0: a transform of single images seeds global generators, so it needs 1 or more")
 
 
+def check_repeats(repeats: int) -> None:
+    """Raises UsageError for a number of repeats that means nothing."""
+    if repeats < 1:
+        raise UsageError(f"feed.repeats {repeats}: give 1 or more")
+
+
 def check_batch(num_samples: int, batch_size: int, rank: int, world: int) -> int:
     """Samples of a batch that one rank gets. Raises UsageError for a batch that the set or the ranks do not allow."""
     if not 0 <= rank < world:
@@ -112,7 +120,7 @@ def check_batch(num_samples: int, batch_size: int, rank: int, world: int) -> int
 def feed(
     work: Work, start_step: int, num_workers: int, *, device: torch.device, skipped: Skipped
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-    """(images, labels) of each step on the device, without end, made while the caller computes.
+    """(images, labels) of each step on the device, as long as the work goes on, made while the caller computes.
 
     A thread keeps two batches ready; num_workers 0 has it do the work too. Closing the iterator ends workers and
     thread. Raises the first error of any worker, DataError where a worker dies.
@@ -175,7 +183,10 @@ def _worker_parts(work: Work, start_step: int, num_workers: int) -> Generator[li
     iterator: Any = iter(loader)
     try:
         while True:
-            yield [_from_slot(next(iterator), slots[n] if slots else ()) for n in range(num_workers)]
+            parts = list(itertools.islice(iterator, num_workers))
+            if not parts:
+                return
+            yield [_from_slot(part, slots[n] if slots else ()) for n, part in enumerate(parts)]
     except (RuntimeError, OSError, EOFError) as error:
         if not isinstance(error, RuntimeError):  # a worker died while it handed over; the system may still be at it
             wait([w.sentinel for w in iterator._workers], timeout=5)

@@ -3,14 +3,14 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from shards.errors import DataError, UsageError
-from train.feeding import Part, check_batch, check_workers, cores, feed
+from train.feeding import Part, check_batch, check_repeats, check_workers, cores, feed
 from train.samples import Batch, Skipped, Transform, decode_first, first_numbers, transformed
 from train.seeds import generator
 from train.source import Progress, Source
@@ -51,16 +51,54 @@ class Resident:
         Raises UsageError for a batch that does not fit set and ranks, or images that do not fit in memory or are not
         of one size; DataError for bad data.
         """
-        self.source, self.batch_size, self.seed, self.rank, self.world = source, batch_size, seed, rank, world
-        self.device, self._transform, self._num_workers = device, transform, num_workers
-        if repeats < 1:
-            raise UsageError(f"feed.repeats {repeats}: give 1 or more")
+        check_repeats(repeats)
         check_batch(source.num_samples * repeats, batch_size, rank, world)
         check_workers(transform, num_workers)
-        self._skipped = Skipped()
-        images, labels, self.numbers = _load(source, self._skipped, progress)
+        self._skipped, self._counts = Skipped(), source.counts
+        arrays = _load(source, self._skipped, progress)
+        self._set_up(
+            *arrays,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            rank=rank,
+            world=world,
+            repeats=repeats,
+            transform=transform,
+            num_workers=num_workers,
+        )
+
+    @classmethod
+    def from_arrays(cls, images: torch.Tensor, labels: torch.Tensor, numbers: Indices, **options: Any) -> Self:
+        """A set that is decoded already: uint8 (N, C, H, W), int64 (N,); and which samples these are, ascending (N,).
+
+        options: as the constructor's, batch_size, seed and device at least. Raises UsageError as it does.
+        """
+        self = cls.__new__(cls)
+        self._skipped, self._counts = Skipped(), (int(numbers[-1]) + 1 if len(numbers) else 0,)
+        self._set_up(images, labels, numbers, **options)
+        return self
+
+    def _set_up(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        numbers: Indices,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
+        transform: Transform | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        check_repeats(repeats)
+        check_workers(transform, num_workers)
         self._per_rank = check_batch(len(labels) * repeats, batch_size, rank, world)
-        self._repeats = repeats
+        self.batch_size, self.seed, self.rank, self.world, self.device = batch_size, seed, rank, world, device
+        self.numbers, self._repeats, self._transform, self._num_workers = numbers, repeats, transform, num_workers
         home = torch.device("cpu") if transform else device
         try:
             self.images, self.labels = images.to(home), labels.to(home)
@@ -79,7 +117,7 @@ class Resident:
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """The rank's batches from step `start_step` on, without end; each depends on source, seed, step and rank."""
-        order = _Order(
+        order = Order(
             self.num_samples,
             self._repeats,
             seed=self.seed,
@@ -108,8 +146,8 @@ class Resident:
         uint8 batches of at most `batch_size`; positions are the samples' numbers in the set. rank, world: for every
         world-th of them, from `rank` on.
         """
-        num = self.source.num_samples if num is None else min(num, self.source.num_samples)
-        numbers = np.concatenate(first_numbers(self.source, num))[rank::world]
+        num = sum(self._counts) if num is None else min(num, sum(self._counts))
+        numbers = np.concatenate(first_numbers(self._counts, num))[rank::world]
         places = np.searchsorted(self.numbers, numbers[np.isin(numbers, self.numbers)])
         size = batch_size or self._per_rank
         for start in range(0, len(places), size):
@@ -139,8 +177,8 @@ def _load(source: Source, skipped: Skipped, progress: Progress | None) -> tuple[
     return images[:good], torch.from_numpy(labels[:good]), numbers[:good]
 
 
-class _Order:
-    """Which samples a rank's batches hold."""
+class Order:
+    """Which samples a rank's batches hold: entry p % N of the permutation of epoch p // N at position p of the run."""
 
     def __init__(self, num_samples: int, repeats: int, *, seed: int, batch_size: int, per_rank: int, rank: int) -> None:
         self._num_samples, self._num, self._seed = num_samples, num_samples * repeats, seed
@@ -173,7 +211,7 @@ class _TransformWork(NamedTuple):
 
     images: torch.Tensor
     labels: torch.Tensor
-    order: _Order
+    order: Order
     transform: Transform
     seed: int
 

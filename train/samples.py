@@ -18,8 +18,9 @@ from PIL import UnidentifiedImageError
 from shards.codec import decode_image
 from shards.errors import DataError, UsageError
 from shards.sample import Image
+from train.pictures import GRAY_MODES, over_black, square
 from train.seeds import key
-from train.source import GRAY_MODES, Source, image_bytes
+from train.source import Source, image_bytes
 from train.tars import BadSampleError, RawSample, read_samples
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -87,7 +88,7 @@ def decode(source: Source, raw: RawSample, *, any_size: bool = False) -> tuple[I
     any_size: let images of foreign tars keep their size.
     Raises BadSampleError for a sample that is no good, UsageError for one that needs another option.
     """
-    label = _label(source, raw)
+    label = label_of(source, raw)
     data = image_bytes(raw, source.extensions)
     try:
         if not source.ours:
@@ -96,7 +97,7 @@ def decode(source: Source, raw: RawSample, *, any_size: bool = False) -> tuple[I
             image = decode_image(data, source.png_bits, shape=source.shape)
         else:
             picture = PillowImage.fromarray(decode_image(data, source.png_bits))
-            image = np.asarray(_resize(picture, source.resize))
+            image = np.asarray(square(picture, source.resize))
     except UnidentifiedImageError:
         raise BadSampleError(f"{raw}: no {', '.join(FORMATS)} image", "image") from None
     except (DataError, OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
@@ -127,7 +128,8 @@ def transformed(transform: Transform, image: Image, seed: int, position: int) ->
     return transform(PillowImage.fromarray(image).convert("RGB"))
 
 
-def _label(source: Source, raw: RawSample) -> int:
+def label_of(source: Source, raw: RawSample) -> int:
+    """The label of a sample: 0 to num_classes - 1. Raises as `decode`."""
     text = raw.members.get("cls")
     if text is None:
         raise BadSampleError(f"{raw} has no .cls", "members")
@@ -150,20 +152,10 @@ def _open_picture(source: Source, data: bytes) -> Image:
         picture: PillowImage.Image = opened
         if picture.mode.startswith(("I", "F")):
             raise DataError(f"mode {picture.mode}; 8 bits a channel are read")
-        if picture.mode not in GRAY_MODES and (picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info):
-            picture = picture.convert("RGBA")
-            picture = PillowImage.alpha_composite(PillowImage.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+        if picture.mode not in GRAY_MODES:
+            picture = over_black(picture)
         picture = picture.convert("L" if len(source.shape) == 2 else "RGB")
-        return np.asarray(picture if source.resize is None else _resize(picture, source.resize))
-
-
-def _resize(picture: PillowImage.Image, side: int) -> PillowImage.Image:
-    """Shorter edge to `side` (bicubic, antialiased), then the central square."""
-    scale = side / min(picture.size)
-    width, height = (max(side, round(edge * scale)) for edge in picture.size)
-    picture = picture.resize((width, height), PillowImage.Resampling.BICUBIC)
-    left, top = (width - side) // 2, (height - side) // 2
-    return picture.crop((left, top, left + side, top + side))
+        return np.asarray(picture if source.resize is None else square(picture, source.resize))
 
 
 class Decoded(NamedTuple):
@@ -182,10 +174,10 @@ def decode_first(
     chosen: which of those numbers. Bad ones are left out where the source says so, else BadSampleError is raised.
     """
     wanted = np.zeros(source.num_samples, bool)
-    wanted[np.concatenate(first_numbers(source, num))[chosen]] = True
+    wanted[np.concatenate(first_numbers(source.counts, num))[chosen]] = True
 
     def numbered() -> Iterator[tuple[int, RawSample | BadSampleError]]:
-        for tar, numbers in enumerate(first_numbers(source, num)):
+        for tar, numbers in enumerate(first_numbers(source.counts, num)):
             if len(numbers):
                 found = read_range(source, tar, 0, len(numbers))
                 yield from ((n, raw) for n, raw in zip(numbers.tolist(), found, strict=True) if wanted[n])
@@ -208,10 +200,10 @@ def decode_first(
                         skipped.extend([(decoded.reason, str(decoded))])
 
 
-def first_numbers(source: Source, num: int) -> list[npt.NDArray[np.int64]]:
+def first_numbers(counts: Sequence[int], num: int) -> list[npt.NDArray[np.int64]]:
     """Numbers of `num` samples of the set, tar by tar: of each its first, as many as its share of the set."""
-    ends = np.cumsum((0, *source.counts))
-    shares = np.diff(ends * num // source.num_samples)
+    ends = np.cumsum((0, *counts))
+    shares = np.diff(ends * num // ends[-1])
     return [np.arange(start, start + share) for start, share in zip(ends, shares, strict=False)]
 
 

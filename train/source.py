@@ -15,10 +15,10 @@ from webdataset.shardlists import expand_urls
 
 from shards.errors import DataError, UsageError
 from shards.manifest import load_manifest
+from train.pictures import GRAY_MODES
 from train.tars import BadSampleError, RawSample, count_samples, first_sample
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp")
-GRAY_MODES = ("1", "L")
 Progress = Callable[[int, int], None]
 """Called with (how many are done, how many there are)."""
 

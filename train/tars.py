@@ -4,7 +4,7 @@ import os
 import re
 import tarfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -40,6 +40,26 @@ class RawSample(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.tar}: sample {self.key}"
+
+
+class Span(NamedTuple):
+    """Where a member lies in its tar, in bytes: its header, its data, and how long these are."""
+
+    header: int
+    start: int
+    size: int
+
+
+def index_samples(path: str) -> tuple[list[tuple[str, dict[str, Span]]], str | None]:
+    """((key, members by extension) of each sample, what is wrong behind the last that can be told), from headers alone.
+
+    Raises FileNotFoundError where there is no such tar.
+    """
+    found: list[tuple[str, dict[str, Span]]] = []
+    fault = _walk(
+        path, lambda sample: found.append((sample["__key__"], {k: v for k, v in sample.items() if k[:2] != "__"}))
+    )
+    return found, fault
 
 
 def read_samples(path: str, count: int, first: int = 0, last: int | None = None) -> Iterator[RawSample]:
@@ -140,22 +160,36 @@ def _index(path: str) -> tuple[npt.NDArray[np.int64], str | None]:
 
 @lru_cache(maxsize=1024)  # as many lanes begin in one tar, once an epoch; 8 bytes a sample
 def _index_of(path: str, size: int, mtime: int) -> tuple[npt.NDArray[np.int64], str | None]:
-    name, offsets, fault = Path(path).name, array("q"), None
+    offsets = array("q")
+
+    def note(sample: dict[str, Any]) -> None:
+        offsets.append(min(span.header for key, span in sample.items() if not key.startswith("__")))
+
+    fault = _walk(path, note)
+    return np.array(offsets, np.int64), fault
+
+
+def _walk(path: str, note: Callable[[dict[str, Any]], None]) -> str | None:
+    """Hand each sample's spans on, by webdataset's names; returns what is wrong behind the last that can be told."""
+    name, num, fault = Path(path).name, 0, None
     try:
         with Path(path).open("rb") as file:
             for sample in group_by_keys(_headers(file, path)):
-                offsets.append(min(value for key, value in sample.items() if not key.startswith("__")))
+                note(sample)
+                num += 1
             end = file.read(_BLOCK)
         if end != bytes(_BLOCK):
-            fault = f"no header after {len(offsets)} samples" if end else "it ends without the block that closes a tar"
+            fault = f"no header after {num} samples" if end else "it ends without the block that closes a tar"
+    except FileNotFoundError:
+        raise
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
         fault = _first_word(error)
-    return np.array(offsets, np.int64), fault and f"{name}: no whole tar ({fault})"
+    return fault and f"{name}: no whole tar ({fault})"
 
 
 def _headers(file: BinaryIO, path: str) -> Iterator[dict[str, Any]]:
-    for name, offset, _ in _plain_headers(file):
-        yield {"fname": name, "data": offset, "__url__": path}
+    for name, offset, size in _plain_headers(file):
+        yield {"fname": name, "data": Span(offset, offset + _BLOCK, size), "__url__": path}
     start = file.tell()
     if file.read(_BLOCK).strip(b"\0"):
         file.seek(start)
@@ -163,7 +197,8 @@ def _headers(file: BinaryIO, path: str) -> Iterator[dict[str, Any]]:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # they would all be kept
                 if member.isreg() and not _META.match(member.name):
-                    yield {"fname": member.name, "data": member.offset, "__url__": path}
+                    span = Span(member.offset, member.offset_data, member.size)
+                    yield {"fname": member.name, "data": span, "__url__": path}
             start = tar.offset
     file.seek(start)
 
