@@ -6,15 +6,17 @@ every direction: that of cross entropy is at most X'X / 2N (Boehning 1992), whic
 Correlated features then cost no more steps than independent ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 L2 = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 """The penalties that are tried. Of mean cross entropy: scikit-learn's C is 1 / (l2 x samples)."""
+T = TypeVar("T")
 _STEPS = 200
 _CHUNK = 1024
 
@@ -41,7 +43,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Logistic:
-    """A fitted regression. weights: float32 (K, D + 1), the intercepts last. gradient: its largest entry, at the end."""
+    """A fitted regression. weights: float32 (K, D + 1), intercepts last. gradient: its largest entry, at the end."""
 
     weights: Tensor
     loss: float
@@ -134,7 +136,7 @@ def fit_best(
 def nearest_guesses(
     bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: int = 20, temperature: float = 0.07
 ) -> Tensor:
-    """The class that the k nearest rows of the bank vote for, int64 (M,), as DINO does it (Caron et al. 2021).
+    """The class that the k nearest rows of the bank vote for, int64 (M,), as in DINO (Caron et al. 2021).
 
     Near is a large cosine; a neighbour's vote is exp(cosine / temperature). bank: float32 (N, D); labels: int64 (N,);
     queries: float32 (M, D).
@@ -145,6 +147,22 @@ def nearest_guesses(
         cosines = torch.nn.functional.normalize(part) @ bank.mT
         near, rows = cosines.topk(k, dim=1)
         votes = near.new_zeros(len(part), num_classes)
-        votes.scatter_add_(1, labels[rows], ((near - 1) / temperature).exp_())
+        votes.scatter_add_(1, labels[rows], ((near - 1) / temperature).exp_())  # less 1: the same votes, no overflow
         guesses.append(votes.argmax(1))
-    return torch.cat(guesses) if guesses else labels.new_zeros(0)
+    return torch.cat(guesses)
+
+
+def each_block(judge: Callable[[int], T], num_blocks: int, device: torch.device) -> list[T]:
+    """`judge` of every block's number, in order.
+
+    On a CPU, blocks run beside each other with one thread each: these products are too small for more threads.
+    """
+    if device.type != "cpu":
+        return [judge(number) for number in range(num_blocks)]
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "blocks", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        return list(pool.map(judge, range(num_blocks)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
