@@ -19,7 +19,7 @@ from shards.errors import DataError, UsageError
 
 VERSION = 1
 LAST = "last.pt"
-_DAMAGE = (
+DAMAGE = (
     *(OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError),
     *(pickle.UnpicklingError, zipfile.BadZipFile),
 )
@@ -74,7 +74,7 @@ def load(path: Path) -> Checkpoint:
                 raise ValueError(f"{damaged} is damaged")
         values = torch.load(path, map_location="cpu", weights_only=True)
         version = values.pop("version")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         first = str(error).splitlines()[0] if str(error) else repr(error)
         raise DataError(f"{path}: no whole checkpoint ({first})") from error
     if version != VERSION:

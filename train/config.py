@@ -13,6 +13,7 @@ from shards.values import build, parse_yaml, read_text
 from train.draws import RandAugment
 from train.seeds import MAX_SEED
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -45,13 +46,14 @@ class Optim:
 class Schedule:
     """Length, in one of three units, and a cosine after a linear warm-up. The rates are scaled as `Optim.lr`.
 
-    warmup_steps: at most 5 % of the run are taken.
+    warmup_steps: at most 5 % of the run are taken. warmup_epochs: the same in epochs, in its place where above 0.
     """
 
     steps: int = 0
     samples: int = 0
     epochs: float = 0.0
     warmup_steps: int = 5000
+    warmup_epochs: float = 0.0
     warmup_lr: float = 1e-6
     min_lr: float = 1e-5
 
@@ -157,6 +159,18 @@ def _check(settings: object, group: str, most: int, *names: str) -> None:
     for name in names:
         if not 0 <= (value := getattr(settings, name)) <= most:
             raise UsageError(f"{group}.{name} {value}: must be 0 to {most}")
+
+
+def as_begun(settings: S, begun: Mapping[str, Any]) -> S:
+    """What is left to this machine to choose stays as it was when the run began: the feed, and the precision."""
+    whole: Any = settings
+    feed, run = whole.feed, whole.run
+    if feed.mode == "auto":
+        feed = dataclasses.replace(feed, mode=begun["feed"]["mode"])
+    if run.precision == "auto":
+        run = dataclasses.replace(run, precision=begun["run"]["precision"])
+    changed: S = dataclasses.replace(whole, feed=feed, run=run)
+    return changed
 
 
 UNTOLD = (

@@ -119,7 +119,7 @@ class _TrainWork(NamedTuple):
         self, index: int, position: int, bad: set[int], skipped: list[tuple[str, str]]
     ) -> tuple[int, Image.Image]:
         """(number, picture) of the first entry that is good, from a position on, in the permutation of its epoch."""
-        epoch, entry = divmod(position, self.num)
+        (epoch, entry), first = divmod(position, self.num), ""
         for ahead in range(self.num):
             if ahead:
                 at = epoch * self.num + (entry + ahead) % self.num
@@ -132,8 +132,9 @@ class _TrainWork(NamedTuple):
                 if not self.skip_bad:
                     raise
                 bad.add(index)
+                first = first or f"; {error}"
                 skipped.append((error.reason, str(error)))
-        raise DataError(f"{self.examples.name}: no image of {len(self.examples)} can be used")
+        raise DataError(f"{self.examples.name}: no image of {len(self.examples)} can be used{first}")
 
 
 def clean_batches(

@@ -54,7 +54,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class _Opener:
-    """How one split is opened, from its place. num_classes: 0 where it is not known."""
+    """How one split is opened, from its place. num_classes: of tars without a manifest; 0 where it is not known."""
 
     num_classes: int
     skip_bad: bool
@@ -70,7 +70,7 @@ class _Opener:
         elif Path(where).is_dir() or _is_pattern(where):
             found = open_tars(
                 where,
-                num_classes=self.num_classes,
+                num_classes=0 if Path(where).is_dir() else self.num_classes,
                 skip_bad=self.skip_bad,
                 skipped=self.skipped,
                 progress=self.progress,
@@ -79,8 +79,6 @@ class _Opener:
             raise UsageError(f"{where}: no such folder")
         if not len(found):
             raise UsageError(f"{found.name}: nothing in it")
-        if self.num_classes not in (0, len(found.class_names)):
-            raise UsageError(f"--num-classes {self.num_classes}: {found.name} has {len(found.class_names)} classes")
         return found
 
 
@@ -114,8 +112,10 @@ def open_splits(
     opener = _Opener(num_classes, skip_bad, Skipped(), progress)
     found = open_named(data, root) if is_name(data) and not Path(data).exists() else _find(data)
     train = opener.open(found["train"])
+    if num_classes not in (0, len(train.class_names)):
+        raise UsageError(f"--num-classes {num_classes}: {train.name} has {len(train.class_names)} classes")
     _check_train(train)
-    beside = _Opener(num_classes or len(train.class_names), skip_bad, opener.skipped, progress)
+    beside = _Opener(len(train.class_names), skip_bad, opener.skipped, progress)
     val_place: str | Examples | None = val or None
     test_place: str | Examples | None = test or found.get("test")
     if "val" in found and not (isinstance(found["val"], str) and val and Path(val) == Path(found["val"])):

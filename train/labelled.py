@@ -27,7 +27,7 @@ class Pictures(Protocol):
     """Where pictures lie. It is read by many threads at once, and pickled or forked to workers."""
 
     def open(self, place: int, about: int) -> Image.Image:
-        """Picture number `place`, in mode L where it is gray, else RGB. Raises BadSampleError. about: as `read_picture`."""
+        """Picture number `place`, in mode L where it is gray, else RGB. about: as `read_picture` takes it."""
 
     def label(self, place: int) -> str:
         """Its name, for messages."""
@@ -131,12 +131,13 @@ def _shown(entry: "os.DirEntry[str]") -> bool:
 
 def _files(folder: str, prefix: str, above: tuple[int, ...] = ()) -> Iterator[tuple[str, int]]:
     """(name from the folder of classes on, size) of each image; a link to a folder above is not followed again."""
+    above = (*above, Path(folder).stat().st_ino)
     for entry in os.scandir(folder):
         if not _shown(entry):
             continue
         if entry.is_dir():
-            if (inode := entry.stat().st_ino) not in above:
-                yield from _files(entry.path, f"{prefix}/{entry.name}", (*above, inode))
+            if entry.stat().st_ino not in above:
+                yield from _files(entry.path, f"{prefix}/{entry.name}", above)
         elif entry.name.lower().endswith(SUFFIXES):
             there = entry.is_file()  # else a link to nothing: an error when it is read, not an image less
             yield f"{prefix}/{entry.name}", entry.stat().st_size if there else -1

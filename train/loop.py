@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from shards.errors import DataError
 from train.checkpoint import Checkpoint
 from train.ranks import Ranks
+from train.seeds import key
 
 Ending = Literal["finished", "stopped", "interrupted"]
 _ASK_EVERY = 10
@@ -46,6 +48,61 @@ class State:
             raise DataError(f"the checkpoint is of another model or optimiser ({' '.join(first)})") from error
         self.step = last.step
 
+    def to_checkpoint(self, *, config: Mapping[str, Any], data: str, world: int) -> Checkpoint:
+        """What `restore` goes back to."""
+        return Checkpoint(
+            step=self.step,
+            config=config,
+            data=data,
+            world=world,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+        )
+
+
+def wrapped(model: nn.Module, ranks: Ranks, *, compiled: bool) -> Any:
+    """The model as it is called in training: compiled where that is asked for, and one of several processes."""
+    network: Any = torch.compile(model) if compiled else model
+    if ranks.world > 1:
+        network = DistributedDataParallel(network, device_ids=[ranks.device] if ranks.device.type == "cuda" else None)
+    return network.train()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """One step: loss, gradients, new weights.
+
+    loss: a mean over the batch, from logits and targets. amp: what autocast computes in, None for float32. clip: of the
+    gradients' norm; 0 is never.
+    """
+
+    state: State
+    loss: Callable[[Tensor, Tensor], Tensor]
+    network: Any
+    rates: Any
+    amp: torch.dtype | None
+    clip: float
+    seed: int
+    ranks: Ranks
+
+    def __call__(self, step: int, images: Tensor, targets: Tensor) -> Tensor:
+        """The loss of step number `step`, on the device. images: (B, 3, H, W). targets: (B, num_classes)."""
+        state = self.state
+        torch.manual_seed(key(self.seed, "layers", step, self.ranks.rank))  # drop path's and dropout's
+        self.rates.step_update(step)
+        with torch.autocast(self.ranks.device.type, dtype=self.amp, enabled=self.amp is not None):
+            logits = self.network(images)
+        loss = self.loss(logits, targets)
+        torch.autograd.backward(state.scaler.scale(loss))
+        if self.clip:
+            state.scaler.unscale_(state.optimizer)
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        return loss
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
@@ -56,19 +113,20 @@ class Pace:
     stop_after: int = 0
     log_every: int = 50
     checkpoint_every: int = 1000
-    clean_every: int = 0
+    check_every: int = 0
 
 
 @dataclass(kw_only=True)
 class Loop:
     """What happens beside the steps, all of it on every rank.
 
-    log: values at a step. save: a checkpoint. clean: accuracy on clean images, where the protocol has one.
+    log: values at a step. save: a checkpoint. check: a look at images that are not trained on, where the protocol has
+    one; gives values to log.
     """
 
     log: Callable[[int, Mapping[str, float]], None]
     save: Callable[[], None]
-    clean: Callable[[], float] | None = None
+    check: Callable[[], Mapping[str, float]] | None = None
     advance: Callable[[], None] = lambda: None
     asked: list[int] = field(default_factory=list)
 
@@ -89,13 +147,13 @@ def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace
             losses.append(take_step(state.step).detach())
             state.step += 1
             loop.advance()
-            log, save, clean = (
-                _due(state.step, every) for every in (pace.log_every, pace.checkpoint_every, pace.clean_every)
+            log, save, check = (
+                _due(state.step, every) for every in (pace.log_every, pace.checkpoint_every, pace.check_every)
             )
             ask = ranks.world == 1 or ranks.device.type == "cpu" or state.step % _ASK_EVERY == 0
             asked = ask and ranks.any(bool(loop.asked))
             last = state.step == end or asked
-            if not (log or save or clean or last or len(losses) >= 1000):
+            if not (log or save or check or last or len(losses) >= 1000):
                 continue
             seen.extend(_finite(losses, state.step, ranks))
             losses.clear()
@@ -114,8 +172,8 @@ def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace
             if save or last:
                 _check_weights(state)
                 loop.save()
-            if loop.clean is not None and (clean or (last and (not asked or state.step == pace.steps))):
-                values = {"clean_accuracy": loop.clean()}
+            if loop.check is not None and (check or (last and (not asked or state.step == pace.steps))):
+                values = dict(loop.check())
                 loop.log(state.step, values)
             clock, counted = (time.perf_counter(), state.step) if values else (clock, counted)
             if asked and state.step < end:

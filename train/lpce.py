@@ -12,6 +12,12 @@ from train.seeds import key
 _soft_cross_entropy = SoftTargetCrossEntropy()  # type: ignore[no-untyped-call]
 
 
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean of -sum_c q(c) log p(c | image) over the images, float32. logits, targets q: (B, num_classes)."""
+    loss: Tensor = _soft_cross_entropy(logits.float(), targets)
+    return loss
+
+
 def lpce(logits: Tensor, targets: Tensor) -> Tensor:
     """The locally perturbed cross entropy (Nakamura et al., ECCV 2024, section 3).
 
@@ -22,8 +28,7 @@ def lpce(logits: Tensor, targets: Tensor) -> Tensor:
 
     logits: (B, L). targets: (B, L) float, rows that sum to one. Returns a float32 scalar.
     """
-    loss: Tensor = _soft_cross_entropy(logits.float(), targets)
-    return loss
+    return cross_entropy(logits, targets)
 
 
 class Mixer:

@@ -58,12 +58,12 @@ def open_named(data: str, root: str) -> dict[str, Examples]:
 
 
 def _create(data: str, root: str, split: str) -> Any:
-    from timm.data import create_dataset
+    from timm.data.dataset_factory import create_dataset
 
     try:
         return create_dataset(data, root=root, split=split, download=True)
     except ImportError as error:
-        needed = "tensorflow and tensorflow-datasets" if data.lower().startswith("tfds") else "datasets"
+        needed = "tensorflow tensorflow-datasets" if data.lower().startswith("tfds") else "datasets"
         raise UsageError(f"{data}: needs a library that is not here: pip install {needed}") from error
     except Exception as error:  # of torchvision, datasets, TensorFlow or the net: each has errors of its own
         raise UsageError(
@@ -112,7 +112,7 @@ class _Indexed:
 
 def _from_torch(name: str, opened: Any) -> Examples:
     labels = opened.targets if hasattr(opened, "targets") else [category for category, _ in opened.index]
-    names = getattr(opened, "classes", None) or getattr(opened, "all_categories", ())
+    names = getattr(opened, "classes", ()) or getattr(opened, "all_categories", ())
     return _named(name, names, labels, _Indexed(name, opened))
 
 

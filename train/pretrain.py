@@ -7,36 +7,30 @@ The defaults are the published recipe of "Scaling Backwards" (ECCV 2024): ViT-Ti
 samples in batches of 256, AdamW, DeiT's augmentation. The same command goes on where a run was stopped.
 """
 
-import importlib.util
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from shards.errors import UsageError
-from train import console
+from train import console, options
 from train.config import (
     Augmentation,
-    Device,
     Feed,
     FeedMode,
     Mix,
     Model,
     Optim,
-    Precision,
     Run,
     Schedule,
-    Where,
+    as_begun,
     differences,
-    load,
     to_values,
     to_yaml,
 )
-from train.rundir import CONFIG, Resume, RunFolder, told
+from train.rundir import CONFIG, RunFolder, told
 
 app = console.app()
 
@@ -56,47 +50,35 @@ class Pretraining:
     run: Run = field(default_factory=Run)
 
 
-def as_begun(settings: Pretraining, begun: Mapping[str, Any]) -> Pretraining:
-    """What is left to this machine to choose stays as it was when the run began: the feed, and the precision."""
-    feed, run = settings.feed, settings.run
-    if feed.mode == "auto":
-        feed = replace(feed, mode=begun["feed"]["mode"])
-    if run.precision == "auto":
-        run = replace(run, precision=begun["run"]["precision"])
-    return replace(settings, feed=feed, run=run)
-
-
 @app.command()
 def main(
     *,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Any setting, as augment.erase=0.25.")
-    ] = None,
+    overrides: options.Overrides = None,
     shards: Annotated[str | None, typer.Option(help="Folder of shards, or a pattern: 'set-{000..063}.tar'.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run, to write or to resume.")] = None,
-    config: Annotated[str | None, typer.Option(metavar="FILE.yaml", help="Settings; options override them.")] = None,
+    out: options.Out = None,
+    config: options.Config = None,
     model: Annotated[str | None, typer.Option(help="A timm model.  [default: vit_tiny_patch16_224]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Length of the run, or --samples, or --epochs.", min=1)] = None,
+    steps: options.Steps = None,
     samples: Annotated[int | None, typer.Option(help="[default: 61440000]", min=1)] = None,
-    epochs: Annotated[float | None, typer.Option(min=0)] = None,
+    epochs: options.Epochs = None,
     batch_size: Annotated[int | None, typer.Option(help="Of all processes together.  [default: 256]", min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="For a batch of 512; scaled by the batch.  [default: 0.001]")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Of tars without our manifest.", min=1)] = None,
-    data: Annotated[FeedMode | None, typer.Option(help="Keep the set on the device, or stream it.")] = None,
-    augment: Annotated[Where | None, typer.Option(help="On the device, or timm's pipeline in the workers.")] = None,
-    resize: Annotated[int | None, typer.Option(help="Bring all images to this size in pixels.", min=1)] = None,
-    skip_bad: Annotated[bool | None, typer.Option("--skip-bad", help="Count what cannot be read, and go on.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that read, of each rank.", min=0)] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
-    device: Annotated[Device | None, typer.Option()] = None,
-    precision: Annotated[Precision | None, typer.Option()] = None,
-    compile_: Annotated[bool | None, typer.Option("--compile", help="Compile the model.")] = None,
-    tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Write TensorBoard's events too.")] = None,
-    resume: Annotated[Resume, typer.Option(help="Go on with the run in --out, or refuse to.")] = "auto",
-    allow_changes: Annotated[bool, typer.Option("--allow-changes", help="Go on with other settings.")] = False,
-    stop_after: Annotated[int, typer.Option(help="Pause after this many steps in all; 0: never.", min=0)] = 0,
-    benchmark: Annotated[bool, typer.Option("--benchmark", help="Measure images/s instead of training.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    num_classes: options.NumClasses = None,
+    data: options.Data = None,
+    augment: options.Augment = None,
+    resize: options.Resize = None,
+    skip_bad: options.SkipBad = None,
+    workers: options.Workers = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    compile_: options.Compile = None,
+    tensorboard: options.Tensorboard = None,
+    resume: options.Resume = "auto",
+    allow_changes: options.AllowChanges = False,
+    stop_after: options.StopAfter = 0,
+    benchmark: options.Benchmark = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Pre-train a timm model on shards."""
     given = {
@@ -119,21 +101,8 @@ def main(
         "run.compile": compile_,
         "run.tensorboard": tensorboard,
     }
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if lengths := [name for name in ("schedule.steps", "schedule.samples", "schedule.epochs") if name in chosen]:
-        chosen = {"schedule.steps": 0, "schedule.samples": 0, "schedule.epochs": 0.0, **chosen}
-        if len(lengths) > 1:
-            raise UsageError("--steps, --samples, --epochs: give one of them")
-    if epochs is not None and not 0 < epochs < float("inf"):
-        raise UsageError(f"--epochs {epochs}: must be more than 0, and finite")
-    if any(
-        override.startswith(("schedule.steps=", "schedule.samples=", "schedule.epochs="))
-        for override in overrides or []
-    ):
-        chosen = {"schedule.steps": 0, "schedule.samples": 0, "schedule.epochs": 0.0, **chosen}
-    settings = load(Pretraining, config, chosen, overrides or [])
-    if settings.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UsageError("--tensorboard needs TensorBoard: pip install tensorboard")
+    settings = options.resolve(Pretraining, config, given, overrides)
+    options.check_tensorboard(settings.run.tensorboard)
     if not settings.shards:
         raise UsageError("--shards: give a folder of shards, as `fracgen render` writes them")
     if out is None and not benchmark:
@@ -158,7 +127,6 @@ def pretrain(
     began = time.perf_counter()
     import torch
     from torch import Tensor
-    from torch.nn.parallel import DistributedDataParallel
 
     from train import checkpoint, loop, metrics, schedule, speed
     from train import model as models
@@ -235,29 +203,20 @@ def pretrain(
         if ranks.first:
             folder.write(CONFIG, to_yaml(values))
 
-    wrapped: Any = torch.compile(model) if settings.run.compile else model
-    if ranks.world > 1:
-        wrapped = DistributedDataParallel(wrapped, device_ids=[ranks.device] if ranks.device.type == "cuda" else None)
-    wrapped.train()
-
     def inputs(step: int, images: Tensor, labels: Tensor, positions: Any) -> tuple[Tensor, Tensor]:
         augmented = images if feed.augment == "timm" else augment(images, positions)
         return mix(augmented, labels, step)
 
-    def learn(step: int, images: Tensor, targets: Tensor) -> Tensor:
-        torch.manual_seed(key(settings.run.seed, "layers", step, ranks.rank))  # drop path's and dropout's
-        rates.step_update(step)
-        with torch.autocast(ranks.device.type, dtype=amp, enabled=amp is not None):
-            logits = wrapped(images)
-        loss = lpce(logits, targets)
-        torch.autograd.backward(state.scaler.scale(loss))
-        if settings.optim.clip:
-            state.scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optim.clip)
-        state.scaler.step(optimizer)
-        state.scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        return loss
+    learn = loop.Learner(
+        state=state,
+        loss=lpce,
+        network=loop.wrapped(model, ranks, compiled=settings.run.compile),
+        rates=rates,
+        amp=amp,
+        clip=settings.optim.clip,
+        seed=settings.run.seed,
+        ranks=ranks,
+    )
 
     if ranks.first:
         console.say(
@@ -278,18 +237,10 @@ def pretrain(
 
     def save() -> None:
         if ranks.first:
-            now = checkpoint.Checkpoint(
-                step=state.step,
-                config=values,
-                data=source.fingerprint,
-                world=ranks.world,
-                model=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                scaler=state.scaler.state_dict(),
-            )
+            now = state.to_checkpoint(config=values, data=source.fingerprint, world=ranks.world)
             checkpoint.save(now, folder / checkpoint.LAST)
 
-    def clean() -> float:
+    def clean() -> dict[str, float]:
         """Share of images, unaugmented and whole, that are told apart; every rank looks at some of them."""
         stats = settings.augment.mean, settings.augment.std
         found = batches.clean(clean_images, rank=ranks.rank, world=ranks.world)
@@ -297,7 +248,7 @@ def pretrain(
             model, ((center(batch.images, size, 1.0, *stats), batch.labels) for batch in found), amp
         )
         share = ranks.mean(torch.tensor([right, count], dtype=torch.float64, device=ranks.device))
-        return float((share[0] / share[1]).item())
+        return {"clean_accuracy": float((share[0] / share[1]).item())}
 
     clean_images = min(settings.run.clean_images, source.num_samples)
     journal = metrics.Journal(
@@ -318,14 +269,14 @@ def pretrain(
         return loss
 
     start, clock = state.step, list[float]()
-    beside = loop.Loop(log=journal.log, save=save, clean=clean if clean_images else None, advance=journal.advance)
+    beside = loop.Loop(log=journal.log, save=save, check=clean if clean_images else None, advance=journal.advance)
     pace = loop.Pace(
         steps=plan.steps,
         batch_size=feed.batch_size,
         stop_after=stop_after,
         log_every=settings.run.log_every,
         checkpoint_every=settings.run.checkpoint_every,
-        clean_every=settings.run.clean_every,
+        check_every=settings.run.clean_every,
     )
     try:
         ending = loop.fit(state, take_step, beside, pace, ranks)

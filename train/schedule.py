@@ -36,16 +36,22 @@ def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: i
         raise UsageError(f"{' and '.join(f'--{name} {value}' for name, value in given.items())}: give one of them")
     if any(not 0 < value < 1e15 for value in given.values()):
         raise UsageError(f"{next(iter(given))} {next(iter(given.values()))}: must be more than 0, and finite")
-    if not (schedule.warmup_steps >= 0 and schedule.warmup_lr >= 0 and schedule.min_lr >= 0):
+    if not (
+        schedule.warmup_steps >= 0
+        and 0 <= schedule.warmup_epochs < math.inf
+        and schedule.warmup_lr >= 0
+        and schedule.min_lr >= 0
+    ):
         raise UsageError("schedule: warm-up and rates must be 0 or more")
     if not 0 < optim.lr < math.inf:
         raise UsageError(f"lr {optim.lr}: must be more than 0, and finite")
     samples = schedule.samples or schedule.epochs * num_samples or PUBLISHED_SAMPLES
     steps = schedule.steps or max(math.ceil(samples / batch_size), 1)
+    warmup = round(schedule.warmup_epochs * num_samples / batch_size) or schedule.warmup_steps
     scale = batch_size / _LR_BATCH
     return Plan(
         steps=steps,
-        warmup_steps=min(schedule.warmup_steps, int(steps * _WARMUP_SHARE)),
+        warmup_steps=min(warmup, int(steps * _WARMUP_SHARE)),
         lr=optim.lr * scale,
         warmup_lr=min(schedule.warmup_lr, optim.lr) * scale,
         min_lr=min(schedule.min_lr, optim.lr) * scale,
