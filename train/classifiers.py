@@ -6,17 +6,15 @@ every direction: that of cross entropy is at most X'X / 2N (Boehning 1992), whic
 Correlated features then cost no more steps than independent ones.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 L2 = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 """The penalties that are tried. Of mean cross entropy: scikit-learn's C is 1 / (l2 x samples)."""
-T = TypeVar("T")
 _STEPS = 200
 _CHUNK = 1024
 
@@ -61,7 +59,7 @@ def fit_logistic(
     problem = _Problem(features, labels, num_classes, l2)
     moved = problem.moved(features.new_zeros(num_classes, features.shape[1] + 1) if start is None else start)
     optimizer = torch.optim.LBFGS(
-        [moved], max_iter=_STEPS, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        [moved], max_iter=_STEPS, tolerance_grad=1e-5, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -93,13 +91,16 @@ class _Problem:
         self.factor = torch.linalg.cholesky(bound).float()
 
     def moved(self, weights: Tensor) -> Tensor:
-        return (weights @ self.factor).contiguous()
+        moved: Tensor = weights @ self.factor
+        return moved.contiguous()
 
     def weights(self, moved: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self.factor, moved, upper=False, left=False)
+        weights: Tensor = torch.linalg.solve_triangular(self.factor, moved, upper=False, left=False)
+        return weights
 
     def moved_gradient(self, gradient: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self.factor.mT, gradient, upper=True, left=False).contiguous()
+        moved: Tensor = torch.linalg.solve_triangular(self.factor.mT, gradient, upper=True, left=False)
+        return moved.contiguous()
 
     def __call__(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         logs = (weights @ self.features.mT).log_softmax(0)
@@ -143,26 +144,10 @@ def nearest_guesses(
     """
     bank = torch.nn.functional.normalize(bank)
     guesses = []
-    for part in queries.split(_CHUNK):
+    for part in torch.split(queries, _CHUNK):
         cosines = torch.nn.functional.normalize(part) @ bank.mT
         near, rows = cosines.topk(k, dim=1)
         votes = near.new_zeros(len(part), num_classes)
         votes.scatter_add_(1, labels[rows], ((near - 1) / temperature).exp_())  # less 1: the same votes, no overflow
         guesses.append(votes.argmax(1))
     return torch.cat(guesses)
-
-
-def each_block(judge: Callable[[int], T], num_blocks: int, device: torch.device) -> list[T]:
-    """`judge` of every block's number, in order.
-
-    On a CPU, blocks run beside each other with one thread each: these products are too small for more threads.
-    """
-    if device.type != "cpu":
-        return [judge(number) for number in range(num_blocks)]
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "blocks", initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        return list(pool.map(judge, range(num_blocks)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)

@@ -1,12 +1,11 @@
 """Frozen features of every block, of any number of nets, in one pass over the pictures."""
 
 import inspect
-import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from shards.errors import DataError, UsageError
 from train.augment import Channels, normalise
+from train.beside import beside
 from train.labelled import Examples
 from train.pictures import square
 from train.samples import Skipped
@@ -23,9 +23,6 @@ from train.source import Progress
 from train.tars import BadSampleError
 
 Feature = Literal["auto", "cls", "mean"]
-Shown = dict[int, npt.NDArray[np.uint8]] | BadSampleError
-"""A picture at each size that a net wants, or why there is none."""
-_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +44,10 @@ class Net:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How pictures are read. crop: share of the shorter side that is shown; threads: that decode."""
+    """How pictures are read. crop: share of the shorter side that is shown. threads: batches at once."""
 
     crop: float = 1.0
-    batch_size: int = 256
+    batch_size: int = 64
     threads: int = 2
     skip_bad: bool = False
 
@@ -59,12 +56,11 @@ class Reading:
 class Extracted:
     """Features by net and block, float32 (N, D) on the CPU, and labels, int64 (N,).
 
-    seconds: that each net took, by name. skipped: pictures that could not be decoded, by reason.
+    skipped: pictures that could not be decoded, by reason.
     """
 
     features: Sequence[Sequence[Tensor]]
     labels: Tensor
-    seconds: Mapping[str, float]
     skipped: Counter[str]
 
 
@@ -135,36 +131,61 @@ def extract(
     amp: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> Extracted:
-    """Every picture is decoded once, by threads, two batches ahead of the nets; only its features are kept.
+    """Every picture is decoded once and goes through every net; only its features are kept.
+
+    A batch is one thread's work from file to features, so that the number of threads changes nothing.
 
     amp: what the nets compute in, where not float32. progress: takes (done, of all).
     Raises BadSampleError for a picture that cannot be decoded, unless `reading.skip_bad`; DataError where none can.
     """
-    rows: list[list[Tensor]] = [[] for _ in nets]
-    kept, seconds, skipped = list[int](), {net.name: 0.0 for net in nets}, Skipped()
-    done = 0
-    for shown in _batches(examples, sorted({net.size for net in nets}), reading):
-        good = [each for each in shown if not isinstance(each, BadSampleError)]
-        skipped.extend((each.reason, str(each)) for each in shown if isinstance(each, BadSampleError))
-        for number, net in enumerate(nets if good else ()):
-            began = time.perf_counter()
-            found = _of_batch(net, np.stack([each[net.size] for each in good]), amp)
-            rows[number] = rows[number] or [each.new_empty(len(examples), each.shape[1]) for each in found]
-            for block, each in zip(rows[number], found, strict=True):
-                block[len(kept) : len(kept) + len(good)] = each
-            seconds[net.name] += time.perf_counter() - began
-        kept += [done + place for place, each in enumerate(shown) if not isinstance(each, BadSampleError)]
-        done += len(shown)
+
+    def job(number: int) -> _Part:
+        first = number * reading.batch_size
+        return _part(nets, examples, range(first, min(first + reading.batch_size, len(examples))), reading, amp)
+
+    rows: list[list[Tensor]] = []
+    kept, skipped = list[int](), Skipped()
+    for number, part in enumerate(beside(job, math.ceil(len(examples) / reading.batch_size), reading.threads)):
+        skipped.extend(part.bad)
+        if part.kept:
+            if not rows:
+                rows = [[each.new_empty(len(examples), each.shape[1]) for each in found] for found in part.features]
+            for blocks, found in zip(rows, part.features, strict=True):
+                for block, each in zip(blocks, found, strict=True):
+                    block[len(kept) : len(kept) + len(part.kept)] = each
+            kept += part.kept
         if progress is not None:
-            progress(done, len(examples))
+            progress(min((number + 1) * reading.batch_size, len(examples)), len(examples))
     if not kept:
         raise DataError(f"{examples.name}: no image of {len(examples)} can be decoded")
-    return Extracted(
-        features=[[block[: len(kept)] for block in blocks] for blocks in rows],
-        labels=torch.from_numpy(examples.labels[kept]),
-        seconds=seconds,
-        skipped=skipped.counts,
-    )
+    features = [[block[: len(kept)] for block in blocks] for blocks in rows]
+    return Extracted(features=features, labels=torch.from_numpy(examples.labels[kept]), skipped=skipped.counts)
+
+
+class _Part(NamedTuple):
+    """A batch: features by net and block, the numbers of its pictures, and what is wrong with the others."""
+
+    features: list[list[Tensor]]
+    kept: list[int]
+    bad: list[tuple[str, str]]
+
+
+def _part(nets: Sequence[Net], examples: Examples, numbers: range, reading: Reading, amp: torch.dtype | None) -> _Part:
+    shown: dict[int, list[npt.NDArray[np.uint8]]] = {net.size: [] for net in nets}
+    kept, bad = list[int](), list[tuple[str, str]]()
+    for number in numbers:
+        try:
+            picture = examples.picture(number)
+        except BadSampleError as error:
+            if not reading.skip_bad:
+                raise
+            bad.append((error.reason, str(error)))
+            continue
+        kept.append(number)
+        for size, levels in shown.items():
+            levels.append(show(picture, size, reading.crop))
+    features = [_of_batch(net, np.stack(shown[net.size]), amp) for net in nets] if kept else []
+    return _Part(features, kept, bad)
 
 
 def _of_batch(net: Net, images: npt.NDArray[np.uint8], amp: torch.dtype | None) -> list[Tensor]:
@@ -172,27 +193,3 @@ def _of_batch(net: Net, images: npt.NDArray[np.uint8], amp: torch.dtype | None) 
     with torch.autocast(net.device.type, dtype=amp, enabled=amp is not None):
         found = block_features(net, normalise(levels, net.mean, net.std))
     return [each.cpu() for each in found]
-
-
-def _batches(examples: Examples, sizes: Sequence[int], reading: Reading) -> Iterator[list[Shown]]:
-    def read(number: int) -> Shown:
-        try:
-            picture = examples.picture(number)
-            return {size: show(picture, size, reading.crop) for size in sizes}
-        except BadSampleError as error:
-            if not reading.skip_bad:
-                raise
-            return error
-
-    pool = ThreadPoolExecutor(reading.threads, "decode")
-    ahead = deque[list[Future[Shown]]]()
-    try:
-        for first in range(0, len(examples), reading.batch_size):
-            numbers = range(first, min(first + reading.batch_size, len(examples)))
-            ahead.append([pool.submit(read, number) for number in numbers])
-            if len(ahead) > _AHEAD:
-                yield [each.result() for each in ahead.popleft()]
-        while ahead:
-            yield [each.result() for each in ahead.popleft()]
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -58,7 +58,7 @@ class Probing:
     crop: float = 1.0
     k: int = 20
     random: bool = True
-    batch_size: int = 256
+    batch_size: int = 64
     skip_bad: bool = False
     seed: int = 0
     device: Device = "auto"
@@ -103,7 +103,7 @@ def main(
     random: Annotated[
         bool | None, typer.Option("--random/--no-random", help="Beside a random net of each architecture, or not.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="[default: 256]", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="[default: 64]", min=1)] = None,
     skip_bad: Annotated[bool | None, typer.Option("--skip-bad", help="Count what cannot be read, and go on.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     device: Annotated[Device | None, typer.Option()] = None,
@@ -198,6 +198,7 @@ def probe(settings: Probing, out: Path, *, as_json: bool = False) -> None:
     )
 
     # every picture through every net, once
+    read = time.perf_counter()
     reading = Reading(
         crop=settings.crop,
         batch_size=settings.batch_size,
@@ -206,7 +207,8 @@ def probe(settings: Probing, out: Path, *, as_json: bool = False) -> None:
     )
     fitted = extract(nets, train, reading=reading, amp=amp, progress=console.bar("train images"))
     judged = extract(nets, test, reading=reading, amp=amp, progress=console.bar("test images"))
-    seconds: dict[str, Any] = {"extract": round(time.perf_counter() - began, 1), "nets": {}}
+    seconds: dict[str, Any] = {"opening": round(read - began, 1), "features": round(time.perf_counter() - read, 1)}
+    seconds |= {"linear": 0.0, "knn": 0.0}
     if settings.k > len(fitted.labels):
         raise DataError(f"--k {settings.k}: only {len(fitted.labels)} training images can be decoded")
 
@@ -226,14 +228,13 @@ def probe(settings: Probing, out: Path, *, as_json: bool = False) -> None:
             k=settings.k,
         )
         blocks, took = judge(task, net.blocks, place)
-        inside = fitted.seconds[net.name] + judged.seconds[net.name]
-        seconds["nets"][net.name] = {"features": round(inside, 1), **took}
+        seconds |= {name: round(seconds[name] + each, 1) for name, each in took.items()}
         found.append({**about(net, start), "blocks": blocks})
     seconds["all"] = round(time.perf_counter() - began, 1)
 
     # what is left of it
     chance = float(judged.labels.bincount().max()) / len(judged.labels)
-    result = {
+    result: dict[str, Any] = {
         "data": splits.description,
         "fingerprints": {"train": train.fingerprint, "test": test.fingerprint},
         "classes": num_classes,
@@ -255,9 +256,8 @@ def probe(settings: Probing, out: Path, *, as_json: bool = False) -> None:
         print(json.dumps(result))
         return
     print(figure.table(found), end="\n\n")
-    took = "; ".join(f"{name}: linear {each['linear']}, kNN {each['knn']}" for name, each in seconds["nets"].items())
-    told = {"chance": f"{100 * chance:.1f}", "skipped": sum(result["skipped"].values())}
-    told |= {"seconds": f"{seconds['all']}: images {seconds['extract']}; {took}"}
+    told: dict[str, Any] = {"chance": f"{100 * chance:.1f}", "skipped": sum(result["skipped"].values())}
+    told["seconds"] = ", ".join(f"{name} {each}" for name, each in seconds.items())
     console.result({**told, "json": str(out / "probe.json"), "plot": str(out / "probe.png")}, as_json=False)
 
 
@@ -278,7 +278,10 @@ def judge(task: Task, names: Sequence[str], device: "torch.device") -> tuple[lis
 
     Raises DataError for features that are not finite.
     """
-    from train.classifiers import Scale, each_block, fit_best, nearest_guesses
+    import torch
+
+    from train.beside import beside
+    from train.classifiers import Scale, fit_best, nearest_guesses
 
     labels, truth = task.labels
     for name, each in zip(names, task.fitted, strict=True):
@@ -296,11 +299,12 @@ def judge(task: Task, names: Sequence[str], device: "torch.device") -> tuple[lis
         guesses = nearest_guesses(scale(features), labels, scale(queries), task.num_classes, k=task.k)
         return int((guesses == truth).sum())
 
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
     began = time.perf_counter()
-    lines = each_block(linear, len(names), device)
+    lines = list(beside(linear, len(names), threads))
     halfway = time.perf_counter()
-    neighbours = each_block(knn, len(names), device)
-    took = {"linear": round(halfway - began, 1), "knn": round(time.perf_counter() - halfway, 1)}
+    neighbours = list(beside(knn, len(names), threads))
+    took = {"linear": halfway - began, "knn": time.perf_counter() - halfway}
     blocks = [
         {"block": name, "dim": features.shape[1], "linear": right / len(truth), "knn": near / len(truth), "l2": l2}
         for name, features, (right, l2), near in zip(names, task.fitted, lines, neighbours, strict=True)
