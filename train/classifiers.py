@@ -15,7 +15,7 @@ from torch import Tensor
 
 L2 = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 """The penalties that are tried. Of mean cross entropy: scikit-learn's C is 1 / (l2 x samples)."""
-_STEPS = 200
+_STEPS, _HISTORY = 200, 10
 _CHUNK = 1024
 
 
@@ -59,7 +59,12 @@ def fit_logistic(
     problem = _Problem(features, labels, num_classes, l2)
     moved = problem.moved(features.new_zeros(num_classes, features.shape[1] + 1) if start is None else start)
     optimizer = torch.optim.LBFGS(
-        [moved], max_iter=_STEPS, tolerance_grad=1e-5, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        [moved],
+        max_iter=_STEPS,
+        history_size=_HISTORY,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-9,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
