@@ -57,7 +57,7 @@ def run(application: typer.Typer, name: str, arguments: Sequence[str]) -> int:
 
 
 def _fail(name: str, message: str, code: int) -> int:
-    rank = f" (rank {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    rank = f" (rank {os.environ.get('RANK', '0')})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     print(f"{name}{rank}: {' '.join(message.split())}", file=sys.stderr)
     return code
 

@@ -1,0 +1,309 @@
+"""`python train/probe.py`, as a user runs it: tiny models at 32 pixels, pictures whose colour tells their class."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from train import console
+from train.beside import beside
+from train.classifiers import Scale, fit_best, fit_logistic, nearest_guesses
+from train.config import Model
+from train.examples import open_splits
+from train.features import Net, Reading, block_features, block_names, choose_feature, extract, show
+from train.model import create, export
+from train.probe import Probing, app, as_net, named, open_starts
+from train.strata import stratified
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
+HALF = (0.5, 0.5, 0.5)
+
+
+def run(*arguments) -> int:
+    return console.run(app, "probe", [str(argument) for argument in arguments])
+
+
+def picture(path, rng, label, side=32):
+    levels = rng.integers(0, 256, (side, side + 5, 3))
+    levels[..., label] = levels[..., label] // 4 + 190
+    Image.fromarray(levels.astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """20 training and 10 test pictures of each of three classes, of sizes of their own; not to be changed."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 10)):
+        for label, name in enumerate(("red", "green", "blue")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                picture(folder / split / name / f"{number:02d}.png", rng, label, 30 + number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A timm folder of a tiny ViT for images of 32 pixels."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("run") / "mine" / "model"
+    folder.parent.mkdir()
+    made = create(Model(name="vit_tiny_patch16_224", options=OPTIONS), num_classes=5, size=32)
+    export(made, folder, size=32, mean=HALF, std=HALF, tag="test", options=OPTIONS)
+    return folder
+
+
+def tiny(name="vit_tiny_patch16_224", feature="auto", **options):
+    torch.manual_seed(0)
+    made = timm.create_model(name, **options).eval()
+    kind = choose_feature(made, feature, name)
+    return Net(name=name, model=made, device=torch.device("cpu"), size=32, mean=HALF, std=HALF, feature=kind)
+
+
+@pytest.mark.parametrize("feature", ["cls", "mean"])
+def test_one_pass_gives_what_each_block_gives(feature):
+    net = tiny(img_size=32, feature=feature, **OPTIONS)
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        tokens = net.model._pos_embed(net.model.patch_embed(images))
+        by_block = []
+        for block in net.model.blocks:
+            tokens = block(tokens)
+            by_block.append(tokens[:, 0] if feature == "cls" else tokens[:, 1:].mean(1))
+    found = block_features(net, images)
+    assert block_names(net) == ["blocks.0", "blocks.1"] and len(found) == 2
+    for one, other in zip(found, by_block, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_convolutional_nets_give_their_stages_averaged_over_places():
+    net = tiny("resnet10t")
+    assert net.feature == "mean" and block_names(net)[1:] == ["layer1", "layer2", "layer3", "layer4"]
+    images = torch.randn(2, 3, 32, 32)
+    last = block_features(net, images)[-1]
+    torch.testing.assert_close(last, net.model.forward_features(images).mean((2, 3)))
+
+
+def test_the_default_feature_is_what_the_model_classifies_by():
+    assert tiny(img_size=32, **OPTIONS).feature == "cls"
+    assert tiny(img_size=32, global_pool="avg", **OPTIONS).feature == "mean"
+    with pytest.raises(Exception, match="no class token"):
+        tiny("resnet10t", feature="cls")
+
+
+def test_pictures_are_shown_whole_in_the_middle():
+    levels = np.zeros((32, 64, 3), np.uint8)
+    levels[:, 16:48] = 200
+    assert (show(Image.fromarray(levels), 32, 1.0) == 200).all()
+    assert show(Image.fromarray(levels), 48, 0.5).shape == (3, 48, 48)
+
+
+def test_batches_and_threads_change_no_feature(data):
+    net, train = tiny(img_size=32, **OPTIONS), open_splits(str(data), val_share=0).train
+    found = [extract([net], train, reading=Reading(batch_size=b, threads=t)) for b, t in ((7, 1), (64, 3))]
+    for one, other in zip(found[0].features[0], found[1].features[0], strict=True):
+        assert one.shape == (60, 32)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert found[0].labels.tolist() == train.labels.tolist()
+
+
+def clusters(num, dim=8, classes=3, spread=0.2):
+    torch.manual_seed(0)
+    labels = torch.arange(num) % classes
+    return torch.randn(classes, dim)[labels] + spread * torch.randn(num, dim), labels
+
+
+def test_separable_features_are_told_apart_and_random_labels_are_not():
+    features, labels = clusters(300)
+    held_out = torch.arange(300) % 10 == 0
+    fit, _ = fit_best(features[:200], labels[:200], held_out[:200], 3)
+    guesses = fit.guess(Scale.of(features[:200])(features[200:]))
+    assert (guesses == labels[200:]).float().mean() == 1
+    near = nearest_guesses(features[:200], labels[:200], features[200:], 3)
+    assert (near == labels[200:]).float().mean() == 1
+    mixed = labels[torch.randperm(300)]
+    fit, _ = fit_best(features[:200], mixed[:200], held_out[:200], 3)
+    guesses = fit.guess(Scale.of(features[:200])(features[200:]))
+    assert 0.15 < (guesses == mixed[200:]).float().mean() < 0.55
+
+
+@pytest.mark.parametrize("l2", [0.1, 1e-3, 1e-6])
+def test_the_regression_is_at_its_optimum(l2):
+    """Autograd's gradient in float64 is zero there, on features of which some are near copies of others."""
+    features, labels = clusters(240, spread=2.0)
+    features = torch.cat([features, features + 0.01 * torch.randn(240, 8), torch.full((240, 1), 7.0)], 1)
+    features = Scale.of(features)(features)
+    assert features[:, -1].eq(0).all(), "a constant dimension tells nothing"
+    fit = fit_logistic(features, labels, 3, l2=l2)
+    weights = fit.weights.double().requires_grad_()
+    logits = features.double() @ weights[:, :-1].T + weights[:, -1]
+    loss = torch.nn.functional.cross_entropy(logits, labels) + l2 / 2 * weights[:, :-1].square().sum()
+    loss.backward()
+    assert weights.grad.abs().max() < 2e-4
+    assert loss.item() == pytest.approx(fit.loss, abs=1e-5)
+
+
+def test_the_regression_agrees_with_scipys():
+    optimize = pytest.importorskip("scipy.optimize")
+    features, labels = clusters(120, spread=2.0)
+    features = Scale.of(features)(features)
+
+    def loss(flat):
+        weights = torch.tensor(flat).view(3, 9).requires_grad_()
+        logits = features.double() @ weights[:, :-1].T + weights[:, -1]
+        value = torch.nn.functional.cross_entropy(logits, labels) + 0.005 * weights[:, :-1].square().sum()
+        value.backward()
+        return value.item(), weights.grad.flatten().numpy()
+
+    best = optimize.minimize(loss, np.zeros(27), jac=True, method="L-BFGS-B", tol=1e-12)
+    fit = fit_logistic(features, labels, 3, l2=0.01)
+    assert fit.loss == pytest.approx(best.fun, abs=1e-5)
+    np.testing.assert_allclose(fit.weights[:, :-1], best.x.reshape(3, 9)[:, :-1], atol=0.02)
+
+
+def test_neighbours_agree_with_brute_force():
+    (bank, labels), queries = clusters(80, spread=1.5), torch.randn(30, 8)
+    expected = []
+    for query in queries.numpy():
+        cosines = bank.numpy() @ query / (np.linalg.norm(bank.numpy(), axis=1) * np.linalg.norm(query))
+        votes = np.zeros(3)
+        for row in np.argsort(-cosines)[:5]:
+            votes[labels[row]] += np.exp(cosines[row] / 0.07)
+        expected.append(votes.argmax())
+    assert nearest_guesses(bank, labels, queries, 3, k=5).tolist() == expected
+    order = torch.randperm(80)
+    assert nearest_guesses(bank[order], labels[order], queries, 3, k=5).tolist() == expected
+
+
+def test_a_few_of_each_class():
+    labels = np.repeat([0, 1, 2], [100, 50, 2])
+    chosen = stratified(labels, 30, seed=0, purpose=1)
+    assert np.bincount(labels[chosen]).tolist() == [19, 10, 1] and (np.diff(chosen) > 0).all()
+    assert (chosen == stratified(labels, 30, seed=0, purpose=1)).all()
+    assert (chosen != stratified(labels, 30, seed=1, purpose=1)).any()
+    assert len(stratified(labels, 1000, seed=0, purpose=1)) == 152
+    assert set(labels[stratified(labels, 3, seed=0, purpose=1)]) == {0, 1, 2}
+
+
+def test_jobs_come_in_order_and_raise_at_their_turn():
+    assert list(beside(lambda number: number**2, 9, 3)) == [number**2 for number in range(9)]
+    with pytest.raises(ZeroDivisionError):
+        list(beside(lambda number: 1 // (number - 4), 9, 2))
+
+
+def test_a_probe_from_end_to_end(data, model, tmp_path, capsys):
+    arguments = ["--checkpoint", model.parent, "--data", data, "--k=5"]
+    for out in ("first", "again"):
+        assert run(*arguments, "--out", tmp_path / out) == 0
+    shown = capsys.readouterr().out
+    assert "mine" in shown and "random init" in shown and "blocks.1" in shown
+    assert {path.name for path in (tmp_path / "first").iterdir()} == {"probe.json", "probe.png"}
+    assert (tmp_path / "first" / "probe.png").read_bytes().startswith(b"\x89PNG")
+    first, again = (json.loads((tmp_path / out / "probe.json").read_text()) for out in ("first", "again"))
+    assert first.pop("seconds")["all"] > 0 and again.pop("seconds")
+    assert first == again
+    assert [(net["name"], net["random"]) for net in first["nets"]] == [("mine", False), ("random init", True)]
+    for block in first["nets"][0]["blocks"] + first["nets"][1]["blocks"]:
+        assert block["linear"] >= 0.9 and block["knn"] >= 0.6 and block["dim"] == 32
+    assert (first["train_images"], first["held_out_images"], first["test_images"]) == (60, 6, 30)
+    assert first["chance"] == pytest.approx(1 / 3)
+
+
+def test_the_nets_are_the_checkpoints_and_one_of_the_seed(model):
+    trained = timm.create_model(f"local-dir:{model}", pretrained=True).state_dict()
+    nets = []
+    for seed in (0, 0, 1):
+        settings = Probing(checkpoints=(str(model),), model=Model(name="", drop_path=0), seed=seed)
+        nets.append([as_net(start, settings, torch.device("cpu")) for start in open_starts(settings)])
+    name = "blocks.1.mlp.fc1.weight"
+    (loaded, blank), (_, again), (_, other) = [[net.model.state_dict()[name] for net in pair] for pair in nets]
+    assert torch.equal(loaded, trained[name]) and not torch.equal(blank, loaded)
+    assert torch.equal(blank, again) and not torch.equal(blank, other)
+    assert not nets[0][0].model.training
+
+
+def test_options_of_a_probe(data, model, tmp_path, capsys):
+    options = ["--images=30", "--test-images=12", "--k=3", "--size=40", "--feature=mean", "--no-random", "--json"]
+    checkpoints = ["--checkpoint", f"one={model}", "--checkpoint", model.parent]
+    assert run(*checkpoints, "--data", data, "--out", tmp_path / "out", *options) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["train_images"], told["test_images"], len(told["nets"])) == (30, 12, 2)
+    assert told["nets"][0]["blocks"] == told["nets"][1]["blocks"] and told["nets"][1]["name"] == "mine"
+    assert told["nets"][0]["size"] == 40 and told["nets"][0]["feature"] == "mean"
+
+
+def test_bad_pictures_are_told_or_counted(data, model, tmp_path, capsys):
+    rng, folder = np.random.default_rng(0), tmp_path / "set"
+    for split in ("train", "test"):
+        for label in range(2):
+            (folder / split / str(label)).mkdir(parents=True)
+            for number in range(6):
+                picture(folder / split / str(label) / f"{number}.png", rng, label)
+    (folder / "train" / "1" / "3.png").write_bytes(b"none")
+    arguments = ["--checkpoint", model, "--data", folder, "--out", tmp_path / "out", "--k=3", "--no-random", "--json"]
+    assert run(*arguments) == 1
+    assert "3.png" in capsys.readouterr().err and not (tmp_path / "out" / "probe.json").exists()
+    with pytest.warns(UserWarning, match="3.png"):
+        assert run(*arguments, "--skip-bad") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["train_images"] == 11 and sum(told["skipped"].values()) == 1
+
+
+def test_checkpoints_are_called_by_their_run(tmp_path):
+    assert named("runs/1p-frac") == ("1p-frac", "runs/1p-frac")
+    assert named("runs/1p-frac/model") == ("1p-frac", "runs/1p-frac/model")
+    assert named("ours=runs/a=b") == ("ours", "runs/a=b")
+    assert named("runs/a=b") == ("a=b", "runs/a=b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images=2"], "fewer than the 3 classes"),
+        (["--k=61"], "only 60 training images"),
+        (["--checkpoint=none/such"], "no such file or folder"),
+        (["--feature=best"], "best"),
+        (["--crop=0"], "crop 0"),
+        (["--crop=nan"], "crop nan"),
+        (["--model=resnet10t"], "holds vit_tiny_patch16_224"),
+        (["--test=nowhere"], "nowhere"),
+        (["--precision=fp16"], "fp16"),
+        (["kk=3"], "did you mean 'k'"),
+        (["--size=4"], "4 x 4"),
+    ],
+)
+def test_bad_words_are_one_line_and_exit_code_2(data, model, tmp_path, capsys, arguments, message):
+    assert run("--checkpoint", model, "--data", data, "--out", tmp_path / "out", "--device=cpu", *arguments) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert message in err[-1] and "Traceback" not in "".join(err)
+    assert not (tmp_path / "out").exists(), "nothing is written"
+
+
+def test_missing_words(data, model, tmp_path, capsys):
+    whole = {"--checkpoint": model, "--data": data, "--out": tmp_path / "out"}
+    for missing in whole:
+        assert run(*(word for name, value in whole.items() if name != missing for word in (name, value))) == 2
+        assert missing in capsys.readouterr().err
+    twice = ["--checkpoint", model, "--checkpoint", model, "--data", data, "--out", tmp_path / "out"]
+    assert run(*twice) == 2
+    assert "another is called 'mine'" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_one_line(data, model, tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.classifiers.fit_best", interrupted)
+    assert run("--checkpoint", model, "--data", data, "--out", tmp_path / "out") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "probe: interrupted"
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from train.probe import app; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
