@@ -161,10 +161,16 @@ def compose(
         if not had:
             raise UsageError("--model: give the architecture; every start is 'none', and the recipe names no model")
         model = had[0]
-    splits = _open_splits(replace(asked, per_class=max(per_class) or asked.per_class))
+    check_data(recipe, per_class)
+    return Comparison(recipe=recipe, starts=starts, seeds=seeds, per_class=per_class, out=out, model=model)
+
+
+def check_data(recipe: Recipe, per_class: Sequence[int]) -> None:
+    """Raises UsageError where the images are missing, too few, or without a split to report on."""
+    asked = recipe.settings({})
+    splits = _open_splits(replace(asked, per_class=max(per_class, default=0) or asked.per_class))
     if splits.test is None and splits.val is None:
         raise UsageError(f"{asked.data}: has no split to report on; give test=FOLDER, or val=FOLDER")
-    return Comparison(recipe=recipe, starts=starts, seeds=seeds, per_class=per_class, out=out, model=model)
 
 
 def _open_splits(asked: Finetuning) -> "Splits":

@@ -126,7 +126,9 @@ def _draw_curves(axes: Any, label: str, curves: Curves) -> None:
     for place, (name, runs) in enumerate(curves.items()):
         for number, points in enumerate(each for each in runs if each):
             named = name if number == 0 else None
-            axes.plot(*zip(*points, strict=True), color=f"C{place % 10}", alpha=0.7, linewidth=1, label=named)
+            axes.plot(
+                *zip(*points, strict=True), color=f"C{place % 10}", marker=".", markersize=3, linewidth=1, label=named
+            )
     axes.set(xlabel="step", ylabel=label)
     axes.grid(alpha=0.3)
     if axes.lines:
