@@ -1,5 +1,8 @@
 """`python train/compare.py`, as a user runs it: tiny nets at 32 pixels, two steps a run."""
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import re
@@ -14,8 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fracgen.cli
 from shards.errors import UsageError
 from train import comparison, console, contrast
+from train.children import ChildError, Children
 from train.compare import app
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +74,24 @@ def recipe(tmp_path):
     return tmp_path / "recipe.yaml"
 
 
+def run_here(self, words, doing, *, tick=lambda: None):
+    """What Children.run does, in this process: a program that is started imports torch first."""
+    tick()
+    with contextlib.redirect_stdout(io.StringIO()):
+        if list(words[1:3]) == ["-m", "fracgen"]:
+            code = fracgen.cli.run(list(words[3:]))
+        else:
+            name = Path(words[1]).stem
+            code = console.run(importlib.import_module(f"train.{name}").app, name, words[2:])
+    if code:
+        raise ChildError(f"{doing}: ended with exit code {code}", code)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.setattr(Children, "run", run_here)
+
+
 def run(*words):
     return console.run(app, "compare", [str(word) for word in words])
 
@@ -106,7 +129,7 @@ def test_differences_are_paired_by_seed():
 # the runs
 
 
-def test_a_comparison_is_done_once_and_extended(images, start, recipe, tmp_path, capfd):
+def test_a_comparison_is_done_once_and_extended(here, images, start, recipe, tmp_path, capfd):
     out = tmp_path / "out"
     words = ["--config", recipe, "--data", images, "--start", "scratch=none", "--start", f"ours={start}", "--out", out]
     assert run(*words, "--seeds=1") == 0

@@ -1,16 +1,17 @@
 """`python train/study.py`: what a study is, the commands that it stands for, and one from rendering to a table."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 import yaml
-from test_compare import RECIPE, TINY, write_images
+from test_compare import RECIPE, TINY, run_here, write_images
 
 from shards.errors import UsageError
 from train import console, study
-from train.children import ChildError
+from train.children import ChildError, Children
 from train.finetune import Finetuning
 from train.options import resolve
 from train.pretrain import Pretraining
@@ -101,7 +102,7 @@ def test_a_set_is_rendered_once_and_another_can_be_made_of_it(capsys):
     listed = commands(capsys, STUDIES[0])
     assert STUDIES[0].stem == "augmentation" and [kind(words) for words in listed].count("fracgen") == 1
     delta = commands(capsys, ROOT / "examples" / "ablations" / "delta.yaml")
-    assert ["--ifs", "o/data/delta-0.1", "--delta", "0.2"] == delta[4][4:8], "all of them perturb one fractal"
+    assert delta[4][4:8] == ["--ifs", "o/data/delta-0.1", "--delta", "0.2"], "all of them perturb one fractal"
 
 
 def test_what_a_user_adds(capsys):
@@ -136,8 +137,6 @@ def test_what_a_user_adds(capsys):
     ],
 )
 def test_what_is_no_study_is_one_line(old, new, told, tmp_path, capsys):
-    import re
-
     (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (tmp_path / "finetune.yaml").write_text(RECIPE)
     (tmp_path / "study.yaml").write_text(SMALL.replace(old, new, 1))
@@ -153,7 +152,8 @@ def test_without_a_photograph(monkeypatch, capsys):
     assert "--photo: give a photograph" in capsys.readouterr().err
 
 
-def test_from_rendering_to_a_table(tmp_path, capfd):
+def test_from_rendering_to_a_table(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(Children, "run", run_here)
     (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (tmp_path / "finetune.yaml").write_text(RECIPE)
     (tmp_path / "study.yaml").write_text(SMALL)
