@@ -1,9 +1,12 @@
 """Settings of a run: defaults, files, options and overrides, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from shards.errors import UsageError
 from train.config import differences, load, to_values, to_yaml
+from train.finetune import Finetuning
 from train.pretrain import Pretraining
 
 
@@ -93,3 +96,14 @@ def test_differences_name_what_changes_weights_only():
     )
     assert differences(old, new) == ["optim.lr 2.0, was 1.0"]
     assert differences(old, old) == []
+
+
+def test_what_a_group_does_not_give_is_as_the_protocol_has_it(tmp_path):
+    """One value of a group leaves the others as fine-tuning has them, which is not as pre-training has them."""
+    (tmp_path / "some.yaml").write_text("model: {drop_path: 0}\naugment: {size: 32}\n")
+    default = Finetuning()
+    found = load(Finetuning, str(tmp_path / "some.yaml"), {"optim.lr": 0.5, "feed.workers": 0}, [])
+    assert found.model == replace(default.model, drop_path=0.0) and found.model.name == ""
+    assert found.optim == replace(default.optim, lr=0.5) and found.optim.name == "sgd"
+    assert found.augment == replace(default.augment, size=32) and found.augment.vflip == 0
+    assert found.feed == replace(default.feed, workers=0) and found.feed.batch_size == 768

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,10 @@ from train.config import (
     to_yaml,
 )
 from train.rundir import CONFIG, RunFolder, told, write_text
+
+if TYPE_CHECKING:
+    from train.examples import Splits
+    from train.starts import Start
 
 app = console.app()
 
@@ -253,8 +257,7 @@ def finetune(
         run=replace(settings.run, device="cuda" if ranks.device.type == "cuda" else "cpu", precision=precision),
     )
     values = to_values(settings)
-    parts = [each.fingerprint for each in (splits.train, splits.val, splits.test) if each is not None]
-    fingerprint = hashlib.sha256("".join([*parts, start.fingerprint()]).encode()).hexdigest()
+    fingerprint = fingerprint_of(splits, start)
 
     # where it goes on
     best: checkpoint.Checkpoint | None = None
@@ -408,6 +411,12 @@ def finetune(
         )
         outcome["model"] = str(folder / "model")
     return outcome
+
+
+def fingerprint_of(splits: "Splits", start: "Start") -> str:
+    """sha256 (hex) of all that a run begins with: its images, as split, and its weights."""
+    parts = [each.fingerprint for each in (splits.train, splits.val, splits.test) if each is not None]
+    return hashlib.sha256("".join([*parts, start.fingerprint()]).encode()).hexdigest()
 
 
 def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,245 @@
+"""`python train/compare.py`, as a user runs it: tiny nets at 32 pixels, two steps a run."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fracgen.cli
+from shards.errors import UsageError
+from train import comparison, console, contrast
+from train.children import ChildError, Children
+from train.compare import app
+
+ROOT = Path(__file__).parents[1]
+RECIPE = """
+val_share: 0
+eval_crop: 1.0
+model: {drop_path: 0.0}
+optim: {name: adamw, lr: 1.0e-2}
+schedule: {steps: 2}
+augment: {size: 32}
+mix: {mixup: 0, cutmix: 0}
+feed: {batch_size: 8, workers: 0}
+run: {device: cpu, log_every: 1}
+"""
+TINY = {"patch_size": 16, "depth": 1, "embed_dim": 16, "num_heads": 2}
+NET = ["--model=vit_tiny_patch16_224", f"model.options={json.dumps(TINY)}"]
+
+
+def write_images(path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 5)):
+        for label, name in enumerate("abc"):
+            (path / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 90, (32, 32, 3), dtype=np.uint8)
+                pixels[..., label] += 90
+                Image.fromarray(pixels).save(path / split / name / f"{number}.png")
+    return path
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """A timm folder, as a run leaves it."""
+    from train import model as models
+    from train.config import Model
+
+    path = tmp_path_factory.mktemp("start")
+    made = models.create(Model(drop_path=0.0, options=TINY), num_classes=4, size=32)
+    models.export(made, path / "model", size=32, mean=(0.5,) * 3, std=(0.5,) * 3, tag="x", options=TINY)
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path / "recipe.yaml"
+
+
+def run_here(self, words, doing, *, tick=lambda: None):
+    """What Children.run does, in this process: a program that is started imports torch first."""
+    tick()
+    with contextlib.redirect_stdout(io.StringIO()):
+        if list(words[1:3]) == ["-m", "fracgen"]:
+            code = fracgen.cli.run(list(words[3:]))
+        else:
+            name = Path(words[1]).stem
+            code = console.run(importlib.import_module(f"train.{name}").app, name, words[2:])
+    if code:
+        raise ChildError(f"{doing}: ended with exit code {code}", code)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.setattr(Children, "run", run_here)
+
+
+def run(*words):
+    return console.run(app, "compare", [str(word) for word in words])
+
+
+def one_line(capfd):
+    return capfd.readouterr().err.strip().splitlines()[-1]
+
+
+# the table
+
+
+def test_differences_are_paired_by_seed():
+    scores = {"a": {0: 0.5, 1: 0.6, 2: 0.7}, "b": {0: 0.6, 1: 0.55, 2: 0.9}, "c": {1: 0.9}, "d": {}}
+    found = contrast.contrast(scores)
+    apart = [0.1, -0.05, 0.2]
+    mean = sum(apart) / 3
+    assert found["b"]["difference"]["mean"] == pytest.approx(mean, abs=1e-6)
+    assert found["b"]["difference"]["std"] == pytest.approx(
+        (sum((each - mean) ** 2 for each in apart) / 2) ** 0.5, abs=1e-6
+    )
+    assert found["b"]["difference"]["better"] == 2 and found["b"]["difference"]["n"] == 3
+    assert found["a"]["difference"] is None and found["a"]["std"] == pytest.approx(statistics.stdev([0.5, 0.6, 0.7]))
+    assert found["c"]["std"] is None and found["c"]["difference"] == {
+        "n": 1, "mean": pytest.approx(0.3), "std": None, "better": 1
+    }  # fmt: skip
+    rows = contrast.table({"last": found})
+    assert rows[1] == ["a", "3", "60.00 ± 10.00", "", ""]
+    assert rows[2] == ["b", "3", "68.33 ± 18.93", "+8.33 ± 12.58", "2 of 3"]
+    assert rows[3] == ["c", "1", "90.00 ± -", "+30.00 ± -", "1 of 1"], "the spread of one is none, not 0"
+    assert rows[4] == ["d", "0", "-", "", ""]
+    assert len({line.rstrip() for line in contrast.aligned(rows).splitlines()}) == 5
+    assert contrast.markdown(rows).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: |"
+
+
+# the runs
+
+
+def test_a_comparison_is_done_once_and_extended(here, images, start, recipe, tmp_path, capfd):
+    out = tmp_path / "out"
+    words = ["--config", recipe, "--data", images, "--start", "scratch=none", "--start", f"ours={start}", "--out", out]
+    assert run(*words, "--seeds=1") == 0
+    shown = capfd.readouterr()
+    assert "accuracy on test" in shown.out and "± -" in shown.out and "run       2 of 2: ours, seed 0" in shown.err
+    assert run(*words, "--seeds=2", "--json") == 0
+    shown = capfd.readouterr()
+    order = [line.split(": ")[1] for line in shown.err.splitlines() if line.startswith("run ")]
+    assert order == ["scratch, seed 1", "ours, seed 1"], "what is done is not done again"
+    report = json.loads(shown.out)
+    assert report == json.loads((out / "compare.json").read_text()) and report["complete"]
+    (section,) = report["sections"]
+    assert list(section["measures"]) == ["last"], "no epoch was chosen"
+    results = {
+        name: [json.loads((out / name / f"seed-{n}" / "results.json").read_text()) for n in range(2)]
+        for name in ("scratch", "ours")
+    }
+    for name, each in results.items():
+        assert section["measures"]["last"][name]["each"] == {str(n): each[n]["last"]["top1"] for n in range(2)}
+        assert [one["seed"] for one in each] == [0, 1] and {one["steps"] for one in each} == {2}
+        assert all(one["config"]["model"]["options"].items() >= TINY.items() for one in each), "the start's net"
+    assert "| ours | 2 |" in (out / "compare.md").read_text()
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert run(*words, "--seeds=2") == 0 and "run " not in capfd.readouterr().err
+
+
+def test_what_changed_is_done_again(images, start, recipe, tmp_path):
+    about = comparison.Recipe(config=str(recipe), overrides=(), data=str(images), model=None)
+    (asked,) = comparison.compose(about, {"a": str(start)}, seeds=[0], per_class=[4], out=tmp_path / "out").trials()
+    assert asked.path == tmp_path / "out" / "per-class-4" / "a" / "seed-0"
+    made = comparison.Ledger(about)._about(asked)
+    asked.path.mkdir(parents=True)
+    assert not comparison.Ledger(about).is_done(asked)
+    (asked.path / "results.json").write_text(json.dumps({"fingerprint": made["fingerprint"]}))
+    assert not comparison.Ledger(about).is_done(asked)
+    comparison.Ledger(about).record(asked)
+    assert comparison.Ledger(about).is_done(asked)
+    for other in ("augment.hflip=0", "feed.batch_size=4"):
+        assert not comparison.Ledger(comparison.Recipe(**{**vars(about), "overrides": (other,)})).is_done(asked)
+    same = comparison.Recipe(**{**vars(about), "overrides": ("run.log_every=7",)})
+    assert comparison.Ledger(same).is_done(asked), "changes no weight"
+    moved = write_images(tmp_path / "moved")
+    assert comparison.Ledger(comparison.Recipe(**{**vars(about), "data": str(moved)})).is_done(asked)
+    (moved / "train" / "a" / "0.png").unlink()
+    assert not comparison.Ledger(comparison.Recipe(**{**vars(about), "data": str(moved)})).is_done(asked)
+
+
+def test_a_failing_run_ends_it_and_the_rest_stays(images, recipe, tmp_path, capfd):
+    (tmp_path / "out" / "b" / "seed-0").mkdir(parents=True)
+    (tmp_path / "out" / "b" / "seed-0" / "notes.txt").write_text("mine")
+    words = ["--config", recipe, "--data", images, "--start=a=none", "--start=b=none", "--out", tmp_path / "out"]
+    assert run(*words, "--seeds=1", *NET) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert lines[-2].startswith("finetune: ") and "notes.txt" in lines[-2]
+    assert lines[-1].startswith("compare: b, seed 0: ended with exit code 2; what is finished is kept")
+    report = json.loads((tmp_path / "out" / "compare.json").read_text())
+    found = report["sections"][0]["measures"]["last"]
+    assert not report["complete"] and found["a"]["n"] == 1 and found["b"]["n"] == 0
+
+
+def test_a_signal_is_passed_on_and_the_same_command_goes_on(images, recipe, tmp_path):
+    out = tmp_path / "out"
+    words = ["--config", recipe, "--data", images, "--start=a=none", "--seeds=1", "--out", out, *NET]
+    command = [sys.executable, ROOT / "train" / "compare.py", *words, "schedule.steps=400"]
+    place = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, env=place, text=True)
+    metrics = out / "a" / "seed-0" / "metrics.jsonl"
+    end = time.monotonic() + 90
+    while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    lines = process.communicate(timeout=60)[1].strip().splitlines()
+    assert process.returncode == 143
+    assert lines[-2].startswith("finetune: stopped at step") and lines[-1].endswith("the same command goes on")
+    assert (out / "a" / "seed-0" / "last.pt").exists() and not (out / "a" / "seed-0" / "results.json").exists()
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "--start: give NAME=WHERE"),
+        (["--start=a"], "--start a: give NAME=WHERE"),
+        (["--start=../a=none"], "is to name a folder"),
+        (["--start=a=none", "--start=a=none"], "is given twice"),
+        (["--start=a=none"], "--model: give the architecture"),
+        (["--start=a=none", "--start=b=nowhere", *NET], "nowhere: no such file or folder"),
+        (["--start=a=none", "run.seed=3"], "run.seed=3: differs from run to run; give --seed"),
+        (["--start=a=none", "--per-class=3", "--per-class=3"], "each once"),
+        (["--start=a=none", "--per-class=9", *NET], "class 'a' of .* has 8"),
+        (["--start=a=none", "--launcher=no-such-program -n 2"], "--launcher no-such-program: no such program"),
+        (["--start=a=none", "optim.rl=3"], "did you mean 'lr'"),
+    ],
+)
+def test_it_is_refused_before_the_first_run(words, told, images, recipe, tmp_path, capfd):
+    assert run("--config", recipe, "--data", images, "--out", tmp_path / "out", *words) == 2
+    assert re.search(told, one_line(capfd)) and not (tmp_path / "out").exists()
+
+
+def test_data_without_a_split_to_report_on(images, recipe, tmp_path, capfd):
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "train").symlink_to(images / "train")
+    words = ["--config", recipe, "--data", tmp_path / "some", "--start=a=none", "--out", tmp_path / "out", *NET]
+    assert run(*words) == 2 and "no split to report on" in one_line(capfd)
+
+
+def test_a_start_is_parsed_at_the_first_equals_sign():
+    assert comparison.parse_starts(["a=x=y", "1p-frac=none"]) == {"a": "x=y", "1p-frac": "none"}
+    with pytest.raises(UsageError):
+        comparison.parse_starts(["compare.json=none"])

@@ -1,0 +1,207 @@
+"""`python train/study.py`: what a study is, the commands that it stands for, and one from rendering to a table."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from test_compare import RECIPE, TINY, run_here, write_images
+
+from shards.errors import UsageError
+from train import console, study
+from train.children import ChildError, Children
+from train.finetune import Finetuning
+from train.options import resolve
+from train.pretrain import Pretraining
+from train.studies import Step, load_study
+from train.study import app
+
+ROOT = Path(__file__).parents[1]
+STUDIES = [
+    *sorted((ROOT / "examples" / "ablations").glob("*.yaml")),
+    ROOT / "examples" / "cifar10-laptop" / "study.yaml",
+]
+PUBLISHED = {
+    "delta": {"delta-0.001": 1.2, "delta-0.01": 19.9, "delta-0.05": 83.0, "delta-0.1": 84.2, "delta-0.2": 83.4},
+    "sigma": {"sigma-3.5": 84.2, "sigma-5.0": 82.2, "sigma-6.0": 81.3},
+    "classes": {"l-16": 78.7, "l-1000": 84.2},
+    "noise": {"gaussian": 1.1, "uniform": 2.0, "1p-frac": 84.2},
+    "photo": {"rgb": 81.6, "canny": 82.2, "affine": 81.9, "polynomial": 81.3, "elastic": 37.0},
+    "augmentation": {"recipe": 84.2, "without-crop": 80.1, "without-mix": 80.4, "without-randaugment": 83.4},
+}
+"""On CIFAR-100; scratch has 64.2 in all of them."""
+
+SMALL = """
+about: two of everything
+sizes:
+  laptop: {render: --classes 8 --size 48 --points 1500 --workers 1, pretrain: pretrain.yaml, finetune: finetune.yaml,
+           per_class: 4, seeds: 1}
+variants:
+  small:
+    render: render --delta 0.1
+    published: {CIFAR-100: 84.2}
+  scratch: {}
+"""
+PRETRAIN = {
+    "model": {"drop_path": 0.0, "options": TINY},
+    "schedule": {"steps": 2},
+    "feed": {"batch_size": 8, "workers": 0},
+    "augment": {"size": 32},
+    "run": {"device": "cpu", "clean_images": 0},
+}
+
+
+def run(*words):
+    return console.run(app, "study", [str(word) for word in words])
+
+
+def commands(capsys, *words):
+    assert run(*words, "--data", "D", "--out", "o", "--dry-run") == 0
+    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def kind(words):
+    return "fracgen" if words[1:3] == ["-m", "fracgen"] else Path(words[1]).stem
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("size", ["laptop", "published"])
+def test_the_studies_of_the_examples(path, size, capsys):
+    pytest.importorskip("skimage")
+    if path.stem == "study" and size == "published":
+        with pytest.raises(UsageError, match=r"sizes\.published: is not there"):
+            load_study(path, size)
+        return
+    _, chosen, variants = load_study(path, size)
+    listed = commands(capsys, path, *(["--published"] if size == "published" else []))
+    assert [kind(words) for words in listed] == sorted(map(kind, listed), key=["fracgen", "pretrain", "compare"].index)
+    trained = [words for words in listed if kind(words) == "pretrain"]
+    assert len(trained) == sum(bool(variant.render) for variant in variants.values())
+    for words in trained:
+        at = words.index("--config") + 1
+        settings = resolve(Pretraining, words[at], {}, [word for word in words[at:] if "=" in word])
+        assert words[words.index("--shards") + 1] in [each[-1] for each in listed if kind(each) == "fracgen"]
+        assert settings.feed.repeats * (16 if "l-16" in words[-2] else 64) >= settings.feed.batch_size or (
+            size == "published"
+        )
+    starts = [words for words in listed[-1] if words.startswith(tuple(f"{name}=" for name in variants))]
+    assert [start.partition("=")[0] for start in starts] == list(variants)
+    resolve(Finetuning, chosen.finetune or None, {}, [])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_numbers(name):
+    _, _, variants = load_study(ROOT / "examples" / "ablations" / f"{name}.yaml", "published")
+    found = {name: variant.published.get("CIFAR-100") for name, variant in variants.items()}
+    assert found == {**PUBLISHED[name], "scratch": 64.2}
+
+
+def test_a_set_is_rendered_once_and_another_can_be_made_of_it(capsys):
+    listed = commands(capsys, STUDIES[0])
+    assert STUDIES[0].stem == "augmentation" and [kind(words) for words in listed].count("fracgen") == 1
+    delta = commands(capsys, ROOT / "examples" / "ablations" / "delta.yaml")
+    assert delta[4][4:8] == ["--ifs", "o/data/delta-0.1", "--delta", "0.2"], "all of them perturb one fractal"
+
+
+def test_what_a_user_adds(capsys):
+    words = [
+        "--pretrain=run.device=cpu",
+        "--finetune=optim.lr=0.5",
+        "--per-class=7",
+        "--seeds=5",
+        "--launcher=python -u",
+    ]
+    listed = commands(capsys, STUDIES[-1], *words)
+    assert listed[2][1] == "-u" and "run.device=cpu" in listed[2]
+    text = shlex.join(listed[-1])
+    assert "--seeds 5" in text and text.count("--per-class") == 1 and "--per-class 7" in text and "optim.lr=0.5" in text
+    assert "--launcher 'python -u'" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("about:", "abuot:", "unknown key 'abuot', did you mean 'about'"),
+        ("render: render", "rendre: render", r"unknown key 'variants\.small\.rendre', did you mean 'render'"),
+        ("seeds: 1", "seed: 1", r"unknown key 'sizes\.laptop\.seed', did you mean 'seeds'"),
+        ("84.2", "much", r"variants\.small\.published\.CIFAR-100 'much': must be a number"),
+        ("{}", "{size: large}", r"variants\.scratch\.size 'large': must be one of both, laptop, published"),
+        ("{}", "{pretrain: {optim.lr: 1}}", r"variants\.scratch\.pretrain: needs a set"),
+        ("  scratch: {}", "", "1 of size laptop; two or more"),
+        ("laptop: {", "published: {", r"sizes\.laptop: is not there"),
+        ("--delta 0.1", "--ifs @big", r"variants\.small\.render @big: 'big' is no variant before it"),
+        ("pretrain.yaml", "other.yaml", r"other\.yaml: no such file, which 'pre-train small' needs"),
+        ("render --delta", "photo PHOTO --delta", "nowhere.jpg: no such file, which 'render small' needs"),
+    ],
+)
+def test_what_is_no_study_is_one_line(old, new, told, tmp_path, capsys):
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
+    (tmp_path / "finetune.yaml").write_text(RECIPE)
+    (tmp_path / "study.yaml").write_text(SMALL.replace(old, new, 1))
+    words = [tmp_path / "study.yaml", "--data", "D", "--out", tmp_path / "o", "--photo", "nowhere.jpg"]
+    assert run(*words, "--dry-run") == 2
+    err = capsys.readouterr().err
+    assert re.search(told, err) and err.count("\n") == 1 and not (tmp_path / "o").exists()
+
+
+def test_without_a_photograph(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert run(ROOT / "examples" / "ablations" / "photo.yaml", "--data", "D", "--out", "o", "--dry-run") == 2
+    assert "--photo: give a photograph" in capsys.readouterr().err
+
+
+def test_from_rendering_to_a_table(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(Children, "run", run_here)
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
+    (tmp_path / "finetune.yaml").write_text(RECIPE)
+    (tmp_path / "study.yaml").write_text(SMALL)
+    out = tmp_path / "out"
+    words = [tmp_path / "study.yaml", "--data", write_images(tmp_path / "images"), "--out", out]
+    assert run(*words[:2], tmp_path / "nowhere", *words[3:]) == 2 and not list(out.iterdir()), "before anything is made"
+    assert run(*words) == 0
+    shown = capfd.readouterr()
+    assert "published, CIFAR-100" in shown.out and "84.2" in shown.out and "in all" in shown.out
+    steps = [line.split(": ")[1] for line in shown.err.splitlines() if line.startswith("step ")]
+    assert steps == ["render small", "pre-train small", "fine-tune"]
+    times = json.loads((out / "times.json").read_text())
+    assert list(times) == steps and all(each["seconds"] > 0 and each["done"] for each in times.values())
+    assert run(*words, "--json") == 0
+    shown = capfd.readouterr()
+    report = json.loads(shown.out)
+    assert [line.split(": ")[1] for line in shown.err.splitlines() if line.startswith("step ")] == ["fine-tune"]
+    assert report["seconds"] == {name: each["seconds"] for name, each in times.items()}, "looking is not counted"
+    assert report == json.loads((out / "study.json").read_text()) and report["complete"]
+    assert "| small | 1 |" in (out / "study.md").read_text()
+
+
+class Failing:
+    """Takes a while, then fails, or not."""
+
+    def __init__(self, fails):
+        self.fails = fails
+
+    def run(self, words, doing, *, tick):
+        tick()
+        if self.fails:
+            raise ChildError("failed", 3)
+
+
+def test_times_add_up_over_interruptions(tmp_path, monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(study.time, "perf_counter", lambda: float(next(clock)))
+    step = Step(name="render x", words=("true",), product=tmp_path / "made", key="k")
+    with pytest.raises(ChildError):
+        study.Clock(tmp_path / "times.json").run(step, Failing(True))
+    kept = json.loads((tmp_path / "times.json").read_text())
+    assert kept == {"render x": {"seconds": 20.0, "done": None}}
+    again = study.Clock(tmp_path / "times.json")
+    assert not again.is_done(step)
+    again.run(step, Failing(False))
+    assert not again.is_done(step), "nothing was made"
+    (tmp_path / "made").touch()
+    assert again.is_done(step) and again.seconds([step]) == {"render x": 40.0}
+    again.run(step, Failing(False))
+    assert again.seconds([step]) == {"render x": 40.0}
+    assert not again.is_done(Step(name="render x", words=("true",), product=tmp_path / "made", key="other"))
