@@ -246,6 +246,7 @@ def finetune(
     model, loaded = starts.build(start, num_classes=num_classes, size=size, keep_head=settings.keep_head)
     model.to(ranks.device)
     optimizer = models.optimizer(model, settings.optim, lr=plan.lr)
+    rates = schedule.cosine(optimizer, plan)
     state = loop.State(model=model, optimizer=optimizer, scaler=torch.amp.GradScaler(enabled=precision == "fp16"))
     augment = DeviceAugment(settings.augment, seed=seed, device=ranks.device)
     mix = Mixer(settings.mix, num_classes=num_classes, seed=seed, rank=ranks.rank)
@@ -282,7 +283,7 @@ def finetune(
         state=state,
         loss=cross_entropy,
         network=loop.wrapped(model, ranks, compiled=settings.run.compile),
-        rates=schedule.cosine(optimizer, plan),
+        rates=rates,
         amp=amp,
         clip=settings.optim.clip,
         seed=seed,
