@@ -58,37 +58,22 @@ def check_value(name: str, value: Any, expected: Any) -> Any:
 def build(kind: type[T], values: Mapping[Any, Any], where: str = "") -> T:
     """A dataclass, of values and of dataclasses, from mappings of mappings; what is not given is its default.
 
-    Of a dataclass within, that is what the outer one has for it, which need not be its class's own.
     Raises UsageError for an unknown key (it names the nearest), a wrong type, or a value that is not allowed.
     """
-    made: T = _build(kind, values, where, None)
-    return made
-
-
-def _build(kind: Any, values: Mapping[Any, Any], where: str, default: Any) -> Any:
-    """default: what has the values that are not given; None: the class has."""
     hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    checked: dict[str, Any] = {}
+    known = [field.name for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    checked = {}
     for key, value in values.items():
-        if key not in fields:
-            hint = nearest(str(key), fields)
-            raise UsageError(f"unknown key {reprlib.repr(f'{where}{key}')}{hint}; there are {', '.join(fields)}")
+        if key not in known:
+            hint = nearest(str(key), known)
+            raise UsageError(f"unknown key {reprlib.repr(f'{where}{key}')}{hint}; there are {', '.join(known)}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise UsageError(f"{where}{key} {reprlib.repr(value)}: must be a mapping")
-            inner = getattr(default, key) if default is not None else _default(fields[key])
-            checked[key] = _build(hints[key], value, f"{where}{key}.", inner)
+            checked[key] = build(hints[key], value, f"{where}{key}.")
         else:
             checked[key] = check_value(f"{where}{key}", value, hints[key])
-    return kind(**checked) if default is None else dataclasses.replace(default, **checked)
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    """The default of a field, None where it has none."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return None if field.default is dataclasses.MISSING else field.default
+    return kind(**checked)
 
 
 class _Loader(yaml.SafeLoader):

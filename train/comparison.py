@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from shards.errors import DataError, UsageError
 from train import contrast, options
 from train.config import Model, differences, to_values
-from train.finetune import RESULTS, Finetuning, fingerprint_of
+from train.finetune import Finetuning, fingerprint_of
+from train.results import RESULTS
 from train.rundir import told, write_text
 
 if TYPE_CHECKING:

@@ -213,9 +213,19 @@ def load(kind: type[T], path: str | None, given: Mapping[str, Any], overrides: l
             raise UsageError(f"{override!r}: an override is name=value, as in augment.erase=0.25")
         _set(values, name, parse_yaml(text, override))
     try:
-        return build(kind, values)
+        return build(kind, _over(to_values(kind()), values))
     except UsageError as error:
         raise UsageError(f"{path}: {error}" if path and not (given or overrides) else str(error)) from None
+
+
+def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Each value over its default. A protocol's defaults are not those of the groups: one given leaves the others."""
+    inner = {
+        name: _over(defaults[name], value)
+        for name, value in values.items()
+        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
+    }
+    return {**defaults, **values, **inner}
 
 
 def _set(values: dict[str, Any], name: str, value: Any) -> None:

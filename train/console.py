@@ -39,14 +39,14 @@ def run(application: typer.Typer, name: str, arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail(name, "interrupted", 130)
     except MemoryError:
-        return _fail(name, "out of memory; lower --batch-size, or use --data stream", DataError.exit_code)
+        return _fail(name, "out of memory; lower --batch-size, or give feed.mode=stream", DataError.exit_code)
     except RuntimeError as error:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and re.search("gloo|nccl|peer|connection", str(error), re.I):
             return _fail(name, "another process of this run has gone", DataError.exit_code)
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
         return _fail(
-            name, f"{str(error).splitlines()[0]} Lower --batch-size, or use --data stream", DataError.exit_code
+            name, f"{str(error).splitlines()[0]} Lower --batch-size, or give feed.mode=stream", DataError.exit_code
         )
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

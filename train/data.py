@@ -67,7 +67,7 @@ def choose_feed(
         return Choice("stream", f"stream, as asked for: {sizes}")
     if mode == "resident":
         if needed > ROOM_MOST * free:
-            raise UsageError(f"--data resident: the set does not fit in memory: {sizes}; give --data stream")
+            raise UsageError(f"feed.mode resident: the set does not fit in memory: {sizes}; give feed.mode=stream")
         return Choice("resident", f"resident, as asked for: {sizes}")
     if transform is not None and not source.one_size:
         return Choice("stream", "stream: images may differ in size until they are transformed (--resize N mends that)")

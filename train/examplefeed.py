@@ -20,7 +20,7 @@ from train.tars import BadSampleError
 Indices = npt.NDArray[np.int64]
 
 
-class _Once(Skipped):
+class Once(Skipped):
     """Each message counts once, however many workers and epochs meet it."""
 
     def __init__(self) -> None:
@@ -28,6 +28,7 @@ class _Once(Skipped):
         self._met = set[str]()
 
     def extend(self, skipped: Iterable[tuple[str, str]]) -> None:
+        """Take in those that are new."""
         new = [(reason, message) for reason, message in skipped if message not in self._met]
         self._met.update(message for _, message in new)
         super().extend(new)
@@ -60,7 +61,7 @@ class ExampleFeed:
         check_workers(transform, num_workers)
         per_rank = check_batch(len(examples) * repeats, batch_size, rank, world)
         self.batch_size, self.seed, self.rank, self.world, self.device = batch_size, seed, rank, world, device
-        self._examples, self._num_workers, self._skipped = examples, num_workers, _Once()
+        self._examples, self._num_workers, self._skipped = examples, num_workers, Once()
         self._order = Order(len(examples), repeats, seed=seed, batch_size=batch_size, per_rank=per_rank, rank=rank)
         self._work = _TrainWork(examples, self._order, transform, seed, skip_bad, len(examples) * repeats)
 

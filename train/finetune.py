@@ -10,7 +10,6 @@ on a validation split, and the test split is looked at when the run has ended. T
 
 import hashlib
 import json
-import statistics
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shards.errors import UsageError
-from train import console, options
+from shards.errors import DataError, UsageError
+from train import console, options, results
 from train.config import (
     Augmentation,
     Feed,
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 app = console.app()
 
 Protocol = Literal["honest", "published"]
-RESULTS, CONFUSION = "results.json", "confusion.png"
+CONFUSION, PICTURE = "confusion.csv", "confusion.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +165,8 @@ def main(
     from train.ranks import join, leave
 
     ranks = join(settings.run.device)
+    if out is not None and seeds > 1 and (out / CONFIG).exists():
+        raise UsageError(f"{out}: holds the run of one seed; give another --out for {seeds}")
     outcomes = []
     for number in range(1 if benchmark else seeds):
         one = replace(settings, run=replace(settings.run, seed=settings.run.seed + number))
@@ -180,9 +181,12 @@ def main(
     leave()
     if not ranks.first:
         return
-    if out is not None and seeds > 1 and not benchmark:
-        write_text(out / RESULTS, json.dumps(summary(outcomes), indent=1))
-    console.result(summary(outcomes) if seeds > 1 and not benchmark else outcomes[0], as_json=as_json)
+    if out is None or seeds == 1 or benchmark:
+        console.result(outcomes[0], as_json=as_json)
+        return
+    together = results.summary(outcomes)
+    write_text(out / results.RESULTS, json.dumps(together, indent=1))
+    console.result(together if as_json else results.in_words(together), as_json=as_json)
 
 
 def finetune(
@@ -216,18 +220,19 @@ def finetune(
     published = settings.protocol == "published"
 
     # what: the images, and how long
-    splits = open_splits(
-        settings.data,
-        val=settings.val,
-        test=settings.test,
-        num_classes=settings.num_classes,
-        root=settings.root,
-        val_share=0.0 if published else settings.val_share,
-        per_class=settings.per_class,
-        seed=seed,
-        skip_bad=feed.skip_bad,
-        progress=console.bar("reading"),
-    )
+    with ranks.in_turn():
+        splits = open_splits(
+            settings.data,
+            val=settings.val,
+            test=settings.test,
+            num_classes=settings.num_classes,
+            root=settings.root,
+            val_share=0.0 if published else settings.val_share,
+            per_class=settings.per_class,
+            seed=seed,
+            skip_bad=feed.skip_bad,
+            progress=console.bar("reading"),
+        )
     if published and splits.test is None:
         raise UsageError(f"--protocol published: {settings.data} has no test split to choose on")
     names, num_classes = splits.train.class_names, len(splits.train.class_names)
@@ -245,6 +250,7 @@ def finetune(
     model, loaded = starts.build(start, num_classes=num_classes, size=size, keep_head=settings.keep_head)
     model.to(ranks.device)
     optimizer = models.optimizer(model, settings.optim, lr=plan.lr)
+    rates = schedule.cosine(optimizer, plan)
     state = loop.State(model=model, optimizer=optimizer, scaler=torch.amp.GradScaler(enabled=precision == "fp16"))
     augment = DeviceAugment(settings.augment, seed=seed, device=ranks.device)
     mix = Mixer(settings.mix, num_classes=num_classes, seed=seed, rank=ranks.rank)
@@ -260,7 +266,7 @@ def finetune(
     fingerprint = fingerprint_of(splits, start)
 
     # where it goes on
-    best: checkpoint.Checkpoint | None = None
+    best: tuple[int, float] | None = None  # step, and accuracy on what is chosen on
     if folder is not None:
         if ranks.first:
             folder.lock()
@@ -269,8 +275,7 @@ def finetune(
                 changed = differences(told(last.config), told(values))
                 checkpoint.check_same(last, config=changed, data=fingerprint, world=ranks.world, path=folder.path)
             state.restore(last)
-            if (folder / checkpoint.BEST).exists():
-                best = checkpoint.load(folder / checkpoint.BEST)
+            best = chosen_before(folder, last, protocol=settings.protocol, data=fingerprint)
         if ranks.any(ranks.agree(state.step) != state.step):
             raise UsageError(f"{folder.path}: the processes do not see the same run there; --out must be shared by all")
         if ranks.first:
@@ -281,7 +286,7 @@ def finetune(
         state=state,
         loss=cross_entropy,
         network=loop.wrapped(model, ranks, compiled=settings.run.compile),
-        rates=schedule.cosine(optimizer, plan),
+        rates=rates,
         amp=amp,
         clip=settings.optim.clip,
         seed=seed,
@@ -310,21 +315,22 @@ def finetune(
     def scored(split: Literal["val", "test"]) -> scoring.Scores:
         return scoring.score(model, task.clean(split, ranks), num_classes=num_classes, amp=amp, ranks=ranks)
 
-    def save(name: str = checkpoint.LAST, **scores: float) -> None:
+    def save(name: str = checkpoint.LAST) -> None:
         if ranks.first:
             now = state.to_checkpoint(config=values, data=fingerprint, world=ranks.world)
+            now = replace(now, scores={"step": best[0], "accuracy": best[1]} if best is not None else {})
             if name == checkpoint.BEST:
-                now = replace(now, optimizer={}, scaler={}, scores=scores)
+                now = replace(now, optimizer={}, scaler={})
             checkpoint.save(now, folder / name)
 
     def check() -> dict[str, float]:
-        """Accuracy on the split that is chosen on. The best weights are kept, after the state that they belong to."""
+        """Accuracy on the split that is chosen on. Best weights are kept before the state of their step: a run that is
+        killed between the two comes to that step once more."""
         nonlocal best
         accuracy = scored(chosen_on).top1
-        if best is None or accuracy > best.scores["accuracy"]:
-            save()
-            save(checkpoint.BEST, accuracy=accuracy)
-            best = replace(state.to_checkpoint(config={}, data="", world=1), scores={"accuracy": accuracy})
+        if best is None or accuracy > best[1]:
+            best = state.step, accuracy
+            save(checkpoint.BEST)
         return {f"{chosen_on}_accuracy": round(accuracy, 6)}
 
     chosen_on: Literal["val", "test"] = "test" if published else "val"
@@ -351,7 +357,7 @@ def finetune(
     finally:
         feeder.close()
         journal.close()
-    rate = (state.step - first) * feed.batch_size / (time.perf_counter() - clock)
+    rate = (state.step - first) * feed.batch_size / (time.perf_counter() - clock)  # looks at the split included
     outcome: dict[str, Any] = {
         "run": str(folder.path),
         "start": start.name,
@@ -359,7 +365,7 @@ def finetune(
         "ending": ending,
         "steps": state.step,
         "samples": state.step * feed.batch_size,
-        "images_per_second": round(rate, 1),
+        **({"images_per_second": round(rate, 1)} if rate else {}),
         "skipped": sum(task.skipped.values()),
     }
     if ending != "finished":
@@ -372,19 +378,21 @@ def finetune(
 
     # how good it is: the test split, by the last weights and by those that were chosen
     reported: Literal["val", "test"] = "test" if splits.test is not None else "val"
-    results: dict[str, Any] = {"split": reported if splits.test or splits.val else None, "protocol": settings.protocol}
+    told_scores: dict[str, Any] = {"protocol": settings.protocol}
     shown: scoring.Scores | None = None
-    if results["split"]:
+    if splits.test is not None or splits.val is not None:
         shown = scored(reported)
-        results["last"] = {"step": state.step, **shown.to_dict(names)}
+        told_scores |= {"split": reported, "last": {"step": state.step, **shown.to_dict(names)}}
         outcome[f"{reported}_accuracy_last"] = round(shown.top1, 4)
     if best is not None:
-        at = checkpoint.load(folder / checkpoint.BEST) if ranks.first else None
-        weights, step, accuracy = ranks.agree((at.model, at.step, at.scores["accuracy"]) if at is not None else None)
-        model.load_state_dict(weights)
+        step, accuracy = best
+        if ranks.first:
+            model.load_state_dict(dict(checkpoint.load(folder / checkpoint.BEST).model))
+        for tensor in model.state_dict().values():
+            ranks.share(tensor)
         shown = scored(reported)
         chosen = {"step": step, "chosen_on": chosen_on, f"{chosen_on}_accuracy": accuracy}
-        results["best"] = {**chosen, **shown.to_dict(names)}
+        told_scores["best"] = {**chosen, **shown.to_dict(names)}
         outcome["best_epoch"] = round(step * feed.batch_size / num_samples, 2)
         outcome["chosen_on"] = "the test split itself, as published" if published else "the validation split"
         outcome[f"{reported}_accuracy_best"] = round(shown.top1, 4)
@@ -393,13 +401,8 @@ def finetune(
     if shown is not None and shown.top5 is not None:
         outcome[f"{reported}_top5"] = round(shown.top5, 4)
     outcome["seconds"] = round(time.perf_counter() - began, 1)
+    outcome["model"] = str(folder / "model")
     if ranks.first:
-        about = {"config": values, "start": start.name, "data": splits.description, "fingerprint": fingerprint}
-        counts = {"classes": list(names), "loaded": vars(loaded), "skipped": dict(task.skipped)}
-        write_text(folder / RESULTS, json.dumps({**outcome, **results, **counts, **about}, indent=1))
-        if shown is not None:
-            scoring.draw_confusion(shown, names, f"{reported}: {shown.top1:.1%}", folder / CONFUSION)
-        metrics.draw_curves(folder / metrics.METRICS, folder / metrics.CURVES)
         models.export(
             model,
             folder / "model",
@@ -408,8 +411,15 @@ def finetune(
             std=settings.augment.std,
             tag=f"fracgen_{fingerprint[:8]}",
             options=settings.model.options,
+            crop=settings.eval_crop,
         )
-        outcome["model"] = str(folder / "model")
+        metrics.draw_curves(folder / metrics.METRICS, folder / metrics.CURVES)
+        if shown is not None:
+            scoring.write_confusion(shown, names, folder / CONFUSION)
+            scoring.draw_confusion(shown, names, f"{reported}: {shown.top1:.1%}", folder / PICTURE)
+        about = {"config": values, "data": splits.description, "fingerprint": fingerprint, "classes": list(names)}
+        found = {**outcome, **told_scores, "loaded": vars(loaded), "skipped": dict(task.skipped), **about}
+        write_text(folder / results.RESULTS, json.dumps(found, indent=1))
     return outcome
 
 
@@ -419,19 +429,21 @@ def fingerprint_of(splits: "Splits", start: "Start") -> str:
     return hashlib.sha256("".join([*parts, start.fingerprint()]).encode()).hexdigest()
 
 
-def summary(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of several seeds: mean and standard deviation (of a sample) of each accuracy."""
-    told: dict[str, Any] = {"start": outcomes[0]["start"], "seeds": [each["seed"] for each in outcomes]}
-    for name in [name for name in outcomes[0] if "accuracy" in name or name.endswith("top5")]:
-        found = [each[name] for each in outcomes if name in each]
-        told[name] = {
-            "mean": round(statistics.mean(found), 4),
-            "std": round(statistics.stdev(found), 4) if len(found) > 1 else None,
-            "each": found,
-        }
-    told["runs"] = [each["run"] for each in outcomes]
-    told["ending"] = "finished" if all(each["ending"] == "finished" for each in outcomes) else "stopped"
-    return told
+def chosen_before(folder: RunFolder, last: Any, *, protocol: str, data: str) -> tuple[int, float] | None:
+    """(step, accuracy) of the weights that are kept; None where there are none, or they were chosen on other images.
+
+    Raises DataError where they are damaged, or gone.
+    """
+    from train import checkpoint
+
+    path = folder / checkpoint.BEST
+    if not path.exists():
+        if last.scores:
+            raise DataError(f"{path}: is gone, which held the best weights so far; give another --out")
+        return None
+    best = checkpoint.load(path)
+    same = best.data == data and best.config["protocol"] == protocol
+    return (best.step, best.scores["accuracy"]) if same else None
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def hold(
         elif image.shape[:2] != images.shape[2:]:
             raise UsageError(
                 f"images differ in size: {examples.where(first)} has {images.shape[3]} x {images.shape[2]}, "
-                f"{examples.where(number)} {image.shape[1]} x {image.shape[0]}; give --resize N, or --data stream"
+                f"{examples.where(number)} {image.shape[1]} x {image.shape[0]}; give --resize N, or feed.mode=stream"
             )
         if channels > images.shape[1]:
             grown = _room(num, 3, image.shape[:2])
@@ -104,7 +104,7 @@ def _room(num: int, channels: int, size: tuple[int, ...]) -> torch.Tensor:
         return torch.empty((num, channels, *size), dtype=torch.uint8)
     except (RuntimeError, MemoryError):
         total = num * channels * size[0] * size[1]
-        raise UsageError(f"{total} bytes of images do not fit in memory; give --data stream") from None
+        raise UsageError(f"{total} bytes of images do not fit in memory; give feed.mode=stream") from None
 
 
 def _decode(examples: Examples, number: int, resize: int) -> Image:

@@ -60,8 +60,15 @@ class Examples:
         return self.open(number).convert("RGB")
 
     def open(self, number: int, *, about: int = 0) -> Image.Image:
-        """As `picture`, in mode L where it is gray. about: where above 0, it may be smaller, no less than this."""
-        return self.pictures.open(int(self.places[number]), about)
+        """As `picture`, in mode L where it is gray. about: where above 0, it may be smaller, no less than this.
+
+        A picture that cannot be decoded is the user's to mend, or to skip: exit code 2.
+        """
+        try:
+            return self.pictures.open(int(self.places[number]), about)
+        except BadSampleError as error:
+            error.exit_code = UsageError.exit_code
+            raise
 
     def where(self, number: int) -> str:
         """The name of picture `number`, for messages."""

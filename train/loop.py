@@ -150,6 +150,7 @@ def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace
             log, save, check = (
                 _due(state.step, every) for every in (pace.log_every, pace.checkpoint_every, pace.check_every)
             )
+            check = check or state.step == pace.steps
             ask = ranks.world == 1 or ranks.device.type == "cpu" or state.step % _ASK_EVERY == 0
             asked = ask and ranks.any(bool(loop.asked))
             last = state.step == end or asked
@@ -169,12 +170,13 @@ def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace
                     "images_per_second": round(rate, 1),
                 }
                 loop.log(state.step, values)
-            if save or last:
+            if save or check or last:
                 _check_weights(state)
-                loop.save()
-            if loop.check is not None and (check or (last and (not asked or state.step == pace.steps))):
+            if loop.check is not None and check:  # before the checkpoint, after which it is not made up for
                 values = dict(loop.check())
                 loop.log(state.step, values)
+            if save or last:
+                loop.save()
             clock, counted = (time.perf_counter(), state.step) if values else (clock, counted)
             if asked and state.step < end:
                 return "interrupted"

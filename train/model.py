@@ -129,17 +129,26 @@ _OF_OTHER_WEIGHTS = ("test_input_size", "test_crop_pct", "test_pool_size", "pool
 
 
 def export(
-    model: nn.Module, folder: Path, *, size: int, mean: Stats, std: Stats, tag: str, options: Mapping[str, Any]
+    model: nn.Module,
+    folder: Path,
+    *,
+    size: int,
+    mean: Stats,
+    std: Stats,
+    tag: str,
+    options: Mapping[str, Any],
+    crop: float = 1.0,
 ) -> None:
     """A timm folder: config.json and model.safetensors, whole or not at all.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)` loads it. size: of the images, in pixels.
-    options: those the model was made with. Raises DataError where it cannot be written; an old one is kept.
+    options: those the model was made with. crop: share of the shorter side that is looked at.
+    Raises DataError where it cannot be written; an old one is kept.
     """
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     for path in (temporary, old):
         shutil.rmtree(path, ignore_errors=True)
-    about = {"tag": tag, "license": "mit", "mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": 1.0}
+    about = {"tag": tag, "license": "mit", "mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": crop}
     try:
         save_for_hf(
             model,

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,8 @@ def _named(name: str, class_names: Sequence[Any], labels: Any, pictures: Any) ->
         raise ValueError(f"labels of shape {numbers.shape}")
     names = [str(each[0] if isinstance(each, tuple) else each) for each in class_names]
     names = names or list(numbered(int(numbers.max(initial=-1)) + 1))
+    of_name = Counter(names)  # ImageNet has two classes of cranes
+    names = [each if of_name[each] == 1 else f"{each} ({number})" for number, each in enumerate(names)]
     if numbers.max(initial=-1) >= len(names) or (numbers.min(initial=0) < 0 <= numbers.max(initial=-1)):
         raise UsageError(f"{name}: labels {numbers.min()} to {numbers.max()}, and there are {len(names)} classes")
     told = hashlib.sha256(repr([name, names]).encode() + numbers.astype("<i8").tobytes()).hexdigest()

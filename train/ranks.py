@@ -1,6 +1,8 @@
 """The processes of a run: one, or as many as torchrun starts."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -55,10 +57,25 @@ class Ranks:
         dist.broadcast_object_list(words, src=0, group=self.control)
         return words[0]
 
+    def share(self, values: torch.Tensor) -> None:
+        """Make them those of the first rank, in place."""
+        if self.world > 1:
+            dist.broadcast(values, src=0)
+
     def wait(self) -> None:
         """Until all ranks are here."""
         if self.world > 1:
             dist.barrier(group=self.control)
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The first rank, then the first of each other machine, then the rest: who downloads does it alone."""
+        turn = 0 if self.first else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
+        for _ in range(turn):
+            self.wait()
+        yield
+        for _ in range(turn, 2):
+            self.wait()
 
 
 def join(device: str) -> Ranks:

@@ -103,7 +103,7 @@ class Resident:
         try:
             self.images, self.labels = images.to(home), labels.to(home)
         except torch.OutOfMemoryError as error:
-            raise UsageError(f"{images.nbytes} bytes of images do not fit on {device}; give --data stream") from error
+            raise UsageError(f"{images.nbytes} bytes of do not fit on {device}; give feed.mode=stream") from error
 
     @property
     def num_samples(self) -> int:
@@ -163,7 +163,7 @@ def _load(source: Source, skipped: Skipped, progress: Progress | None) -> tuple[
     try:
         images = torch.empty((num, *source.image_shape), dtype=torch.uint8)
     except (RuntimeError, MemoryError):
-        raise UsageError(f"{source.num_bytes} bytes of images do not fit in memory; give --data stream") from None
+        raise UsageError(f"{source.num_bytes} bytes of images do not fit in memory; give feed.mode=stream") from None
     places, labels, numbers = images.numpy(), np.empty(num, np.int64), np.empty(num, np.int64)
     good = 0
     for number, image, label in decode_first(source, num, skipped, threads=cores()):

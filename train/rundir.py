@@ -22,8 +22,8 @@ class RunFolder:
         """Raises UsageError where the folder is something else's, or holds a run that is not to be resumed."""
         self.path = path
         self._lock: TextIO | None = None
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{path}: is a file; --out names a folder")
+        if file := next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), None):
+            raise UsageError(f"{file}: is a file; --out names a folder")
         names = [each.name for each in path.iterdir()] if path.exists() else []
         held = sorted(name for name in names if name != ".lock" and not (name[0] == "." and name.endswith(".tmp")))
         if held and CONFIG not in held:
@@ -65,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
     """A small file, whole or not at all. Raises DataError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text, "utf-8", "surrogateescape")  # class names may be those of any folder
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """How well a model tells classes apart: every image counted once, in one confusion matrix over all ranks."""
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from train.ranks import Ranks
+from train.rundir import write_text
 
 _TOP = 5
 _NAMED = 40
@@ -52,7 +55,6 @@ class Scores:
             "top1": round(self.top1, 6),
             "top5": None if self.top5 is None else round(self.top5, 6),
             "per_class": self.per_class(names),
-            "confusion": self.confusion.tolist(),
         }
 
 
@@ -68,6 +70,8 @@ def score(
     counts = torch.zeros(num_classes * num_classes + 1, dtype=torch.int64, device=ranks.device)
     was = model.training
     model.eval()
+    for buffer in model.buffers():  # of batch norms each rank has its own statistics
+        ranks.share(buffer)
     with torch.no_grad():
         for images, labels in batches:
             with torch.autocast(images.device.type, dtype=amp, enabled=amp is not None):
@@ -83,6 +87,15 @@ def score(
     )
 
 
+def write_confusion(scores: Scores, names: Sequence[str], path: Path) -> None:
+    """The confusion matrix as CSV: a line for each true class, a column for each first guess."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["class", *names])
+    lines.writerows([name, *row] for name, row in zip(names, scores.confusion.tolist(), strict=True))
+    write_text(path, text.getvalue())
+
+
 def draw_confusion(scores: Scores, names: Sequence[str], title: str, path: Path) -> None:
     """The confusion matrix as a PNG: each row's shares, so that a row sums to one."""
     from matplotlib.figure import Figure
@@ -94,8 +107,8 @@ def draw_confusion(scores: Scores, names: Sequence[str], title: str, path: Path)
     shown = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
     axes.set(xlabel="first guess", ylabel="class", title=title)
     if len(names) <= _NAMED:
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
     if len(names) <= 15:
         for row, column in np.ndindex(*shares.shape):
             colour = "white" if shares[row, column] < 0.5 else "black"

@@ -59,16 +59,20 @@ class Loaded:
     """What became of each key. missing: freshly initialised. unexpected: left out, being of the old head.
 
     resized: brought to another resolution. kept_head: whether the head is the checkpoint's.
+    fresh: whether there was none.
     """
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     resized: tuple[str, ...] = ()
     kept_head: bool = False
+    fresh: bool = False
 
     @property
     def description(self) -> str:
         """One line for the screen."""
+        if self.fresh:
+            return "all of it fresh"
         head = "head kept" if self.kept_head else f"missing {_few(self.missing)}, unexpected {_few(self.unexpected)}"
         return head + (f", resized {_few(self.resized)}" if self.resized else "")
 
@@ -162,7 +166,7 @@ def build(start: Start, *, num_classes: int, size: int, keep_head: bool = False)
     own = made.state_dict()
     head = [key for name in _head_names(made) for key in own if key.startswith(f"{name}.")]
     if start.weights is None:
-        return made, Loaded(missing=tuple(own))
+        return made, Loaded(missing=tuple(own), fresh=True)
     given = dict(start.weights)
     weights = _to_model(given, made)
     kept = keep_head and all(key in weights and weights[key].shape == own[key].shape for key in head)
@@ -180,7 +184,9 @@ def build(start: Start, *, num_classes: int, size: int, keep_head: bool = False)
         raise UsageError(f"{start.name}: weights of another architecture than {start.model.name}: {'; '.join(faults)}")
     made.load_state_dict({**own, **weights})
     resized = tuple(key for key in weights if key in given and given[key].shape != weights[key].shape)
-    return made, Loaded(missing=() if kept else tuple(head), unexpected=old, resized=resized, kept_head=kept)
+    return made, Loaded(
+        missing=() if kept else tuple(sorted(head)), unexpected=tuple(sorted(old)), resized=resized, kept_head=kept
+    )
 
 
 def _head_names(made: nn.Module) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from train import console
 from train.augment import center, timm_clean_transform, timm_transform
 from train.config import Augmentation, Feed
 from train.data import Choice, choose_feed
+from train.examplefeed import Once
 from train.examples import ExampleFeed, Examples, Held, Needed, Splits, clean_batches, hold, needed
 from train.ranks import Ranks
 from train.resident import Resident
@@ -87,7 +88,7 @@ def open_task(
     else:
         choice = choose_feed(whole, mode, ranks.device)
     choice = ranks.agree(choice)
-    skipped = Skipped()
+    skipped = Once()
     transformed = feed.augment == "timm" or choice.mode == "stream"
     if transformed and feed.workers == 0:
         raise UsageError("--workers 0: images are decoded and augmented in workers; give 1 or more, or --resize N")

@@ -1,0 +1,647 @@
+"""`python train/finetune.py`, as a user runs it: tiny models and folders of images at 32 pixels."""
+
+import csv
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from train import checkpoint, console, finetune, metrics, results, taskdata
+from train.config import Schedule, load
+from train.finetune import Finetuning, app
+
+ROOT = Path(__file__).parents[1]
+MODEL = [f"model.options.{name}" for name in ("patch_size=8", "depth=2", "embed_dim=32", "num_heads=2")]
+TINY = [
+    "--model=vit_tiny_patch16_224",
+    "--batch-size=8",
+    "--device=cpu",
+    "--precision=fp32",
+    "--workers=0",
+    "augment.size=32",
+    *MODEL,
+]
+PLAIN = [each for each in TINY[1:] if each not in MODEL]
+EASY = ["mix.mixup=0", "mix.cutmix=0", "augment.rand_augment=''", "augment.color_jitter=0", "augment.erase=0"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+TIMES = ("seconds", "images_per_second", "run", "model")
+
+
+def run(*arguments) -> int:
+    return console.run(app, "finetune", [str(argument) for argument in arguments])
+
+
+def tune(data, out, *arguments) -> int:
+    return run("--data", data, "--out", out, *TINY, *arguments)
+
+
+def write_images(folder, counts, classes=3, size=lambda n: (32, 32), mode="RGB", seed=0):
+    """Noise about a colour of the class: learnt in part after a few steps."""
+    generator = np.random.default_rng(seed)
+    for label in range(classes):
+        place = folder / f"class{label:02d}"
+        place.mkdir(parents=True)
+        for n in range(counts):
+            width, height = size(n)
+            center = np.array([40, 128, 215])[[label % 3, label // 3 % 3, (label + 1) % 3]]
+            pixels = np.clip(generator.normal(center, 60, (height, width, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).convert(mode).save(place / f"{n:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three classes: 24 images of each to train with, 7 to report on; not to be changed."""
+    path = tmp_path_factory.mktemp("labelled")
+    write_images(path / "train", 24)
+    write_images(path / "test", 7, seed=1)
+    return path
+
+
+STRAIGHT = [
+    "--steps=24",
+    "run.log_every=4",
+    "run.checkpoint_every=6",
+    "check_epochs=0.5",
+    "--lr=0.5",
+    "--val-share=0.2",
+]
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """A finished run of 24 steps, with a check after each 4th; not to be changed."""
+    out = tmp_path_factory.mktemp("run") / "straight"
+    assert tune(data, out, *STRAIGHT) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A timm folder of a tiny net for five classes."""
+    from train import model as models
+    from train.config import Model
+
+    torch.manual_seed(5)
+    options = yaml.safe_load("{patch_size: 8, depth: 2, embed_dim: 32, num_heads: 2}")
+    made = models.create(Model(name="vit_tiny_patch16_224", options=options), num_classes=5, size=32)
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    models.export(made, folder, size=32, mean=(0.5,) * 3, std=(0.5,) * 3, tag="t", options=options)
+    return folder.parent
+
+
+def told(out):
+    return json.loads((out / "results.json").read_text())
+
+
+def lines(out):
+    """The metrics, without times."""
+    return [
+        {name: value for name, value in line.items() if name not in TIMES}
+        for line in metrics.read(out / "metrics.jsonl")
+    ]
+
+
+def without_times(values):
+    return {name: value for name, value in values.items() if name not in TIMES}
+
+
+def same_weights(one, other, name="last.pt"):
+    one, other = checkpoint.load(one / name), checkpoint.load(other / name)
+    assert one.step == other.step and one.scores == other.scores and one.model.keys() == other.model.keys()
+    assert all(torch.equal(one.model[key], other.model[key]) for key in one.model)
+
+
+def same_runs(one, other):
+    same_weights(one, other)
+    same_weights(one, other, "best.pt")
+    assert without_times(told(one)) == without_times(told(other))
+    for file in ("confusion.csv", "model/config.json", "model/model.safetensors", "config.yaml"):
+        assert (one / file).read_bytes() == (other / file).read_bytes(), file
+
+
+def test_a_run_leaves_what_it_promises(straight):
+    assert {path.name for path in straight.iterdir()} == {
+        ".lock", "config.yaml", "metrics.jsonl", "curves.png", "last.pt", "best.pt", "model", "results.json",
+        "confusion.png", "confusion.csv",
+    }  # fmt: skip
+    found = told(straight)
+    assert found["protocol"] == "honest" and found["split"] == "test" and found["steps"] == 24
+    assert found["chosen_on"] == "the validation split" and found["best"]["chosen_on"] == "val"
+    assert found["classes"] == ["class00", "class01", "class02"] and found["start"] == "scratch"
+    assert found["last"]["images"] == found["best"]["images"] == 21
+    for which in ("last", "best"):
+        assert found[f"test_accuracy_{which}"] == round(found[which]["top1"], 4)
+        assert found[which]["top5"] is None and set(found[which]["per_class"]) == set(found["classes"])
+        assert statistics.mean(found[which]["per_class"].values()) == pytest.approx(found[which]["top1"], abs=1e-5)
+    rows = list(csv.reader((straight / "confusion.csv").open()))
+    assert sum(int(rows[n + 1][n + 1]) for n in range(3)) / 21 == pytest.approx(found["best"]["top1"], abs=1e-5)
+
+
+def test_the_epoch_is_chosen_on_the_validation_split(straight):
+    checks = [
+        (line["step"], line["val_accuracy"])
+        for line in metrics.read(straight / "metrics.jsonl")
+        if "val_accuracy" in line
+    ]
+    assert [step for step, _ in checks] == [4, 8, 12, 16, 20, 24]
+    most = max(accuracy for _, accuracy in checks)
+    first = next(step for step, accuracy in checks if accuracy == most)
+    found = told(straight)["best"]
+    assert found["step"] == first and found["val_accuracy"] == pytest.approx(most, abs=1e-6)
+    assert first < 24, "or nothing is shown by this"
+    assert checkpoint.load(straight / "best.pt").step == first
+    assert not any("test_accuracy" in line for line in metrics.read(straight / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize(("protocol", "looks"), [("honest", ["val"] * 3 + ["test"] * 2), ("published", ["test"] * 5)])
+def test_which_split_is_looked_at_when(data, tmp_path, monkeypatch, protocol, looks):
+    seen, clean = [], taskdata.TaskData.clean
+    monkeypatch.setattr(
+        taskdata.TaskData, "clean", lambda self, split, ranks: seen.append(split) or clean(self, split, ranks)
+    )
+    options = ["--steps=6", "check_epochs=0.5", "--per-class=12"]
+    assert tune(data, tmp_path / "run", *options, f"--protocol={protocol}", "--val-share=0.1") == 0
+    assert seen == looks
+
+
+def test_the_published_protocol_is_labelled(data, tmp_path, capsys):
+    assert tune(data, tmp_path / "run", "--steps=6", "--protocol=published", "--json", "--lr=0.3") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["chosen_on"] == "the test split itself, as published" and "val_accuracy_best" not in shown
+    found = told(tmp_path / "run")
+    assert found["protocol"] == "published" and found["best"]["chosen_on"] == "test"
+    checks = [
+        line["test_accuracy"] for line in metrics.read(tmp_path / "run" / "metrics.jsonl") if "test_accuracy" in line
+    ]
+    for accuracy in (found["best"]["top1"], found["best"]["test_accuracy"]):
+        assert accuracy == pytest.approx(max(checks), abs=1e-6)
+    assert "72 images of 3 classes" in found["data"] and "carved" not in found["data"]
+
+
+@pytest.mark.parametrize("options", [[], ["--augment=timm", "--workers=2"], ["--feed=stream", "--workers=1"]], ids=str)
+def test_a_paused_run_goes_on_bit_for_bit(data, tmp_path, options, straight):
+    if options:
+        straight = tmp_path / "straight"
+        assert tune(data, straight, *STRAIGHT, *options) == 0
+    for stop_after in (4, 5, 10, 20, 0):
+        assert tune(data, tmp_path / "paused", *STRAIGHT, *options, f"--stop-after={stop_after}") == 0
+        assert (tmp_path / "paused" / "results.json").exists() == (stop_after == 0)
+    same_runs(straight, tmp_path / "paused")
+    names = ("val_accuracy", "lr", "samples")
+    every_fourth = [line for line in lines(tmp_path / "paused") if line["step"] % 4 == 0]
+    for one, other in zip(lines(straight), every_fourth, strict=True):
+        assert [one[name] for name in names] == [other[name] for name in names]
+        if one["step"] in (4, 16, 24):  # elsewhere the mean of the losses begins at the pause
+            assert one["loss"] == other["loss"]
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path, straight):
+    arguments = ["--data", data, "--out", tmp_path / "run", *TINY, *STRAIGHT, "run.checkpoint_every=2"]
+    command = [sys.executable, str(ROOT / "train" / "finetune.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    for _ in range(1200):
+        if (tmp_path / "run" / "last.pt").exists():
+            break
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert run(*arguments) == 0
+    same_weights(straight, tmp_path / "run")
+    same_weights(straight, tmp_path / "run", "best.pt")
+    assert told(straight)["best"] == told(tmp_path / "run")["best"]
+
+
+@pytest.mark.parametrize("at", [4, 12])
+@pytest.mark.parametrize("which", ["last.pt", "best.pt"])
+def test_killed_at_any_save_the_same_epoch_is_chosen(data, tmp_path, straight, monkeypatch, at, which):
+    """As if killed while a checkpoint of step `at` is written: the file is as before."""
+    save = checkpoint.save
+
+    def killed(state, path):
+        if state.step == at and path.name == which:
+            raise KeyboardInterrupt
+        save(state, path)
+
+    every = [*STRAIGHT, "run.checkpoint_every=4"]
+    monkeypatch.setattr(checkpoint, "save", killed)
+    code = tune(data, tmp_path / "run", *every)
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert code == 130 or which == "best.pt"
+    assert tune(data, tmp_path / "run", *every) == 0
+    same_weights(straight, tmp_path / "run")
+    same_weights(straight, tmp_path / "run", "best.pt")
+    assert told(straight)["best"] == told(tmp_path / "run")["best"]
+    assert [line.get("val_accuracy") for line in lines(straight)] == [
+        line.get("val_accuracy") for line in lines(tmp_path / "run")
+    ]
+
+
+def test_a_finished_run_has_nothing_to_do(data, straight, monkeypatch):
+    before, weights = told(straight), (straight / "last.pt").read_bytes()
+    monkeypatch.setattr("train.loop.Learner.__call__", None)
+    assert tune(data, straight, *STRAIGHT) == 0
+    assert without_times(told(straight)) == without_times(before)
+    assert (straight / "last.pt").read_bytes() == weights
+
+
+def test_two_processes_are_one(data, tmp_path, capsys):
+    """Equal weights and buffers on both ranks, every image scored once, the scores those of one process."""
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import sys, torch, torch.distributed as dist\n"
+        "from train import console, finetune, loop, scoring\n"
+        "score = scoring.score\n"
+        "def checked(model, batches, **rest):\n"
+        "    batches = list(batches)\n"
+        "    print('SEEN', dist.get_rank(), sum(len(labels) for _, labels in batches))\n"
+        "    found = score(model, batches, **rest)\n"
+        "    mine = torch.cat([v.double().flatten() for v in model.state_dict().values()])\n"
+        "    both = [torch.empty_like(mine) for _ in range(2)]\n"
+        "    dist.all_gather(both, mine)\n"
+        "    assert torch.equal(*both)\n"
+        "    return found\n"
+        "scoring.score = checked\n"
+        "sys.exit(console.run(finetune.app, 'finetune', sys.argv[1:]))\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    arguments = ["--data", data, "--out", tmp_path / "run", *PLAIN, "--model=resnet10t", *STRAIGHT]
+    done = subprocess.run(
+        [*torchrun, *map(str, arguments), "--steps=8", "--lr=0.1"],
+        env=ENVIRONMENT,
+        timeout=180,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # two checks on 15 carved images, then 21 test images twice
+    assert [sorted(int(n) for n in re.findall(rf"SEEN {rank} (\d+)", done.stdout)) for rank in range(2)] == [
+        [8, 8, 11, 11],
+        [7, 7, 10, 10],
+    ]
+    found = told(tmp_path / "run")
+    assert found["last"]["images"] == found["best"]["images"] == 21
+    assert checkpoint.load(tmp_path / "run" / "last.pt").world == 2
+    # the same weights, scored by one process
+    assert run(*arguments, "--steps=8", "--lr=0.1") == 2
+    assert "1 processes, were 2" in capsys.readouterr().err
+    assert run(*arguments, "--steps=8", "--lr=0.1", "--allow-changes") == 0
+    alone = told(tmp_path / "run")
+    assert [alone[which] for which in ("last", "best")] == [found[which] for which in ("last", "best")]
+
+
+def test_seeds_are_told_together(data, tmp_path, capsys):
+    assert tune(data, tmp_path / "runs", "--steps=8", "--seeds=3", "--seed=5", "--lr=0.3", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == json.loads((tmp_path / "runs" / "results.json").read_text())
+    assert shown["seeds"] == [5, 6, 7] and shown["ending"] == "finished"
+    each = [told(tmp_path / "runs" / f"seed-{seed}") for seed in (5, 6, 7)]
+    for name in ("test_accuracy_last", "test_accuracy_best", "val_accuracy_best"):
+        values = [one[name] for one in each]
+        assert shown[name]["each"] == values
+        assert shown[name]["mean"] == round(statistics.mean(values), 4)
+        assert shown[name]["std"] == round(statistics.stdev(values), 4)
+    assert len({one["fingerprint"] for one in each}) == 3, "each seed carves a split of its own"
+    capsys.readouterr()
+    assert tune(data, tmp_path / "runs", "--steps=8", "--seeds=3", "--seed=5", "--lr=0.3") == 0
+    text = capsys.readouterr().out
+    assert f"{shown['test_accuracy_best']['mean']:.4f} +- {shown['test_accuracy_best']['std']:.4f}" in text
+    # a seed of several is the run of that seed alone
+    assert tune(data, tmp_path / "alone", "--steps=8", "--seed=6", "--lr=0.3") == 0
+    same_runs(tmp_path / "runs" / "seed-6", tmp_path / "alone")
+
+
+def test_seeds_that_are_stopped_are_no_results(data, tmp_path, capsys):
+    assert tune(data, tmp_path / "runs", "--steps=8", "--seeds=2", "--stop-after=2", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["ending"] == "stopped" and not [name for name in shown if "accuracy" in name]
+
+
+def test_several_seeds_do_not_mix_with_the_run_of_one(data, straight, capsys, tmp_path):
+    assert tune(data, straight, *STRAIGHT, "--seeds=2") == 2
+    assert "the run of one seed" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert tune(data, tmp_path / "file", "--seeds=2", "--steps=2") == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_summary():
+    runs = [
+        {"start": "scratch", "seed": n, "run": str(n), "ending": "finished", "x_accuracy_best": n / 10}
+        for n in (1, 2, 4)
+    ]
+    assert results.summary(runs)["x_accuracy_best"] == {"mean": 0.2333, "std": 0.1528, "each": [0.1, 0.2, 0.4]}
+    assert results.in_words(results.summary(runs))["x_accuracy_best"] == "0.2333 +- 0.1528"
+
+
+def test_plain_timm_loads_the_model_and_says_the_same(data, straight):
+    model = timm.create_model(f"local-dir:{straight}/model", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    right = 0
+    with torch.no_grad():
+        for label in range(3):
+            for path in sorted((data / "test" / f"class{label:02d}").iterdir()):
+                right += int(model(transform(Image.open(path))[None]).argmax()) == label
+    assert right / 21 == pytest.approx(
+        told(straight)["best"]["top1"], abs=1.5 / 21
+    )  # resized on the device: levels may be 1 off
+    best = checkpoint.load(straight / "best.pt").model
+    assert all(torch.equal(value, best[key]) for key, value in model.state_dict().items())
+    config = json.loads((straight / "model" / "config.json").read_text())["pretrained_cfg"]
+    assert config["crop_pct"] == 0.875 and config["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_it_learns(data, tmp_path):
+    assert tune(data, tmp_path / "run", "--steps=120", "--lr=1", *EASY, "model.drop_path=0") == 0
+    assert told(tmp_path / "run")["test_accuracy_best"] >= 0.6  # chance is 0.33
+
+
+def test_a_checkpoint_is_where_it_begins(data, trained, tmp_path, capsys):
+    assert run("--checkpoint", trained, "--data", data, "--out", tmp_path / "run", *PLAIN, "--steps=2") == 0
+    assert "missing head.bias, head.weight, unexpected head.bias, head.weight" in capsys.readouterr().err
+    loaded = told(tmp_path / "run")["loaded"]
+    assert loaded["missing"] == loaded["unexpected"] == ["head.bias", "head.weight"]
+    assert told(tmp_path / "run")["start"] == str(trained)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["model"]["name"] == "vit_tiny_patch16_224" and config["model"]["options"]["depth"] == 2
+    # another checkpoint in its place is another run
+    assert tune(data, tmp_path / "run", "--steps=2") == 2
+    assert "another run" in capsys.readouterr().err
+
+
+def test_another_resolution_and_a_kept_head(trained, tmp_path, capsys):
+    write_images(tmp_path / "set" / "train", 4, classes=5)
+    begin = ["--checkpoint", trained, "--data", tmp_path / "set", "--batch-size=8", "--device=cpu", "--workers=0"]
+    assert run(*begin, "--out", tmp_path / "run", "--steps=1", "augment.size=48", "--keep-head", "--val-share=0") == 0
+    assert "head kept, resized pos_embed" in capsys.readouterr().err
+    found = told(tmp_path / "run")
+    assert found["loaded"]["kept_head"] and "best" not in found and "last" not in found
+    assert timm.create_model(f"local-dir:{tmp_path}/run/model", pretrained=True).pos_embed.shape[1] == 37
+
+
+def test_a_fine_tuned_run_begins_another(data, straight, tmp_path, capsys):
+    write_images(tmp_path / "set" / "train", 4, classes=2)
+    command = ["--checkpoint", straight, "--data", tmp_path / "set", "--batch-size=2", "--device=cpu", "--workers=0"]
+    assert run(*command, "--out", tmp_path / "run", "--steps=1", "augment.size=32") == 0
+    assert "missing head.bias" in capsys.readouterr().err
+
+
+def test_top5_where_there_are_more_classes(tmp_path):
+    write_images(tmp_path / "set" / "train", 4, classes=7)
+    write_images(tmp_path / "set" / "test", 3, classes=7, seed=1)
+    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3") == 0
+    found = told(tmp_path / "run")
+    assert found["best"]["top1"] <= found["best"]["top5"] <= 1 and found["test_top5"] == round(found["best"]["top5"], 4)
+
+
+def test_val_beside_train_alone_is_reported_on(tmp_path):
+    write_images(tmp_path / "set" / "train", 12)
+    write_images(tmp_path / "set" / "val", 5, seed=1)
+    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3") == 0
+    found = told(tmp_path / "run")
+    assert found["split"] == "test" and found["last"]["images"] == 15 and found["best"]["chosen_on"] == "val"
+
+
+def test_without_a_test_split_the_validation_split_is_told(tmp_path, capsys):
+    write_images(tmp_path / "set" / "train", 12)
+    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3") == 0
+    found = told(tmp_path / "run")
+    assert found["split"] == "val" and "val_accuracy_last" in found and not [n for n in found if n.startswith("test")]
+    assert tune(tmp_path / "set", tmp_path / "other", "--steps=3", "--protocol=published") == 2
+    assert "no test split to choose on" in capsys.readouterr().err
+
+
+def test_images_of_many_sizes(tmp_path, capsys):
+    write_images(tmp_path / "set" / "train", 6, size=lambda n: (40 + n, 36 + 2 * n))
+    write_images(tmp_path / "set" / "test", 3, size=lambda n: (50 - n, 36), seed=1)
+    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3", "--workers=2") == 0
+    assert "stream: images differ in size" in capsys.readouterr().err
+    assert told(tmp_path / "run")["last"]["images"] == 9
+    assert tune(tmp_path / "set", tmp_path / "none", "--steps=3") == 2
+    assert "--resize N" in capsys.readouterr().err
+    assert tune(tmp_path / "set", tmp_path / "resized", "--steps=3", "--resize=32") == 0
+    assert "resident" in capsys.readouterr().err and told(tmp_path / "resized")["last"]["images"] == 9
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "I;16"])
+def test_images_of_other_modes(tmp_path, mode):
+    write_images(tmp_path / "set" / "train", 4)
+    for path in (tmp_path / "set" / "train" / "class01").iterdir():
+        image = Image.open(path)
+        (image.convert("I").convert("I;16") if mode == "I;16" else image.convert(mode)).save(path)
+    write_images(tmp_path / "set" / "test", 2, mode="L", seed=1)
+    assert tune(tmp_path / "set", tmp_path / "run", "--steps=1") == 0
+    assert told(tmp_path / "run")["last"]["images"] == 6
+
+
+def bad_set(folder, kind):
+    write_images(folder / "train", 4)
+    write_images(folder / "test", 2, seed=1)
+    if kind == "broken":
+        (folder / "train" / "class01" / "002.png").write_bytes(b"no picture")
+    if kind == "broken test":
+        path = folder / "test" / "class01" / "001.png"
+        path.write_bytes(path.read_bytes()[:60])
+    if kind == "empty class":
+        (folder / "train" / "class03").mkdir()
+    if kind == "one class":
+        for each in ("train/class01", "train/class02", "test/class01", "test/class02"):
+            (folder / each).rename(folder / each.replace("/", "-"))
+    if kind == "a class more":
+        write_images(folder / "more", 2, classes=4)
+        (folder / "more" / "class03").rename(folder / "test" / "class03")
+    if kind == "a class less":
+        (folder / "test" / "class01").rename(folder / "gone")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("broken", r"train/class01/002\.png: no PNG, JPEG"),
+        ("broken test", r"test/class01/001\.png"),
+        ("empty class", "train/class03: class without images"),
+        ("one class", "only one class, 'class00'"),
+        ("a class more", "has also 'class03'"),
+        ("a class less", "lacks 'class01'"),
+    ],
+)
+@pytest.mark.parametrize("feed", [["--feed=resident"], ["--feed=stream", "--workers=1"]], ids=["resident", "stream"])
+def test_bad_sets_are_one_line_and_exit_code_2(tmp_path, capsys, kind, message, feed):
+    bad_set(tmp_path / "set", kind)
+    assert tune(tmp_path / "set", tmp_path / "run", "--steps=2", *feed) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert re.search(message, err[-1]) and err[-1].startswith("finetune: ") and "Traceback" not in "".join(err)
+
+
+@pytest.mark.parametrize("feed", [["--feed=resident"], ["--feed=stream", "--workers=1"]], ids=["resident", "stream"])
+@pytest.mark.filterwarnings("ignore::train.samples.SkippedDataWarning")
+def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
+    bad_set(tmp_path / "set", "broken")
+    bad_set(tmp_path / "other", "broken test")
+    (tmp_path / "other" / "test" / "class01" / "001.png").rename(tmp_path / "set" / "test" / "class01" / "001.png")
+    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3", "--skip-bad", "--val-share=0", *feed) == 0
+    found = told(tmp_path / "run")
+    assert found["skipped"] == {"image": 2} and found["last"]["images"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint=nowhere"], "no such file or folder"),
+        (["--model=vit_tiny_patch8_224"], "did you mean"),
+        (["--batch-size=500"], "only"),
+        (["--batch-size=7"], "make it even"),
+        (["--num-classes=7"], "3 classes"),
+        (["--val-share=1"], "val share 1"),
+        (["--per-class=50"], "50 images per class"),
+        (["--seeds=0"], "seeds"),
+        (["--epochs=0"], "epochs 0"),
+        (["--steps=2", "--epochs=1"], "give one of them"),
+        (["eval_crop=0"], "eval_crop 0"),
+        (["check_epochs=0"], "check_epochs 0"),
+        (["--protocol=best"], "best"),
+        (["checkpont=x"], "did you mean 'checkpoint'"),
+        (["--val=nowhere"], "nowhere"),
+        (["--lr=0"], "lr 0"),
+        (["--tensorboard"], "pip install tensorboard"),
+    ],
+)
+def test_bad_words_are_one_line_and_exit_code_2(data, tmp_path, capsys, arguments, message):
+    assert tune(data, tmp_path / "run", *arguments) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert message in err[-1] and "Traceback" not in "".join(err)
+    assert not (tmp_path / "run").exists(), "nothing is written"
+
+
+def test_missing_words_and_folders(data, tmp_path, capsys):
+    assert run("--out", tmp_path / "run") == 2
+    assert "--data" in capsys.readouterr().err
+    assert run("--data", data) == 2
+    assert "--out" in capsys.readouterr().err
+    assert tune(tmp_path / "none", tmp_path / "run") == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_another_architecture_is_told_by_its_keys(data, trained, tmp_path, capsys):
+    weights = timm.create_model(f"local-dir:{trained}/model", pretrained=True).state_dict()
+    torch.save({"model": weights}, tmp_path / "w.pth")
+    command = ["--checkpoint", tmp_path / "w.pth", "--data", data, "--out", tmp_path / "run", "--device=cpu"]
+    assert run(*command, "--batch-size=8", "--model=resnet10t", "augment.size=32", "--workers=0") == 2
+    err = capsys.readouterr().err
+    assert "another architecture" in err and "missing bn1.bias" in err and "unexpected blocks.0" in err
+
+
+def test_a_run_that_has_not_ended_is_no_start(data, trained, tmp_path, capsys):
+    assert tune(data, tmp_path / "run", "--steps=4", "--stop-after=2") == 0
+    assert tune(data, tmp_path / "next", "--checkpoint", tmp_path / "run") == 2
+    assert "has not ended" in capsys.readouterr().err
+
+
+def test_damaged_or_lost_best_weights_are_told(data, straight, tmp_path, capsys):
+    assert tune(data, tmp_path / "run", *STRAIGHT, "--stop-after=8") == 0
+    whole = (tmp_path / "run" / "best.pt").read_bytes()
+    (tmp_path / "run" / "best.pt").write_bytes(whole[:-100])
+    assert tune(data, tmp_path / "run", *STRAIGHT) == 1
+    assert "best.pt: no whole checkpoint" in capsys.readouterr().err
+    (tmp_path / "run" / "best.pt").unlink()
+    assert tune(data, tmp_path / "run", *STRAIGHT) == 1
+    assert "best.pt: is gone" in capsys.readouterr().err
+    (tmp_path / "run" / "best.pt").write_bytes(whole)
+    assert tune(data, tmp_path / "run", *STRAIGHT) == 0
+    same_runs(straight, tmp_path / "run")
+
+
+def test_changes_are_refused_or_allowed(data, tmp_path, capsys):
+    begin = ["--steps=8", "check_epochs=0.25", "--stop-after=4"]
+    assert tune(data, tmp_path / "run", *begin) == 0
+    assert tune(data, tmp_path / "run", "--steps=8", "check_epochs=0.25", "--lr=0.5") == 2
+    assert "optim.lr 0.5, was 0.01" in capsys.readouterr().err
+    assert tune(data, tmp_path / "run", "--steps=8", "check_epochs=0.25", "--lr=0.5", "--allow-changes") == 0
+    assert tune(data, tmp_path / "run", "--resume=never") == 2
+
+
+def test_a_best_of_other_images_counts_for_nothing(data, tmp_path):
+    """With --allow-changes: what was chosen on the validation split is not what is best on the test split."""
+    assert tune(data, tmp_path / "run", "--steps=8", "check_epochs=0.25", "--stop-after=4") == 0
+    path = tmp_path / "run" / "best.pt"
+    before = checkpoint.load(path)
+    checkpoint.save(checkpoint.Checkpoint(**{**vars(before), "scores": {"step": 4, "accuracy": 2.0}}), path)
+    assert tune(data, tmp_path / "run", "--steps=8", "check_epochs=0.2", "--protocol=published", "--allow-changes") == 0
+    assert told(tmp_path / "run")["best"]["test_accuracy"] <= 1
+
+
+def test_a_full_disk_is_one_line(data, tmp_path, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    assert tune(data, tmp_path / "run", "--steps=2") == 1
+    assert "No space left" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    assert tune(data, tmp_path / "run", "--steps=2") == 1
+    assert "No space left" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert tune(data, tmp_path / "run", "--steps=2") == 0
+
+
+def test_benchmark_measures_three_rates(data, capsys, monkeypatch):
+    monkeypatch.setattr("train.speed._SECONDS", 0.05)
+    assert run("--data", data, *TINY, "--benchmark", "--json", "--seeds=2") == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert min(measured[f"{name}_images_per_second"] for name in ("model_only", "data_only", "end_to_end")) > 0
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from train.finetune import app; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_defaults_are_the_published_recipe():
+    settings = Finetuning()
+    assert (settings.optim.name, settings.optim.lr, settings.optim.momentum) == ("sgd", 0.01, 0.9)
+    assert settings.optim.weight_decay == 1e-4 and settings.feed.batch_size == 768 and settings.eval_crop == 0.875
+    assert settings.augment.mean == (0.485, 0.456, 0.406) and settings.augment.std == (0.229, 0.224, 0.225)
+    assert (settings.augment.hflip, settings.augment.vflip, settings.augment.erase) == (0.5, 0.0, 0.25)
+    assert settings.schedule == Schedule(warmup_steps=0, warmup_epochs=10.0)
+    assert settings.protocol == "honest" and finetune.CONFUSION == "confusion.csv"
+
+
+def test_one_setting_leaves_the_others_of_its_group():
+    settings, defaults = load(Finetuning, None, {"optim.lr": 0.5}, ["augment.size=32", "feed.workers=0"]), Finetuning()
+    assert settings.optim.name == "sgd" and settings.optim.weight_decay == 1e-4 and settings.optim.lr == 0.5
+    assert settings.augment.mean == defaults.augment.mean and settings.augment.vflip == 0
+    assert settings.feed.batch_size == 768 and settings.model.name == ""
+
+
+EXAMPLES = sorted((ROOT / "examples").glob("finetune-*.yaml"))
+
+
+def test_there_is_an_example_of_each_set():
+    names = [path.stem.removeprefix("finetune-") for path in EXAMPLES]
+    assert names == ["cars", "cifar10", "cifar100", "flowers", "imagenet100", "imagenet1k"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_load_and_say_how_they_are_run(path):
+    settings = load(Finetuning, str(path), {}, [])
+    assert f"--config examples/{path.name}" in path.read_text()
+    if path.stem == "finetune-imagenet1k":
+        assert (settings.optim.name, settings.optim.lr, settings.optim.weight_decay) == ("adamw", 1e-3, 0.05)
+        assert settings.schedule.epochs == 300 and settings.schedule.warmup_epochs == 10 and settings.keep_head
+    else:
+        assert settings.optim == Finetuning().optim and settings.augment == Finetuning().augment
+        assert settings.schedule.epochs == 1000 and settings.feed.batch_size == 768 and not settings.keep_head

@@ -1,0 +1,182 @@
+"""What a net begins with: whose weights, whose head, and what is refused."""
+
+import argparse
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from shards.errors import DataError, UsageError
+from train import model as models
+from train.config import Model
+from train.starts import build, open_start
+
+OPTIONS = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
+TINY = Model(name="vit_tiny_patch16_224", drop_path=0.0, options=OPTIONS)
+HEAD = ("head.bias", "head.weight")
+
+
+def tiny(num_classes=7, size=32, seed=1):
+    torch.manual_seed(seed)
+    return models.create(TINY, num_classes=num_classes, size=size)
+
+
+def exported(model, folder, options=OPTIONS, size=32):
+    stats = (0.5, 0.5, 0.5)
+    models.export(model, folder, size=size, mean=stats, std=stats, tag="t", options=options)
+    return str(folder)
+
+
+def same_body(one, other, head="head."):
+    one, other = ({k: v for k, v in each.items() if not k.startswith(head)} for each in (one, other))
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_exactly_the_head_is_fresh(tmp_path):
+    old = tiny(7)
+    start = open_start(exported(old, tmp_path / "run" / "model").removesuffix("/model"), Model(name=""))
+    assert start.model.name == TINY.name and start.model.options.items() >= OPTIONS.items()
+    assert (start.num_classes, start.size, start.mean) == (7, 32, (0.5, 0.5, 0.5))
+    for num_classes in (3, 7):
+        torch.manual_seed(2)
+        made, loaded = build(start, num_classes=num_classes, size=32)
+        assert loaded.missing == loaded.unexpected == HEAD and not loaded.kept_head and loaded.resized == ()
+        assert same_body(made.state_dict(), old.state_dict())
+        assert made.head.out_features == num_classes
+        if num_classes == 7:
+            assert not torch.equal(made.head.weight, old.head.weight)
+    assert "missing head.bias, head.weight, unexpected head.bias, head.weight" in loaded.description
+
+
+def test_a_head_that_fits_is_kept_where_asked_for(tmp_path):
+    old = tiny(7)
+    start = open_start(exported(old, tmp_path / "m"), Model(name=""))
+    made, loaded = build(start, num_classes=7, size=32, keep_head=True)
+    assert loaded.kept_head and loaded.missing == loaded.unexpected == () and "head kept" in loaded.description
+    assert same_body(made.state_dict(), old.state_dict(), head="nothing")
+    _, loaded = build(start, num_classes=3, size=32, keep_head=True)
+    assert not loaded.kept_head and loaded.missing == loaded.unexpected == HEAD
+
+
+def test_the_fresh_head_depends_on_torchs_seed_alone(tmp_path):
+    start = open_start(exported(tiny(), tmp_path / "m"), Model(name=""))
+    heads = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        heads.append(build(start, num_classes=3, size=32)[0].head.weight)
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def test_position_embeddings_are_resampled_as_timm_does(tmp_path):
+    old = tiny(size=32)
+    start = open_start(exported(old, tmp_path / "m"), Model(name=""))
+    made, loaded = build(start, num_classes=7, size=48)
+    by_timm = timm.create_model(f"local-dir:{tmp_path}/m", pretrained=True, img_size=48)
+    assert loaded.resized == ("pos_embed",) and made.pos_embed.shape == (1, 1 + 36, 32)
+    assert torch.equal(made.pos_embed, by_timm.pos_embed) and "resized pos_embed" in loaded.description
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "module.model.", "backbone."])
+@pytest.mark.parametrize("entry", ["model", "state_dict", None])
+def test_published_files(tmp_path, prefix, entry):
+    old = tiny(7)
+    weights = {prefix + key: value for key, value in old.state_dict().items()}
+    whole = {entry: weights, "epoch": 299, "args": argparse.Namespace(model="x", lr=[1.0]), "optimizer": {"state": {}}}
+    torch.save(whole if entry else weights, tmp_path / "published.pth")
+    start = open_start(str(tmp_path / "published.pth"), TINY)
+    made, loaded = build(start, num_classes=3, size=32)
+    assert same_body(made.state_dict(), old.state_dict()) and loaded.missing == loaded.unexpected == HEAD
+
+
+def test_a_file_of_safetensors(tmp_path):
+    save_file(tiny().state_dict(), tmp_path / "w.safetensors")
+    assert build(open_start(str(tmp_path / "w.safetensors"), TINY), num_classes=2, size=32)[1].missing == HEAD
+
+
+def test_a_published_file_is_vit_tiny_where_nothing_is_said(tmp_path):
+    torch.save({"model": tiny().state_dict()}, tmp_path / "w.pth")
+    assert open_start(str(tmp_path / "w.pth"), Model(name="")).model.name == "vit_tiny_patch16_224"
+
+
+def test_residual_networks(tmp_path):
+    settings = Model(name="resnet10t", drop_path=0.0)
+    old = models.create(settings, num_classes=7, size=32)
+    start = open_start(exported(old, tmp_path / "m", {}), Model(name="", drop_path=0.0))
+    made, loaded = build(start, num_classes=3, size=64)
+    assert loaded.missing == loaded.unexpected == ("fc.bias", "fc.weight")
+    assert same_body(made.state_dict(), old.state_dict(), head="fc.")
+
+
+def test_from_scratch():
+    start = open_start("none", Model(name=""))
+    assert start.model.name == "vit_tiny_patch16_224" and start.weights is None
+    _, loaded = build(open_start("none", TINY), num_classes=3, size=32)
+    assert loaded.fresh and "fresh" in loaded.description
+
+
+def test_fingerprints_follow_every_weight(tmp_path):
+    model = tiny()
+    prints = [open_start(exported(model, tmp_path / "a"), Model(name="")).fingerprint()]
+    prints.append(open_start(exported(model, tmp_path / "b"), Model(name="")).fingerprint())
+    with torch.no_grad():
+        model.blocks[1].norm1.bias[3] += 1e-6
+    prints.append(open_start(exported(model, tmp_path / "c"), Model(name="")).fingerprint())
+    prints.append(open_start("none", TINY).fingerprint())
+    assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+def refused(kind, message, where, settings=TINY, **options):
+    with pytest.raises(kind, match=message) as caught:
+        build(open_start(str(where), settings), **{"num_classes": 3, "size": 32, **options})
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_other_architectures_are_told_by_their_keys(tmp_path):
+    torch.save(tiny().state_dict(), tmp_path / "w.pth")
+    path = tmp_path / "w.pth"
+    told = refused(UsageError, "another architecture", path, Model(name="resnet10t", drop_path=0.0))
+    assert "missing bn1.bias" in told and "unexpected blocks.0.attn" in told and "more" in told
+    deeper = Model(name=TINY.name, drop_path=0.0, options={**OPTIONS, "depth": 3})
+    assert "missing blocks.2.attn.proj.bias" in refused(UsageError, "another architecture", path, deeper)
+    shallower = Model(name=TINY.name, drop_path=0.0, options={**OPTIONS, "depth": 1})
+    assert "unexpected blocks.1.attn.proj.bias" in refused(UsageError, "another architecture", path, shallower)
+    wider = Model(name=TINY.name, drop_path=0.0, options={**OPTIONS, "embed_dim": 64})
+    assert "of another shape" in refused(UsageError, "another architecture", path, wider)
+    refused(UsageError, "another architecture", path, Model(name=TINY.name))
+
+
+def test_a_model_that_is_not_the_checkpoints(tmp_path):
+    where = exported(tiny(), tmp_path / "m")
+    refused(UsageError, r"--model resnet18: .* holds vit_tiny", where, Model(name="resnet18"))
+    refused(UsageError, "patch_size 8, not 4", where, Model(name="", options={"patch_size": 4}))
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    refused(UsageError, "no such file or folder", tmp_path / "nothing")
+    refused(UsageError, "no config.json", tmp_path)
+    (tmp_path / "last.pt").write_bytes(b"")
+    refused(UsageError, "has not ended", tmp_path)
+    refused(DataError, "no weights can be read", tmp_path / "last.pt")
+    for number, content in enumerate(({}, {"epoch": 3}, [1], {"model": {"a": 1}})):
+        torch.save(content, tmp_path / f"{number}.pth")
+        refused(DataError, "no state dict", tmp_path / f"{number}.pth")
+    (tmp_path / "x.safetensors").write_bytes(b"none")
+    refused(DataError, "no weights can be read", tmp_path / "x.safetensors")
+    torch.save({"model": tiny().state_dict(), "more": [1, 2]}, tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:-2000])
+    refused(DataError, "no weights can be read", tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{}", '{"architecture": "vit_tiny_patch16_224", "num_classes": "x"}'])
+def test_damaged_timm_folders(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    refused(DataError, "no model of timm's", tmp_path)
+
+
+def test_a_timm_folder_without_weights(tmp_path):
+    config = {"architecture": TINY.name, "num_classes": 7, "pretrained_cfg": {"input_size": [3, 32, 32]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refused(UsageError, "has no model.safetensors", tmp_path, Model(name=""))
