@@ -326,7 +326,7 @@ def test_a_resident_set_of_arrays(where):
 
 def test_a_feed_replaces_what_is_broken(broken):
     options = {"batch_size": 9, "seed": 1, "device": CPU, "transform": Jitter()}
-    with pytest.raises(DataError, match=r"bee/001\.png"):
+    with pytest.raises(UsageError, match=r"bee/001\.png"):
         take(ExampleFeed(broken, **options, num_workers=2), 1)
     found = []
     for workers in (1, 3):
@@ -356,7 +356,7 @@ def test_clean_batches_have_every_example_once(where, world, workers):
 
 
 def test_clean_batches_leave_out_what_is_broken(broken):
-    with pytest.raises(DataError, match=r"bee/001\.png"):
+    with pytest.raises(UsageError, match=r"bee/001\.png"):
         list(clean_batches(broken, plainly, 4))
     skipped = Skipped()
     with pytest.warns(SkippedDataWarning):
