@@ -80,13 +80,10 @@ def open_task(
     there = [each for each in (splits.train, splits.val, splits.test) if each is not None]
     needs = [needed(each, resize=feed.resize) for each in there]
     whole = Needed(sum(each.num_bytes for each in needs), all(each.one_size for each in needs))
-    mode = feed.mode
-    if mode == "auto" and (not whole.one_size or feed.augment == "timm" or feed.workers == 0):
-        mode = "resident" if whole.one_size else "stream"
-    if mode == "stream" and not whole.one_size and feed.mode == "auto":
+    if feed.mode == "auto" and not whole.one_size:
         choice = Choice("stream", "stream: images differ in size; timm's pipeline decodes and augments them in workers")
-    else:
-        choice = choose_feed(whole, mode, ranks.device)
+    else:  # without workers only what is kept in memory can be augmented
+        choice = choose_feed(whole, "resident" if feed.mode == "auto" and not feed.workers else feed.mode, ranks.device)
     choice = ranks.agree(choice)
     skipped = Once()
     transformed = feed.augment == "timm" or choice.mode == "stream"
