@@ -92,17 +92,20 @@ class Scribe:
         self.steps.append(step)
         return torch.tensor(self.loss(step))
 
-    def run(self, clean=None, **pace):
+    def run(self, check=None, **pace):
         def log(step, values):
             self.logs.setdefault(step, {}).update(values)
 
-        loop = Loop(log=log, save=lambda: self.saved.append(self.state.step), clean=clean)
+        loop = Loop(log=log, save=lambda: self.saved.append(self.state.step), check=check)
         return fit(self.state, self.take_step, loop, Pace(batch_size=10, **pace), ALONE)
 
 
 def test_logs_checkpoints_and_the_last_step():
     scribe = Scribe()
-    assert scribe.run(steps=11, log_every=4, checkpoint_every=5, clean_every=6, clean=lambda: 0.25) == "finished"
+    assert (
+        scribe.run(steps=11, log_every=4, checkpoint_every=5, check_every=6, check=lambda: {"clean_accuracy": 0.25})
+        == "finished"
+    )
     assert scribe.steps == list(range(11)) and scribe.saved == [5, 10, 11]
     assert sorted(scribe.logs) == [4, 6, 8, 11]
     assert scribe.logs[4]["loss"] == 2.5 and scribe.logs[8]["loss"] == 6.5

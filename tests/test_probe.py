@@ -247,7 +247,7 @@ def test_bad_pictures_are_told_or_counted(data, model, tmp_path, capsys):
                 picture(folder / split / str(label) / f"{number}.png", rng, label)
     (folder / "train" / "1" / "3.png").write_bytes(b"none")
     arguments = ["--checkpoint", model, "--data", folder, "--out", tmp_path / "out", "--k=3", "--no-random", "--json"]
-    assert run(*arguments) == 1
+    assert run(*arguments) == 2
     assert "3.png" in capsys.readouterr().err and not (tmp_path / "out" / "probe.json").exists()
     with pytest.warns(UserWarning, match="3.png"):
         assert run(*arguments, "--skip-bad") == 0
