@@ -255,6 +255,17 @@ def test_bad_pictures_are_told_or_counted(data, model, tmp_path, capsys):
     assert told["train_images"] == 11 and sum(told["skipped"].values()) == 1
 
 
+@pytest.mark.parametrize(("num", "dim", "rank"), [(60, 96, 96), (500, 768, 5), (500, 512, 40)])
+def test_features_with_one_strong_direction_are_fitted(num, dim, rank):
+    """More dimensions than images, and nearly all variance along one of them, as untrained wide nets have it."""
+    torch.manual_seed(0)
+    low = torch.randn(num, rank) @ torch.randn(rank, dim) / rank**0.5
+    features = 0.01 * low + torch.randn(num, 1) @ torch.randn(1, dim)
+    labels = torch.arange(num) % 3
+    fit, _ = fit_best(features, labels, torch.arange(num) % 10 == 0, 3)
+    assert torch.isfinite(fit.weights).all() and fit.loss < 1.1
+
+
 def test_checkpoints_are_called_by_their_run(tmp_path):
     assert named("runs/1p-frac") == ("1p-frac", "runs/1p-frac")
     assert named("runs/1p-frac/model") == ("1p-frac", "runs/1p-frac/model")

@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from shards.errors import DataError, UsageError
+from shards.errors import UsageError
 from train import model as models
 from train.config import Model
 from train.starts import build, open_start
@@ -159,21 +159,21 @@ def test_what_is_no_checkpoint(tmp_path):
     refused(UsageError, "no config.json", tmp_path)
     (tmp_path / "last.pt").write_bytes(b"")
     refused(UsageError, "has not ended", tmp_path)
-    refused(DataError, "no weights can be read", tmp_path / "last.pt")
+    refused(UsageError, "no weights that torch or safetensors can read", tmp_path / "last.pt")
     for number, content in enumerate(({}, {"epoch": 3}, [1], {"model": {"a": 1}})):
         torch.save(content, tmp_path / f"{number}.pth")
-        refused(DataError, "no state dict", tmp_path / f"{number}.pth")
+        refused(UsageError, "no state dict", tmp_path / f"{number}.pth")
     (tmp_path / "x.safetensors").write_bytes(b"none")
-    refused(DataError, "no weights can be read", tmp_path / "x.safetensors")
+    refused(UsageError, "no weights that torch or safetensors can read", tmp_path / "x.safetensors")
     torch.save({"model": tiny().state_dict(), "more": [1, 2]}, tmp_path / "cut.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:-2000])
-    refused(DataError, "no weights can be read", tmp_path / "cut.pth")
+    refused(UsageError, "no weights that torch or safetensors can read", tmp_path / "cut.pth")
 
 
 @pytest.mark.parametrize("config", ["", "[]", "{}", '{"architecture": "vit_tiny_patch16_224", "num_classes": "x"}'])
 def test_damaged_timm_folders(tmp_path, config):
     (tmp_path / "config.json").write_text(config)
-    refused(DataError, "no model of timm's", tmp_path)
+    refused(UsageError, "no model of timm's", tmp_path)
 
 
 def test_a_timm_folder_without_weights(tmp_path):

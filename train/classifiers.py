@@ -91,8 +91,9 @@ class _Problem:
         self.labels, self.columns = labels, torch.arange(num, device=labels.device)
         self.penalty = features.new_full((dim + 1,), l2)
         self.penalty[-1] = 0
-        bound = (self.features.mT @ self.features).double() / (2 * num) + self.penalty.double().diag()
-        bound += 1e-7 * torch.eye(dim + 1, dtype=torch.float64, device=bound.device)  # float32 has rounded it
+        exact = self.features.double()  # in float32, one strong direction drowns the weak ones in its rounding
+        bound = exact.mT @ exact / (2 * num) + self.penalty.double().diag()
+        bound += 1e-7 * torch.eye(dim + 1, dtype=torch.float64, device=bound.device)
         self.factor = torch.linalg.cholesky(bound).float()
 
     def moved(self, weights: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def compose(
     What is no folder has the architecture that the recipe names, else that of the first start that has one.
     Raises UsageError for what is missing or cannot be compared.
     """
-    from train.starts import open_start
+    from train.starts import build, open_start
 
     asked = recipe.settings({"model.name": recipe.model})
     opened = {}
@@ -162,16 +162,20 @@ def compose(
         if not had:
             raise UsageError("--model: give the architecture; every start is 'none', and the recipe names no model")
         model = had[0]
-    check_data(recipe, per_class)
+    num_classes = check_data(recipe, per_class)
+    for name, found in opened.items():
+        if starts[name] != SCRATCH:
+            build(found, num_classes=num_classes, size=asked.augment.size, keep_head=asked.keep_head)
     return Comparison(recipe=recipe, starts=starts, seeds=seeds, per_class=per_class, out=out, model=model)
 
 
-def check_data(recipe: Recipe, per_class: Sequence[int]) -> None:
-    """Raises UsageError where the images are missing, too few, or without a split to report on."""
+def check_data(recipe: Recipe, per_class: Sequence[int]) -> int:
+    """The number of classes. Raises UsageError where images are missing, too few, or without a split to report on."""
     asked = recipe.settings({})
     splits = _open_splits(replace(asked, per_class=max(per_class, default=0) or asked.per_class))
     if splits.test is None and splits.val is None:
         raise UsageError(f"{asked.data}: has no split to report on; give test=FOLDER, or val=FOLDER")
+    return len(splits.train.class_names)
 
 
 def _open_splits(asked: Finetuning) -> "Splits":
@@ -248,8 +252,9 @@ def collect(comparison: Comparison, done: Collection[Trial]) -> dict[str, Any]:
         for trial in (each for each in done if each.per_class == few):
             results = _results(trial)
             splits.add(results["split"])
-            for measure, entry in (("last", "last"), ("chosen", "best")):
-                if entry in results:
+            chosen = "best_test" if results["protocol"] == "published" else "chosen"
+            for measure, entry in (("last", "last"), (chosen, "best")):
+                if entry in results and (measure == "last" or results["split"] == "test"):
                     scores[measure][trial.start][trial.seed] = results[entry]["top1"]
         measured = {name: contrast.contrast(each) for name, each in scores.items() if any(each.values())}
         sections.append({"per_class": few or None, "measures": measured})

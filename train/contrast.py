@@ -11,8 +11,9 @@ from typing import Any
 Scores = Mapping[str, Mapping[int, float]]
 """Accuracy (0 to 1) by start and seed. The others are held against the first start."""
 
-MEASURES = {"last": "last epoch", "chosen": "chosen epoch"}
-"""What is compared: the weights at the end, and those of the epoch that was chosen, where one was."""
+MEASURES = {"last": "last epoch", "chosen": "chosen epoch", "best_test": "best test epoch"}
+"""What is compared: the weights at the end, and those of the epoch that was chosen, where one was: on a validation
+split; or on the test split, as published, which is a maximum over the epochs."""
 
 
 def contrast(scores: Scores) -> dict[str, dict[str, Any]]:

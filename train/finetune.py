@@ -282,6 +282,11 @@ def finetune(
             folder.write(CONFIG, to_yaml(values))
     ranks.wait()
 
+    if folder is not None and state.step == plan.steps and not allow_changes:
+        made: dict[str, Any] | None = ranks.agree(results.read(folder.path, fingerprint) if ranks.first else None)
+        if made is not None:
+            return made
+
     learn = loop.Learner(
         state=state,
         loss=cross_entropy,
@@ -366,7 +371,6 @@ def finetune(
         "steps": state.step,
         "samples": state.step * feed.batch_size,
         **({"images_per_second": round(rate, 1)} if rate else {}),
-        "skipped": sum(task.skipped.values()),
     }
     if ending != "finished":
         if ranks.first:
@@ -383,7 +387,7 @@ def finetune(
     if splits.test is not None or splits.val is not None:
         shown = scored(reported)
         told_scores |= {"split": reported, "last": {"step": state.step, **shown.to_dict(names)}}
-        outcome[f"{reported}_accuracy_last"] = round(shown.top1, 4)
+        outcome[f"{reported}_accuracy_last"] = round(shown.top1, 6)
     if best is not None:
         step, accuracy = best
         if ranks.first:
@@ -395,11 +399,16 @@ def finetune(
         told_scores["best"] = {**chosen, **shown.to_dict(names)}
         outcome["best_epoch"] = round(step * feed.batch_size / num_samples, 2)
         outcome["chosen_on"] = "the test split itself, as published" if published else "the validation split"
-        outcome[f"{reported}_accuracy_best"] = round(shown.top1, 4)
+        outcome[f"{reported}_accuracy_best"] = round(shown.top1, 6)
         if reported == "test" and not published:
-            outcome["val_accuracy_best"] = round(accuracy, 4)
-    if shown is not None and shown.top5 is not None:
-        outcome[f"{reported}_top5"] = round(shown.top5, 4)
+            outcome["val_accuracy_best"] = round(accuracy, 6)
+        if reported == "val":
+            outcome["chosen_on"] += ", which is reported on too: a maximum, so too high"
+    for which in ("last", "best"):
+        if told_scores.get(which, {}).get("top5") is not None:
+            outcome[f"{reported}_top5_{which}"] = told_scores[which]["top5"]
+    skipped = ranks.total(task.skipped)
+    outcome["skipped"] = sum(skipped.values())
     outcome["seconds"] = round(time.perf_counter() - began, 1)
     outcome["model"] = str(folder / "model")
     if ranks.first:
@@ -418,7 +427,7 @@ def finetune(
             scoring.write_confusion(shown, names, folder / CONFUSION)
             scoring.draw_confusion(shown, names, f"{reported}: {shown.top1:.1%}", folder / PICTURE)
         about = {"config": values, "data": splits.description, "fingerprint": fingerprint, "classes": list(names)}
-        found = {**outcome, **told_scores, "loaded": vars(loaded), "skipped": dict(task.skipped), **about}
+        found = {"outcome": outcome, **told_scores, "loaded": vars(loaded), "skipped": skipped, **about}
         write_text(folder / results.RESULTS, json.dumps(found, indent=1))
     return outcome
 

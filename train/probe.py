@@ -23,6 +23,7 @@ import typer
 from shards.errors import DataError, UsageError
 from train import console
 from train.config import Device, Model, Precision, load
+from train.rundir import write_text
 from train.seeds import MAX_SEED
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def probe(settings: Probing, out: Path, *, as_json: bool = False) -> None:
         "nets": found,
         "seconds": seconds,
     }
-    write(out / "probe.json", json.dumps(result, indent=2) + "\n")
+    write_text(out / "probe.json", json.dumps(result, indent=2) + "\n")
     figure.draw(found, chance, out / "probe.png")
     if as_json:
         print(json.dumps(result))
@@ -389,17 +390,6 @@ def about(net: "Net", start: "Start") -> dict[str, Any]:
         "std": list(net.std),
         "feature": net.feature,
     }
-
-
-def write(path: Path, text: str) -> None:
-    """A small file, whole or not at all. Raises DataError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -40,6 +41,14 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(values)
         return values
+
+    def total(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """The sum of counts by name over the ranks, which need not have the same names."""
+        if self.world == 1:
+            return dict(counts)
+        found: list[dict[str, int]] = [{} for _ in range(self.world)]
+        dist.all_gather_object(found, dict(counts), group=self.control)
+        return dict(sum(map(Counter, found), Counter[str]()))
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on any rank."""

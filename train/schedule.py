@@ -63,7 +63,7 @@ def describe(plan: Plan, batch_size: int, num_samples: int, *, start: int) -> st
     samples = plan.steps * batch_size
     goes_on = f"; goes on at step {start:,}" if start else ""
     return (
-        f"{plan.steps:,} of {batch_size:,}: {samples:,} samples, {samples / num_samples:,.1f} epochs; "
+        f"{plan.steps:,} of {batch_size:,} images: {samples:,} samples, {samples / num_samples:,.1f} epochs; "
         f"warm-up {plan.warmup_steps:,}{goes_on}"
     )
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shards.errors import DataError, UsageError
+from shards.errors import UsageError
 from train import checkpoint
 from train import model as models
 from train.config import Model
@@ -84,7 +84,7 @@ def open_start(where: str, settings: Model) -> Start:
     .pth, .pt or .safetensors of a state dict, alone or as the entry "model" or "state_dict", whose architecture is what
     the settings say.
     settings: name "" is the checkpoint's own model, or vit_tiny_patch16_224 where it does not say.
-    Raises UsageError where nothing usable is there, or of another model than the settings say; DataError for damage.
+    Raises UsageError where nothing usable is there, or of another model than the settings say.
     """
     asked = replace(settings, name=settings.name or Model().name)
     if where in ("", SCRATCH):
@@ -112,7 +112,7 @@ def _open_folder(path: Path, settings: Model) -> Start:
         size, mean, std = about.get("input_size", [3, None])[1], about.get("mean"), about.get("std")
         num_classes = int(config["num_classes"])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DataError(f"{folder / 'config.json'}: no model of timm's ({error!r})") from error
+        raise UsageError(f"{folder / 'config.json'}: no model of timm's ({error!r})") from error
     if settings.name not in ("", name):
         raise UsageError(f"--model {settings.name}: {path} holds {name}; leave --model out, or give another checkpoint")
     if differing := [key for key, value in settings.options.items() if options.get(key) != value]:
@@ -144,11 +144,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             values = torch.load(path, map_location="cpu", weights_only=True)
     except (*checkpoint.DAMAGE, SafetensorError) as error:
         first = str(error).splitlines()[0] if str(error) else repr(error)
-        raise DataError(f"{path}: no weights can be read ({first})") from error
+        raise UsageError(
+            f"--checkpoint {path}: no weights that torch or safetensors can read ({type(error).__name__}: {first})"
+        ) from error
     if isinstance(values, Mapping):
         values = next((values[entry] for entry in _ENTRIES if isinstance(values.get(entry), Mapping)), values)
     if not isinstance(values, Mapping) or not values or not all(isinstance(each, Tensor) for each in values.values()):
-        raise DataError(f"{path}: no state dict, alone or as {' or '.join(map(repr, _ENTRIES))}")
+        raise UsageError(f"--checkpoint {path}: no state dict, alone or as {' or '.join(map(repr, _ENTRIES))}")
     weights = {str(key): value for key, value in values.items()}
     while prefix := next((each for each in _PREFIXES if all(key.startswith(each) for key in weights)), None):
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}

@@ -27,12 +27,14 @@ class Size:
     """How large everything is. Paths are relative to the study's file.
 
     render: words that follow those of each variant. pretrain, finetune: YAML files of settings; "" for the published
-    defaults. per_class: images of each class to fine-tune with, a table for each; none: all. seeds: of fine-tuning.
+    defaults. protocol: of fine-tuning; published has the best test epoch beside the last one. per_class: images of each
+    class to fine-tune with, a table for each; none: all. seeds: of fine-tuning.
     """
 
     render: str = ""
     pretrain: str = ""
     finetune: str = ""
+    protocol: Literal["honest", "published"] = "honest"
     per_class: tuple[int, ...] = ()
     seeds: int = 3
 
@@ -190,7 +192,7 @@ def _compare(size: Size, variants: Mapping[str, Variant], asked: Asked, trained:
     for few in asked.per_class or size.per_class:
         words += ["--per-class", str(few)]
     words += ["--launcher", asked.launcher] if asked.launcher else []
-    words += asked.finetune
+    words += [f"protocol={size.protocol}", *asked.finetune]
     inputs = [Path(size.finetune)] if size.finetune else []
     return _step("fine-tune", words, out / "compare.json", inputs, *trained.values())
 
