@@ -149,7 +149,7 @@ def test_a_comparison_is_done_once_and_extended(here, images, start, recipe, tmp
     }
     for name, each in results.items():
         assert section["measures"]["last"][name]["each"] == {str(n): each[n]["last"]["top1"] for n in range(2)}
-        assert [one["seed"] for one in each] == [0, 1] and {one["steps"] for one in each} == {2}
+        assert [one["outcome"]["seed"] for one in each] == [0, 1] and {one["outcome"]["steps"] for one in each} == {2}
         assert all(one["config"]["model"]["options"].items() >= TINY.items() for one in each), "the start's net"
     assert "| ours | 2 |" in (out / "compare.md").read_text()
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")

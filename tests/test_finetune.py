@@ -103,7 +103,7 @@ def trained(tmp_path_factory):
 
 def told(out):
     found = json.loads((out / "results.json").read_text())
-    return {**found["outcome"], **found}
+    return {**found.pop("outcome"), **found}
 
 
 def lines(out):
