@@ -430,3 +430,11 @@ def test_sets_of_tensorflow_are_kept_in_memory(monkeypatch):
     splits = open_splits("tfds/fake", val_share=0)
     assert splits.train.class_names == ("x", "y") and splits.train.picture(3).getpixel((0, 0)) == (3, 0, 0)
     assert splits.test.labels.tolist() == [1], "a test split without labels is none"
+
+
+def test_images_of_other_formats_are_left_out_with_a_word(tmp_path):
+    write_folder(tmp_path / "train", (3, 3, 3))
+    (tmp_path / "train" / "bee" / "x.GIF").write_bytes(b"GIF89a")
+    (tmp_path / "train" / "bee" / "notes.txt").write_text("none")
+    with pytest.warns(SkippedDataWarning, match=r"left out: 1 images of formats that are not read, as bee/x\.GIF"):
+        assert len(open_splits(str(tmp_path), val_share=0).train) == 9

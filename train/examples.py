@@ -145,6 +145,8 @@ def _find(data: str) -> dict[str, str]:
     if (folder / MANIFEST).exists() or (folder / PARTIAL).exists():
         return {"train": data}
     if not (folder / "train").is_dir():
+        if folder.name in ("train", "val", "test") and _holds_classes(folder):
+            raise UsageError(f"{data}: no train/ in it, but classes: it is a split itself; give {folder.parent}")
         raise UsageError(f"{data}: no train/ in it; its images are to lie in {folder / 'train'}/<class>/, or in shards")
     return {role: str(folder / role) for role in ("train", "val", "test") if (folder / role).is_dir()}
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from PIL import Image
 from shards.codec import decode_image
 from shards.errors import DataError, UsageError
 from train.pictures import read_picture
-from train.samples import Skipped, label_of
+from train.samples import Skipped, SkippedDataWarning, label_of
 from train.source import EXTENSIONS, Progress, Source, open_source
 from train.tars import BadSampleError, RawSample, Span, index_samples
 
 Indices = npt.NDArray[np.int64]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 """Of the image files that are read, in any case."""
+_OTHERS = (".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif", ".heic")
+"""Of images that are not read, which is said."""
 
 
 class Pictures(Protocol):
@@ -115,9 +118,11 @@ def open_folder(folder: Path) -> Examples:
         classes = sorted(entry.name for entry in os.scandir(folder) if _shown(entry) and entry.is_dir())
         if not classes:
             raise UsageError(f"{folder}: no class folders in it; its images are to lie in {folder}/<class>/")
-        names, sizes, labels = list[bytes](), list[int](), list[int]()
+        names, sizes, labels, others = list[bytes](), list[int](), list[int](), list[str]()
         for label, name in enumerate(classes):
-            files = sorted(_files(str(folder / name), name))
+            found = sorted(_files(str(folder / name), name))
+            files = [file for file in found if file[0].lower().endswith(SUFFIXES)]
+            others += [path for path, _ in found if path.lower().endswith(_OTHERS)]
             if not files:
                 raise UsageError(f"{folder / name}: class without images ({', '.join(SUFFIXES)})")
             names += [os.fsencode(path) for path, _ in files]
@@ -125,6 +130,9 @@ def open_folder(folder: Path) -> Examples:
             labels += [label] * len(files)
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
+    if others:
+        message = f"{folder}: left out: {len(others)} images of formats that are not read, as {others[0]}; convert them"
+        warnings.warn(message, SkippedDataWarning, stacklevel=2)
     hashed = hashlib.sha256(repr(classes).encode("utf-8", "surrogateescape"))
     hashed.update(b"\0".join(names))
     hashed.update(np.array(sizes, "<i8").tobytes())
@@ -137,7 +145,10 @@ def _shown(entry: "os.DirEntry[str]") -> bool:
 
 
 def _files(folder: str, prefix: str, above: tuple[int, ...] = ()) -> Iterator[tuple[str, int]]:
-    """(name from the folder of classes on, size) of each image; a link to a folder above is not followed again."""
+    """(name from the folder of classes on, size) of each file that is an image by its name.
+
+    A link to a folder above is not followed again.
+    """
     above = (*above, Path(folder).stat().st_ino)
     for entry in os.scandir(folder):
         if not _shown(entry):
@@ -145,7 +156,7 @@ def _files(folder: str, prefix: str, above: tuple[int, ...] = ()) -> Iterator[tu
         if entry.is_dir():
             if entry.stat().st_ino not in above:
                 yield from _files(entry.path, f"{prefix}/{entry.name}", above)
-        elif entry.name.lower().endswith(SUFFIXES):
+        elif entry.name.lower().endswith(SUFFIXES + _OTHERS):
             there = entry.is_file()  # else a link to nothing: an error when it is read, not an image less
             yield f"{prefix}/{entry.name}", entry.stat().st_size if there else -1
 
