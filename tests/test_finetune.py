@@ -211,7 +211,8 @@ def test_a_paused_run_goes_on_bit_for_bit(data, tmp_path, options, straight):
 def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path, straight):
     arguments = ["--data", data, "--out", tmp_path / "run", *TINY, *STRAIGHT, "run.checkpoint_every=2"]
     command = [sys.executable, str(ROOT / "train" / "finetune.py"), *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    as_here = {**ENVIRONMENT, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=as_here)
     for _ in range(1200):
         if (tmp_path / "run" / "last.pt").exists():
             break
@@ -223,6 +224,19 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path, straight)
     same_weights(straight, tmp_path / "run")
     same_weights(straight, tmp_path / "run", "best.pt")
     assert told(straight)["best"] == told(tmp_path / "run")["best"]
+
+
+def test_going_on_with_another_number_of_threads_is_told(data, tmp_path, capsys):
+    threads = torch.get_num_threads()
+    assert tune(data, tmp_path / "run", *STRAIGHT, "--stop-after=4") == 0
+    try:
+        torch.set_num_threads(threads + 1)
+        assert tune(data, tmp_path / "run", *STRAIGHT, "--stop-after=8") == 0
+        assert f"goes on at step 4 with {threads + 1} CPU threads, not {threads}" in capsys.readouterr().err
+        assert tune(data, tmp_path / "run", *STRAIGHT, "--stop-after=12") == 0
+        assert "goes on at step 8\n" in capsys.readouterr().err
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("at", [4, 12])

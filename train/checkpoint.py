@@ -31,7 +31,8 @@ class Checkpoint:
     """What a run goes on from.
 
     step: steps taken. config: resolved settings. data: fingerprint of the samples. world: number of ranks.
-    model, optimizer, scaler: state dicts. scores: what the weights reached, by name.
+    model, optimizer, scaler: state dicts. scores: what the weights reached, by name. threads: that computed it, where a
+    CPU did.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
     scores: Mapping[str, float] = field(default_factory=dict)
+    threads: int = 0
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -84,6 +86,17 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(**values)
     except TypeError as error:
         raise DataError(f"{path}: no whole checkpoint ({error})") from error
+
+
+def describe(last: Checkpoint | None) -> str:
+    """Where a run goes on, and why its weights may not be those of a run without a stop: for the screen."""
+    if last is None or last.step == 0:
+        return ""
+    now = torch.get_num_threads()
+    other = (
+        f" with {now} CPU threads, not {last.threads}: the last bits may differ" if last.threads not in (0, now) else ""
+    )
+    return f"; goes on at step {last.step:,}{other}"
 
 
 def check_same(checkpoint: Checkpoint, *, config: list[str], data: str, world: int, path: Path) -> None:

@@ -309,7 +309,7 @@ def finetune(
                 "feed": task.choice.why,
                 "start": f"{start.name}: {loaded.description}",
                 "model": models.describe(settings.model, model, precision, ranks),
-                "steps": schedule.describe(plan, feed.batch_size, num_samples, start=state.step),
+                "steps": schedule.describe(plan, feed.batch_size, num_samples) + checkpoint.describe(last),
                 "rate": schedule.describe_rate(plan, settings.optim, feed.batch_size),
                 "seed": str(seed),
             }

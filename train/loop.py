@@ -58,6 +58,7 @@ class State:
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
+            threads=0 if next(self.model.parameters()).is_cuda else torch.get_num_threads(),
         )
 
 

@@ -224,7 +224,7 @@ def pretrain(
                 "data": source.description,
                 "feed": choice.why,
                 "model": models.describe(settings.model, model, precision, ranks),
-                "steps": schedule.describe(plan, feed.batch_size, source.num_samples, start=state.step),
+                "steps": schedule.describe(plan, feed.batch_size, source.num_samples) + checkpoint.describe(last),
                 "rate": schedule.describe_rate(plan, settings.optim, feed.batch_size),
             }
         )

@@ -58,13 +58,12 @@ def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: i
     )
 
 
-def describe(plan: Plan, batch_size: int, num_samples: int, *, start: int) -> str:
+def describe(plan: Plan, batch_size: int, num_samples: int) -> str:
     """The length in all units: one line for the screen."""
     samples = plan.steps * batch_size
-    goes_on = f"; goes on at step {start:,}" if start else ""
     return (
         f"{plan.steps:,} of {batch_size:,} images: {samples:,} samples, {samples / num_samples:,.1f} epochs; "
-        f"warm-up {plan.warmup_steps:,}{goes_on}"
+        f"warm-up {plan.warmup_steps:,}"
     )
 
 
