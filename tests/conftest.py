@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run beside each other, and sums depend on threads
+
 from fracgen.generate import plan, write_shards
 from fracgen.onepfrac import OnePFrac
 

@@ -131,7 +131,8 @@ def test_residual_networks_too(folder, tmp_path):
 def test_a_killed_run_goes_on_from_its_last_checkpoint(folder, tmp_path, straight):
     arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=20", "run.checkpoint_every=2"]
     command = [sys.executable, str(ROOT / "train" / "pretrain.py"), *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    as_here = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=tmp_path, env=as_here)
     wait_for(tmp_path / "run" / "last.pt", process)
     process.kill()
     process.wait()
