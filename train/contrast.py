@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from train.rundir import write_figure
+
 Scores = Mapping[str, Mapping[int, float]]
 """Accuracy (0 to 1) by start and seed. The others are held against the first start."""
 
@@ -108,9 +110,7 @@ def draw(sections: Mapping[str, Mapping[str, Any]], curves: Mapping[str, tuple[s
     for (title, found), panels in zip(sections.items(), figure.subplots(len(sections), 2, squeeze=False), strict=True):
         _draw_bars(panels[0], title, found)
         _draw_curves(panels[1], *curves[title])
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    temporary.replace(path)
+    write_figure(path, figure)
 
 
 def _draw_bars(axes: Any, title: str, found: Mapping[str, Any]) -> None:

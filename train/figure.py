@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shards.errors import DataError
+from train.rundir import write_figure
 
 KINDS = {"linear": "linear", "knn": "kNN"}
 
@@ -63,10 +63,4 @@ def draw(nets: Sequence[Mapping[str, Any]], chance: float, picture: Path) -> Non
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    temporary = picture.with_name(f".{picture.name}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-        temporary.replace(picture)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{picture}: cannot be written ({error.strerror})") from error
+    write_figure(picture, figure)

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from shards.errors import UsageError
+from train.rundir import write_figure
 
 ACCURACIES = ("clean_accuracy", "val_accuracy", "test_accuracy")
 METRICS, CURVES = "metrics.jsonl", "curves.png"
@@ -88,6 +89,4 @@ def draw_curves(metrics: Path, picture: Path) -> None:
         axes.set_ylabel(name.replace("_", " "))
         axes.grid(alpha=0.3)
     axes.set_xlabel("step")
-    temporary = picture.with_name(f".{picture.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    temporary.replace(picture)
+    write_figure(picture, figure)

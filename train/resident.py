@@ -103,7 +103,9 @@ class Resident:
         try:
             self.images, self.labels = images.to(home), labels.to(home)
         except torch.OutOfMemoryError as error:
-            raise UsageError(f"{images.nbytes} bytes of do not fit on {device}; give feed.mode=stream") from error
+            raise UsageError(
+                f"{images.nbytes} bytes of images do not fit on {device}; give feed.mode=stream"
+            ) from error
 
     @property
     def num_samples(self) -> int:

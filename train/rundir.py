@@ -1,6 +1,7 @@
 """The folder of a run: who may write there, and where it goes on."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -8,6 +9,8 @@ from shards.errors import DataError, UsageError
 from train.runlock import take
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from train.checkpoint import Checkpoint
 
 Resume = Literal["auto", "never"]
@@ -63,9 +66,22 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """A small file, whole or not at all. Raises DataError where it cannot be written."""
+    with _whole(path) as temporary:
+        temporary.write_text(text, "utf-8", "surrogateescape")  # class names may be those of any folder
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """A PNG, whole or not at all, of equal bytes for equal figures. Raises DataError where it cannot be written."""
+    with _whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` once it is written."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, "utf-8", "surrogateescape")  # class names may be those of any folder
+        yield temporary
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from train.ranks import Ranks
-from train.rundir import write_text
+from train.rundir import write_figure, write_text
 
 _TOP = 5
 _NAMED = 40
@@ -114,6 +114,4 @@ def draw_confusion(scores: Scores, names: Sequence[str], title: str, path: Path)
             colour = "white" if shares[row, column] < 0.5 else "black"
             axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour, size=8)
     figure.colorbar(shown, label="share of the class", shrink=0.8)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    temporary.replace(path)
+    write_figure(path, figure)
