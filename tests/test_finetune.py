@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -272,8 +273,11 @@ def test_a_finished_run_has_nothing_to_do(data, straight, monkeypatch):
     assert (straight / "last.pt").read_bytes() == weights
 
 
+@pytest.mark.filterwarnings("ignore::train.samples.SkippedDataWarning")
 def test_two_processes_are_one(data, tmp_path, capsys):
-    """Equal weights and buffers on both ranks, every image scored once, the scores those of one process."""
+    """Equal weights and buffers on both ranks, each image scored or skipped once; the scores those of one process."""
+    data = Path(shutil.copytree(data, tmp_path / "data"))
+    (data / "test" / "class01" / "999.png").write_bytes(b"no picture")
     script = tmp_path / "ranks.py"
     script.write_text(
         "import sys, torch, torch.distributed as dist\n"
@@ -292,7 +296,7 @@ def test_two_processes_are_one(data, tmp_path, capsys):
         "sys.exit(console.run(finetune.app, 'finetune', sys.argv[1:]))\n"
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    arguments = ["--data", data, "--out", tmp_path / "run", *PLAIN, "--model=resnet10t", *STRAIGHT]
+    arguments = ["--data", data, "--out", tmp_path / "run", *PLAIN, "--model=resnet10t", *STRAIGHT, "--skip-bad"]
     done = subprocess.run(
         [*torchrun, *map(str, arguments), "--steps=8", "--lr=0.1"],
         cwd=tmp_path,
@@ -307,6 +311,7 @@ def test_two_processes_are_one(data, tmp_path, capsys):
     assert seen == [["8", "8", "11", "11"], ["7", "7", "10", "10"]]
     found = told(tmp_path / "run")
     assert found["last"]["images"] == found["best"]["images"] == 21
+    assert found["skipped"] == {"image": 1}, "which both ranks met"
     assert checkpoint.load(tmp_path / "run" / "last.pt").world == 2
     # the same weights, scored by one process
     assert run(*arguments, "--steps=8", "--lr=0.1") == 2

@@ -21,17 +21,18 @@ Indices = npt.NDArray[np.int64]
 
 
 class Once(Skipped):
-    """Each message counts once, however many workers and epochs meet it."""
+    """Each message counts once, however many workers and epochs meet it. met: the reason of each message."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._met = set[str]()
+        self.met = dict[str, str]()
 
     def extend(self, skipped: Iterable[tuple[str, str]]) -> None:
         """Take in those that are new."""
-        new = [(reason, message) for reason, message in skipped if message not in self._met]
-        self._met.update(message for _, message in new)
-        super().extend(new)
+        for reason, message in skipped:
+            if message not in self.met:
+                self.met[message] = reason
+                super().extend([(reason, message)])
 
 
 class ExampleFeed:
@@ -55,13 +56,17 @@ class ExampleFeed:
         world: int = 1,
         repeats: int = 1,
         skip_bad: bool = False,
+        skipped: Once | None = None,
     ) -> None:
-        """As `Resident`; num_workers: 1 or more. Raises UsageError for a batch that does not fit set and ranks."""
+        """As `Resident`; num_workers: 1 or more. skipped: takes what is left out, with `skip_bad`.
+
+        Raises UsageError for a batch that does not fit set and ranks.
+        """
         check_repeats(repeats)
         check_workers(transform, num_workers)
         per_rank = check_batch(len(examples) * repeats, batch_size, rank, world)
         self.batch_size, self.seed, self.rank, self.world, self.device = batch_size, seed, rank, world, device
-        self._examples, self._num_workers, self._skipped = examples, num_workers, Once()
+        self._examples, self._num_workers, self._skipped = examples, num_workers, skipped or Once()
         self._order = Order(len(examples), repeats, seed=seed, batch_size=batch_size, per_rank=per_rank, rank=rank)
         self._work = _TrainWork(examples, self._order, transform, seed, skip_bad, len(examples) * repeats)
 

@@ -407,7 +407,7 @@ def finetune(
     for which in ("last", "best"):
         if told_scores.get(which, {}).get("top5") is not None:
             outcome[f"{reported}_top5_{which}"] = told_scores[which]["top5"]
-    skipped = ranks.total(task.skipped)
+    skipped = task.skipped(ranks)
     outcome["skipped"] = sum(skipped.values())
     outcome["seconds"] = round(time.perf_counter() - began, 1)
     outcome["model"] = str(folder / "model")

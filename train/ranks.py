@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -42,13 +41,13 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
-    def total(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """The sum of counts by name over the ranks, which need not have the same names."""
+    def union(self, values: Mapping[str, str]) -> dict[str, str]:
+        """What any rank has, by name."""
         if self.world == 1:
-            return dict(counts)
-        found: list[dict[str, int]] = [{} for _ in range(self.world)]
-        dist.all_gather_object(found, dict(counts), group=self.control)
-        return dict(sum(map(Counter, found), Counter[str]()))
+            return dict(values)
+        found: list[dict[str, str]] = [{} for _ in range(self.world)]
+        dist.all_gather_object(found, dict(values), group=self.control)
+        return {name: value for each in found for name, value in each.items()}
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on any rank."""

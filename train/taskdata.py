@@ -39,7 +39,7 @@ class TaskData:
     eval_crop: float
     feed: Feed
     held: dict[Split, Held] = field(repr=False)
-    _skipped: Skipped = field(repr=False)
+    _skipped: Once = field(repr=False)
 
     def clean(self, split: Split, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's images of a split, float32 (B, 3, size, size) resized, cropped, normalised, and labels (B,)."""
@@ -64,10 +64,9 @@ class TaskData:
         )
         yield from ((batch.images, batch.labels) for batch in found)
 
-    @property
-    def skipped(self) -> Counter[str]:
-        """What could not be read and was left out, by reason."""
-        return self.splits.skipped + self.batches.skipped + self._skipped.counts
+    def skipped(self, ranks: Ranks) -> dict[str, int]:
+        """What any rank could not read and left out, by reason, each file once. Every rank must ask."""
+        return dict(self.splits.skipped + Counter(ranks.union(self._skipped.met).values()))
 
 
 def open_task(
@@ -108,7 +107,7 @@ def open_task(
         if splits.test is not None:
             held["test"] = _hold(splits.test, feed, skipped)
     else:
-        batches = ExampleFeed(splits.train, **common, skip_bad=feed.skip_bad)
+        batches = ExampleFeed(splits.train, **common, skip_bad=feed.skip_bad, skipped=skipped)
     return TaskData(
         splits=splits,
         batches=batches,
