@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image
 
 import fracgen.cli
@@ -237,6 +239,42 @@ def test_data_without_a_split_to_report_on(images, recipe, tmp_path, capfd):
     (tmp_path / "some" / "train").symlink_to(images / "train")
     words = ["--config", recipe, "--data", tmp_path / "some", "--start=a=none", "--out", tmp_path / "out", *NET]
     assert run(*words) == 2 and "no split to report on" in one_line(capfd)
+
+
+def test_the_published_protocol_needs_a_test_split(images, recipe, tmp_path, capfd):
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "train").symlink_to(images / "train")
+    words = ["--config", recipe, "--data", tmp_path / "some", "--start=a=none", "--out", tmp_path / "out", *NET]
+    assert run(*words, "protocol=published", f"val={images / 'test'}") == 2
+    assert "has no test split, on which protocol=published chooses" in one_line(capfd)
+
+
+def test_weights_in_a_file_have_the_architecture_of_a_folder(images, start, recipe, tmp_path):
+    weights = tmp_path / "copy.pth"
+    torch.save({"model": safetensors.torch.load_file(start / "model" / "model.safetensors")}, weights)
+    about = comparison.Recipe(config=str(recipe), overrides=(), data=str(images), model=None)
+    starts = {"copy": str(weights), "ours": str(start), "scratch": "none"}
+    found = comparison.compose(about, starts, seeds=[0], per_class=[0], out=tmp_path / "out")
+    assert found.model is not None and TINY.items() <= found.model.options.items()
+    assert [trial.model for trial in found.trials()] == [found.model, None, found.model]
+
+
+def test_runs_of_other_settings_are_refused(here, images, recipe, tmp_path, capfd):
+    words = ["--config", recipe, "--data", images, "--start=a=none", "--seeds=1", "--out", tmp_path / "out", *NET]
+    assert run(*words) == 0
+    before = (tmp_path / "out" / "compare.json").read_bytes()
+    assert run(*words, "optim.lr=0.5") == 2
+    assert "is of another run (optim.lr 0.5, was 0.01); give another --out" in capfd.readouterr().err
+    assert (tmp_path / "out" / "compare.json").read_bytes() == before
+
+
+def test_the_picture_says_which_accuracy(monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr(contrast, "write_figure", lambda path, figure: shown.append(figure))
+    found = contrast.contrast({"a": {0: 0.5, 1: 0.7}, "b": {0: 0.6}})
+    for measure in contrast.MEASURES:
+        contrast.draw({"title": (measure, found)}, {"title": ("loss", {})}, tmp_path / "x.png")
+        assert shown[-1].axes[0].get_ylabel() == f"accuracy, {contrast.MEASURES[measure]}, %"
 
 
 def test_a_start_is_parsed_at_the_first_equals_sign():

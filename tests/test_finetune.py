@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ import torch
 import yaml
 from PIL import Image
 
-from train import checkpoint, console, finetune, metrics, results, taskdata
-from train.config import Schedule, load
+from train import checkpoint, console, examples, finetune, metrics, results, taskdata
+from train.config import Augmentation, Feed, Schedule, load
 from train.finetune import Finetuning, app
+from train.ranks import Ranks
 
 ROOT = Path(__file__).parents[1]
 MODEL = [f"model.options.{name}" for name in ("patch_size=8", "depth=2", "embed_dim=32", "num_heads=2")]
@@ -266,18 +268,83 @@ def test_killed_at_any_save_the_same_epoch_is_chosen(data, tmp_path, straight, m
 
 
 def test_a_finished_run_has_nothing_to_do(data, straight, monkeypatch):
-    before, weights = told(straight), (straight / "last.pt").read_bytes()
+    before = {name: (straight / name).read_bytes() for name in ("results.json", "last.pt", "best.pt")}
     monkeypatch.setattr("train.loop.Learner.__call__", None)
+    monkeypatch.setattr("train.scoring.score", None)
     assert tune(data, straight, *STRAIGHT) == 0
-    assert without_times(told(straight)) == without_times(before)
-    assert (straight / "last.pt").read_bytes() == weights
+    assert {name: (straight / name).read_bytes() for name in before} == before
+
+
+def test_results_of_fewer_steps_are_not_told_for_more(data, tmp_path, monkeypatch):
+    """As if killed while a run that was made longer is scored at its end."""
+    out, longer = tmp_path / "run", [*STRAIGHT, "--steps=12", "run.checkpoint_every=0"]
+    assert tune(data, out, *STRAIGHT, "--steps=4") == 0 and told(out)["steps"] == 4
+    with monkeypatch.context() as patched:
+        patched.setattr("train.model.export", interrupted)
+        assert tune(data, out, *longer, "--allow-changes") == 130
+    assert checkpoint.load(out / "last.pt").step == 12
+    assert tune(data, out, *longer) == 0
+    assert told(out)["steps"] == 12
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_finished_run_whose_state_is_gone_is_left_alone(data, straight, tmp_path, capsys):
+    out = Path(shutil.copytree(straight, tmp_path / "run"))
+    (out / "last.pt").unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert tune(data, out, *STRAIGHT, "--lr=0.1") == 2
+    assert "holds a model, and no last.pt to go on from; give another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_is_told_without_its_best_weights_and_model_is_made_again(data, straight, tmp_path, capsys):
+    out = Path(shutil.copytree(straight, tmp_path / "run"))
+    (out / "best.pt").rename(tmp_path / "best.pt")
+    assert tune(data, out, *STRAIGHT) == 0
+    assert str(straight) not in capsys.readouterr().out, "the run was moved"
+    shutil.rmtree(out / "model")
+    assert tune(data, out, *STRAIGHT) == 1
+    assert "best.pt: is gone" in capsys.readouterr().err
+    (tmp_path / "best.pt").rename(out / "best.pt")
+    assert tune(data, out, *STRAIGHT) == 0
+    assert (out / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("at", "changes", "kept"),
+    [(8, [], True), (8, ["--lr=0.3"], False), (12, ["--lr=0.3"], True), (12, ["eval_crop=0.9"], False)],
+)
+def test_weights_of_steps_that_other_settings_took_are_not_chosen(data, tmp_path, monkeypatch, at, changes, kept):
+    """As if killed in or after the epoch that was the best, at step 8, and gone on with other settings."""
+    save, out = checkpoint.save, tmp_path / "run"
+
+    def killed(state, path):
+        if state.step == at and path.name == "last.pt":
+            raise KeyboardInterrupt
+        save(state, path)
+
+    every = [*STRAIGHT, "run.checkpoint_every=4", "run.log_every=100"]
+    monkeypatch.setattr("train.scoring.Scores.top1", property(lambda self: next(accuracies)))
+    accuracies = iter([0.1, 0.9, 0.2])
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save", killed)
+        assert tune(data, out, *every) == 130
+    assert checkpoint.load(out / "last.pt").step == at - 4 and checkpoint.load(out / "best.pt").step == 8
+    accuracies = iter([0.5] * 20)
+    assert tune(data, out, *every, *changes, "--allow-changes") == 0
+    best = checkpoint.load(out / "best.pt").scores["accuracy"]
+    assert best == (0.9 if kept else 0.5)
 
 
 @pytest.mark.filterwarnings("ignore::train.samples.SkippedDataWarning")
-def test_two_processes_are_one(data, tmp_path, capsys):
+@pytest.mark.parametrize("feed", [["--workers=0", "feed.mode=resident"], ["--workers=1", "feed.mode=stream"]])
+def test_two_processes_are_one(data, tmp_path, capsys, feed):
     """Equal weights and buffers on both ranks, each image scored or skipped once; the scores those of one process."""
     data = Path(shutil.copytree(data, tmp_path / "data"))
-    (data / "test" / "class01" / "999.png").write_bytes(b"no picture")
+    (data / "test" / "class00" / "999.png").write_bytes(b"no picture")
     script = tmp_path / "ranks.py"
     script.write_text(
         "import sys, torch, torch.distributed as dist\n"
@@ -296,7 +363,7 @@ def test_two_processes_are_one(data, tmp_path, capsys):
         "sys.exit(console.run(finetune.app, 'finetune', sys.argv[1:]))\n"
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    arguments = ["--data", data, "--out", tmp_path / "run", *PLAIN, "--model=resnet10t", *STRAIGHT, "--skip-bad"]
+    arguments = ["--data", data, "--out", tmp_path / "run", *PLAIN, "--model=resnet10t", *STRAIGHT, "--skip-bad", *feed]
     done = subprocess.run(
         [*torchrun, *map(str, arguments), "--steps=8", "--lr=0.1"],
         cwd=tmp_path,
@@ -311,7 +378,7 @@ def test_two_processes_are_one(data, tmp_path, capsys):
     assert seen == [["8", "8", "11", "11"], ["7", "7", "10", "10"]]
     found = told(tmp_path / "run")
     assert found["last"]["images"] == found["best"]["images"] == 21
-    assert found["skipped"] == {"image": 1}, "which both ranks met"
+    assert found["skipped"] == {"image": 1}, "which both ranks met, or the second alone"
     assert checkpoint.load(tmp_path / "run" / "last.pt").world == 2
     # the same weights, scored by one process
     assert run(*arguments, "--steps=8", "--lr=0.1") == 2
@@ -319,6 +386,18 @@ def test_two_processes_are_one(data, tmp_path, capsys):
     assert run(*arguments, "--steps=8", "--lr=0.1", "--allow-changes") == 0
     alone = told(tmp_path / "run")
     assert [alone[which] for which in ("last", "best")] == [found[which] for which in ("last", "best")]
+
+
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+def test_more_processes_than_images(data, mode):
+    splits = examples.open_splits(str(data), val_share=0.0, per_class=0, seed=0)
+    alone = Ranks(rank=0, world=1, device=torch.device("cpu"))
+    feed = Feed(mode=mode, workers=1, batch_size=8)
+    task = taskdata.open_task(splits, augment=Augmentation(size=32), feed=feed, eval_crop=1.0, seed=0, ranks=alone)
+    found = [
+        sum(len(labels) for _, labels in task.clean("test", replace(alone, rank=rank, world=30))) for rank in range(30)
+    ]
+    assert found == [1] * 21 + [0] * 9
 
 
 def test_seeds_are_told_together(data, tmp_path, capsys):

@@ -153,6 +153,32 @@ def test_sigterm_saves_and_says_how_to_go_on(folder, tmp_path):
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
+def test_a_signal_to_one_process_stops_all(folder, tmp_path):
+    """The other ones are told which, and wait for the checkpoint."""
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from train import console, loop, pretrain\n"
+        "step = loop.Learner.__call__\n"
+        "def watched(self, number, *rest):\n"
+        "    if number == 3 and self.ranks.rank == 1:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return step(self, number, *rest)\n"
+        "loop.Learner.__call__ = watched\n"
+        "code = console.run(pretrain.app, 'pretrain', sys.argv[1:])\n"
+        "open('code' + os.environ['RANK'], 'w').write(str(code))\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=1000", "--data=resident"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *map(str, arguments)], cwd=tmp_path, env=environment, timeout=120, capture_output=True, text=True
+    )
+    codes = [(tmp_path / f"code{rank}").read_text() for rank in range(2)]
+    assert codes == ["143", "0"] and "stopped at step 4 of 1000" in done.stderr, done.stderr
+    assert load(tmp_path / "run" / "last.pt").step == 4
+
+
 def wait_for(path, process, seconds=60):
     for _ in range(seconds * 20):
         if path.exists():

@@ -263,7 +263,7 @@ def test_features_with_one_strong_direction_are_fitted(num, dim, rank):
     features = 0.01 * low + torch.randn(num, 1) @ torch.randn(1, dim)
     labels = torch.arange(num) % 3
     fit, _ = fit_best(features, labels, torch.arange(num) % 10 == 0, 3)
-    assert torch.isfinite(fit.weights).all() and fit.loss < 1.1
+    assert torch.isfinite(fit.weights).all() and fit.loss < 1.09, "ln 3 is 1.0986"
 
 
 def test_checkpoints_are_called_by_their_run(tmp_path):

@@ -130,6 +130,7 @@ def test_what_a_user_adds(capsys):
         ("{}", "{size: large}", r"variants\.scratch\.size 'large': must be one of both, laptop, published"),
         ("{}", "{pretrain: {optim.lr: 1}}", r"variants\.scratch\.pretrain: needs a set"),
         ("  scratch: {}", "", "1 of size laptop; two or more"),
+        ("scratch:", "from scratch:", "'from scratch' is to name a folder"),
         ("laptop: {", "published: {", r"sizes\.laptop: is not there"),
         ("--delta 0.1", "--ifs @big", r"variants\.small\.render @big: 'big' is no variant before it"),
         ("pretrain.yaml", "other.yaml", r"other\.yaml: no such file, which 'pre-train small' needs"),
@@ -144,6 +145,15 @@ def test_what_is_no_study_is_one_line(old, new, told, tmp_path, capsys):
     assert run(*words, "--dry-run") == 2
     err = capsys.readouterr().err
     assert re.search(told, err) and err.count("\n") == 1 and not (tmp_path / "o").exists()
+
+
+def test_the_published_size_needs_a_test_split_before_anything_is_made(tmp_path, capsys):
+    images = write_images(tmp_path / "images")
+    (images / "test").rename(tmp_path / "test")
+    words = [ROOT / "examples" / "ablations" / "delta.yaml", "--data", images, "--out", tmp_path / "out", "--published"]
+    assert run(*words) == 2
+    assert "has no test split, on which protocol=published chooses" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_without_a_photograph(monkeypatch, capsys):

@@ -1,7 +1,7 @@
 """Fine-tuning runs of several starts under the same settings and seeds: which there are, which are done, what came out.
 
 A run is a folder OUT/[per-class-N/]START/seed-K. Beside its results stands what was asked for (compared.json): while
-that, the images and the start's weights are the same, the run is not done again.
+that, the images and the start's weights are the same, the run is not done again; else train/finetune.py refuses it.
 """
 
 import json
@@ -151,28 +151,31 @@ def compose(
     from train.starts import build, open_start
 
     asked = recipe.settings({"model.name": recipe.model})
-    opened = {}
-    for name, where in starts.items():
-        opened[name] = open_start(where, asked.model if not Path(where).is_dir() else replace(asked.model, name=""))
     model: Model | None = None
     if recipe.model:
         model = Model(name=recipe.model)
     elif not asked.model.name:
-        had = [found.model for name, found in opened.items() if starts[name] != SCRATCH]
-        if not had:
+        there = sorted(
+            (where for where in starts.values() if where != SCRATCH), key=lambda where: not Path(where).is_dir()
+        )
+        if not there:
             raise UsageError("--model: give the architecture; every start is 'none', and the recipe names no model")
-        model = had[0]
+        model = open_start(there[0], asked.model).model
     num_classes = check_data(recipe, per_class)
-    for name, found in opened.items():
-        if starts[name] != SCRATCH:
-            build(found, num_classes=num_classes, size=asked.augment.size, keep_head=asked.keep_head)
-    return Comparison(recipe=recipe, starts=starts, seeds=seeds, per_class=per_class, out=out, model=model)
+    found = Comparison(recipe=recipe, starts=starts, seeds=seeds, per_class=per_class, out=out, model=model)
+    for trial in {trial.start: trial for trial in found.trials()}.values():
+        settings = trial.settings(recipe)
+        start = open_start(trial.checkpoint, settings.model)
+        build(start, num_classes=num_classes, size=settings.augment.size, keep_head=settings.keep_head)
+    return found
 
 
 def check_data(recipe: Recipe, per_class: Sequence[int]) -> int:
     """The number of classes. Raises UsageError where images are missing, too few, or without a split to report on."""
     asked = recipe.settings({})
     splits = _open_splits(replace(asked, per_class=max(per_class, default=0) or asked.per_class))
+    if splits.test is None and asked.protocol == "published":
+        raise UsageError(f"{asked.data}: has no test split, on which protocol=published chooses; give test=FOLDER")
     if splits.test is None and splits.val is None:
         raise UsageError(f"{asked.data}: has no split to report on; give test=FOLDER, or val=FOLDER")
     return len(splits.train.class_names)
@@ -300,7 +303,7 @@ def write_report(comparison: Comparison, done: Collection[Trial]) -> dict[str, A
     write_text(comparison.out / f"{REPORT}.md", "\n".join(texts))
     there = [section for section in report["sections"] if section["measures"]]
     if there:
-        bars = {title(report, each): list(each["measures"].values())[-1] for each in there}
+        bars = {title(report, each): list(each["measures"].items())[-1] for each in there}
         curves = {title(report, each): _curves(comparison, done, each["per_class"] or 0) for each in there}
         contrast.draw(bars, curves, comparison.out / f"{REPORT}.png")
     return report

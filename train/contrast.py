@@ -98,28 +98,32 @@ Curves = Mapping[str, Sequence[Sequence[tuple[int, float]]]]
 """By start, of each seed: (step, value)."""
 
 
-def draw(sections: Mapping[str, Mapping[str, Any]], curves: Mapping[str, tuple[str, Curves]], path: Path) -> None:
+Bars = tuple[str, Mapping[str, Any]]
+"""One of MEASURES, and what `contrast` gives of it."""
+
+
+def draw(sections: Mapping[str, Bars], curves: Mapping[str, tuple[str, Curves]], path: Path) -> None:
     """A PNG, whole or not at all: a row of two panels for each section.
 
-    sections: by title, what `contrast` gives: bars of the means, and a dot for each seed. curves: by the same titles,
-    what is drawn over steps, and its values.
+    sections: by title, bars of the means, and a dot for each seed. curves: by the same titles, what is drawn over
+    steps, and its values.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6 * len(sections)), layout="constrained")
-    for (title, found), panels in zip(sections.items(), figure.subplots(len(sections), 2, squeeze=False), strict=True):
-        _draw_bars(panels[0], title, found)
+    for (title, bars), panels in zip(sections.items(), figure.subplots(len(sections), 2, squeeze=False), strict=True):
+        _draw_bars(panels[0], title, *bars)
         _draw_curves(panels[1], *curves[title])
     write_figure(path, figure)
 
 
-def _draw_bars(axes: Any, title: str, found: Mapping[str, Any]) -> None:
+def _draw_bars(axes: Any, title: str, measure: str, found: Mapping[str, Any]) -> None:
     for place, (_, row) in enumerate(found.items()):
         if row["mean"] is not None:
             axes.bar(place, 100 * row["mean"], color=f"C{place % 10}", alpha=0.5)
             axes.plot([place] * row["n"], [100 * each for each in row["each"].values()], "k.", markersize=4)
     axes.set_xticks(range(len(found)), list(found), rotation=30 if len(found) > 4 else 0)
-    axes.set(title=title, ylabel="accuracy, %")
+    axes.set(title=title, ylabel=f"accuracy, {MEASURES[measure]}, %")
     axes.grid(alpha=0.3, axis="y")
 
 

@@ -42,6 +42,8 @@ app = console.app()
 
 Protocol = Literal["honest", "published"]
 CONFUSION, PICTURE = "confusion.csv", "confusion.png"
+_CHOICE = ("protocol ", "eval_crop ", "augment.size ", "augment.mean ", "augment.std ")
+"""Settings without which accuracies on the split that is chosen on cannot be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +277,6 @@ def finetune(
                 changed = differences(told(last.config), told(values))
                 checkpoint.check_same(last, config=changed, data=fingerprint, world=ranks.world, path=folder.path)
             state.restore(last)
-            best = chosen_before(folder, last, protocol=settings.protocol, data=fingerprint)
         if ranks.any(ranks.agree(state.step) != state.step):
             raise UsageError(f"{folder.path}: the processes do not see the same run there; --out must be shared by all")
         if ranks.first:
@@ -283,9 +284,16 @@ def finetune(
     ranks.wait()
 
     if folder is not None and state.step == plan.steps and not allow_changes:
-        made: dict[str, Any] | None = ranks.agree(results.read(folder.path, fingerprint) if ranks.first else None)
+        made: dict[str, Any] | None = None
+        if ranks.first:
+            made = results.read(folder.path, fingerprint=fingerprint, config=values)
+        made = ranks.agree(made)
         if made is not None:
             return made
+    if folder is not None and last is not None:
+        best = chosen_before(folder, last, config=values, data=fingerprint)
+    if folder is not None and ranks.first:
+        (folder / results.RESULTS).unlink(missing_ok=True)  # of other settings, or of fewer steps
 
     learn = loop.Learner(
         state=state,
@@ -438,9 +446,11 @@ def fingerprint_of(splits: "Splits", start: "Start") -> str:
     return hashlib.sha256("".join([*parts, start.fingerprint()]).encode()).hexdigest()
 
 
-def chosen_before(folder: RunFolder, last: Any, *, protocol: str, data: str) -> tuple[int, float] | None:
-    """(step, accuracy) of the weights that are kept; None where there are none, or they were chosen on other images.
+def chosen_before(folder: RunFolder, last: Any, *, config: dict[str, Any], data: str) -> tuple[int, float] | None:
+    """(step, accuracy) of the weights that are kept.
 
+    None where there are none, where they were chosen on other images or in another way, or where other settings made
+    them after the last checkpoint.
     Raises DataError where they are damaged, or gone.
     """
     from train import checkpoint
@@ -451,8 +461,11 @@ def chosen_before(folder: RunFolder, last: Any, *, protocol: str, data: str) -> 
             raise DataError(f"{path}: is gone, which held the best weights so far; give another --out")
         return None
     best = checkpoint.load(path)
-    same = best.data == data and best.config["protocol"] == protocol
-    return (best.step, best.scores["accuracy"]) if same else None
+    changed = differences(told(best.config), told(config))
+    other_way = any(change.startswith(_CHOICE) for change in changed)
+    if best.data != data or other_way or (changed and best.step > last.step):
+        return None
+    return best.step, best.scores["accuracy"]
 
 
 if __name__ == "__main__":

@@ -153,8 +153,8 @@ def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace
             )
             check = check or state.step == pace.steps
             ask = ranks.world == 1 or ranks.device.type == "cpu" or state.step % _ASK_EVERY == 0
-            asked = ask and ranks.any(bool(loop.asked))
-            last = state.step == end or asked
+            asked = ranks.most(max(loop.asked, default=0)) if ask else 0
+            last = state.step == end or asked > 0
             if not (log or save or check or last or len(losses) >= 1000):
                 continue
             seen.extend(_finite(losses, state.step, ranks))
@@ -178,8 +178,11 @@ def fit(state: State, take_step: Callable[[int], Tensor], loop: Loop, pace: Pace
                 loop.log(state.step, values)
             if save or last:
                 loop.save()
+            if last:
+                ranks.wait()  # for the checkpoint: the end of one process is the end of all
             clock, counted = (time.perf_counter(), state.step) if values else (clock, counted)
             if asked and state.step < end:
+                loop.asked[:] = [asked]
                 return "interrupted"
     return "finished" if state.step >= pace.steps else "stopped"
 

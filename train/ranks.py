@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,8 @@ import torch.distributed as dist
 from shards.errors import UsageError
 
 T = TypeVar("T")
+_PATIENCE = timedelta(hours=12)
+"""With the first rank, which may be getting data; who has gone is noticed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,15 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on any rank."""
+        return bool(self.most(int(flag)))
+
+    def most(self, value: int) -> int:
+        """The largest of the ranks' values."""
         if self.world == 1:
-            return flag
-        word = torch.tensor([int(flag)])
+            return value
+        word = torch.tensor([value])
         dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self.control)
-        return bool(word.item())
+        return int(word.item())
 
     def agree(self, value: T) -> T:
         """What the first rank says."""
@@ -104,7 +111,7 @@ def join(device: str) -> Ranks:
     if world == 1:
         return Ranks(rank=0, world=1, device=chosen)
     dist.init_process_group("nccl" if cuda else "gloo")
-    return Ranks(rank=rank, world=world, device=chosen, control=dist.new_group(backend="gloo"))
+    return Ranks(rank=rank, world=world, device=chosen, control=dist.new_group(backend="gloo", timeout=_PATIENCE))
 
 
 def leave() -> None:

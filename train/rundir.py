@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from train.checkpoint import Checkpoint
 
 Resume = Literal["auto", "never"]
-CONFIG = "config.yaml"
+CONFIG, MODEL = "config.yaml", "model"
 _PLACES = ("shards", "data", "val", "test", "root", "checkpoint")
 
 
@@ -53,11 +53,18 @@ class RunFolder:
             self._lock.close()
 
     def checkpoint(self) -> "Checkpoint | None":
-        """The last one, None where there is none yet. Raises DataError where it is damaged."""
+        """The last one, None where there is none yet.
+
+        Raises DataError where it is damaged, UsageError where it is gone.
+        """
         from train.checkpoint import LAST, load
 
         path = self.path / LAST
-        return load(path) if path.exists() else None
+        if path.exists():
+            return load(path)
+        if (self.path / MODEL).exists():
+            raise UsageError(f"{self.path}: holds a model, and no {LAST} to go on from; give another --out")
+        return None
 
     def write(self, name: str, text: str) -> None:
         """A small file, whole or not at all."""

@@ -100,6 +100,7 @@ def draw_confusion(scores: Scores, names: Sequence[str], title: str, path: Path)
     """The confusion matrix as a PNG: each row's shares, so that a row sums to one."""
     from matplotlib.figure import Figure
 
+    names = [name.encode("utf-8", "replace").decode() for name in names]  # of any folder
     shares = scores.confusion / np.maximum(scores.confusion.sum(1, keepdims=True), 1)
     side = min(12.0, max(4.0, 2 + 0.35 * len(names)))
     figure = Figure(figsize=(side + 1, side), layout="constrained")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from shards.errors import UsageError
 from shards.values import build, parse_yaml, read_text
 from train.children import python
-from train.comparison import Recipe
+from train.comparison import SCRATCH, Recipe, parse_starts
 
 SizeName = Literal["laptop", "published"]
 PHOTO, FOLDER = "PHOTO", "@"
@@ -92,6 +92,7 @@ def load_study(path: Path, size: SizeName) -> tuple[str, Size, dict[str, Variant
             if not isinstance(name, str) or not isinstance(each, Mapping):
                 raise UsageError(f"variants.{name}: must be a name, and a mapping")
             variants[name] = _variant(name, each)
+            parse_starts([f"{name}={SCRATCH}"])
         chosen: Size = getattr(study.sizes, size)
         if not chosen.pretrain:
             raise UsageError(f"sizes.{size}: is not there, so the study has no such size")
@@ -131,7 +132,8 @@ class Asked:
 
     def recipe(self, size: Size) -> Recipe:
         """That of fine-tuning, as the comparison will read it."""
-        return Recipe(config=size.finetune or None, overrides=self.finetune, data=self.data, model=None)
+        overrides = (f"protocol={size.protocol}", *self.finetune)
+        return Recipe(config=size.finetune or None, overrides=overrides, data=self.data, model=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +194,7 @@ def _compare(size: Size, variants: Mapping[str, Variant], asked: Asked, trained:
     for few in asked.per_class or size.per_class:
         words += ["--per-class", str(few)]
     words += ["--launcher", asked.launcher] if asked.launcher else []
-    words += [f"protocol={size.protocol}", *asked.finetune]
+    words += asked.recipe(size).overrides
     inputs = [Path(size.finetune)] if size.finetune else []
     return _step("fine-tune", words, out / "compare.json", inputs, *trained.values())
 

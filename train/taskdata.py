@@ -1,7 +1,7 @@
 """A labelled set as fine-tuning takes it: augmented batches of train, and every image of the other splits once."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,15 +39,15 @@ class TaskData:
     eval_crop: float
     feed: Feed
     held: dict[Split, Held] = field(repr=False)
-    _skipped: Once = field(repr=False)
+    _skipped: Mapping[str, Once] = field(repr=False)
 
     def clean(self, split: Split, ranks: Ranks) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's images of a split, float32 (B, 3, size, size) resized, cropped, normalised, and labels (B,)."""
         size, stats = self.augment.size, (self.augment.mean, self.augment.std)
         if split in self.held:
             held = self.held[split]
-            mine = torch.arange(ranks.rank, len(held.labels), ranks.world)
-            for few in torch.split(mine, _CLEAN_BATCH):
+            mine = torch.arange(len(held.labels))[ranks.rank :: ranks.world]
+            for few in torch.split(mine, _CLEAN_BATCH) if len(mine) else ():
                 images = held.images[few].to(ranks.device)
                 yield center(images, size, self.eval_crop, *stats), held.labels[few].to(ranks.device)
             return
@@ -60,13 +60,14 @@ class TaskData:
             num_workers=max(1, self.feed.workers),
             device=ranks.device,
             skip_bad=self.feed.skip_bad,
-            skipped=self._skipped,
+            skipped=self._skipped[split],
         )
         yield from ((batch.images, batch.labels) for batch in found)
 
     def skipped(self, ranks: Ranks) -> dict[str, int]:
         """What any rank could not read and left out, by reason, each file once. Every rank must ask."""
-        return dict(self.splits.skipped + Counter(ranks.union(self._skipped.met).values()))
+        met = {f"{split}: {file}": why for split, once in self._skipped.items() for file, why in once.met.items()}
+        return dict(self.splits.skipped + Counter(ranks.union(met).values()))
 
 
 def open_task(
@@ -84,7 +85,7 @@ def open_task(
     else:  # without workers only what is kept in memory can be augmented
         choice = choose_feed(whole, "resident" if feed.mode == "auto" and not feed.workers else feed.mode, ranks.device)
     choice = ranks.agree(choice)
-    skipped = Once()
+    skipped = {"train": Once(), "val": Once(), "test": Once()}
     transformed = feed.augment == "timm" or choice.mode == "stream"
     if transformed and feed.workers == 0:
         raise UsageError("--workers 0: images are decoded and augmented in workers; give 1 or more, or --resize N")
@@ -101,13 +102,13 @@ def open_task(
     held: dict[Split, Held] = {}
     batches: Resident | ExampleFeed
     if choice.mode == "resident":
-        batches = Resident.from_arrays(*_hold(splits.train, feed, skipped), **common)
+        batches = Resident.from_arrays(*_hold(splits.train, feed, skipped["train"]), **common)
         if splits.val is not None:
-            held["val"] = _hold(splits.val, feed, skipped)
+            held["val"] = _hold(splits.val, feed, skipped["val"])
         if splits.test is not None:
-            held["test"] = _hold(splits.test, feed, skipped)
+            held["test"] = _hold(splits.test, feed, skipped["test"])
     else:
-        batches = ExampleFeed(splits.train, **common, skip_bad=feed.skip_bad, skipped=skipped)
+        batches = ExampleFeed(splits.train, **common, skip_bad=feed.skip_bad, skipped=skipped["train"])
     return TaskData(
         splits=splits,
         batches=batches,
