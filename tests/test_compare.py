@@ -186,7 +186,7 @@ def test_a_failing_run_ends_it_and_the_rest_stays(images, recipe, tmp_path, capf
     assert run(*words, "--seeds=1", *NET) == 2
     lines = capfd.readouterr().err.strip().splitlines()
     assert lines[-2].startswith("finetune: ") and "notes.txt" in lines[-2]
-    assert lines[-1].startswith("compare: b, seed 0: ended with exit code 2; what is finished is kept")
+    assert lines[-1] == "compare: b, seed 0: ended with exit code 2; what is finished is kept"
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
     found = report["sections"][0]["measures"]["last"]
     assert not report["complete"] and found["a"]["n"] == 1 and found["b"]["n"] == 0

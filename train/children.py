@@ -12,7 +12,8 @@ from typing import Any, Self
 from shards.errors import FracgenError, UsageError
 from train.console import StopError
 
-_GOES_ON = "what is finished is kept, and the same command goes on"
+_KEPT = "what is finished is kept"
+_GOES_ON = f"{_KEPT}, and the same command goes on"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK_SECONDS = 10.0
 
@@ -65,7 +66,8 @@ class Children:
                 child.terminate()
         if code:
             self._check(doing)
-            raise ChildError(f"{doing}: ended with exit code {code}; {_GOES_ON}", code)
+            goes_on = _KEPT if code == UsageError.exit_code else _GOES_ON
+            raise ChildError(f"{doing}: ended with exit code {code}; {goes_on}", code)
 
     def _check(self, doing: str) -> None:
         if self._asked:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from shards.errors import UsageError
+from train.memory import keep_freed
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=12)
@@ -94,7 +95,7 @@ class Ranks:
 
 
 def join(device: str) -> Ranks:
-    """Take this process's place: alone, or where torchrun's environment says.
+    """Take this process's place: alone, or where torchrun's environment says. On a CPU, freed memory is kept.
 
     device: auto, cpu or cuda. Raises UsageError where there is no such device.
     """
@@ -108,6 +109,8 @@ def join(device: str) -> Ranks:
     chosen = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(chosen)
+    else:
+        keep_freed()
     if world == 1:
         return Ranks(rank=0, world=1, device=chosen)
     dist.init_process_group("nccl" if cuda else "gloo")

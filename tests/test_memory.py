@@ -1,0 +1,38 @@
+"""Memory of a CPU's steps."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FAULTS = """
+import resource, sys, torch
+from train.memory import keep_freed
+kept = keep_freed() if sys.argv[1] == "keep" else False
+torch.zeros(1)
+faults = []
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(2_000_000) for _ in range(8)]
+    del blocks
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, sorted(faults)[2])
+"""
+
+
+def told(word, **environment):
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment}
+    command = [sys.executable, "-c", FAULTS, word]
+    kept, faults = subprocess.run(command, env=place, check=True, capture_output=True, text=True).stdout.split()
+    return kept == "True", int(faults)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
+def test_freed_blocks_are_found_again():
+    kept, faults = told("keep")
+    assert kept and faults < 100, "of 64 MB, which are 15,625 pages"
+    assert told("keep", MALLOC_ARENA_MAX="2")[0] is False, "the user's word stands"
+    assert told("leave")[1] > 10 * max(faults, 1)
