@@ -16,7 +16,7 @@ torch.zeros(1)
 faults = []
 for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(2_000_000) for _ in range(8)]
+    blocks = [torch.ones(10_000_000) for _ in range(2)]
     del blocks
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(kept, sorted(faults)[2])
@@ -33,6 +33,6 @@ def told(word, **environment):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
 def test_freed_blocks_are_found_again():
     kept, faults = told("keep")
-    assert kept and faults < 100, "of 64 MB, which are 15,625 pages"
+    assert kept and faults < 20, "of 80 MB, which are 19,531 pages, or 40 huge ones"
     assert told("keep", MALLOC_ARENA_MAX="2")[0] is False, "the user's word stands"
-    assert told("leave")[1] > 10 * max(faults, 1)
+    assert told("leave")[1] >= 30, "without it, such blocks come from the kernel each time"
