@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,16 @@ def golden() -> Path:
     if not (path / "cases.json").exists():
         pytest.skip("the published renderer's images are not here")
     return path
+
+
+def two_processes(script: str, arguments: list[object], place: Path) -> subprocess.CompletedProcess[str]:
+    """A script that torchrun starts twice, in a folder of its own, with one thread each."""
+    (place / "ranks.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "ranks.py"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *map(str, arguments)], cwd=place, env=environment, timeout=180, capture_output=True, text=True
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 import yaml
+from conftest import two_processes
 from PIL import Image
 
 from train import checkpoint, console, examples, finetune, metrics, results, taskdata
@@ -345,8 +346,7 @@ def test_two_processes_are_one(data, tmp_path, capsys, feed):
     """Equal weights and buffers on both ranks, each image scored or skipped once; the scores those of one process."""
     data = Path(shutil.copytree(data, tmp_path / "data"))
     (data / "test" / "class00" / "999.png").write_bytes(b"no picture")
-    script = tmp_path / "ranks.py"
-    script.write_text(
+    script = (
         "import sys, torch, torch.distributed as dist\n"
         "from train import console, finetune, loop, scoring\n"
         "score = scoring.score\n"
@@ -362,16 +362,8 @@ def test_two_processes_are_one(data, tmp_path, capsys, feed):
         "scoring.score = checked\n"
         "sys.exit(console.run(finetune.app, 'finetune', sys.argv[1:]))\n"
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     arguments = ["--data", data, "--out", tmp_path / "run", *PLAIN, "--model=resnet10t", *STRAIGHT, "--skip-bad", *feed]
-    done = subprocess.run(
-        [*torchrun, *map(str, arguments), "--steps=8", "--lr=0.1"],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        timeout=180,
-        capture_output=True,
-        text=True,
-    )
+    done = two_processes(script, [*arguments, "--steps=8", "--lr=0.1"], tmp_path)
     assert done.returncode == 0, done.stderr
     # two checks on 15 carved images, then 21 test images twice
     seen = [(tmp_path / f"seen{rank}").read_text().split() for rank in range(2)]

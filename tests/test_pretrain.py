@@ -14,7 +14,7 @@ import timm
 import torch
 import webdataset
 import yaml
-from conftest import small_recipe
+from conftest import small_recipe, two_processes
 from PIL import Image
 
 from fracgen.generate import plan, write_shards
@@ -155,8 +155,7 @@ def test_sigterm_saves_and_says_how_to_go_on(folder, tmp_path):
 
 def test_a_signal_to_one_process_stops_all(folder, tmp_path):
     """The other ones are told which, and wait for the checkpoint."""
-    script = tmp_path / "ranks.py"
-    script.write_text(
+    script = (
         "import os, signal, sys\n"
         "from train import console, loop, pretrain\n"
         "step = loop.Learner.__call__\n"
@@ -168,12 +167,8 @@ def test_a_signal_to_one_process_stops_all(folder, tmp_path):
         "code = console.run(pretrain.app, 'pretrain', sys.argv[1:])\n"
         "open('code' + os.environ['RANK'], 'w').write(str(code))\n"
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=1000", "--data=resident"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, *map(str, arguments)], cwd=tmp_path, env=environment, timeout=120, capture_output=True, text=True
-    )
+    done = two_processes(script, arguments, tmp_path)
     codes = [(tmp_path / f"code{rank}").read_text() for rank in range(2)]
     assert codes == ["143", "0"] and "stopped at step 4 of 1000" in done.stderr, done.stderr
     assert load(tmp_path / "run" / "last.pt").step == 4
@@ -190,8 +185,7 @@ def wait_for(path, process, seconds=60):
 
 def test_two_processes_are_one(folder, tmp_path):
     """Equal weights on both ranks, every sample of an epoch on one of them, as many steps."""
-    script = tmp_path / "ranks.py"
-    script.write_text(
+    script = (
         "import sys, torch, torch.distributed as dist\n"
         "from train import console, loop, pretrain, resident\n"
         "seen = []\n"
@@ -213,12 +207,8 @@ def test_two_processes_are_one(folder, tmp_path):
         "loop.fit = checked\n"
         "sys.exit(console.run(pretrain.app, 'pretrain', sys.argv[1:]))\n"
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=6", "--data=resident"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*torchrun, *map(str, arguments)], check=True, cwd=tmp_path, env=environment, timeout=120, capture_output=True
-    )
+    two_processes(script, arguments, tmp_path).check_returncode()
     ranks = [eval((tmp_path / f"rank{rank}.txt").read_text()) for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1]) == 24
     assert sorted(ranks[0] + ranks[1]) == list(range(48)), "two epochs of 24 samples, each position once"

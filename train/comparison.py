@@ -16,7 +16,7 @@ from train import contrast, options
 from train.config import Model, differences, to_values
 from train.finetune import Finetuning, fingerprint_of
 from train.results import RESULTS
-from train.rundir import told, write_text
+from train.rundir import read_json, told, write_text
 
 if TYPE_CHECKING:
     from train.examples import Splits
@@ -239,10 +239,9 @@ class Ledger:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except DataError:
         return None
-    return values if isinstance(values, dict) else None
 
 
 def collect(comparison: Comparison, done: Collection[Trial]) -> dict[str, Any]:

@@ -32,9 +32,10 @@ from train.config import (
     to_values,
     to_yaml,
 )
-from train.rundir import CONFIG, RunFolder, told, write_text
+from train.rundir import CONFIG, MODEL, RunFolder, told, write_text
 
 if TYPE_CHECKING:
+    from train.checkpoint import Checkpoint
     from train.examples import Splits
     from train.starts import Start
 
@@ -418,11 +419,11 @@ def finetune(
     skipped = task.skipped(ranks)
     outcome["skipped"] = sum(skipped.values())
     outcome["seconds"] = round(time.perf_counter() - began, 1)
-    outcome["model"] = str(folder / "model")
+    outcome["model"] = str(folder / MODEL)
     if ranks.first:
         models.export(
             model,
-            folder / "model",
+            folder / MODEL,
             size=size,
             mean=settings.augment.mean,
             std=settings.augment.std,
@@ -446,7 +447,9 @@ def fingerprint_of(splits: "Splits", start: "Start") -> str:
     return hashlib.sha256("".join([*parts, start.fingerprint()]).encode()).hexdigest()
 
 
-def chosen_before(folder: RunFolder, last: Any, *, config: dict[str, Any], data: str) -> tuple[int, float] | None:
+def chosen_before(
+    folder: RunFolder, last: "Checkpoint", *, config: dict[str, Any], data: str
+) -> tuple[int, float] | None:
     """(step, accuracy) of the weights that are kept.
 
     None where there are none, where they were chosen on other images or in another way, or where other settings made

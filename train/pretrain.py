@@ -30,7 +30,7 @@ from train.config import (
     to_values,
     to_yaml,
 )
-from train.rundir import CONFIG, RunFolder, told
+from train.rundir import CONFIG, MODEL, RunFolder, told
 
 app = console.app()
 
@@ -290,7 +290,7 @@ def pretrain(
     metrics.draw_curves(folder / metrics.METRICS, folder / metrics.CURVES)
     models.export(
         model,
-        folder / "model",
+        folder / MODEL,
         size=size,
         mean=settings.augment.mean,
         std=settings.augment.std,
@@ -308,7 +308,7 @@ def pretrain(
         **{name: float(f"{told_last[name]:.4g}") for name in ("loss", "clean_accuracy") if name in told_last},
         **({"images_per_second": round(later * feed.batch_size / seconds, 1)} if later else {}),
         "skipped": sum(batches.skipped.values()),
-        "model": str(folder / "model"),
+        "model": str(folder / MODEL),
     }
     console.result(outcome, as_json=as_json)
     if ending == "interrupted":

@@ -1,13 +1,13 @@
 """What several seeds found together: mean and standard deviation."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shards.errors import DataError
 from train.config import differences
-from train.rundir import told
+from train.rundir import MODEL, read_json, told
 
 RESULTS = "results.json"
 
@@ -19,12 +19,12 @@ def read(folder: Path, *, fingerprint: str, config: Mapping[str, Any]) -> dict[s
     config: all settings, resolved.
     """
     try:
-        found = json.loads((folder / RESULTS).read_text("utf-8"))
+        found = read_json(folder / RESULTS)
         same = found["fingerprint"] == fingerprint and not differences(told(found["config"]), told(config))
-        outcome = {**found["outcome"], "run": str(folder), "model": str(folder / "model")}
-    except (OSError, ValueError, KeyError, TypeError):
+        outcome = {**found["outcome"], "run": str(folder), "model": str(folder / MODEL)}
+    except (DataError, LookupError, TypeError, AttributeError):
         return None
-    return outcome if same and (folder / "model" / "config.json").exists() else None
+    return outcome if same and (folder / MODEL / "config.json").exists() else None
 
 
 def summary(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

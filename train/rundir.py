@@ -1,6 +1,7 @@
 """The folder of a run: who may write there, and where it goes on."""
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -75,6 +76,17 @@ def write_text(path: Path, text: str) -> None:
     """A small file, whole or not at all. Raises DataError where it cannot be written."""
     with _whole(path) as temporary:
         temporary.write_text(text, "utf-8", "surrogateescape")  # class names may be those of any folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object that was written as JSON. Raises DataError where it cannot be read, or is none."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: not what was written there")
+    return values
 
 
 def write_figure(path: Path, figure: "Figure") -> None:

@@ -17,10 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
-from shards.errors import DataError
 from train import comparison, console, contrast, options
 from train.children import Children
-from train.rundir import write_text
+from train.rundir import read_json, write_text
 from train.studies import Asked, Step, Variant, load_study, plan
 
 app = console.app()
@@ -76,7 +75,7 @@ def main(
             if not clock.is_done(step) or step is steps[-1]:  # the comparison knows itself what it has done
                 console.say({"step": f"{number} of {len(steps)}: {step.name}"})
                 clock.run(step, children)
-    report = {"about": about, **_read(steps[-1].product), "seconds": clock.seconds(steps)}
+    report = {"about": about, **read_json(steps[-1].product), "seconds": clock.seconds(steps)}
     report["published"] = {name: dict(variant.published) for name, variant in variants.items()}
     write_text(out / f"{REPORT}.json", json.dumps(report, indent=1))
     found = {**comparison.tables(report, _published(variants)), "time": _times(report["seconds"])}
@@ -101,7 +100,7 @@ class Clock:
     def __init__(self, path: Path) -> None:
         """Raises DataError where the file is damaged."""
         self._path = path
-        self._kept: dict[str, Any] = _read(path) if path.exists() else {}
+        self._kept: dict[str, Any] = read_json(path) if path.exists() else {}
 
     def is_done(self, step: Step) -> bool:
         """Whether it has ended, as it is asked for now, and what it made is there."""
@@ -127,16 +126,6 @@ class Clock:
     def seconds(self, steps: list[Step]) -> dict[str, float]:
         """By name of the step."""
         return {step.name: self._kept[step.name]["seconds"] for step in steps}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: not what was written there")
-    return values
 
 
 def _published(variants: Mapping[str, Variant]) -> dict[str, dict[str, str]]:
