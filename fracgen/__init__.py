@@ -15,26 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fracgen.categories import load_categories as load_categories
-    from fracgen.draw import Style as Style
-    from fracgen.draw import draw_ifs as draw_ifs
     from fracgen.fractaldb import OFDB as OFDB
     from fracgen.fractaldb import FractalDB as FractalDB
-    from fracgen.generate import merge as merge
-    from fracgen.generate import plan as plan
-    from fracgen.generate import write_shards as write_shards
     from fracgen.ifs import IFS as IFS
     from fracgen.ifs import load_ifs as load_ifs
     from fracgen.noise import Noise as Noise
     from fracgen.onepfrac import OnePFrac as OnePFrac
-    from fracgen.photo import Photo as Photo
-    from fracgen.photographs import Photographs as Photographs
-    from fracgen.photographs import load_photographs as load_photographs
-    from fracgen.recipes import load_recipe as load_recipe
-    from fracgen.recipes import save_recipe as save_recipe
+    from fracgen.photo.photographs import Photographs as Photographs
+    from fracgen.photo.photographs import load_photographs as load_photographs
+    from fracgen.photo.recipe import Photo as Photo
+    from fracgen.registry import load_recipe as load_recipe
+    from fracgen.registry import save_recipe as save_recipe
+    from fracgen.render_shards import merge as merge
+    from fracgen.render_shards import plan as plan
+    from fracgen.render_shards import write_shards as write_shards
+    from fracgen.renderer import Style as Style
+    from fracgen.renderer import draw_ifs as draw_ifs
     from fracgen.search import find_categories as find_categories
+    from fracgen.shards.layout import Part as Part
+    from fracgen.shards.reader import open_shards as open_shards
     from fracgen.visualatom import VisualAtom as VisualAtom
-    from shards.layout import Part as Part
-    from shards.reader import open_shards as open_shards
 
 _HOMES = {
     "FractalDB": "fracgen.fractaldb",
@@ -42,22 +42,22 @@ _HOMES = {
     "Noise": "fracgen.noise",
     "OFDB": "fracgen.fractaldb",
     "OnePFrac": "fracgen.onepfrac",
-    "Part": "shards.layout",
-    "Photo": "fracgen.photo",
-    "Photographs": "fracgen.photographs",
-    "Style": "fracgen.draw",
+    "Part": "fracgen.shards.layout",
+    "Photo": "fracgen.photo.recipe",
+    "Photographs": "fracgen.photo.photographs",
+    "Style": "fracgen.renderer",
     "VisualAtom": "fracgen.visualatom",
-    "draw_ifs": "fracgen.draw",
+    "draw_ifs": "fracgen.renderer",
     "find_categories": "fracgen.search",
     "load_categories": "fracgen.categories",
     "load_ifs": "fracgen.ifs",
-    "load_photographs": "fracgen.photographs",
-    "load_recipe": "fracgen.recipes",
-    "merge": "fracgen.generate",
-    "open_shards": "shards.reader",
-    "plan": "fracgen.generate",
-    "save_recipe": "fracgen.recipes",
-    "write_shards": "fracgen.generate",
+    "load_photographs": "fracgen.photo.photographs",
+    "load_recipe": "fracgen.registry",
+    "merge": "fracgen.render_shards",
+    "open_shards": "fracgen.shards.reader",
+    "plan": "fracgen.render_shards",
+    "save_recipe": "fracgen.registry",
+    "write_shards": "fracgen.render_shards",
 }
 __all__ = sorted(_HOMES)
 

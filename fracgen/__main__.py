@@ -12,7 +12,7 @@ def main() -> None:
             if getattr(sys, name) is None:  # closed by the caller
                 setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  it stays open
             getattr(sys, name).reconfigure(errors="backslashreplace")
-        from fracgen.cli import run
+        from fracgen.cli.app import run
 
         sys.exit(run(sys.argv[1:]))
     except KeyboardInterrupt:

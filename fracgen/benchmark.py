@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import get_args
 
 from fracgen.categories import Categories
-from fracgen.draw import Renderer, fill_rate
 from fracgen.fractaldb import FLIPS, OFDB, FractalDB, weight_vectors
-from fracgen.generate import plan, versions, write_shards
 from fracgen.noise import Noise, NoiseKind
 from fracgen.onepfrac import OnePFrac
 from fracgen.plain import draw_plain
 from fracgen.recipe import Recipe
+from fracgen.render_shards import plan, versions, write_shards
+from fracgen.renderer import Renderer, fill_rate
 from fracgen.search import find_categories
+from fracgen.shards.codec import encode_png
+from fracgen.shards.manifest import PixelHash
+from fracgen.shards.writer import write_tar
 from fracgen.visualatom import VisualAtom
-from shards.codec import encode_png
-from shards.manifest import PixelHash
-from shards.writer import write_tar
 
 _SHARD_SAMPLES = 16
 _RUNS = 5

@@ -15,11 +15,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from fracgen.draw import check_range
+from fracgen.assets import Stored
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
-from fracgen.stored import Stored
-from shards.errors import UsageError
-from shards.manifest import MANIFEST
+from fracgen.renderer import check_range
+from fracgen.shards.errors import UsageError
+from fracgen.shards.manifest import MANIFEST
 
 MAX_CATEGORIES = 1_000_000
 _OLD_SECONDS = 60

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, InvalidStateError
 from typing import Any
 
-from shards.errors import DataError, FracgenError, UsageError
+from fracgen.shards.errors import DataError, FracgenError, UsageError
 
 CONNECT_SECONDS = 10
 PATIENCE_SECONDS = 300

@@ -13,14 +13,14 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from fracgen.categories import MAX_CATEGORIES, Categories
-from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range
 from fracgen.ifs import Floats, maps_from_rows
 from fracgen.machine import cache_folder, num_cores
 from fracgen.recipe import DrawnRecipe, spread
+from fracgen.renderer import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range
 from fracgen.rng import MAX_SEED, stream_key
 from fracgen.search import find_categories
-from shards.errors import DataError, UsageError
-from shards.sample import Image, Sample
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.sample import Image, Sample
 
 FLIPS = ("none", "top-bottom", "left-right", "both")
 _LEVELS = 5

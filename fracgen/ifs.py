@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import UsageError
-from shards.values import read_text
+from fracgen.shards.errors import UsageError
+from fracgen.shards.values import read_text
 
 Floats = npt.NDArray[np.float64]
 

@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fracgen import clouds
+from fracgen import noise_kernels as clouds
 from fracgen.chaos import unpack_gray
-from fracgen.draw import Style, check_choice, check_range
 from fracgen.recipe import MAX_CLASSES, Recipe, spread
+from fracgen.renderer import Style, check_choice, check_range
 from fracgen.rng import MAX_SEED, stream_key
-from shards.sample import Image, Sample
+from fracgen.shards.sample import Image, Sample
 
 NoiseKind = Literal["gaussian", "uniform", "pixel-gaussian", "pixel-uniform"]
 Clouds = Literal["class", "shared"]

@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from fracgen.draw import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range, fill_rate
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
 from fracgen.recipe import MAX_CLASSES, DrawnRecipe, compare
+from fracgen.renderer import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range, fill_rate
 from fracgen.rng import MAX_SEED, generator, stream_key
-from shards.errors import DataError, UsageError
-from shards.sample import Image, Sample
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.sample import Image, Sample
 
 VET_PROBES = 64
 """Perturbations of a base that vetting tries."""

@@ -13,19 +13,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fracgen.imagefolder import ImageFolder
+from fracgen.executor import Result, make_missing, until_cancelled
 from fracgen.machine import num_cores
 from fracgen.recipe import UnmakeableError
-from fracgen.runs import Result, make_missing, until_cancelled
-from shards.codec import GRAY_MODES, open_original
-from shards.errors import BadImageError, DataError, FracgenError, UsageError
-from shards.folder import FolderWriter, commit_shard
-from shards.layout import Layout, default_num_shards
-from shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, hash_json, load_manifest
-from shards.plan import Plan, read_plan
-from shards.sample import FileSample, Skipped
-from shards.sidecars import sidecars
-from shards.writer import merge_sizes
+from fracgen.shards.codec import GRAY_MODES, open_original
+from fracgen.shards.errors import BadImageError, DataError, FracgenError, UsageError
+from fracgen.shards.folder import FolderWriter, commit_shard
+from fracgen.shards.imagefolder import ImageFolder
+from fracgen.shards.layout import Layout, default_num_shards
+from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, hash_json, load_manifest
+from fracgen.shards.plan import Plan, read_plan
+from fracgen.shards.sample import FileSample, Skipped
+from fracgen.shards.sidecars import sidecars
+from fracgen.shards.writer import merge_sizes
 
 _VERSIONED = ("fracgen", "numpy", "pillow")
 """The packages whose version can change a byte of a packed folder; Pillow by what it takes for an image."""

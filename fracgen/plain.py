@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from fracgen.draw import Style
 from fracgen.ifs import Floats
-from shards.sample import Image
+from fracgen.renderer import Style
+from fracgen.shards.sample import Image
 
 _MASK64 = 2**64 - 1
 

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from shards.codec import decode_original, encode_png
-from shards.reader import RawSample, ShardFolder, read_tar
-from shards.sample import Image
+from fracgen.shards.codec import decode_original, encode_png
+from fracgen.shards.reader import RawSample, ShardFolder, read_tar
+from fracgen.shards.sample import Image
 
 TILE = 192
 _PACKED_CLASSES, _PACKED_IMAGES, _PACKED_READ = 6, 4, 20_000

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from fracgen.draw import ColorMode, DrawMode, PatchMode, Style
-from shards.errors import DataError, UsageError
-from shards.sample import Image, Sample
-from shards.sidecars import FORMULAS
+from fracgen.renderer import ColorMode, DrawMode, PatchMode, Style
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.sample import Image, Sample
+from fracgen.shards.sidecars import FORMULAS
 
 MAX_CLASSES = 1_000_000
 

@@ -17,12 +17,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fracgen import judge
+from fracgen import search_kernels as judge
 from fracgen.categories import MAX_CATEGORIES, Categories
-from fracgen.draw import check_range
 from fracgen.ifs import IFS, Floats, maps_from_rows
+from fracgen.renderer import check_range
 from fracgen.rng import MAX_LEGACY_SEED, legacy_state
-from shards.errors import DataError
+from fracgen.shards.errors import DataError
 
 RULE = 1
 """Of the cache's files; another rule, another name."""

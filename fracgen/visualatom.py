@@ -12,12 +12,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from fracgen import atoms
-from fracgen.draw import MAX_SIZE, check_choice, check_range
+from fracgen import atom_kernels as atoms
 from fracgen.ifs import Floats
 from fracgen.recipe import MAX_CLASSES, Recipe, spread
+from fracgen.renderer import MAX_SIZE, check_choice, check_range
 from fracgen.rng import MAX_SEED, generator, stream_key
-from shards.sample import Image, Sample
+from fracgen.shards.sample import Image, Sample
 
 Gradients = Literal["signed", "library"]
 

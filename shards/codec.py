@@ -14,8 +14,8 @@ from isal import isal_zlib
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from shards.errors import BadImageError, DataError, UsageError
-from shards.sample import Image
+from fracgen.shards.errors import BadImageError, DataError, UsageError
+from fracgen.shards.sample import Image
 
 GRAY = 127
 """The one gray level of two-level images (REFERENCE section 2: (127, 127, 127) on black)."""

@@ -31,11 +31,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from shards.errors import DataError, UsageError
-from shards.layout import Layout, Part
-from shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
-from shards.plan import Plan, is_there, num_parts, read_plan, read_record
-from shards.writer import Entry, write_tar
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.layout import Layout, Part
+from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
+from fracgen.shards.plan import Plan, is_there, num_parts, read_plan, read_record
+from fracgen.shards.writer import Entry, write_tar
 
 _held: set[Path] = set()
 _held_guard = threading.Lock()

@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from shards.errors import UsageError
-from shards.typed import as_dict
+from fracgen.shards.errors import UsageError
+from fracgen.shards.typed import as_dict
 
 Indices = npt.NDArray[np.int64]
 

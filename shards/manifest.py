@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from shards.errors import DataError, UsageError
-from shards.layout import Layout
-from shards.sample import Image
-from shards.typed import as_dict, parse
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.layout import Layout
+from fracgen.shards.sample import Image
+from fracgen.shards.typed import as_dict, parse
 
 FORMAT = "fracgen-shards"
 VERSION, PACKED_VERSION = 2, 3

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shards.errors import DataError, UsageError
-from shards.layout import Layout
-from shards.manifest import PARTIAL, ShardRecord, to_json
-from shards.typed import parse
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.layout import Layout
+from fracgen.shards.manifest import PARTIAL, ShardRecord, to_json
+from fracgen.shards.typed import parse
 
 T = TypeVar("T")
 _MAX_INPUT_BYTES = 1 << 30

@@ -10,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shards.codec import decode_image, decode_original
-from shards.errors import DataError
-from shards.manifest import ImageFormat, Manifest, load_manifest
-from shards.sample import Sample
-from shards.writer import read_members
+from fracgen.shards.codec import decode_image, decode_original
+from fracgen.shards.errors import DataError
+from fracgen.shards.manifest import ImageFormat, Manifest, load_manifest
+from fracgen.shards.sample import Sample
+from fracgen.shards.writer import read_members
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from shards.manifest import Manifest, to_json
+from fracgen.shards.manifest import Manifest, to_json
 
 FORMULAS = "formulas"
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from shards.errors import UsageError
+from fracgen.shards.errors import UsageError
 
 T = TypeVar("T")
 _MAX_FILE_BYTES = 1 << 20

@@ -5,10 +5,10 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shards.errors import DataError
-from shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files
-from shards.reader import ShardFolder, decode_sample, read_tar
-from shards.writer import TAR_END, tar_member
+from fracgen.shards.errors import DataError
+from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files
+from fracgen.shards.reader import ShardFolder, decode_sample, read_tar
+from fracgen.shards.writer import TAR_END, tar_member
 
 
 def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from shards.codec import encode_png
-from shards.errors import DataError
-from shards.layout import Layout
-from shards.manifest import PixelHash, ShardRecord, to_json
-from shards.sample import FileSample, Sample, Skipped
+from fracgen.shards.codec import encode_png
+from fracgen.shards.errors import DataError
+from fracgen.shards.layout import Layout
+from fracgen.shards.manifest import PixelHash, ShardRecord, to_json
+from fracgen.shards.sample import FileSample, Sample, Skipped
 
 Entry = Sample | FileSample | Skipped
 """What a shard is made of."""

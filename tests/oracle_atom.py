@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fracgen.atoms import PERMUTATION
+from fracgen.atom_kernels import PERMUTATION
 
 F = np.float32
 

@@ -12,12 +12,13 @@ from timm.data import auto_augment, create_transform, random_erasing, transforms
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import functional
 
-from shards.errors import UsageError
-from train import draws, seeds
-from train.augment import Augmentation, DeviceAugment, center, normalise, timm_transform
-from train.draws import CODES, NOTHING, OPERATIONS, Layer, RandAugment
-from train.imageops import Window, normals, resample
-from train.layers import apply
+from fracgen.shards.errors import UsageError
+from fracgen.train import seeding as seeds
+from fracgen.train.augment import draws
+from fracgen.train.augment.apply import apply
+from fracgen.train.augment.device import Augmentation, DeviceAugment, center, normalise, timm_transform
+from fracgen.train.augment.draws import CODES, NOTHING, OPERATIONS, Layer, RandAugment
+from fracgen.train.augment.ops import Window, normals, resample
 
 CPU = torch.device("cpu")
 HALF = (0.5, 0.5, 0.5)

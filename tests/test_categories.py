@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fracgen.categories import Categories, category_files, load_categories, write_categories
 from fracgen.ifs import IFS
-from shards.errors import UsageError
+from fracgen.shards.errors import UsageError
 
 
 def random_systems(count, seed=0):

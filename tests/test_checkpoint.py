@@ -7,12 +7,12 @@ import signal
 import pytest
 import torch
 
-from shards.errors import DataError, UsageError
-from train import metrics
-from train.checkpoint import Checkpoint, check_same, load, save
-from train.loop import Loop, Pace, State, fit
-from train.ranks import Ranks
-from train.rundir import RunFolder
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.train.engine import metrics
+from fracgen.train.engine.checkpoint import Checkpoint, check_same, load, save
+from fracgen.train.engine.run_folder import RunFolder
+from fracgen.train.engine.trainer import Loop, Pace, State, fit
+from fracgen.train.ranks import Ranks
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 
@@ -58,7 +58,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.checkpoint.os.fsync", full)
+    monkeypatch.setattr("fracgen.train.engine.checkpoint.os.fsync", full)
     with pytest.raises(DataError, match="No space left"):
         save(checkpoint(step=9), path)
     assert load(path).step == 3 and [each.name for each in tmp_path.iterdir()] == ["last.pt"]

@@ -11,11 +11,11 @@ import yaml
 from conftest import SMALL, contents
 from PIL import Image
 
-from fracgen.cli import run
-from fracgen.draw import Style
+from fracgen.cli.app import run
 from fracgen.ifs import IFS, load_ifs, maps_from_rows
 from fracgen.plain import draw_plain
-from shards.manifest import load_manifest
+from fracgen.renderer import Style
+from fracgen.shards.manifest import load_manifest
 
 FLAGS = [word for key, value in SMALL.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 CSV = "0.5,0.1,-0.2,0.4,0.3,-0.1,0.4\n-0.3,0.6,0.5,0.2,-0.7,0.9,0.6\n"
@@ -261,7 +261,7 @@ def test_an_interrupt_is_one_line(fracgen, monkeypatch):
         raise KeyboardInterrupt
 
     fracgen("render", *FLAGS, "--out", "set")
-    monkeypatch.setattr("shards.verify.verify_folder", interrupted)
+    monkeypatch.setattr("fracgen.shards.verify.verify_folder", interrupted)
     assert fracgen("verify", "set") == (130, "", "fracgen: interrupted\n")
     monkeypatch.setattr("fracgen.onepfrac.OnePFrac.resolve", interrupted)
     code, out, err = fracgen("render", *FLAGS, "--out", "other")

@@ -12,12 +12,12 @@ from conftest import contents
 from PIL import Image
 
 from fracgen.categories import category_files, load_categories
-from fracgen.cli import run
+from fracgen.cli.app import run
 from fracgen.ifs import IFS, sample_maps
-from fracgen.recipes import RECIPES, load_recipe, save_recipe
+from fracgen.registry import RECIPES, load_recipe, save_recipe
 from fracgen.rng import generator
-from shards.manifest import load_manifest
-from shards.reader import open_shards
+from fracgen.shards.manifest import load_manifest
+from fracgen.shards.reader import open_shards
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ["--size", 48, "--pad", 3, "--points", 1500]
@@ -255,7 +255,7 @@ def test_instances_that_nothing_tells_apart_are_told(fracgen):
 
 
 def test_an_interrupted_search_keeps_what_it_found(fracgen, monkeypatch):
-    from fracgen import report
+    from fracgen.cli import report
 
     def interrupted(*_):
         raise KeyboardInterrupt

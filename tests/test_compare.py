@@ -19,11 +19,12 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-import fracgen.cli
-from shards.errors import UsageError
-from train import comparison, console, contrast
-from train.children import ChildError, Children
-from train.compare import app
+import fracgen.cli.app
+from fracgen.shards.errors import UsageError
+from fracgen.train import cli as console
+from fracgen.train.compare import app
+from fracgen.train.experiments import comparison, contrast
+from fracgen.train.experiments.children import ChildError, Children
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """
@@ -61,8 +62,8 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
     """A timm folder, as a run leaves it."""
-    from train import model as models
-    from train.config import Model
+    from fracgen.train.config import Model
+    from fracgen.train.engine import model as models
 
     path = tmp_path_factory.mktemp("start")
     made = models.create(Model(drop_path=0.0, options=TINY), num_classes=4, size=32)

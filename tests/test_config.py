@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from shards.errors import UsageError
-from train.config import differences, load, to_values, to_yaml
-from train.finetune import Finetuning
-from train.pretrain import Pretraining
+from fracgen.shards.errors import UsageError
+from fracgen.train.config import differences, load, to_values, to_yaml
+from fracgen.train.finetune import Finetuning
+from fracgen.train.pretrain import Pretraining
 
 
 def test_the_defaults_are_the_published_recipe():

@@ -20,13 +20,14 @@ import webdataset
 from conftest import small_recipe
 from PIL import Image
 
-from fracgen.generate import plan, write_shards
-from shards.errors import DataError, FracgenError, UsageError
-from shards.reader import open_shards
-from train import data, samples
-from train.data import Resident, SkippedDataWarning, Stream, choose_feed, open_source
-from train.pictures import square
-from train.stream import Plan
+from fracgen.render_shards import plan, write_shards
+from fracgen.shards.errors import DataError, FracgenError, UsageError
+from fracgen.shards.reader import open_shards
+from fracgen.train.data import choose as data
+from fracgen.train.data import samples
+from fracgen.train.data.choose import Resident, SkippedDataWarning, Stream, choose_feed, open_source
+from fracgen.train.data.pictures import square
+from fracgen.train.data.stream import Plan
 
 CPU = torch.device("cpu")
 FEEDS = [Resident, Stream]
@@ -290,7 +291,7 @@ def test_foreign_tars_are_counted(tmp_path, sidecar):
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_any_plain_tar_is_read_from_any_sample_on(tmp_path, form):
-    from train.tars import count_samples, read_samples
+    from fracgen.train.data.tars import count_samples, read_samples
 
     path = tmp_path / "set.tar"
     long = "d" * 60 + "/" + "e" * 60 + "/"

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fracgen.draw import Renderer, Style, draw_ifs, fill_rate, parse_weights
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, sample_maps
 from fracgen.plain import draw_plain
+from fracgen.renderer import Renderer, Style, draw_ifs, fill_rate, parse_weights
 from fracgen.rng import generator
-from shards.errors import DataError, UsageError
+from fracgen.shards.errors import DataError, UsageError
 
 CASES = json.loads(Path(__file__).with_name("cases.json").read_text())
 STYLES = [

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from shards.errors import DataError, UsageError
-from train import named
-from train.data import Resident, open_source
-from train.examples import ExampleFeed, clean_batches, hold, needed, open_splits
-from train.samples import Skipped, SkippedDataWarning
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.train.data import catalog as named
+from fracgen.train.data.choose import Resident, open_source
+from fracgen.train.data.samples import Skipped, SkippedDataWarning
+from fracgen.train.data.splits import ExampleFeed, clean_batches, hold, needed, open_splits
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee", "cat")

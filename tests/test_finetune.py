@@ -20,10 +20,14 @@ import yaml
 from conftest import two_processes
 from PIL import Image
 
-from train import checkpoint, console, examples, finetune, metrics, results, taskdata
-from train.config import Augmentation, Feed, Schedule, load
-from train.finetune import Finetuning, app
-from train.ranks import Ranks
+from fracgen.train import cli as console
+from fracgen.train import finetune
+from fracgen.train.config import Augmentation, Feed, Schedule, load
+from fracgen.train.data import splits as examples
+from fracgen.train.data import taskdata
+from fracgen.train.engine import checkpoint, metrics, results
+from fracgen.train.finetune import Finetuning, app
+from fracgen.train.ranks import Ranks
 
 ROOT = Path(__file__).parents[1]
 MODEL = [f"model.options.{name}" for name in ("patch_size=8", "depth=2", "embed_dim=32", "num_heads=2")]
@@ -94,8 +98,8 @@ def straight(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A timm folder of a tiny net for five classes."""
-    from train import model as models
-    from train.config import Model
+    from fracgen.train.config import Model
+    from fracgen.train.engine import model as models
 
     torch.manual_seed(5)
     options = yaml.safe_load("{patch_size: 8, depth: 2, embed_dim: 32, num_heads: 2}")
@@ -270,8 +274,8 @@ def test_killed_at_any_save_the_same_epoch_is_chosen(data, tmp_path, straight, m
 
 def test_a_finished_run_has_nothing_to_do(data, straight, monkeypatch):
     before = {name: (straight / name).read_bytes() for name in ("results.json", "last.pt", "best.pt")}
-    monkeypatch.setattr("train.loop.Learner.__call__", None)
-    monkeypatch.setattr("train.scoring.score", None)
+    monkeypatch.setattr("fracgen.train.engine.trainer.Learner.__call__", None)
+    monkeypatch.setattr("fracgen.train.engine.evaluate.score", None)
     assert tune(data, straight, *STRAIGHT) == 0
     assert {name: (straight / name).read_bytes() for name in before} == before
 
@@ -281,7 +285,7 @@ def test_results_of_fewer_steps_are_not_told_for_more(data, tmp_path, monkeypatc
     out, longer = tmp_path / "run", [*STRAIGHT, "--steps=12", "run.checkpoint_every=0"]
     assert tune(data, out, *STRAIGHT, "--steps=4") == 0 and told(out)["steps"] == 4
     with monkeypatch.context() as patched:
-        patched.setattr("train.model.export", interrupted)
+        patched.setattr("fracgen.train.engine.model.export", interrupted)
         assert tune(data, out, *longer, "--allow-changes") == 130
     assert checkpoint.load(out / "last.pt").step == 12
     assert tune(data, out, *longer) == 0
@@ -328,7 +332,7 @@ def test_weights_of_steps_that_other_settings_took_are_not_chosen(data, tmp_path
         save(state, path)
 
     every = [*STRAIGHT, "run.checkpoint_every=4", "run.log_every=100"]
-    monkeypatch.setattr("train.scoring.Scores.top1", property(lambda self: next(accuracies)))
+    monkeypatch.setattr("fracgen.train.engine.evaluate.Scores.top1", property(lambda self: next(accuracies)))
     accuracies = iter([0.1, 0.9, 0.2])
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "save", killed)
@@ -348,7 +352,8 @@ def test_two_processes_are_one(data, tmp_path, capsys, feed):
     (data / "test" / "class00" / "999.png").write_bytes(b"no picture")
     script = (
         "import sys, torch, torch.distributed as dist\n"
-        "from train import console, finetune, loop, scoring\n"
+        "from fracgen.train import cli as console, finetune\n"
+        "from fracgen.train.engine import trainer as loop, evaluate as scoring\n"
         "score = scoring.score\n"
         "def checked(model, batches, **rest):\n"
         "    batches = list(batches)\n"
@@ -689,7 +694,7 @@ def test_a_full_disk_is_one_line(data, tmp_path, capsys, monkeypatch):
 
 
 def test_benchmark_measures_three_rates(data, capsys, monkeypatch):
-    monkeypatch.setattr("train.speed._SECONDS", 0.05)
+    monkeypatch.setattr("fracgen.train.engine.benchmark._SECONDS", 0.05)
     assert run("--data", data, *TINY, "--benchmark", "--json", "--seeds=2") == 0
     measured = json.loads(capsys.readouterr().out)
     assert min(measured[f"{name}_images_per_second"] for name in ("model_only", "data_only", "end_to_end")) > 0

@@ -10,15 +10,15 @@ from conftest import contents
 
 from fracgen.categories import Categories
 from fracgen.fractaldb import OFDB, FractalDB, weight_vectors
-from fracgen.generate import plan, write_shards
 from fracgen.ifs import IFS, sample_maps
 from fracgen.plain import draw_plain
-from fracgen.recipes import RECIPES, Recipe, from_dict, inputs, load_recipe, recipe_hash, save_recipe, to_dict
+from fracgen.registry import RECIPES, Recipe, from_dict, inputs, load_recipe, recipe_hash, save_recipe, to_dict
+from fracgen.render_shards import plan, write_shards
 from fracgen.rng import stream_key
 from fracgen.search import find_categories
-from shards.errors import DataError, UsageError
-from shards.reader import open_shards
-from shards.verify import verify_folder
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.reader import open_shards
+from fracgen.shards.verify import verify_folder
 
 STYLE = {"size": 48, "pad": 3, "points": 1500}
 FLIP = {

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from conftest import PROVENANCE, contents, small_recipe
 
-from fracgen import generate
-from fracgen.generate import merge, plan, render_shard, write_shards
-from fracgen.recipes import save_recipe
-from shards.errors import DataError, UsageError
-from shards.folder import FolderWriter
-from shards.manifest import load_manifest
-from shards.reader import open_shards
-from shards.verify import verify_folder
+from fracgen import render_shards as generate
+from fracgen.registry import save_recipe
+from fracgen.render_shards import merge, plan, render_shard, write_shards
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.folder import FolderWriter
+from fracgen.shards.manifest import load_manifest
+from fracgen.shards.reader import open_shards
+from fracgen.shards.verify import verify_folder
 
 
 def write(recipe, path, **options):

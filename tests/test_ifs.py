@@ -6,7 +6,7 @@ import pytest
 
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, probabilities, sample_maps, sigma_factor
 from fracgen.rng import generator
-from shards.errors import UsageError
+from fracgen.shards.errors import UsageError
 
 ROWS = [[0.5, 0.1, -0.2, 0.4, 0.3, -0.1], [-0.3, 0.6, 0.5, 0.2, -0.7, 0.9]]
 

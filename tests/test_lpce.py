@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from shards.errors import UsageError
-from train.config import Mix, Optim, Schedule
-from train.lpce import Mixer, lpce
-from train.schedule import cosine, resolve
+from fracgen.shards.errors import UsageError
+from fracgen.train.augment.mix import Mixer, lpce
+from fracgen.train.config import Mix, Optim, Schedule
+from fracgen.train.engine.schedule import cosine, resolve
 
 
 def batch(size=8, classes=5, seed=0):

@@ -10,13 +10,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from fracgen.generate import plan, write_shards
 from fracgen.noise import Noise
-from fracgen.recipes import RECIPES, Recipe, from_dict, recipe_hash, to_dict
+from fracgen.registry import RECIPES, Recipe, from_dict, recipe_hash, to_dict
+from fracgen.render_shards import plan, write_shards
 from fracgen.rng import stream_key
-from shards.errors import UsageError
-from shards.reader import open_shards
-from shards.verify import verify_folder
+from fracgen.shards.errors import UsageError
+from fracgen.shards.reader import open_shards
+from fracgen.shards.verify import verify_folder
 
 CLOUD = {"classes": 12, "size": 48, "pad": 3, "points": 700, "seed": 3}
 PIXELS = {"classes": 12, "size": 48, "seed": 3}

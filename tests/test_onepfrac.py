@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from conftest import SMALL, small_recipe
 
-from fracgen.draw import fill_rate
 from fracgen.ifs import IFS
 from fracgen.onepfrac import MAX_WAITING, OnePFrac, _Draw
 from fracgen.plain import draw_plain
+from fracgen.renderer import fill_rate
 from fracgen.rng import generator, stream_key
-from shards.errors import DataError, UsageError
+from fracgen.shards.errors import DataError, UsageError
 
 
 def test_defaults_are_the_published_set():

@@ -13,13 +13,13 @@ import pytest
 from conftest import contents
 from PIL import Image
 
-from fracgen.cli import run
-from fracgen.imagefolder import list_images
+from fracgen.cli.app import run
 from fracgen.pack import pack, plan
-from shards.errors import DataError, UsageError
-from shards.manifest import load_manifest
-from shards.reader import open_shards, read_tar
-from shards.verify import verify_folder
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.imagefolder import list_images
+from fracgen.shards.manifest import load_manifest
+from fracgen.shards.reader import open_shards, read_tar
+from fracgen.shards.verify import verify_folder
 
 
 @pytest.fixture
@@ -368,8 +368,8 @@ def test_stock_readers(tmp_path, monkeypatch, kinds):
 
 
 def test_training_reads_packed_folders(tmp_path):
-    from train.samples import Skipped, decode_first
-    from train.source import open_source
+    from fracgen.train.data.samples import Skipped, decode_first
+    from fracgen.train.data.source import open_source
 
     draw(tmp_path / "set" / "a" / "1.jpg", size=(20, 10))
     draw(tmp_path / "set" / "b" / "2.png", size=(8, 30), mode="RGBA")

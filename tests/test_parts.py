@@ -16,14 +16,14 @@ import pytest
 from conftest import PROVENANCE, contents, small_recipe
 from test_generate import without_locks
 
-from fracgen import generate
-from fracgen.generate import merge, plan, render_shard, write_shards
-from shards.errors import DataError, UsageError
-from shards.folder import FolderWriter
-from shards.layout import Layout, Part
-from shards.manifest import load_manifest
-from shards.reader import open_shards
-from shards.verify import verify_folder
+from fracgen import render_shards as generate
+from fracgen.render_shards import merge, plan, render_shard, write_shards
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.folder import FolderWriter
+from fracgen.shards.layout import Layout, Part
+from fracgen.shards.manifest import load_manifest
+from fracgen.shards.reader import open_shards
+from fracgen.shards.verify import verify_folder
 
 
 def write(recipe, path, **options):
@@ -229,7 +229,7 @@ def test_merging_what_is_no_folder_in_parts(recipe, folder, tmp_path):
 
 def test_two_workers_with_the_same_shard_do_no_harm(recipe, folder, tmp_path, monkeypatch):
     """An executor may take a worker for dead that is only slow, and give its shard to another."""
-    from shards import folder as folders
+    from fracgen.shards import folder as folders
 
     begun, go_on, write_tar = threading.Event(), threading.Event(), folders.write_tar
 
@@ -393,7 +393,7 @@ def test_a_finished_folder_is_mended_by_parts_with_other_versions(recipe, tmp_pa
     (tmp_path / "set" / "1p-frac-train-000003.tar").unlink()
     other = {**generate.versions(), "isal": "0.0"}
     monkeypatch.setattr(generate, "versions", lambda *_: other)
-    monkeypatch.setattr("shards.codec._chunk", slower_chunk)
+    monkeypatch.setattr("fracgen.shards.codec._chunk", slower_chunk)
     with pytest.raises(UsageError, match="--any-versions"):
         write(recipe, tmp_path / "set", part=Part(2, 2))
     assert write(recipe, tmp_path / "set", part=Part(2, 2), any_versions=True).new_samples > 0

@@ -17,18 +17,18 @@ import pytest
 from conftest import contents
 from PIL import Image
 
-from fracgen import generate
-from fracgen.generate import merge, plan, write_shards
-from fracgen.looks import Canny, derive_canny, square, to_gray
-from fracgen.photo import Photo
-from fracgen.photographs import Photographs, load_photographs
-from fracgen.recheck import differing_samples
-from fracgen.recipes import RECIPES, from_dict, inputs, load_recipe, recipe_hash, save_recipe, to_dict
-from shards.errors import DataError, UsageError
-from shards.folder import FolderWriter
-from shards.plan import read_plan
-from shards.reader import open_shards
-from shards.verify import verify_folder
+from fracgen import render_shards as generate
+from fracgen.photo.edges import Canny, derive_canny, square, to_gray
+from fracgen.photo.photographs import Photographs, load_photographs
+from fracgen.photo.recipe import Photo
+from fracgen.registry import RECIPES, from_dict, inputs, load_recipe, recipe_hash, save_recipe, to_dict
+from fracgen.render_shards import merge, plan, write_shards
+from fracgen.rerender import differing_samples
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.folder import FolderWriter
+from fracgen.shards.plan import read_plan
+from fracgen.shards.reader import open_shards
+from fracgen.shards.verify import verify_folder
 
 WARPS = ("affine", "perspective", "polynomial", "elastic", "crops")
 LOOKS = ("canny", "gray", "rgb")
@@ -416,7 +416,7 @@ def test_a_class_that_fails_among_untried_ones_is_no_silent_hole(tmp_path, monke
     hard = {"strength": 2.5, "min_fill": 0.3, "classes": 36, "max_tries": 4}
     with pytest.raises(UsageError, match="none of 4 warps"):
         photo(**hard)
-    monkeypatch.setattr("fracgen.photo.PROBES", 2)
+    monkeypatch.setattr("fracgen.photo.recipe.PROBES", 2)
     recipe = photo(**hard)
     with pytest.raises(UsageError, match=r"class \d+: none of 4 warps could be kept .* is removed again"):
         write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=8))

@@ -17,10 +17,11 @@ import yaml
 from conftest import small_recipe, two_processes
 from PIL import Image
 
-from fracgen.generate import plan, write_shards
-from train import console, metrics
-from train.checkpoint import load
-from train.pretrain import app
+from fracgen.render_shards import plan, write_shards
+from fracgen.train import cli as console
+from fracgen.train.engine import metrics
+from fracgen.train.engine.checkpoint import load
+from fracgen.train.pretrain import app
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -157,7 +158,7 @@ def test_a_signal_to_one_process_stops_all(folder, tmp_path):
     """The other ones are told which, and wait for the checkpoint."""
     script = (
         "import os, signal, sys\n"
-        "from train import console, loop, pretrain\n"
+        "from fracgen.train import cli as console, pretrain\nfrom fracgen.train.engine import trainer as loop\n"
         "step = loop.Learner.__call__\n"
         "def watched(self, number, *rest):\n"
         "    if number == 3 and self.ranks.rank == 1:\n"
@@ -187,7 +188,9 @@ def test_two_processes_are_one(folder, tmp_path):
     """Equal weights on both ranks, every sample of an epoch on one of them, as many steps."""
     script = (
         "import sys, torch, torch.distributed as dist\n"
-        "from train import console, loop, pretrain, resident\n"
+        "from fracgen.train import cli as console, pretrain\n"
+        "from fracgen.train.data import resident\n"
+        "from fracgen.train.engine import trainer as loop\n"
         "seen = []\n"
         "batches = resident.Resident.batches\n"
         "def watched(self, start=0):\n"
@@ -261,7 +264,7 @@ def test_an_interrupt_before_the_first_step_is_one_line(folder, tmp_path, capsys
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("train.source.load_manifest", interrupted)
+    monkeypatch.setattr("fracgen.train.data.source.load_manifest", interrupted)
     assert train(folder, tmp_path / "run", "--steps=2") == 130
     assert capsys.readouterr().err.strip() == "pretrain: interrupted"
 
@@ -287,7 +290,7 @@ def test_an_export_that_cannot_be_written_is_one_line(folder, tmp_path, capsys, 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.model.save_for_hf", full)
+    monkeypatch.setattr("fracgen.train.engine.model.save_for_hf", full)
     assert train(folder, tmp_path / "run", "--steps=1") == 1
     assert "No space left" in capsys.readouterr().err and (tmp_path / "run" / "last.pt").exists()
     assert not (tmp_path / "run" / ".model.tmp").exists()
@@ -295,7 +298,9 @@ def test_an_export_that_cannot_be_written_is_one_line(folder, tmp_path, capsys, 
 
 def test_a_run_keeps_its_feed_where_it_was_left_to_choose(folder, tmp_path, monkeypatch):
     assert train(folder, tmp_path / "run", "--steps=4", "--stop-after=2") == 0
-    monkeypatch.setattr("train.data.free_memory", lambda device: 100_000)  # a quarter of it is less than the set
+    monkeypatch.setattr(
+        "fracgen.train.data.choose.free_memory", lambda device: 100_000
+    )  # a quarter of it is less than the set
     assert train(folder, tmp_path / "run", "--steps=4") == 0
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["feed"]["mode"] == "resident"
 
@@ -369,7 +374,7 @@ def test_missing_words_and_folders(tmp_path, capsys):
 
 
 def test_benchmark_measures_three_rates(folder, capsys, monkeypatch):
-    monkeypatch.setattr("train.speed._SECONDS", 0.05)
+    monkeypatch.setattr("fracgen.train.engine.benchmark._SECONDS", 0.05)
     assert run("--shards", folder, *TINY, "--benchmark", "--json") == 0
     measured = json.loads(capsys.readouterr().out)
     rates = [measured[f"{name}_images_per_second"] for name in ("model_only", "data_only", "end_to_end")]

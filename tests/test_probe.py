@@ -11,15 +11,15 @@ import timm
 import torch
 from PIL import Image
 
-from train import console
-from train.beside import beside
-from train.classifiers import Scale, fit_best, fit_logistic, nearest_guesses
-from train.config import Model
-from train.examples import open_splits
-from train.features import Net, Reading, block_features, block_names, choose_feature, extract, show
-from train.model import create, export
-from train.probe import Probing, app, as_net, named, open_starts
-from train.strata import stratified
+from fracgen.train import cli as console
+from fracgen.train.config import Model
+from fracgen.train.data.splits import open_splits
+from fracgen.train.data.stratified import stratified
+from fracgen.train.engine.model import create, export
+from fracgen.train.probe import Probing, app, as_net, named, open_starts
+from fracgen.train.probing.classifiers import Scale, fit_best, fit_logistic, nearest_guesses
+from fracgen.train.probing.features import Net, Reading, block_features, block_names, choose_feature, extract, show
+from fracgen.train.probing.thread_map import beside
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
@@ -310,7 +310,7 @@ def test_an_interrupt_is_one_line(data, model, tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("train.classifiers.fit_best", interrupted)
+    monkeypatch.setattr("fracgen.train.probing.classifiers.fit_best", interrupted)
     assert run("--checkpoint", model, "--data", data, "--out", tmp_path / "out") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "probe: interrupted"
 

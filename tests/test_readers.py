@@ -8,7 +8,7 @@ import pytest
 from conftest import small_recipe
 from PIL import Image
 
-from fracgen.generate import plan, write_shards
+from fracgen.render_shards import plan, write_shards
 
 
 @pytest.fixture(scope="module", params=["gray", "color"])
@@ -123,7 +123,7 @@ def test_timm(stored):
 
 
 def test_one_bit_pngs_are_the_same_set(tmp_path):
-    from shards.reader import open_shards
+    from fracgen.shards.reader import open_shards
 
     recipe = small_recipe()
     write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=5, png_bits=1))

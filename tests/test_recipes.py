@@ -6,8 +6,8 @@ import pytest
 from conftest import small_recipe
 
 from fracgen.onepfrac import OnePFrac
-from fracgen.recipes import RECIPES, build, from_dict, load_recipe, recipe_hash, save_recipe, to_dict
-from shards.errors import UsageError
+from fracgen.registry import RECIPES, build, from_dict, load_recipe, recipe_hash, save_recipe, to_dict
+from fracgen.shards.errors import UsageError
 
 
 def test_yaml_round_trip(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from train.ranks import Ranks
-from train.scoring import Scores, draw_confusion, score, write_confusion
+from fracgen.train.engine.evaluate import Scores, draw_confusion, score, write_confusion
+from fracgen.train.ranks import Ranks
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fracgen import judge, search
+from fracgen import search
+from fracgen import search_kernels as judge
 from fracgen.categories import category_files
 from fracgen.chaos import NUM_BUCKETS, tabulate
 from fracgen.rng import legacy_state
 from fracgen.search import Found, Search, find_categories
-from shards.errors import DataError, UsageError
+from fracgen.shards.errors import DataError, UsageError
 
 POINTS, SIZE, PAD = 100_000, 512, 6
 SEEDS = (0, 1, 7, 2**32 - 1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from train.seeds import MAX_SEED, generator, key, uniforms
+from fracgen.train.seeding import MAX_SEED, generator, key, uniforms
 
 
 def test_the_rule_is_pinned():

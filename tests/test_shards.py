@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.codec import decode_image, encode_png
-from shards.errors import DataError, UsageError
-from shards.layout import Layout, default_num_shards
-from shards.manifest import PixelHash, load_manifest
-from shards.reader import open_shards, read_tar
-from shards.sample import Sample
-from shards.writer import tar_member, write_tar
+from fracgen.shards.codec import decode_image, encode_png
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.layout import Layout, default_num_shards
+from fracgen.shards.manifest import PixelHash, load_manifest
+from fracgen.shards.reader import open_shards, read_tar
+from fracgen.shards.sample import Sample
+from fracgen.shards.writer import tar_member, write_tar
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_damaged_manifests(tmp_path, text):
 @pytest.mark.parametrize("bits", [8, 1])
 def test_our_own_pngs_decode_as_pillow_decodes_them(bits):
     """And what is not ours to the byte is left to Pillow."""
-    from shards.codec import _decode_ours
+    from fracgen.shards.codec import _decode_ours
 
     random = np.random.RandomState(0)
     shapes = [(1, 1), (7, 9), (64, 64), (33, 100)] + ([(5, 6, 3), (40, 30, 3)] if bits == 8 else [])

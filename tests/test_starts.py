@@ -8,10 +8,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from shards.errors import UsageError
-from train import model as models
-from train.config import Model
-from train.starts import build, open_start
+from fracgen.shards.errors import UsageError
+from fracgen.train.config import Model
+from fracgen.train.engine import model as models
+from fracgen.train.engine.init_weights import build, open_start
 
 OPTIONS = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
 TINY = Model(name="vit_tiny_patch16_224", drop_path=0.0, options=OPTIONS)

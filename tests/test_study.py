@@ -9,14 +9,15 @@ import pytest
 import yaml
 from test_compare import RECIPE, TINY, run_here, write_images
 
-from shards.errors import UsageError
-from train import console, study
-from train.children import ChildError, Children
-from train.finetune import Finetuning
-from train.options import resolve
-from train.pretrain import Pretraining
-from train.studies import Step, load_study
-from train.study import app
+from fracgen.shards.errors import UsageError
+from fracgen.train import cli as console
+from fracgen.train import study
+from fracgen.train.experiments.children import ChildError, Children
+from fracgen.train.experiments.plan import Step, load_study
+from fracgen.train.finetune import Finetuning
+from fracgen.train.options import resolve
+from fracgen.train.pretrain import Pretraining
+from fracgen.train.study import app
 
 ROOT = Path(__file__).parents[1]
 STUDIES = [

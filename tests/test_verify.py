@@ -10,11 +10,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from fracgen.recheck import differing_samples
-from shards.codec import encode_png
-from shards.reader import open_shards
-from shards.verify import verify_folder
-from shards.writer import write_tar
+from fracgen.rerender import differing_samples
+from fracgen.shards.codec import encode_png
+from fracgen.shards.reader import open_shards
+from fracgen.shards.verify import verify_folder
+from fracgen.shards.writer import write_tar
 
 NAME = "1p-frac-train-000002.tar"
 
@@ -111,7 +111,7 @@ def test_missing_and_foreign_files(copy):
 
 
 def test_undecodable_image_is_named(copy, monkeypatch):
-    monkeypatch.setattr("shards.writer.encode_png", lambda image, bits: encode_png(image, bits)[:60])
+    monkeypatch.setattr("fracgen.shards.writer.encode_png", lambda image, bits: encode_png(image, bits)[:60])
     rewrite(copy, lambda samples: samples)
     assert any("cannot be decoded" in problem for problem in problems(copy))
 

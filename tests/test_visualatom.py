@@ -8,11 +8,11 @@ import pytest
 from oracle_atom import draw_plain_atom, pnoise1_plain
 from PIL import Image, ImageDraw
 
-from fracgen import atoms
-from fracgen.recipes import RECIPES, Recipe
+from fracgen import atom_kernels as atoms
+from fracgen.registry import RECIPES, Recipe
 from fracgen.rng import generator, stream_key
+from fracgen.shards.errors import UsageError
 from fracgen.visualatom import VisualAtom, draw
-from shards.errors import UsageError
 
 SMALL = {
     "classes": 12,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fracgen import warps
-from fracgen.crops import CropRanges, levels_of
+from fracgen.photo import warps
+from fracgen.photo.crops import CropRanges, levels_of
 
 SIZE = 40
 KINDS = {

@@ -15,9 +15,11 @@ from typing import Annotated
 
 import typer
 
-from shards.errors import UsageError
-from train import comparison, console, contrast, options
-from train.children import Children, python
+from fracgen.shards.errors import UsageError
+from fracgen.train import cli as console
+from fracgen.train import options
+from fracgen.train.experiments import comparison, contrast
+from fracgen.train.experiments.children import Children, python
 
 app = console.app()
 

@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from shards.errors import UsageError
-from shards.values import build, parse_yaml, read_text
-from train.draws import RandAugment
-from train.seeds import MAX_SEED
+from fracgen.shards.errors import UsageError
+from fracgen.shards.values import build, parse_yaml, read_text
+from fracgen.train.augment.draws import RandAugment
+from fracgen.train.seeding import MAX_SEED
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shards.errors import DataError, UsageError
-from train import console, options, results
-from train.config import (
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.train import cli as console
+from fracgen.train import options
+from fracgen.train.config import (
     Augmentation,
     Feed,
     Mix,
@@ -32,12 +33,13 @@ from train.config import (
     to_values,
     to_yaml,
 )
-from train.rundir import CONFIG, MODEL, RunFolder, told, write_text
+from fracgen.train.engine import results
+from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder, told, write_text
 
 if TYPE_CHECKING:
-    from train.checkpoint import Checkpoint
-    from train.examples import Splits
-    from train.starts import Start
+    from fracgen.train.data.splits import Splits
+    from fracgen.train.engine.checkpoint import Checkpoint
+    from fracgen.train.engine.init_weights import Start
 
 app = console.app()
 
@@ -165,7 +167,7 @@ def main(
         raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")
     if out is None and not benchmark:
         raise UsageError("--out: give a folder for the run")
-    from train.ranks import join, leave
+    from fracgen.train.ranks import join, leave
 
     ranks = join(settings.run.device)
     if out is not None and seeds > 1 and (out / CONFIG).exists():
@@ -205,13 +207,17 @@ def finetune(
     import torch
     from torch import Tensor
 
-    from train import checkpoint, loop, metrics, schedule, scoring, speed, starts
-    from train import model as models
-    from train.augment import DeviceAugment
-    from train.examples import open_splits
-    from train.lpce import Mixer, cross_entropy
-    from train.seeds import key
-    from train.taskdata import open_task
+    from fracgen.train.augment.device import DeviceAugment
+    from fracgen.train.augment.mix import Mixer, cross_entropy
+    from fracgen.train.data.splits import open_splits
+    from fracgen.train.data.taskdata import open_task
+    from fracgen.train.engine import benchmark as speed
+    from fracgen.train.engine import checkpoint, metrics, schedule
+    from fracgen.train.engine import evaluate as scoring
+    from fracgen.train.engine import init_weights as starts
+    from fracgen.train.engine import model as models
+    from fracgen.train.engine import trainer as loop
+    from fracgen.train.seeding import key
 
     # where it goes on, and what it computes in
     last = folder.checkpoint() if folder is not None else None
@@ -456,7 +462,7 @@ def chosen_before(
     them after the last checkpoint.
     Raises DataError where they are damaged, or gone.
     """
-    from train import checkpoint
+    from fracgen.train.engine import checkpoint
 
     path = folder / checkpoint.BEST
     if not path.exists():

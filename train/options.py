@@ -7,11 +7,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from shards.errors import UsageError
-from train import rundir
-from train.config import Device as DeviceName
-from train.config import FeedMode, Where, load
-from train.config import Precision as PrecisionName
+from fracgen.shards.errors import UsageError
+from fracgen.train.config import Device as DeviceName
+from fracgen.train.config import FeedMode, Where, load
+from fracgen.train.config import Precision as PrecisionName
+from fracgen.train.engine import run_folder as rundir
 
 T = TypeVar("T")
 

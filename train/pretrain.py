@@ -14,9 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from shards.errors import UsageError
-from train import console, options
-from train.config import (
+from fracgen.shards.errors import UsageError
+from fracgen.train import cli as console
+from fracgen.train import options
+from fracgen.train.config import (
     Augmentation,
     CleanRun,
     Feed,
@@ -30,7 +31,7 @@ from train.config import (
     to_values,
     to_yaml,
 )
-from train.rundir import CONFIG, MODEL, RunFolder, told
+from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder, told
 
 app = console.app()
 
@@ -128,13 +129,15 @@ def pretrain(
     import torch
     from torch import Tensor
 
-    from train import checkpoint, loop, metrics, schedule, speed
-    from train import model as models
-    from train.augment import DeviceAugment, center, timm_transform
-    from train.data import Resident, Stream, choose_feed, open_source
-    from train.lpce import Mixer, lpce
-    from train.ranks import join, leave
-    from train.seeds import key
+    from fracgen.train.augment.device import DeviceAugment, center, timm_transform
+    from fracgen.train.augment.mix import Mixer, lpce
+    from fracgen.train.data.choose import Resident, Stream, choose_feed, open_source
+    from fracgen.train.engine import benchmark as speed
+    from fracgen.train.engine import checkpoint, metrics, schedule
+    from fracgen.train.engine import model as models
+    from fracgen.train.engine import trainer as loop
+    from fracgen.train.ranks import join, leave
+    from fracgen.train.seeding import key
 
     # where: this process among the others, and what it computes in
     ranks = join(settings.run.device)

@@ -20,24 +20,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from shards.errors import DataError, UsageError
-from train import console
-from train.config import Device, Model, Precision, load
-from train.rundir import write_text
-from train.seeds import MAX_SEED
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.train import cli as console
+from fracgen.train.config import Device, Model, Precision, load
+from fracgen.train.engine.run_folder import write_text
+from fracgen.train.seeding import MAX_SEED
 
 if TYPE_CHECKING:
     import torch
 
-    from train.features import Net
-    from train.starts import Start
+    from fracgen.train.engine.init_weights import Start
+    from fracgen.train.probing.features import Net
 
 app = console.app()
 HELD_OUT = 0.1
 """Share of the training images that the penalty is chosen on; then all are fitted."""
 RANDOM = "random init"
 _TRAIN, _TEST, _HELD_OUT = 2, 3, 4
-"""What the draws of `stratified` are for; 0 and 1 are those of `train.examples`."""
+"""What the draws of `stratified` are for; 0 and 1 are those of `fracgen.train.data.splits`."""
 _SIZE, _STATS = 224, (0.5, 0.5, 0.5)
 """For checkpoints that do not say."""
 
@@ -148,12 +148,12 @@ def probe(settings: Probing, out: Path, *, as_json: bool = False) -> None:
     began = time.perf_counter()
     import torch
 
-    from train import figure
-    from train import model as models
-    from train.examples import open_splits
-    from train.features import Reading, extract
-    from train.ranks import join
-    from train.strata import stratified
+    from fracgen.train.data.splits import open_splits
+    from fracgen.train.data.stratified import stratified
+    from fracgen.train.engine import model as models
+    from fracgen.train.probing import figure
+    from fracgen.train.probing.features import Reading, extract
+    from fracgen.train.ranks import join
 
     # where: what it computes in
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -281,8 +281,8 @@ def judge(task: Task, names: Sequence[str], device: "torch.device") -> tuple[lis
     """
     import torch
 
-    from train.beside import beside
-    from train.classifiers import Scale, fit_best, nearest_guesses
+    from fracgen.train.probing.classifiers import Scale, fit_best, nearest_guesses
+    from fracgen.train.probing.thread_map import beside
 
     labels, truth = task.labels
     for name, each in zip(names, task.fitted, strict=True):
@@ -318,7 +318,7 @@ def open_starts(settings: Probing) -> "list[Start]":
 
     Raises UsageError for names that are given twice, and what `open_start` does.
     """
-    from train.starts import open_start
+    from fracgen.train.engine.init_weights import open_start
 
     starts: list[Start] = []
     for word in settings.checkpoints:
@@ -359,9 +359,9 @@ def as_net(start: "Start", settings: Probing, device: "torch.device") -> "Net":
     """
     import torch
 
-    from train.features import Net, block_names, choose_feature
-    from train.seeds import key
-    from train.starts import build
+    from fracgen.train.engine.init_weights import build
+    from fracgen.train.probing.features import Net, block_names, choose_feature
+    from fracgen.train.seeding import key
 
     size = settings.size or start.size or _SIZE
     torch.manual_seed(key(settings.seed, "init"))

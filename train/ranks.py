@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from shards.errors import UsageError
-from train.memory import keep_freed
+from fracgen.shards.errors import UsageError
+from fracgen.train.engine.memory import keep_freed
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=12)

@@ -17,10 +17,12 @@ from typing import Annotated, Any
 
 import typer
 
-from train import comparison, console, contrast, options
-from train.children import Children
-from train.rundir import read_json, write_text
-from train.studies import Asked, Step, Variant, load_study, plan
+from fracgen.train import cli as console
+from fracgen.train import options
+from fracgen.train.engine.run_folder import read_json, write_text
+from fracgen.train.experiments import comparison, contrast
+from fracgen.train.experiments.children import Children
+from fracgen.train.experiments.plan import Asked, Step, Variant, load_study, plan
 
 app = console.app()
 REPORT = "study"

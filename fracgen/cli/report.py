@@ -1,0 +1,314 @@
+"""What the commands print: progress on stderr, results on stdout, as text or as JSON."""
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from fracgen.registry import Recipe, recipe_hash
+from fracgen.shards.errors import UsageError
+from fracgen.shards.layout import Layout, Part
+from fracgen.shards.manifest import Manifest, ShardRecord
+
+if TYPE_CHECKING:
+    from fracgen.benchmark import Table
+    from fracgen.executor import Result
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    print(f"fracgen: {message}", file=sys.stderr)
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """A folder named after a resolved recipe; eight digits of its hash stand for what the name does not tell."""
+    return Path(f"{recipe.title}-{recipe_hash(recipe)[:8]}")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a PNG file whole or not at all. Raises UsageError where it cannot be written, or is no plain file."""
+    path = path.resolve()
+    if path.is_dir() or not path.name:
+        raise UsageError(f"{path}: is a folder; name a file")
+    if path.suffix.lower() != ".png" or (path.exists() and not path.is_file()):
+        raise UsageError(f"{path}: name a plain file that ends in .png")
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def status(doing: str) -> Iterator[None]:
+    """A spinner on stderr while something runs; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(doing):
+        yield
+
+
+class _Bar:
+    """A progress bar on stderr; silent where that is no terminal."""
+
+    def __init__(self, name: str, total: int, *, enabled: bool, **told: str) -> None:
+        """told: what is written beside the bar, as rich's format strings of the task's fields."""
+        self._bar: Any = None
+        if enabled and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                *(progress.TextColumn(f"{{task.fields[{field}]}} {unit}") for field, unit in told.items()),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(name, total=total, **dict.fromkeys(told, 0))
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+class SearchProgress(_Bar):
+    """Categories, candidates and the time left."""
+
+    def __init__(self, categories: int, *, enabled: bool = True) -> None:
+        super().__init__("categories", categories, enabled=enabled, candidates="candidates")
+
+    def advance(self, categories: int, candidates: int) -> None:
+        """So many are found, among so many candidates."""
+        if self._bar:
+            self._bar.update(self._task, completed=categories, candidates=candidates)
+
+
+class Progress(_Bar):
+    """Images, images/s, rejects and the time left."""
+
+    def __init__(self, layout: Layout, part: Part | None = None, *, enabled: bool = True) -> None:
+        shards = part.shards(layout.num_shards) if part else range(layout.num_shards)
+        total = sum(layout.num_indices(shard) for shard in shards)
+        name = f"{layout.name} {part}" if part else layout.name
+        super().__init__(name, total, enabled=enabled, speed="images/s", rejects="rejects")
+        self._rejects = 0
+
+    def advance(self, record: ShardRecord) -> None:
+        """One more shard is committed."""
+        if self._bar:
+            self._rejects += sum(record.rejections.values())
+            speed = f"{self._bar.tasks[0].speed or 0:.0f}"
+            self._bar.update(self._task, advance=record.samples, rejects=self._rejects, speed=speed)
+
+
+def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, kept: bool, as_json: bool) -> None:
+    """The closing block of `search`."""
+    if as_json:
+        print(json.dumps({"categories": count, **provenance, "folder": str(out) if out else None}, indent=1))
+        return
+    rejected = listed(provenance["candidate_rejections"])
+    rows = [("categories", f"{count}, of {provenance['candidates']} candidates (rejected: {rejected})")]
+    if out:
+        rows += [("folder", f"{out}, {count} files")]
+    elif kept:
+        rows += [("kept", "for `fracgen baseline`; --out writes files")]
+    _print_rows(rows)
+
+
+def rendered(result: "Result", *, where: str, as_json: bool) -> None:
+    """The closing block of what renders. where: on what it ran; "" where nothing did."""
+    manifest, rate = result.manifest, result.new_samples / result.seconds if result.new_samples else 0.0
+    if manifest is None:
+        _part_rendered(result, rate, where, as_json=as_json)
+        return
+    if as_json:
+        print(json.dumps(_values(result, manifest, rate), indent=1))
+        return
+    _print_rows(_rendered_rows(result, manifest, rate, where))
+
+
+def packed(results: Sequence["Result"], *, where: str, as_json: bool) -> None:
+    """The closing blocks of `pack`, one a folder; as JSON always a list."""
+    blocks = []
+    for result in results:
+        rate = result.new_samples / result.seconds if result.new_samples else 0.0
+        assert result.manifest is not None
+        if as_json:
+            blocks.append(_values(result, result.manifest, rate))
+        else:
+            _print_rows(_rendered_rows(result, result.manifest, rate, where))
+    if as_json:
+        print(json.dumps(blocks, indent=1))
+
+
+def _values(result: "Result", manifest: Manifest, rate: float) -> dict[str, Any]:
+    return {
+        "folder": str(result.folder),
+        "images": manifest.num_samples,
+        "classes": manifest.num_classes,
+        "shards": len(manifest.shards),
+        "bytes": manifest.num_bytes,
+        "new_images": result.new_samples,
+        "seconds": result.seconds,
+        "images_per_second": rate,
+        "acceptance": manifest.acceptance,
+        "rejections": manifest.rejections,
+        "counts": manifest.counts,
+        "provenance": dict(manifest.provenance),
+        "recipe_hash": manifest.recipe_hash,
+    }
+
+
+def _rendered_rows(result: "Result", manifest: Manifest, rate: float, where: str) -> list[tuple[str, str]]:
+    rows = [("images", f"{manifest.num_samples} of {manifest.num_classes} classes, in {len(manifest.shards)} shards")]
+    rows += [("bytes", f"{manifest.num_bytes:,} ({manifest.num_bytes / manifest.num_samples:,.0f} an image)")]
+    rows += [("time", _time(result, rate, where))] if where else []
+    rows += _story(manifest)
+    again = "" if manifest.image.original else " --render"
+    return [*rows, ("folder", str(result.folder)), ("next", f"fracgen verify {shlex.quote(str(result.folder))}{again}")]
+
+
+def _part_rendered(result: "Result", rate: float, where: str, *, as_json: bool) -> None:
+    if as_json:
+        values = {
+            "folder": str(result.folder),
+            "images": result.num_samples,
+            "new_images": result.new_samples,
+            "seconds": result.seconds,
+            "images_per_second": rate,
+        }
+        print(json.dumps(values, indent=1))
+        return
+    rows = [("images", f"{result.num_samples} of this part"), ("time", _time(result, rate, where))]
+    rows += [
+        ("folder", str(result.folder)),
+        ("next", f"fracgen merge {shlex.quote(str(result.folder))}, once all parts are there"),
+    ]
+    _print_rows(rows)
+
+
+def _time(result: "Result", rate: float, where: str) -> str:
+    if not result.new_samples:
+        return "nothing to do: all shards are there"
+    before = result.num_samples - result.new_samples
+    kept = f" ({before} were there)" if before else ""
+    return f"{result.seconds:.2f} s, {rate:,.0f} images/s on {where}{kept}"
+
+
+def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
+    """What `inspect` shows."""
+    if as_json:
+        print(manifest.to_bytes().decode(), end="")
+        return
+    image, bits = manifest.image, manifest.layout.png_bits
+    recipe = {key: value for key, value in manifest.recipe.items() if not isinstance(value, dict | list)}
+    sizes = [shard.bytes for shard in manifest.shards]
+    size = f"{'' if image.one_size else 'up to '}{image.width} x {image.height}"
+    kept = "files as they were found" if image.original else f"{bits} bits"
+    rows = [
+        ("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items())),
+        ("recipe hash", manifest.recipe_hash),
+        ("images", f"{manifest.num_samples} of {manifest.num_classes} classes"),
+        ("format", f"{size} {image.extension}, mode {image.mode}, {kept}"),
+        ("shards", f"{len(sizes)}, {min(sizes):,} to {max(sizes):,} bytes, {sum(sizes):,} in all"),
+        *_story(manifest),
+        ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+        ("folder", str(folder)),
+    ]
+    _print_rows(rows)
+
+
+def verified(manifest: Manifest, problems: Sequence[str], *, rendered: int, as_json: bool) -> None:
+    """What `verify` found: the problems on stderr, a summary on stdout."""
+    if as_json:
+        values = {"ok": not problems, "images": manifest.num_samples, "rendered": rendered, "problems": list(problems)}
+        print(json.dumps(values, indent=1))
+        return
+    for problem in problems:
+        warn(problem)
+    again = f", {rendered} of them rendered again" if rendered else ""
+    mend = "; delete what is bad and run the command that made the folder"
+    found = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}{mend}" if problems else "all good"
+    print(f"{manifest.num_samples} images in {len(manifest.shards)} shards{again}: {found}")
+
+
+def measured(table: "Table", *, as_json: bool) -> None:
+    """What `bench` measured."""
+    if as_json:
+        print(json.dumps(asdict(table), indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    grid = RichTable(title=table.title, title_justify="left", caption=table.caption, caption_justify="left")
+    for name in ("step", "ms per image", "images/s", "of plain"):
+        grid.add_column(name, justify="left" if name == "step" else "right")
+    for row in table.rows:
+        ratio = f"{row.speedup:,.0f} x" if row.speedup else ""
+        grid.add_row(row.step, f"{row.milliseconds:.3f}", f"{1000 / row.milliseconds:,.0f}", ratio)
+    Console().print(grid)
+
+
+def _story(manifest: Manifest) -> list[tuple[str, str]]:
+    """How the images came about: draws that were rejected, orbits that were trimmed, the base or the categories."""
+    provenance, rows = manifest.provenance, []
+    if any(shard.rejections for shard in manifest.shards):
+        rejected = listed(manifest.rejections)
+        if manifest.image.original:
+            rows += [("left out", f"{rejected}, of {manifest.layout.num_samples} files")]
+        else:
+            rows += [("accepted", f"{manifest.acceptance:.3f} of draws (rejected: {rejected})")]
+    if manifest.counts:
+        rows += [("counted", f"{listed(manifest.counts)}, of {manifest.num_samples} images")]
+    if "base_acceptance" in provenance:
+        acceptance = f"{provenance['base_acceptance']} of its perturbations passed when vetted"
+        tries = provenance.get("base_tries")
+        number = f"number {provenance.get('base')} of {tries} tried" if tries else "given"
+        rows += [("base", f"{number}, {acceptance}")]
+    if "candidates" in provenance:
+        rejected = listed(provenance.get("candidate_rejections", {}))
+        rows += [("categories", f"of {provenance['candidates']} candidates (rejected: {rejected})")]
+    elif "categories" in provenance:
+        rows += [("categories", "given")]
+    return rows
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Counts by name, in a line."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+
+
+def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    if not sys.stdout.isatty():
+        for name, text in rows:
+            print(f"{name:<12}{text}")
+        return
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable.grid(padding=(0, 2))
+    for name, text in rows:
+        grid.add_row(name, Text(text, overflow="fold"))
+    Console(highlight=False).print(grid)

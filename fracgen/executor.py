@@ -1,0 +1,75 @@
+"""The shards that a run has still to make: on an executor, collected as they are committed; and what the run did."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, as_completed, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from fracgen.recipe import UnmakeableError
+from fracgen.shards.errors import DataError
+from fracgen.shards.folder import FolderWriter
+from fracgen.shards.manifest import Manifest, ShardRecord
+
+T = TypeVar("T")
+
+_cancelled: set[str] = set()
+"""Tokens of runs that were interrupted: their threads stop at the next image."""
+_LAST_SECONDS = 60
+"""How long a run that failed waits for its workers' last images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run did. new_samples and seconds count this run only; the manifest counts the folder.
+
+    manifest: None after a part, as only `merge` writes it. num_samples: of the folder, or of the part.
+    """
+
+    folder: Path
+    manifest: Manifest | None
+    num_samples: int
+    new_samples: int
+    seconds: float
+
+
+def make_missing(
+    pool: Executor,
+    writer: FolderWriter,
+    work: Callable[[Path, int, str], ShardRecord],
+    *,
+    meanwhile: Callable[[], T],
+    on_shard: Callable[[ShardRecord], None] | None,
+) -> tuple[int, T]:
+    """Have the missing shards of a folder made: (number of new samples, what `meanwhile` gave).
+
+    work: makes and commits one shard, of (folder, number, token of the run). on_shard: called with each record.
+    """
+    futures: dict[Future[ShardRecord], int] = {}
+    new_samples = 0
+    try:
+        for shard in writer.missing():
+            futures[pool.submit(work, writer.folder.absolute(), shard, writer.token)] = shard
+        given = meanwhile()
+        for future in as_completed(futures):
+            record = future.result()
+            writer.add(futures[future], record)
+            new_samples += record.samples
+            if on_shard:
+                on_shard(record)
+    except BaseException as error:
+        _cancelled.add(writer.token)
+        for future in futures:
+            future.cancel()
+        if isinstance(error, UnmakeableError):
+            wait(futures, timeout=_LAST_SECONDS)  # what they write is removed
+        raise
+    return new_samples, given
+
+
+def until_cancelled(samples: Iterable[T], token: str) -> Iterator[T]:
+    """The samples of a run, until it is interrupted. Raises DataError then."""
+    for sample in samples:
+        if token in _cancelled:
+            raise DataError("the run was interrupted")
+        yield sample

@@ -1,0 +1,1 @@
+"""One real image: recipe, matrices, maps, crops, edges."""

@@ -1,0 +1,261 @@
+"""Render a recipe into a folder of shards: plan them, run them on an executor, resume, finish."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    ThreadPoolExecutor,
+)
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fracgen.executor import Result, make_missing, until_cancelled
+from fracgen.machine import num_cores
+from fracgen.preview import contact_sheet
+from fracgen.recipe import UnmakeableError
+from fracgen.registry import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.folder import FolderWriter, commit_shard
+from fracgen.shards.layout import Layout, Part, default_num_shards
+from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, load_manifest
+from fracgen.shards.plan import Plan, is_there, num_parts, read_plan, read_record
+from fracgen.shards.sidecars import sidecars
+
+_VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
+"""The packages whose version can change a byte of any folder."""
+
+_jobs: dict[str, tuple[Recipe, Layout]] = {}
+"""What the runs, by token, render in this process."""
+_jobs_lock = threading.Lock()
+_MAX_JOBS = 4
+
+
+def versions(name: str = "") -> dict[str, str]:
+    """The versions of what determines the bytes of a folder; of the recipe of this name, if there is one."""
+    own = RECIPES[name].versions() if name in RECIPES else {}
+    return {**{package: metadata.version(package) for package in _VERSIONED}, **own}
+
+
+def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: int = 8, keep_metadata: bool = True) -> Layout:
+    """How a recipe's samples are laid out.
+
+    Raises UsageError for a number of shards that is not possible, and for bits that cannot hold the recipe's images.
+    """
+    if png_bits == 1 and not recipe.two_level:
+        raise UsageError(
+            "--png-bits 1 holds gray images of the levels 0 and 127 only, and these have others; leave it out"
+        )
+    return Layout(
+        name=recipe.NAME,
+        num_samples=len(recipe),
+        num_shards=default_num_shards(len(recipe), recipe.group) if num_shards is None else num_shards,
+        group=recipe.group,
+        png_bits=png_bits,
+        metadata=keep_metadata,
+    )
+
+
+def write_shards(
+    recipe: Recipe,
+    folder: Path | str,
+    *,
+    layout: Layout | None = None,
+    provenance: dict[str, Any] | None = None,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    part: Part | None = None,
+    any_versions: bool = False,
+    on_shard: Callable[[ShardRecord], None] | None = None,
+) -> Result:
+    """Write all shards of a resolved recipe to `folder`, or those that are missing, and finish the folder.
+
+    executor: any concurrent.futures.Executor; without one, `workers` threads (all cores). What is handed to it is the
+    folder, which its workers must see under the same path, a shard's number and a token; the folder holds the plan.
+    The bytes are the same whatever executor, workers and interruptions.
+    part: write these shards only, beside other runs that write other parts; `merge` then finishes the folder.
+    on_shard: called with each record as it is committed, those of an earlier run first.
+
+    Raises UsageError where the folder is not to be written, DataError where an image cannot be made or a worker died;
+    shards that are committed by then stay, and the same call goes on from there. UsageError too where this call made
+    the folder and a class turns out to be one that cannot be made: the folder is removed again.
+    """
+    folder, layout, started = Path(folder), layout or plan(recipe), time.perf_counter()
+    work = replace(plan_of(recipe, layout, provenance), any_versions=any_versions)
+    with FolderWriter(folder, work, inputs=inputs(recipe), part=part) as writer:
+        for record in writer.records.values():
+            if on_shard:
+                on_shard(record)
+        new_samples = 0
+        if writer.manifest is None:
+            pool = executor or ThreadPoolExecutor(workers or num_cores())
+            try:
+                new_samples, preview = _render_missing(pool, recipe, writer, on_shard)
+            except (BrokenExecutor, CancelledError) as error:
+                why = f"a worker died ({error})" if isinstance(error, BrokenExecutor) else "the executor is lost"
+                raise DataError(f"{why}; the finished shards are kept, run the same again") from error
+            except UnmakeableError as error:
+                if not writer.discard():
+                    raise
+                raise UsageError(f"{error}; {folder} is removed again") from None
+            finally:
+                if executor is None:
+                    pool.shutdown(cancel_futures=True)
+            if part is None:
+                _finish(writer, recipe, preview)
+        return Result(
+            folder=folder,
+            manifest=writer.manifest,
+            num_samples=sum(record.samples for record in writer.records.values()),
+            new_samples=new_samples,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
+    """Finish a folder of which all parts are written. One that is finished is left alone.
+
+    Raises DataError with the shards that are missing, and the parts to which they belong; UsageError where the folder
+    holds no shards, a part is being written, or other versions began it.
+    """
+    folder, started = Path(folder), time.perf_counter()
+    work = _plan_there(folder)
+    work = replace(work, versions=versions(str(work.recipe.get("recipe"))), any_versions=any_versions)
+    if work.recipe.get("recipe") == PACK:
+        raise UsageError(f"{folder}: is packed whole, not in parts; run the command that began it again")
+    try:
+        recipe = from_dict(work.recipe, folder)
+    except UsageError as error:
+        raise DataError(f"{folder}: its plan is damaged ({error}); run the command that made it again") from error
+    if recipe_hash(recipe) != work.recipe_hash:
+        raise DataError(f"{folder}: its recipe does not have the hash that is stated for it; run the command again")
+    with FolderWriter(folder, work) as writer:
+        if missing := writer.missing():  # they were there a moment ago
+            raise DataError(_missing_shards(folder, missing, num_parts(folder)))
+        if writer.manifest is None:
+            _finish(writer, recipe, contact_sheet(recipe.preview()))
+        assert writer.manifest is not None
+        return Result(
+            folder=folder,
+            manifest=writer.manifest,
+            num_samples=writer.manifest.num_samples,
+            new_samples=0,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _plan_there(folder: Path) -> Plan:
+    """The plan of a folder, finished or not, of which all shards are there. Raises as `merge`."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    found: Plan | None
+    if (folder / MANIFEST).exists():
+        manifest = load_manifest(folder)
+        found = Plan(
+            recipe=manifest.recipe,
+            recipe_hash=manifest.recipe_hash,
+            provenance=manifest.provenance,
+            layout=manifest.layout,
+            versions=manifest.versions,
+        )
+        there = {shard for shard, record in enumerate(manifest.shards) if is_there(folder, record)}
+    else:
+        found, there = read_plan(folder), set()
+    if found is None:
+        raise UsageError(f"{folder}: holds no unfinished shards")
+    layout = found.layout
+    shards = [shard for shard in range(layout.num_shards) if shard not in there]
+    if missing := [shard for shard in shards if read_record(folder, layout, shard) is None]:
+        raise DataError(_missing_shards(folder, missing, num_parts(folder)))
+    return found
+
+
+def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:
+    named = ", ".join(f"{shard:06d}" for shard in missing[:8]) + (", ..." if len(missing) > 8 else "")
+    message = f"{folder}: {len(missing)} shards are missing ({named})"
+    if count is None:
+        return f"{message}; run the command that began the folder once more"
+    parts = sorted({shard % count + 1 for shard in missing})
+    named = ", ".join(f"{part}/{count}" for part in parts[:8]) + (", ..." if len(parts) > 8 else "")
+    return f"{message}; render part{'s' if len(parts) > 1 else ''} {named} again"
+
+
+def plan_of(recipe: Recipe, layout: Layout, provenance: Mapping[str, Any] | None = None) -> Plan:
+    """What is written when a resolved recipe is rendered here."""
+    return Plan(
+        recipe=to_dict(recipe),
+        recipe_hash=recipe_hash(recipe),
+        provenance=provenance or {},
+        layout=layout,
+        versions=versions(recipe.NAME),
+    )
+
+
+def _render_missing(
+    pool: Executor, recipe: Recipe, writer: FolderWriter, on_shard: Callable[[ShardRecord], None] | None
+) -> tuple[int, bytes]:
+    """Have the missing shards rendered, and draw the contact sheet meanwhile: (number of new samples, the sheet)."""
+    _remember(writer.token, (recipe, writer.layout))
+
+    def sheet() -> bytes:
+        return contact_sheet(recipe.preview()) if writer.part is None else b""
+
+    return make_missing(pool, writer, render_shard, meanwhile=sheet, on_shard=on_shard)
+
+
+def render_shard(folder: Path, shard: int, token: str) -> ShardRecord:
+    """Render one shard and commit it: the unit of work that an executor runs, wherever the folder can be seen."""
+    recipe, layout = _job(folder, token)
+    samples = until_cancelled(recipe.render(layout.work_order(shard).tolist()), token)
+    return commit_shard(folder, shard, samples, layout, token, layout.indices(shard).tolist())
+
+
+def _job(folder: Path, token: str) -> tuple[Recipe, Layout]:
+    """What a run renders; in another process than the run's, from the plan in the folder."""
+    with _jobs_lock:
+        if (job := _jobs.get(token)) is not None:
+            return job
+    work = read_plan(folder, f"run-{token}")
+    if work is None:
+        unseen = "a worker cannot see it; all must have the folder under this path"
+        why = "the run has ended" if folder.is_dir() else unseen
+        raise DataError(f"{folder}: {why}")
+    if work.versions != (ours := versions(str(work.recipe.get("recipe")))) and not work.any_versions:
+        raise DataError(f"a worker has other versions ({ours}) than the run ({work.versions}); make them equal")
+    recipe = from_dict(work.recipe, folder)
+    if recipe_hash(recipe) != work.recipe_hash:
+        raise DataError(f"{folder}: a worker reads another recipe than the run has; make their fracgen equal")
+    return _remember(token, (recipe, work.layout))
+
+
+def _remember(token: str, job: tuple[Recipe, Layout]) -> tuple[Recipe, Layout]:
+    with _jobs_lock:
+        _jobs[token] = job
+        while len(_jobs) > _MAX_JOBS:
+            del _jobs[next(iter(_jobs))]
+    return job
+
+
+def _finish(writer: FolderWriter, recipe: Recipe, preview: bytes) -> None:
+    """Write the sidecars and the manifest."""
+    height, width, *channels = recipe.image_shape
+    work = writer.plan
+    manifest = Manifest(
+        recipe=work.recipe,
+        recipe_hash=work.recipe_hash,
+        provenance=work.provenance,
+        layout=work.layout,
+        versions=work.versions,
+        class_names=recipe.class_names,
+        image=ImageFormat(extension="png", width=width, height=height, mode="RGB" if channels else "L"),
+        shards=tuple(writer.records[shard] for shard in range(work.layout.num_shards)),
+        files={},
+    )
+    files = {**inputs(recipe), **sidecars(manifest, carried(recipe), recipe.SOURCE), "preview.png": preview}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    writer.finish(replace(manifest, files=hashes), files)

@@ -1,0 +1,266 @@
+"""From an IFS to an image: the published renderer (REFERENCE section 2), over the kernels of `chaos`."""
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from fracgen import chaos
+from fracgen.ifs import IFS, Floats, maps_from_rows
+from fracgen.rng import published_uniforms
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.sample import Image
+
+DrawMode = Literal["patch", "point"]
+ColorMode = Literal["gray", "color"]
+PatchMode = Literal["random", "fill"]
+
+MAX_SIZE = 8192
+"""Twice as much, and readers take the image for a decompression bomb."""
+MAX_POINTS = 10_000_000
+TRIM = 100
+"""A diverging orbit loses this many points before its first NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How an orbit becomes an image.
+
+    size: width and height in pixels. pad: border in pixels. points: length T of the orbit, (0, 0) included.
+    draw: single pixels, or 3 x 3 patches with `patch` masks. color: gray 127 on black, or hue by point index.
+    """
+
+    size: int = 512
+    pad: int = 6
+    points: int = 100_000
+    draw: DrawMode = "patch"
+    color: ColorMode = "gray"
+    patch: PatchMode = "random"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        check_range("size", self.size, 8, MAX_SIZE, "pixels")
+        check_range("pad", self.pad, 0, (self.size - 1) // 2, f"pixels, less than half of size {self.size}")
+        check_range("points", self.points, 2, MAX_POINTS, "points")
+        check_choice("draw", self.draw, DrawMode)
+        check_choice("color", self.color, ColorMode)
+        check_choice("patch", self.patch, PatchMode)
+
+    @property
+    def random_masks(self) -> bool:
+        """Whether an image in this style depends on random masks."""
+        return self.draw == "patch" and self.patch == "random"
+
+
+def check_range(name: str, value: float, low: float, high: float, unit: str = "") -> None:
+    """Raises UsageError where `value` is not in [low, high] (NaN is not)."""
+    if not low <= value <= high:
+        raise UsageError(f"{name.replace('_', '-')} {value}: must be {low} to {high} {unit}".rstrip())
+
+
+def check_choice(name: str, value: object, choices: object) -> None:
+    """Raises UsageError where `value` is none of a Literal's words."""
+    if value not in get_args(choices):
+        raise UsageError(f"{name} {value!r}: must be one of {', '.join(get_args(choices))}")
+
+
+class Canvas:
+    """One thread's buffers for drawing points that have their places already, in one style.
+
+    Memory: 4 bytes a point, and two canvases.
+    """
+
+    def __init__(self, style: Style) -> None:
+        self.style = style
+        rows = style.size + chaos.MARGIN
+        self.stride = rows if style.color == "color" else -(-rows // 64) * 64
+        self._visible = np.empty(style.points, np.uint32)
+        self._first_visible = 0
+        self._free = np.empty(rows * self.stride, np.uint8)
+        self._bits = np.empty(rows * self.stride // 64 if style.color == "gray" else 0, np.uint64)
+        self._pixels = np.empty((rows * self.stride if style.color == "color" else 0, 3), np.uint8)
+        self._offsets = np.empty(0, np.uint32)
+
+    def place(self, offsets: npt.NDArray[np.uint32]) -> None:
+        """Take points to draw, by their places v * stride + u (row v from the bottom, column u): (n,) uint32."""
+        self._offsets = offsets
+        if self.style.draw == "patch":
+            self._free.fill(1)
+            self._first_visible = int(chaos.find_visible(offsets, self._free, self._visible[: len(offsets)]))
+
+    def stamp(self, mask_key: int = 0) -> None:
+        """Draw the points; mask_key: 64-bit key of the random masks, where the style has them."""
+        style, offsets = self.style, self._offsets
+        visible, key = self._visible[self._first_visible : len(offsets)], np.uint64(mask_key)
+        if style.color == "gray":
+            self._bits.fill(0)
+            if style.draw == "point":
+                chaos.plot_gray(offsets, self._bits)
+            else:
+                chaos.stamp_gray(offsets, visible, key, style.random_masks, self.stride, self._bits)
+            return
+        self._pixels.fill(0)
+        if style.draw == "point":
+            chaos.plot_color(offsets, _hues(), self._pixels)
+        else:
+            chaos.stamp_color(offsets, visible, key, style.random_masks, _hues(), self.stride, self._pixels)
+
+    def image(self, *, top_bottom: bool = False, left_right: bool = False) -> Image:
+        """What is drawn, mirrored or not: uint8 (size, size), or (size, size, 3) in colour; rows from the top."""
+        size, stride = self.style.size, self.stride
+        if self.style.color == "gray":
+            image = np.empty((size, size), np.uint8)
+            chaos.unpack_gray(self._bits, stride, top_bottom, left_right, image)
+            return image
+        pixels = self._pixels.reshape(-1, stride, 3)[:size, :size]
+        return np.ascontiguousarray(pixels[:: 1 if top_bottom else -1, :: -1 if left_right else 1])
+
+
+class Renderer:
+    """One thread's buffers for tracing and drawing systems in one style.
+
+    `trace` two systems that share their probabilities (perturbations, weights), then `draw` each of them, as often as
+    wanted (with other masks, or mirrored). Memory: 41 bytes a point and the canvas.
+    """
+
+    def __init__(self, style: Style) -> None:
+        self.style, self._canvas = style, Canvas(style)
+        self._p = b""
+        self._choices = np.empty(style.points - 1, np.uint8)
+        self._xs, self._ys = np.empty((2, style.points)), np.empty((2, style.points))
+        self._extents = np.empty((2, 4))
+        self._lengths = [0, 0]
+        self._offsets = np.empty(style.points, np.uint32)
+        self._placed: int | None = None
+
+    def trace(self, p: Floats, *maps: Floats) -> None:
+        """Trace one system or two, (N, 2, 3) each, chosen with p (N,). A diverging orbit is trimmed as published."""
+        if p.tobytes() != self._p:
+            chaos.choose_maps(p, *_stream(self.style.points), self._choices)
+            self._p = p.tobytes()
+        coefficients = np.zeros((2, len(p), 6))
+        for lane in range(2):
+            coefficients[lane] = maps[min(lane, len(maps) - 1)].reshape(-1, 6)
+        chaos.trace_pair(coefficients, self._choices, self._xs, self._ys, self._extents)
+        self._placed = None
+        for lane in range(2):
+            self._lengths[lane] = self.style.points
+            if np.isnan(self._xs[lane, -1]) or np.isnan(self._ys[lane, -1]):
+                self._trim(lane)
+
+    def _trim(self, lane: int) -> None:
+        """With the first NaN at point n, only [0, n - 100) are kept: of x, then of y in what is left."""
+        length = self.style.points
+        for axis in (self._xs[lane], self._ys[lane]):
+            nans = np.isnan(axis[:length])
+            if nans.any():
+                length = max(int(nans.argmax()) - TRIM, 0)
+        self._lengths[lane] = length
+        if length:
+            x, y = self._xs[lane, :length], self._ys[lane, :length]
+            self._extents[lane] = x.min(), x.max(), y.min(), y.max()
+
+    def diverged(self, lane: int = 0) -> bool:
+        """Whether the traced orbit ran into NaN."""
+        return self._lengths[lane] < self.style.points
+
+    def length(self, lane: int = 0) -> int:
+        """How many points of the traced orbit are drawn: all, or those before it diverged."""
+        return self._lengths[lane]
+
+    def stamp(self, lane: int = 0, mask_key: int = 0) -> None:
+        """Draw a traced orbit; `image` gives what is drawn.
+
+        mask_key: 64-bit key of the random masks, where the style has them.
+        Raises DataError where nothing is left of the orbit.
+        """
+        self._place(lane)
+        self._canvas.stamp(mask_key)
+
+    def image(self, *, top_bottom: bool = False, left_right: bool = False) -> Image:
+        """What was stamped last, mirrored or not: see `Canvas.image`."""
+        return self._canvas.image(top_bottom=top_bottom, left_right=left_right)
+
+    def draw(self, lane: int = 0, mask_key: int = 0) -> Image:
+        """The image of a traced orbit: `stamp` and `image` in one."""
+        self.stamp(lane, mask_key)
+        return self.image()
+
+    def _place(self, lane: int) -> None:
+        if lane == self._placed:
+            return
+        style, length, stride = self.style, self._lengths[lane], self._canvas.stride
+        if not length:
+            raise DataError(f"overflow: the orbit runs into NaN within its first {TRIM} points; nothing is left")
+        offsets, extent = self._offsets[:length], self._extents[lane]
+        chaos.locate(self._xs[lane, :length], self._ys[lane, :length], extent, style.size, style.pad, stride, offsets)
+        self._canvas.place(offsets)
+        self._placed = lane
+
+
+def fill_rate(image: Image) -> float:
+    """Share of pixels that are not black."""
+    lit = image if image.ndim == 2 else image.any(axis=2)
+    return int(np.count_nonzero(lit)) / int(lit.size)
+
+
+def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key: int = 0) -> Image:
+    """Draw one system as the published renderer does.
+
+    weights: (6,) or (N, 6), multiply the coefficients a, b, c, d, e, f; p stays that of `ifs`.
+    Raises DataError where the orbit overflows at once, UsageError where the weights do not fit.
+    """
+    maps = ifs.maps
+    if weights is not None:
+        if weights.shape not in ((6,), (1, 6), (len(ifs), 6)):
+            raise UsageError(f"weights: give one vector of 6, or {len(ifs)} (one per map), not {weights.shape}")
+        with np.errstate(over="ignore"):  # a coefficient of infinity is drawn like any other
+            maps = maps * maps_from_rows(np.broadcast_to(weights, (len(ifs), 6)))
+    renderer = Renderer(style)
+    renderer.trace(ifs.p, maps)
+    return renderer.draw(mask_key=mask_key)
+
+
+def parse_weights(text: str) -> Floats:
+    """Weights as written on a command line: (1, 6) from "w,w,w,w,w,w", or (N, 6) from one such vector per map, "..;..".
+
+    Raises UsageError where it is not that.
+    """
+    try:
+        rows = [[float(number) for number in vector.split(",")] for vector in text.strip().strip(";").split(";")]
+    except ValueError as error:
+        raise UsageError(f"weights {text!r}: {error}; give numbers, as in 1,1,1,1,1,1") from None
+    if any(len(row) != 6 for row in rows) or not np.isfinite(rows).all():
+        raise UsageError(f"weights {text!r}: give 6 finite numbers, or 6 for each map with ; between")
+    return np.array(rows)
+
+
+@lru_cache(maxsize=2)
+def _stream(points: int) -> tuple[Floats, npt.NDArray[np.uint16]]:
+    """The published uniform numbers, and the bucket of `chaos.choose_maps` in which each lies."""
+    uniforms = published_uniforms(points)[: points - 1]
+    return uniforms, (uniforms * chaos.NUM_BUCKETS).astype(np.uint16)
+
+
+@cache
+def _hues() -> npt.NDArray[np.uint8]:
+    """The 128 hues of colour drawing, (128, 3) RGB: S = I = 0.75, hue 2 pi i / 128, in six sectors."""
+    hues = np.empty((chaos.NUM_HUES, 3))
+    saturation = intensity = 0.75
+    for i in range(chaos.NUM_HUES):
+        turn = 3 * (2 * np.pi * i / chaos.NUM_HUES) / np.pi
+        sector = int(np.floor(turn))
+        low = intensity * (1 - saturation)
+        down = intensity * (1 - saturation * (turn - sector))
+        up = intensity * (1 - saturation * (1 - (turn - sector)))
+        hues[i] = [
+            (low, up, intensity),
+            (low, intensity, down),
+            (up, intensity, low),
+            (intensity, down, low),
+            (intensity, low, up),
+            (down, low, intensity),
+        ][sector]
+    return (hues * 255).astype(np.uint8)

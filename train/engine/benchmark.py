@@ -1,0 +1,77 @@
+"""What `--benchmark` measures: how far the data holds the model back."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fracgen.train.ranks import Ranks
+
+_ROUNDS = 5
+_SECONDS = 3.0
+"""Each of the three is measured this long in each round, one after the other: the machine may be shared."""
+
+
+def measure(
+    batches: Any,
+    inputs: Callable[..., tuple[Tensor, Tensor]],
+    learn: Callable[[int, Tensor, Tensor], Tensor],
+    *,
+    batch_size: int,
+    ranks: Ranks,
+) -> dict[str, float]:
+    """Images/s of all ranks: of the model alone (one batch, again and again), of reading, augmenting and mixing alone,
+    and of both; medians of five rounds, in each of which the three are measured in turn.
+
+    Also the median over the rounds of end to end / model only. It trains: the weights are not to be kept.
+    """
+    feeder = batches.batches(0)
+    images, targets = inputs(0, *next(feeder))
+    ready = images.clone(), targets.clone()
+
+    def model_only(step: int) -> None:
+        learn(step, *ready)
+
+    def data_only(step: int) -> None:
+        inputs(step, *next(feeder))
+
+    def end_to_end(step: int) -> None:
+        learn(step, *inputs(step, *next(feeder)))
+
+    kinds = {"model_only": model_only, "data_only": data_only, "end_to_end": end_to_end}
+    try:
+        counts = {name: _warm_up(take, ranks) for name, take in kinds.items()}
+        rates: dict[str, list[float]] = {name: [] for name in kinds}
+        for _ in range(_ROUNDS):
+            for name, take in kinds.items():
+                rates[name].append(_seconds(take, counts[name], ranks) ** -1 * counts[name] * batch_size)
+    finally:
+        feeder.close()
+    ratios = [whole / alone for whole, alone in zip(rates["end_to_end"], rates["model_only"], strict=True)]
+    medians = {f"{name}_images_per_second": round(statistics.median(found), 1) for name, found in rates.items()}
+    return {**medians, "end_to_end_of_model_only": round(statistics.median(ratios), 3)}
+
+
+def _warm_up(take: Callable[[int], None], ranks: Ranks) -> int:
+    """Steps that fill the time of a round, at least two; the same on all ranks."""
+    _seconds(take, 2, ranks)
+    seconds = torch.tensor([_seconds(take, 2, ranks) / 2], device=ranks.device)
+    return max(2, round(_SECONDS / float(ranks.mean(seconds).item())))
+
+
+def _seconds(take: Callable[[int], None], count: int, ranks: Ranks) -> float:
+    _finish(ranks)
+    start = time.perf_counter()
+    for step in range(count):
+        take(step)
+    _finish(ranks)
+    return time.perf_counter() - start
+
+
+def _finish(ranks: Ranks) -> None:
+    if ranks.device.type == "cuda":
+        torch.cuda.synchronize(ranks.device)
+    ranks.wait()

@@ -1,0 +1,112 @@
+"""The state of a run in one file, written whole or not at all.
+
+No state of a random generator is kept: every draw is a function of seed, step and sample (`train/seeding.py`), so that the
+step and the seed are the sampler's and the generators' state.
+"""
+
+import contextlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fracgen.shards.errors import DataError, UsageError
+
+VERSION = 1
+LAST, BEST = "last.pt", "best.pt"
+DAMAGE = (
+    *(OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile),
+)
+"""What zipfile and torch raise for a file that is none of ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a run goes on from.
+
+    step: steps taken. config: resolved settings. data: fingerprint of the samples. world: number of ranks.
+    model, optimizer, scaler: state dicts. scores: what the weights reached, by name. threads: that computed it, where a
+    CPU did.
+    """
+
+    step: int
+    config: Mapping[str, Any]
+    data: str
+    world: int
+    model: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    scaler: Mapping[str, Any]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    threads: int = 0
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write and sync beside `path`, then rename: whatever happens, `path` is the old checkpoint or the new one.
+
+    Raises DataError where it cannot be written; the old one is kept.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"version": VERSION, **vars(checkpoint)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error}); what was there before is kept") from error
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint, on the CPU. Raises DataError where it is none, damaged, or of another version."""
+    try:
+        with zipfile.ZipFile(path) as file:  # torch does not look at the sums that it wrote
+            if (damaged := file.testzip()) is not None:
+                raise ValueError(f"{damaged} is damaged")
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        version = values.pop("version")
+    except DAMAGE as error:
+        first = str(error).splitlines()[0] if str(error) else repr(error)
+        raise DataError(f"{path}: no whole checkpoint ({first})") from error
+    if version != VERSION:
+        raise DataError(f"{path}: a checkpoint of version {version}; this fracgen reads version {VERSION}")
+    try:
+        return Checkpoint(**values)
+    except TypeError as error:
+        raise DataError(f"{path}: no whole checkpoint ({error})") from error
+
+
+def describe(last: Checkpoint | None) -> str:
+    """Where a run goes on, and why its weights may not be those of a run without a stop: for the screen."""
+    if last is None or last.step == 0:
+        return ""
+    now = torch.get_num_threads()
+    other = (
+        f" with {now} CPU threads, not {last.threads}: the last bits may differ" if last.threads not in (0, now) else ""
+    )
+    return f"; goes on at step {last.step:,}{other}"
+
+
+def check_same(checkpoint: Checkpoint, *, config: list[str], data: str, world: int, path: Path) -> None:
+    """Raises UsageError where the run that is asked for is not the one that was begun. config: what differs."""
+    changed = list(config)
+    if data != checkpoint.data:
+        changed.append(f"samples {data[:8]}, were {checkpoint.data[:8]}")
+    if world != checkpoint.world:
+        changed.append(f"{world} processes, were {checkpoint.world}")
+    if changed:
+        raise UsageError(
+            f"{path}: is of another run ({'; '.join(changed)}); give another --out, or --allow-changes to go on so"
+        )

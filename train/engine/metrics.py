@@ -1,0 +1,92 @@
+"""What a run tells: metrics.jsonl, curves.png, a progress bar, TensorBoard."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fracgen.shards.errors import UsageError
+from fracgen.train.engine.run_folder import write_figure
+
+ACCURACIES = ("clean_accuracy", "val_accuracy", "test_accuracy")
+METRICS, CURVES = "metrics.jsonl", "curves.png"
+
+
+class Journal:
+    """Metrics by step, appended to a file as they come; and the progress bar. Nothing is written where out is None."""
+
+    def __init__(self, out: Path | None, *, steps: int, start: int, tensorboard: bool = False) -> None:
+        """Lines of steps after `start`, of a run that was killed, are dropped: they are taken again."""
+        self._path = out / METRICS if out else None
+        if self._path is not None:
+            kept = [line for line in read(self._path) if line["step"] <= start]
+            temporary = self._path.with_name(f".{METRICS}.tmp")
+            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), "utf-8")
+            temporary.replace(self._path)
+        self._bar = tqdm(total=steps, initial=start, unit="step", disable=out is None or not sys.stderr.isatty())
+        self._board = _tensorboard(out) if out and tensorboard else None
+
+    def advance(self) -> None:
+        """One step is taken."""
+        self._bar.update()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Values at a step: a line in the file, a point on the board, and the bar's words."""
+        if self._path is None:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        shown = {"loss": ".3f", "lr": ".2e", "images_per_second": ",.0f", **dict.fromkeys(ACCURACIES, ".3f")}
+        self._bar.set_postfix({name: format(values[name], form) for name, form in shown.items() if name in values})
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """End the bar and the board."""
+        self._bar.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs TensorBoard: pip install tensorboard") from error
+    return SummaryWriter(str(out / "tensorboard"))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The values in metrics.jsonl, those of a step together; a last line that was cut off is passed over."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            found.setdefault(values["step"], {}).update(values)
+    return list(found.values())
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """Loss, learning rate and accuracy on clean images over steps, as a PNG."""
+    from matplotlib.figure import Figure
+
+    lines = read(metrics)
+    panels = [name for name in ("loss", "lr", *ACCURACIES) if any(name in line for line in lines)]
+    if not panels:
+        return
+    figure = Figure(figsize=(8, 2.4 * len(panels)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "")
+        axes.set_ylabel(name.replace("_", " "))
+        axes.grid(alpha=0.3)
+    axes.set_xlabel("step")
+    write_figure(picture, figure)

@@ -1,0 +1,1 @@
+"""Comparisons and studies: several runs as one table."""
