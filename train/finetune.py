@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -477,5 +478,10 @@ def chosen_before(
     return best.step, best.scores["accuracy"]
 
 
+def run(argv: Sequence[str]) -> int:
+    """The program: `fracgen finetune` and `python train/finetune.py`. Returns its exit code."""
+    return console.run(app, "finetune", argv)
+
+
 if __name__ == "__main__":
-    sys.exit(console.run(app, "finetune", sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

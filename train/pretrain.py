@@ -9,6 +9,7 @@ samples in batches of 256, AdamW, DeiT's augmentation. The same command goes on 
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -320,5 +321,10 @@ def pretrain(
         )
 
 
+def run(argv: Sequence[str]) -> int:
+    """The program: `fracgen pretrain` and `python train/pretrain.py`. Returns its exit code."""
+    return console.run(app, "pretrain", argv)
+
+
 if __name__ == "__main__":
-    sys.exit(console.run(app, "pretrain", sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

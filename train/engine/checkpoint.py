@@ -1,7 +1,7 @@
 """The state of a run in one file, written whole or not at all.
 
-No state of a random generator is kept: every draw is a function of seed, step and sample (`train/seeding.py`), so that the
-step and the seed are the sampler's and the generators' state.
+No state of a random generator is kept: every draw is a function of seed, step and sample (`train/seeding.py`), so that
+the step and the seed are the state of the sampler and of the generators.
 """
 
 import contextlib
