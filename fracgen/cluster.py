@@ -42,7 +42,7 @@ def connect(address: str, *, patience: float = PATIENCE_SECONDS) -> Iterator[Exe
             "`dask scheduler` prints its address, as tcp://host:8786"
         ) from None
     try:
-        for worker, failed in client.run(exec, "from fracgen import generate", on_error="return").items():
+        for worker, failed in client.run(exec, "from fracgen import render_shards", on_error="return").items():
             if failed is not None:
                 raise UsageError(f"worker {worker} cannot import fracgen ({failed}); install it there, too")
     except BaseException:

@@ -344,7 +344,7 @@ def test_weights_of_steps_that_other_settings_took_are_not_chosen(data, tmp_path
     assert best == (0.9 if kept else 0.5)
 
 
-@pytest.mark.filterwarnings("ignore::train.samples.SkippedDataWarning")
+@pytest.mark.filterwarnings("ignore::fracgen.train.data.samples.SkippedDataWarning")
 @pytest.mark.parametrize("feed", [["--workers=0", "feed.mode=resident"], ["--workers=1", "feed.mode=stream"]])
 def test_two_processes_are_one(data, tmp_path, capsys, feed):
     """Equal weights and buffers on both ranks, each image scored or skipped once; the scores those of one process."""
@@ -582,7 +582,7 @@ def test_bad_sets_are_one_line_and_exit_code_2(tmp_path, capsys, kind, message, 
 
 
 @pytest.mark.parametrize("feed", [["--feed=resident"], ["--feed=stream", "--workers=1"]], ids=["resident", "stream"])
-@pytest.mark.filterwarnings("ignore::train.samples.SkippedDataWarning")
+@pytest.mark.filterwarnings("ignore::fracgen.train.data.samples.SkippedDataWarning")
 def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
     bad_set(tmp_path / "set", "broken")
     bad_set(tmp_path / "other", "broken test")
@@ -701,7 +701,7 @@ def test_benchmark_measures_three_rates(data, capsys, monkeypatch):
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from train.finetune import app; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    code = "import sys, fracgen.train.finetune; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -124,7 +124,7 @@ import sys
 from pathlib import Path
 from conftest import small_recipe
 from test_parts import writer
-from shards.layout import Part
+from fracgen.shards.layout import Part
 with writer(small_recipe(), Path(sys.argv[1]), Part(int(sys.argv[2]), int(sys.argv[3]))) as held:
     print(held.token, flush=True)
     sys.stdin.read()
@@ -194,7 +194,7 @@ def test_a_part_waits_for_no_whole_run(recipe, tmp_path, other_run):
 def test_all_parts_at_once_in_processes_of_their_own(recipe, folder, tmp_path):
     code = (
         "import sys; from pathlib import Path; from conftest import small_recipe; from test_parts import write; "
-        "from shards.layout import Part; "
+        "from fracgen.shards.layout import Part; "
         "write(small_recipe(), Path(sys.argv[1]), part=Part.parse(sys.argv[2]), workers=1)"
     )
     runs = [

@@ -382,5 +382,5 @@ def test_benchmark_measures_three_rates(folder, capsys, monkeypatch):
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from train.pretrain import app; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    code = "import sys, fracgen.train.pretrain; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -316,5 +316,5 @@ def test_an_interrupt_is_one_line(data, model, tmp_path, capsys, monkeypatch):
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from train.probe import app; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    code = "import sys, fracgen.train.probe; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
