@@ -23,11 +23,11 @@ from PIL import Image
 from fracgen.render_shards import plan, write_shards
 from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.reader import open_shards
-from fracgen.train.data import choose as data
-from fracgen.train.data import samples
-from fracgen.train.data.choose import Resident, SkippedDataWarning, Stream, choose_feed, open_source
-from fracgen.train.data.pictures import square
-from fracgen.train.data.stream import Plan
+from fracgen.train.data.old import choose as data
+from fracgen.train.data.old import samples
+from fracgen.train.data.old.choose import Resident, SkippedDataWarning, Stream, choose_feed, open_source
+from fracgen.train.data.old.pictures import square
+from fracgen.train.data.old.stream import Plan
 
 CPU = torch.device("cpu")
 FEEDS = [Resident, Stream]
@@ -291,7 +291,7 @@ def test_foreign_tars_are_counted(tmp_path, sidecar):
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_any_plain_tar_is_read_from_any_sample_on(tmp_path, form):
-    from fracgen.train.data.tars import count_samples, read_samples
+    from fracgen.train.data.old.tars import count_samples, read_samples
 
     path = tmp_path / "set.tar"
     long = "d" * 60 + "/" + "e" * 60 + "/"

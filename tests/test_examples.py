@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.train.data import catalog as named
-from fracgen.train.data.choose import Resident, open_source
-from fracgen.train.data.samples import Skipped, SkippedDataWarning
-from fracgen.train.data.splits import ExampleFeed, clean_batches, hold, needed, open_splits
+from fracgen.train.data.old import catalog as named
+from fracgen.train.data.old.choose import Resident, open_source
+from fracgen.train.data.old.samples import Skipped, SkippedDataWarning
+from fracgen.train.data.old.splits import ExampleFeed, clean_batches, hold, needed, open_splits
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee", "cat")

@@ -23,8 +23,8 @@ from PIL import Image
 from fracgen.train import cli as console
 from fracgen.train import finetune
 from fracgen.train.config import Augmentation, Feed, Schedule, load
-from fracgen.train.data import splits as examples
-from fracgen.train.data import taskdata
+from fracgen.train.data.old import splits as examples
+from fracgen.train.data.old import taskdata
 from fracgen.train.engine import checkpoint, metrics, results
 from fracgen.train.finetune import Finetuning, app
 from fracgen.train.ranks import Ranks
@@ -344,7 +344,7 @@ def test_weights_of_steps_that_other_settings_took_are_not_chosen(data, tmp_path
     assert best == (0.9 if kept else 0.5)
 
 
-@pytest.mark.filterwarnings("ignore::fracgen.train.data.samples.SkippedDataWarning")
+@pytest.mark.filterwarnings("ignore::fracgen.train.data.old.samples.SkippedDataWarning")
 @pytest.mark.parametrize("feed", [["--workers=0", "feed.mode=resident"], ["--workers=1", "feed.mode=stream"]])
 def test_two_processes_are_one(data, tmp_path, capsys, feed):
     """Equal weights and buffers on both ranks, each image scored or skipped once; the scores those of one process."""
@@ -582,7 +582,7 @@ def test_bad_sets_are_one_line_and_exit_code_2(tmp_path, capsys, kind, message, 
 
 
 @pytest.mark.parametrize("feed", [["--feed=resident"], ["--feed=stream", "--workers=1"]], ids=["resident", "stream"])
-@pytest.mark.filterwarnings("ignore::fracgen.train.data.samples.SkippedDataWarning")
+@pytest.mark.filterwarnings("ignore::fracgen.train.data.old.samples.SkippedDataWarning")
 def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
     bad_set(tmp_path / "set", "broken")
     bad_set(tmp_path / "other", "broken test")

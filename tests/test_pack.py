@@ -368,8 +368,8 @@ def test_stock_readers(tmp_path, monkeypatch, kinds):
 
 
 def test_training_reads_packed_folders(tmp_path):
-    from fracgen.train.data.samples import Skipped, decode_first
-    from fracgen.train.data.source import open_source
+    from fracgen.train.data.old.samples import Skipped, decode_first
+    from fracgen.train.data.old.source import open_source
 
     draw(tmp_path / "set" / "a" / "1.jpg", size=(20, 10))
     draw(tmp_path / "set" / "b" / "2.png", size=(8, 30), mode="RGBA")

@@ -189,7 +189,7 @@ def test_two_processes_are_one(folder, tmp_path):
     script = (
         "import sys, torch, torch.distributed as dist\n"
         "from fracgen.train import cli as console, pretrain\n"
-        "from fracgen.train.data import resident\n"
+        "from fracgen.train.data.old import resident\n"
         "from fracgen.train.engine import trainer as loop\n"
         "seen = []\n"
         "batches = resident.Resident.batches\n"
@@ -264,7 +264,7 @@ def test_an_interrupt_before_the_first_step_is_one_line(folder, tmp_path, capsys
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fracgen.train.data.source.load_manifest", interrupted)
+    monkeypatch.setattr("fracgen.train.data.old.source.load_manifest", interrupted)
     assert train(folder, tmp_path / "run", "--steps=2") == 130
     assert capsys.readouterr().err.strip() == "pretrain: interrupted"
 
@@ -299,7 +299,7 @@ def test_an_export_that_cannot_be_written_is_one_line(folder, tmp_path, capsys, 
 def test_a_run_keeps_its_feed_where_it_was_left_to_choose(folder, tmp_path, monkeypatch):
     assert train(folder, tmp_path / "run", "--steps=4", "--stop-after=2") == 0
     monkeypatch.setattr(
-        "fracgen.train.data.choose.free_memory", lambda device: 100_000
+        "fracgen.train.data.old.choose.free_memory", lambda device: 100_000
     )  # a quarter of it is less than the set
     assert train(folder, tmp_path / "run", "--steps=4") == 0
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["feed"]["mode"] == "resident"

@@ -13,8 +13,8 @@ from PIL import Image
 
 from fracgen.train import cli as console
 from fracgen.train.config import Model
-from fracgen.train.data.splits import open_splits
-from fracgen.train.data.stratified import stratified
+from fracgen.train.data.old.splits import open_splits
+from fracgen.train.data.old.stratified import stratified
 from fracgen.train.engine.model import create, export
 from fracgen.train.probe import Probing, app, as_net, named, open_starts
 from fracgen.train.probing.classifiers import Scale, fit_best, fit_logistic, nearest_guesses

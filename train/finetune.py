@@ -38,7 +38,7 @@ from fracgen.train.engine import results
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder, told, write_text
 
 if TYPE_CHECKING:
-    from fracgen.train.data.splits import Splits
+    from fracgen.train.data.old.splits import Splits
     from fracgen.train.engine.checkpoint import Checkpoint
     from fracgen.train.engine.init_weights import Start
 
@@ -210,8 +210,8 @@ def finetune(
 
     from fracgen.train.augment.device import DeviceAugment
     from fracgen.train.augment.mix import Mixer, cross_entropy
-    from fracgen.train.data.splits import open_splits
-    from fracgen.train.data.taskdata import open_task
+    from fracgen.train.data.old.splits import open_splits
+    from fracgen.train.data.old.taskdata import open_task
     from fracgen.train.engine import benchmark as speed
     from fracgen.train.engine import checkpoint, metrics, schedule
     from fracgen.train.engine import evaluate as scoring

@@ -132,7 +132,7 @@ def pretrain(
 
     from fracgen.train.augment.device import DeviceAugment, center, timm_transform
     from fracgen.train.augment.mix import Mixer, lpce
-    from fracgen.train.data.choose import Resident, Stream, choose_feed, open_source
+    from fracgen.train.data.old.choose import Resident, Stream, choose_feed, open_source
     from fracgen.train.engine import benchmark as speed
     from fracgen.train.engine import checkpoint, metrics, schedule
     from fracgen.train.engine import model as models

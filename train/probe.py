@@ -37,7 +37,7 @@ HELD_OUT = 0.1
 """Share of the training images that the penalty is chosen on; then all are fitted."""
 RANDOM = "random init"
 _TRAIN, _TEST, _HELD_OUT = 2, 3, 4
-"""What the draws of `stratified` are for; 0 and 1 are those of `fracgen.train.data.splits`."""
+"""What the draws of `stratified` are for; 0 and 1 are those of `fracgen.train.data.old.splits`."""
 _SIZE, _STATS = 224, (0.5, 0.5, 0.5)
 """For checkpoints that do not say."""
 
@@ -148,8 +148,8 @@ def probe(settings: Probing, out: Path, *, as_json: bool = False) -> None:
     began = time.perf_counter()
     import torch
 
-    from fracgen.train.data.splits import open_splits
-    from fracgen.train.data.stratified import stratified
+    from fracgen.train.data.old.splits import open_splits
+    from fracgen.train.data.old.stratified import stratified
     from fracgen.train.engine import model as models
     from fracgen.train.probing import figure
     from fracgen.train.probing.features import Reading, extract

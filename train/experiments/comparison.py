@@ -20,7 +20,7 @@ from fracgen.train.experiments import contrast
 from fracgen.train.finetune import Finetuning, fingerprint_of
 
 if TYPE_CHECKING:
-    from fracgen.train.data.splits import Splits
+    from fracgen.train.data.old.splits import Splits
     from fracgen.train.engine.init_weights import Start
 
 COMPARED = "compared.json"
@@ -183,7 +183,7 @@ def check_data(recipe: Recipe, per_class: Sequence[int]) -> int:
 
 
 def _open_splits(asked: Finetuning) -> "Splits":
-    from fracgen.train.data.splits import open_splits
+    from fracgen.train.data.old.splits import open_splits
 
     return open_splits(
         asked.data,

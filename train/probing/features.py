@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.train.augment.device import Channels, normalise
-from fracgen.train.data.examples import Examples
-from fracgen.train.data.pictures import square
-from fracgen.train.data.samples import Skipped
-from fracgen.train.data.source import Progress
-from fracgen.train.data.tars import BadSampleError
+from fracgen.train.data.old.examples import Examples
+from fracgen.train.data.old.pictures import square
+from fracgen.train.data.old.samples import Skipped
+from fracgen.train.data.old.source import Progress
+from fracgen.train.data.old.tars import BadSampleError
 from fracgen.train.probing.thread_map import beside
 
 Feature = Literal["auto", "cls", "mean"]

@@ -14,12 +14,12 @@ import numpy as np
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.manifest import MANIFEST, PARTIAL
-from fracgen.train.data.catalog import is_name, open_named
-from fracgen.train.data.examplefeed import ExampleFeed, clean_batches
-from fracgen.train.data.examples import Examples, Indices, numbered, open_folder, open_tars
-from fracgen.train.data.in_memory import Held, Needed, hold, needed
-from fracgen.train.data.samples import Skipped
-from fracgen.train.data.source import Progress
+from fracgen.train.data.old.catalog import is_name, open_named
+from fracgen.train.data.old.examplefeed import ExampleFeed, clean_batches
+from fracgen.train.data.old.examples import Examples, Indices, numbered, open_folder, open_tars
+from fracgen.train.data.old.in_memory import Held, Needed, hold, needed
+from fracgen.train.data.old.samples import Skipped
+from fracgen.train.data.old.source import Progress
 from fracgen.train.seeding import generator
 
 __all__ = [

@@ -15,8 +15,8 @@ from webdataset.shardlists import expand_urls
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.manifest import load_manifest
-from fracgen.train.data.pictures import GRAY_MODES
-from fracgen.train.data.tars import BadSampleError, RawSample, count_samples, first_sample
+from fracgen.train.data.old.pictures import GRAY_MODES
+from fracgen.train.data.old.tars import BadSampleError, RawSample, count_samples, first_sample
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 Progress = Callable[[int, int], None]

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.train.data.examples import Examples
-from fracgen.train.data.feeding import Part, check_batch, check_repeats, check_workers, feed
-from fracgen.train.data.resident import Order
-from fracgen.train.data.samples import Batch, Skipped, Transform, transformed
-from fracgen.train.data.tars import BadSampleError
+from fracgen.train.data.old.examples import Examples
+from fracgen.train.data.old.feeding import Part, check_batch, check_repeats, check_workers, feed
+from fracgen.train.data.old.resident import Order
+from fracgen.train.data.old.samples import Batch, Skipped, Transform, transformed
+from fracgen.train.data.old.tars import BadSampleError
 
 Indices = npt.NDArray[np.int64]
 

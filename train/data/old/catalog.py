@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from fracgen.shards.errors import UsageError
-from fracgen.train.data.examples import Examples, Indices, make, numbered
-from fracgen.train.data.pictures import plain, read_picture
-from fracgen.train.data.tars import BadSampleError
+from fracgen.train.data.old.examples import Examples, Indices, make, numbered
+from fracgen.train.data.old.pictures import plain, read_picture
+from fracgen.train.data.old.tars import BadSampleError
 
 _NAME = re.compile(r"(torch|hfds|tfds)/.", re.IGNORECASE)
 _TEST_ONLY = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")

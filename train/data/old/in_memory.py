@@ -12,12 +12,12 @@ import torch
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image
-from fracgen.train.data.examples import Examples
-from fracgen.train.data.feeding import cores
-from fracgen.train.data.pictures import square
-from fracgen.train.data.samples import Skipped
-from fracgen.train.data.source import Progress
-from fracgen.train.data.tars import BadSampleError
+from fracgen.train.data.old.examples import Examples
+from fracgen.train.data.old.feeding import cores
+from fracgen.train.data.old.pictures import square
+from fracgen.train.data.old.samples import Skipped
+from fracgen.train.data.old.source import Progress
+from fracgen.train.data.old.tars import BadSampleError
 
 _CHUNK = 32
 

@@ -12,11 +12,11 @@ from fracgen.shards.errors import UsageError
 from fracgen.train import cli as console
 from fracgen.train.augment.device import center, timm_clean_transform, timm_transform
 from fracgen.train.config import Augmentation, Feed
-from fracgen.train.data.choose import Choice, choose_feed
-from fracgen.train.data.examplefeed import Once
-from fracgen.train.data.resident import Resident
-from fracgen.train.data.samples import Skipped
-from fracgen.train.data.splits import ExampleFeed, Examples, Held, Needed, Splits, clean_batches, hold, needed
+from fracgen.train.data.old.choose import Choice, choose_feed
+from fracgen.train.data.old.examplefeed import Once
+from fracgen.train.data.old.resident import Resident
+from fracgen.train.data.old.samples import Skipped
+from fracgen.train.data.old.splits import ExampleFeed, Examples, Held, Needed, Splits, clean_batches, hold, needed
 from fracgen.train.ranks import Ranks
 
 _CLEAN_BATCH = 500

@@ -7,10 +7,10 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from fracgen.shards.errors import UsageError
-from fracgen.train.data.resident import Resident
-from fracgen.train.data.samples import Batch, SkippedDataWarning, Transform
-from fracgen.train.data.source import Source, open_source
-from fracgen.train.data.stream import Stream
+from fracgen.train.data.old.resident import Resident
+from fracgen.train.data.old.samples import Batch, SkippedDataWarning, Transform
+from fracgen.train.data.old.source import Source, open_source
+from fracgen.train.data.old.stream import Stream
 
 __all__ = [
     "Batch",

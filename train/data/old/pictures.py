@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fracgen.shards.errors import DataError
-from fracgen.train.data.tars import BadSampleError
+from fracgen.train.data.old.tars import BadSampleError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 GRAY_MODES = ("1", "L")

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.train.data.feeding import Part, check_batch, check_repeats, check_workers, cores, feed
-from fracgen.train.data.samples import Batch, Skipped, Transform, decode_first, first_numbers, transformed
-from fracgen.train.data.source import Progress, Source
+from fracgen.train.data.old.feeding import Part, check_batch, check_repeats, check_workers, cores, feed
+from fracgen.train.data.old.samples import Batch, Skipped, Transform, decode_first, first_numbers, transformed
+from fracgen.train.data.old.source import Progress, Source
 from fracgen.train.seeding import generator
 
 Indices = npt.NDArray[np.int64]

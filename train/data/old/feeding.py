@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError
-from fracgen.train.data.samples import Skipped
+from fracgen.train.data.old.samples import Skipped
 from fracgen.train.engine.run_lock import forget
 
 T = TypeVar("T")

@@ -18,9 +18,9 @@ from PIL import UnidentifiedImageError
 from fracgen.shards.codec import decode_image
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image
-from fracgen.train.data.pictures import GRAY_MODES, over_black, square
-from fracgen.train.data.source import Source, image_bytes
-from fracgen.train.data.tars import BadSampleError, RawSample, read_samples
+from fracgen.train.data.old.pictures import GRAY_MODES, over_black, square
+from fracgen.train.data.old.source import Source, image_bytes
+from fracgen.train.data.old.tars import BadSampleError, RawSample, read_samples
 from fracgen.train.seeding import key
 
 FORMATS = ("PNG", "JPEG", "WEBP")

@@ -14,10 +14,10 @@ from PIL import Image
 
 from fracgen.shards.codec import decode_image
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.train.data.pictures import read_picture
-from fracgen.train.data.samples import Skipped, SkippedDataWarning, label_of
-from fracgen.train.data.source import EXTENSIONS, Progress, Source, open_source
-from fracgen.train.data.tars import BadSampleError, RawSample, Span, index_samples
+from fracgen.train.data.old.pictures import read_picture
+from fracgen.train.data.old.samples import Skipped, SkippedDataWarning, label_of
+from fracgen.train.data.old.source import EXTENSIONS, Progress, Source, open_source
+from fracgen.train.data.old.tars import BadSampleError, RawSample, Span, index_samples
 
 Indices = npt.NDArray[np.int64]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

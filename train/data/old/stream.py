@@ -11,8 +11,8 @@ import torch
 
 from fracgen.shards.errors import DataError
 from fracgen.shards.sample import Image
-from fracgen.train.data.feeding import Part, check_batch, check_workers, cores, feed
-from fracgen.train.data.samples import (
+from fracgen.train.data.old.feeding import Part, check_batch, check_workers, cores, feed
+from fracgen.train.data.old.samples import (
     Batch,
     Decoded,
     Skipped,
@@ -23,8 +23,8 @@ from fracgen.train.data.samples import (
     stack,
     transformed,
 )
-from fracgen.train.data.source import Source
-from fracgen.train.data.tars import BadSampleError, RawSample
+from fracgen.train.data.old.source import Source
+from fracgen.train.data.old.tars import BadSampleError, RawSample
 from fracgen.train.seeding import generator
 
 Indices = npt.NDArray[np.int64]
