@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from fracgen.render_shards import merge as merge
     from fracgen.render_shards import plan as plan
     from fracgen.render_shards import write_shards as write_shards
-    from fracgen.renderer import Style as Style
     from fracgen.renderer import draw_ifs as draw_ifs
     from fracgen.search import find_categories as find_categories
     from fracgen.shards.layout import Part as Part
     from fracgen.shards.reader import open_shards as open_shards
+    from fracgen.style import Style as Style
     from fracgen.visualatom import VisualAtom as VisualAtom
 
 _HOMES = {
@@ -45,7 +45,7 @@ _HOMES = {
     "Part": "fracgen.shards.layout",
     "Photo": "fracgen.photo.recipe",
     "Photographs": "fracgen.photo.photographs",
-    "Style": "fracgen.renderer",
+    "Style": "fracgen.style",
     "VisualAtom": "fracgen.visualatom",
     "draw_ifs": "fracgen.renderer",
     "find_categories": "fracgen.search",

@@ -18,11 +18,12 @@ from fracgen.onepfrac import OnePFrac
 from fracgen.plain import draw_plain
 from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, versions, write_shards
-from fracgen.renderer import Renderer, fill_rate
+from fracgen.renderer import Renderer
 from fracgen.search import find_categories
 from fracgen.shards.codec import encode_png
 from fracgen.shards.manifest import PixelHash
 from fracgen.shards.writer import write_tar
+from fracgen.style import fill_rate
 from fracgen.visualatom import VisualAtom
 
 _SHARD_SAMPLES = 16

@@ -17,9 +17,9 @@ import numpy as np
 
 from fracgen.assets import Stored
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
-from fracgen.renderer import check_range
 from fracgen.shards.errors import UsageError
 from fracgen.shards.manifest import MANIFEST
+from fracgen.style import check_range
 
 MAX_CATEGORIES = 1_000_000
 _OLD_SECONDS = 60

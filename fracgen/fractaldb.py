@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.ifs import Floats, maps_from_rows
 from fracgen.machine import cache_folder, num_cores
 from fracgen.recipe import DrawnRecipe, spread
-from fracgen.renderer import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range
 from fracgen.rng import MAX_SEED, stream_key
-from fracgen.search import find_categories
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
+from fracgen.style import ColorMode, DrawMode, PatchMode, check_choice, check_range
+
+if TYPE_CHECKING:
+    from fracgen.renderer import Renderer
 
 FLIPS = ("none", "top-bottom", "left-right", "both")
 _LEVELS = 5
@@ -45,7 +47,7 @@ class CategoryRecipe(DrawnRecipe):
     """What FractalDB and OFDB share: a category is a class, drawn in one style.
 
     categories: number of classes. seed: of the random patch masks. size, pad: in pixels. points: length T of the orbit.
-    draw, color, patch: see `draw.Style`. systems: the categories, once resolved; where there are more, the first.
+    draw, color, patch: see `style.Style`. systems: the categories, once resolved; where there are more, the first.
     """
 
     categories: int = 1000
@@ -88,6 +90,8 @@ class CategoryRecipe(DrawnRecipe):
         """The recipe with its categories, searched where they are not given, and what the search took."""
         if self.systems is not None:
             return self, {"categories": "given"}
+        from fracgen.search import find_categories
+
         return self.with_found(*find_categories(self.categories, workers=num_cores(), cache=cache_folder()))
 
     def with_found(self, systems: Categories, provenance: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
@@ -100,7 +104,7 @@ class CategoryRecipe(DrawnRecipe):
             raise UsageError("the recipe has no categories yet: call resolve() first")
         return self.systems[category].maps, self.systems[category].p
 
-    def trace(self, renderer: Renderer, category: int, weights: Floats) -> None:
+    def trace(self, renderer: "Renderer", category: int, weights: Floats) -> None:
         """Trace a category with weights (6,) on its coefficients. Raises DataError where nothing is left to draw."""
         maps, p = self.system(category)
         with np.errstate(over="ignore"):  # a coefficient of infinity is drawn like any other
@@ -148,6 +152,8 @@ class FractalDB(CategoryRecipe):
 
         Neighbours of one weight vector share their orbit, and flips of one instance their drawing.
         """
+        from fracgen.renderer import Renderer
+
         renderer = Renderer(self.style)
         for group, members in groupby(indices, lambda index: self.check_index(index) // self.group):
             category, weight = divmod(group, len(weight_vectors(self.weights)))
@@ -216,6 +222,8 @@ class OFDB(CategoryRecipe):
 
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
+        from fracgen.renderer import Renderer
+
         renderer = Renderer(self.style)
         weights = weight_vectors(0.4)[0] if self.weights == "published" else np.ones(6)
         for index in indices:

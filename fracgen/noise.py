@@ -17,12 +17,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fracgen import noise_kernels as clouds
-from fracgen.chaos import unpack_gray
 from fracgen.recipe import MAX_CLASSES, Recipe, spread
-from fracgen.renderer import Style, check_choice, check_range
 from fracgen.rng import MAX_SEED, stream_key
 from fracgen.shards.sample import Image, Sample
+from fracgen.style import Style, check_choice, check_range
 
 NoiseKind = Literal["gaussian", "uniform", "pixel-gaussian", "pixel-uniform"]
 Clouds = Literal["class", "shared"]
@@ -133,16 +131,21 @@ class Noise(Recipe):
             yield Sample(image=image, index=index, label=index, metadata=metadata)
 
     def _draw_pixels(self, noise_key: int) -> Image:
+        from fracgen.noise_kernels import fill_pixels
+
         image = np.empty(self.image_shape, np.uint8)
-        clouds.fill_pixels(np.uint64(noise_key), self.levels(256), image.reshape(-1))
+        fill_pixels(np.uint64(noise_key), self.levels(256), image.reshape(-1))
         return image
 
     def _draw_cloud(self, *, noise_key: int, moves_key: int, mask_key: int) -> Image:
+        from fracgen.chaos import unpack_gray
+        from fracgen.noise_kernels import cover, scatter
+
         words = -(-self.size // 64)
         places, canvas = np.zeros((2, self.size, words), np.uint64)
         keys = np.uint64(noise_key), self.levels(self._width), np.uint64(moves_key)
-        clouds.scatter(self.points, *keys, self._reach, self._width, self.pad, places)
-        clouds.cover(places, np.uint64(mask_key), canvas)
+        scatter(self.points, *keys, self._reach, self._width, self.pad, places)
+        cover(places, np.uint64(mask_key), canvas)
         image = np.empty(self.image_shape, np.uint8)
         unpack_gray(canvas.reshape(-1), 64 * words, False, False, image)
         return image

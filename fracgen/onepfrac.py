@@ -10,16 +10,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
 from fracgen.recipe import MAX_CLASSES, DrawnRecipe, compare
-from fracgen.renderer import ColorMode, DrawMode, PatchMode, Renderer, check_choice, check_range, fill_rate
 from fracgen.rng import MAX_SEED, generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
+from fracgen.style import ColorMode, DrawMode, PatchMode, check_choice, check_range, fill_rate
+
+if TYPE_CHECKING:
+    from fracgen.renderer import Renderer
 
 VET_PROBES = 64
 """Perturbations of a base that vetting tries."""
@@ -33,7 +36,7 @@ class OnePFrac(DrawnRecipe):
     """The recipe of 1p-frac, resolved once `ifs` holds the base fractal. Defaults are the published set.
 
     sigma: sigma-factor of the base, in (0, 3 maps]. delta: Delta, >= 0. classes: L. seed: of everything that is drawn.
-    size, pad: in pixels. points: length T of the orbit. maps: N. draw, color, patch: see `draw.Style`.
+    size, pad: in pixels. points: length T of the orbit. maps: N. draw, color, patch: see `style.Style`.
     masks: whether each class has random patch masks of its own, or all share one set.
     min_fill: an image is kept if more than this share of its pixels is not black.
     max_tries: perturbations tried for one class. base_candidates: bases compared by the share of 64 perturbations
@@ -161,6 +164,8 @@ class OnePFrac(DrawnRecipe):
         Two orbits are traced at a time; a rejected draw is tried again in the next pair.
         Raises DataError for a class that cannot be rendered within `max_tries`.
         """
+        from fracgen.renderer import Renderer
+
         renderer = Renderer(self.style)
         queue, pending = enumerate(indices), list[tuple[int, _Draw]]()
         drawn, next_place = dict[int, Sample](), 0
@@ -182,6 +187,8 @@ class OnePFrac(DrawnRecipe):
 
         Red: only in the class; blue: only in the base; gray: in both.
         """
+        from fracgen.renderer import Renderer
+
         renderer = Renderer(self.style)
         renderer.trace(self.base.p, self.base.maps)
         base = renderer.draw(mask_key=self.mask_key(0))
@@ -207,7 +214,7 @@ class OnePFrac(DrawnRecipe):
         """The 64-bit key of the patch masks of class `index`: from (seed, index), or (seed, 0) where all share them."""
         return stream_key(self.seed, index if self.masks == "class" else 0, "masks")
 
-    def rejection(self, renderer: Renderer, lane: int, mask_key: int) -> tuple[str | None, Image | None]:
+    def rejection(self, renderer: "Renderer", lane: int, mask_key: int) -> tuple[str | None, Image | None]:
         """Why a traced orbit is not kept ("overflow", "fill"), and its image; None for the reason if it is kept."""
         if renderer.diverged(lane):
             return "overflow", None
@@ -229,7 +236,7 @@ class _Draw:
         self.eps = self.recipe.draw_eps(generator(self.recipe.seed, self.index, "eps", attempt))
         self.maps = self.recipe.perturb(self.eps)
 
-    def judge(self, renderer: Renderer, lane: int) -> Sample | None:
+    def judge(self, renderer: "Renderer", lane: int) -> Sample | None:
         """The sample if the traced draw is kept; else the next perturbation is drawn, within bounds."""
         reason, image = self.recipe.rejection(renderer, lane, self.mask_key)
         if reason is None and image is not None:
@@ -266,6 +273,8 @@ class _Vetting:
     """Whether a base fractal is fit: by its unperturbed image, and by a sample of its perturbations."""
 
     def __init__(self, recipe: OnePFrac, ifs: IFS, attempt: int = 0) -> None:
+        from fracgen.renderer import Renderer
+
         self.recipe, self.attempt = replace(recipe, ifs=ifs), attempt
         self.renderer = Renderer(recipe.style)
         self.mask_key = self.recipe.mask_key(0)

@@ -8,8 +8,8 @@ import math
 import numpy as np
 
 from fracgen.ifs import Floats
-from fracgen.renderer import Style
 from fracgen.shards.sample import Image
+from fracgen.style import Style
 
 _MASK64 = 2**64 - 1
 

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from fracgen.renderer import ColorMode, DrawMode, PatchMode, Style
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
 from fracgen.shards.sidecars import FORMULAS
+from fracgen.style import ColorMode, DrawMode, PatchMode, Style
 
 MAX_CLASSES = 1_000_000
 
@@ -109,7 +109,7 @@ def compare(image: Image, base: Image) -> Image:
 
 
 class DrawnRecipe(Recipe):
-    """A recipe whose images are drawn in one `draw.Style`, of which it has the fields."""
+    """A recipe whose images are drawn in one `style.Style`, of which it has the fields."""
 
     size: int
     pad: int

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from fracgen import search_kernels as judge
 from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.ifs import IFS, Floats, maps_from_rows
-from fracgen.renderer import check_range
 from fracgen.rng import MAX_LEGACY_SEED, legacy_state
 from fracgen.shards.errors import DataError
+from fracgen.style import check_range
 
 RULE = 1
 """Of the cache's files; another rule, another name."""

@@ -12,12 +12,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from fracgen import atom_kernels as atoms
 from fracgen.ifs import Floats
 from fracgen.recipe import MAX_CLASSES, Recipe, spread
-from fracgen.renderer import MAX_SIZE, check_choice, check_range
 from fracgen.rng import MAX_SEED, generator, stream_key
 from fracgen.shards.sample import Image, Sample
+from fracgen.style import MAX_SIZE, check_choice, check_range
 
 Gradients = Literal["signed", "library"]
 
@@ -112,7 +111,7 @@ class VisualAtom(Recipe):
 
     @property
     def num_classes(self) -> int:
-        """Number of atoms."""
+        """Number of atom_kernels."""
         return self.classes
 
     @property
@@ -131,8 +130,10 @@ class VisualAtom(Recipe):
 
     def centre(self, image_key: int) -> tuple[float, float]:
         """(x, y) of an image's centre in pixels: (size + a whole number in -size..size) / 2 each."""
+        from fracgen import atom_kernels
+
         key, count = np.uint64(image_key), np.uint64(2 * self.size + 1)
-        x, y = (int(atoms.integer(key, np.uint64(number), count)) / 2 for number in range(2))
+        x, y = (int(atom_kernels.integer(key, np.uint64(number), count)) / 2 for number in range(2))
         return x, y
 
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
@@ -173,12 +174,14 @@ def draw(atom: Atom, centre: tuple[float, float], image_key: int, size: int, gra
 
     centre: (x, y) in pixels. image_key: 64-bit key of its grays and its noise.
     """
+    from fracgen import atom_kernels
+
     (cos, sin), (sx, sy), (x, y) = atom.cycle[:2], atom.ellipse, centre
     vertices = np.stack([cos * atom.radius * sx + x, sin * atom.radius * sy + y])
     image = np.zeros((size, size), np.uint8)
-    table = atoms.SIGNED_GRADIENTS if gradients == "signed" else atoms.LIBRARY_GRADIENTS
+    table = atom_kernels.SIGNED_GRADIENTS if gradients == "signed" else atom_kernels.LIBRARY_GRADIENTS
     numbers = atom.orbits, atom.noise, atom.line_offset
-    atoms.draw_atom(np.uint64(image_key), table, *numbers, atom.cycle, vertices, size, image.reshape(-1))
+    atom_kernels.draw_atom(np.uint64(image_key), table, *numbers, atom.cycle, vertices, size, image.reshape(-1))
     return image
 
 

@@ -102,3 +102,12 @@ def test_help_and_inspect_need_no_numba():
     shown = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert "render" in shown.stdout and "verify" in shown.stdout
     assert not {"'numba'", "'torch'", "'numpy'", "'rich'"} & set(shown.stderr.strip("[]\n").split(", "))
+
+
+def test_recipes_are_imported_without_kernels():
+    """Options, ranges and defaults are read from recipes, by commands that render nothing."""
+    names = ["onepfrac", "fractaldb", "visualatom", "noise", "photo.recipe", "registry"]
+    code = f"import sys; {'; '.join(f'import fracgen.{name}' for name in names)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "fracgen.photo.recipe" in loaded
+    assert not {"numba", "llvmlite", "cv2", "torch", "rich"} & set(loaded)

@@ -14,8 +14,8 @@ from PIL import Image
 from fracgen.cli.app import run
 from fracgen.ifs import IFS, load_ifs, maps_from_rows
 from fracgen.plain import draw_plain
-from fracgen.renderer import Style
 from fracgen.shards.manifest import load_manifest
+from fracgen.style import Style
 
 FLAGS = [word for key, value in SMALL.items() for word in (f"--{key.replace('_', '-')}", str(value))]
 CSV = "0.5,0.1,-0.2,0.4,0.3,-0.1,0.4\n-0.3,0.6,0.5,0.2,-0.7,0.9,0.6\n"

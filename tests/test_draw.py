@@ -13,9 +13,10 @@ from PIL import Image
 
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, sample_maps
 from fracgen.plain import draw_plain
-from fracgen.renderer import Renderer, Style, draw_ifs, fill_rate, parse_weights
+from fracgen.renderer import Renderer, draw_ifs, parse_weights
 from fracgen.rng import generator
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.style import Style, fill_rate
 
 CASES = json.loads(Path(__file__).with_name("cases.json").read_text())
 STYLES = [

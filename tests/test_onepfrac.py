@@ -8,9 +8,9 @@ from conftest import SMALL, small_recipe
 from fracgen.ifs import IFS
 from fracgen.onepfrac import MAX_WAITING, OnePFrac, _Draw
 from fracgen.plain import draw_plain
-from fracgen.renderer import fill_rate
 from fracgen.rng import generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.style import fill_rate
 
 
 def test_defaults_are_the_published_set():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fracgen.photo import warps
+from fracgen.photo import warp_kernels, warps
 from fracgen.photo.crops import CropRanges, levels_of
 
 SIZE = 40
@@ -209,7 +209,7 @@ def test_an_elastic_warp_of_little_strength_cannot_fold():
         warp = draw("elastic", 0.5, seed)
         corners = np.tile(np.linspace(-1, 1, 301), (2, 1))
         sources = np.empty((2, 301, 301))
-        warps.stretch(warp.numbers, corners, corners, 1.0, sources)
+        warp_kernels.stretch(warp.numbers, corners, corners, 1.0, sources)
         (ux, vx), (uy, vy) = (np.gradient(sources, corners[0], axis=axis) for axis in (2, 1))
         assert (ux * vy - uy * vx).min() > 0 and not warp.extent.folded
     assert any(draw("elastic", 2.0, seed).extent.folded for seed in range(20))

@@ -47,9 +47,10 @@ def draw(
     """Draw one IFS exactly as the published renderer does."""
     from fracgen.cli import report
     from fracgen.ifs import load_ifs
-    from fracgen.renderer import Style, check_range, draw_ifs, fill_rate, parse_weights
+    from fracgen.renderer import draw_ifs, parse_weights
     from fracgen.rng import MAX_SEED, stream_key
     from fracgen.shards.codec import encode_png
+    from fracgen.style import Style, check_range, fill_rate
 
     check_range("seed", seed, 0, MAX_SEED)
     style = Style(size=size, pad=pad, points=points, draw=draw, color=color, patch=patch)

@@ -20,8 +20,8 @@ import numpy as np
 from fracgen.ifs import Floats
 from fracgen.photo.opencv import opencv
 from fracgen.photo.warps import Extent, fineness, inverse, judge_matrix, product, warp_matrix
-from fracgen.renderer import check_range
 from fracgen.shards.sample import Image
+from fracgen.style import check_range
 
 Level = Image
 """A photograph, or a reduction of it by a power of two."""

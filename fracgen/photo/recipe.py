@@ -19,10 +19,10 @@ from fracgen.photo.opencv import opencv_version
 from fracgen.photo.photographs import Photographs
 from fracgen.photo.warps import Affine, Elastic, Perspective, Polynomial, Warp
 from fracgen.recipe import MAX_CLASSES, Recipe, UnmakeableError, compare, spread
-from fracgen.renderer import MAX_SIZE, check_choice, check_range
 from fracgen.rng import MAX_SEED, generator
 from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Image, Sample
+from fracgen.style import MAX_SIZE, check_choice, check_range
 
 WarpName = Literal["affine", "perspective", "polynomial", "elastic", "crops"]
 PROBES, RENDERED_PROBES = 100_000, 256

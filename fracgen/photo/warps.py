@@ -11,11 +11,10 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from fracgen.ifs import Floats
 from fracgen.photo.opencv import opencv
@@ -67,62 +66,6 @@ def perspective_matrix(eps: Floats, size: int) -> Floats:
     return np.array([first, second, last])
 
 
-@njit(cache=True, nogil=True)
-def bend(coefficients: Floats, xs: Floats, ys: Floats, unit: float, out: Any) -> None:
-    """The map of a quadratic polynomial, (2, m, n): out[0, j, i] = u(x_i) + unit * Px(x_i, y_j), and y likewise.
-
-    coefficients: (2, 6), of 1, x, y, x x, x y, y y, for x and for y. xs: (2, n), ys: (2, m): coordinates in the frame,
-    and below them u, these in the units of `out`; unit: 1 of the frame in these.
-    """
-    for axis in range(2):
-        c = coefficients[axis]
-        for j in range(ys.shape[1]):
-            y = ys[0, j]
-            c0, c1, c2 = c[0] + c[2] * y + c[5] * y * y, c[1] + c[4] * y, c[3]
-            for i in range(xs.shape[1]):
-                x = xs[0, i]
-                start = xs[1, i] if axis == 0 else ys[1, j]
-                out[axis, j, i] = start + unit * (c0 + (c1 + c2 * x) * x)
-
-
-@njit(cache=True, nogil=True)
-def stretch(nodes: Floats, xs: Floats, ys: Floats, unit: float, out: Any) -> None:
-    """The map of a free-form deformation by uniform cubic B-splines: as `bend`, but for what is added.
-
-    nodes: (m + 3, m + 3, 2), how far the control points are moved, row by row, in the frame; it has m x m cells.
-    Along a row and within a cell a spline is one cubic, whose four coefficients are worked out first.
-    """
-    n, width = xs.shape[1], nodes.shape[0]
-    cells = width - 3
-    line, cubic = np.empty(width), np.empty((cells, 4))
-    for axis in range(2):
-        for j in range(ys.shape[1]):
-            cell = min(max(int(np.floor((ys[0, j] + 1) / 2 * cells)), 0), cells - 1)
-            t = (ys[0, j] + 1) / 2 * cells - cell
-            for k in range(width):
-                a, b, c, d = (
-                    nodes[cell, k, axis],
-                    nodes[cell + 1, k, axis],
-                    nodes[cell + 2, k, axis],
-                    nodes[cell + 3, k, axis],
-                )
-                line[k] = (
-                    a + 4 * b + c + t * (3 * (c - a) + t * (3 * (a - 2 * b + c) + t * (d - a + 3 * (b - c))))
-                ) / 6
-            for k in range(cells):
-                a, b, c, d = line[k], line[k + 1], line[k + 2], line[k + 3]
-                cubic[k, 0], cubic[k, 1] = unit * (a + 4 * b + c) / 6, unit * (c - a) / 2
-                cubic[k, 2], cubic[k, 3] = unit * (a - 2 * b + c) / 2, unit * (d - a + 3 * (b - c)) / 6
-            first = 0
-            for k in range(cells):
-                end = n if k == cells - 1 else np.searchsorted(xs[0], (k + 1) * 2 / cells - 1)
-                c0, c1, c2, c3 = cubic[k, 0], cubic[k, 1], cubic[k, 2], cubic[k, 3]
-                for i in range(first, end):
-                    t = (xs[0, i] + 1) / 2 * cells - k
-                    out[axis, j, i] = (xs[1, i] if axis == 0 else ys[1, j]) + (c0 + t * (c1 + t * (c2 + t * c3)))
-                first = end
-
-
 @dataclass(frozen=True, kw_only=True)
 class Extent:
     """What a warp does to a picture, judged in 64 x 64 cells of the image.
@@ -166,6 +109,8 @@ def judge_matrix(matrix: Floats, width: int, height: int, size: int, *, mirrored
 
     mirrored: it is meant to turn the picture over.
     """
+    from fracgen.photo.warp_kernels import project
+
     back = inverse(matrix)
     if not np.isfinite(back).all():
         return Extent(covered=0.0, visible=0.0, folded=True, across=1.0, down=1.0)
@@ -173,7 +118,7 @@ def judge_matrix(matrix: Floats, width: int, height: int, size: int, *, mirrored
     folded = bool(product(matrix, edges)[2].min() <= 0)
     corners = (np.arange(LATTICE + 1) * size / LATTICE) - 0.5
     sources = np.empty((2, LATTICE + 1, LATTICE + 1))
-    _project(back, corners, corners, sources)
+    project(back, corners, corners, sources)
     if mirrored:
         sources = sources[:, :, ::-1]
     return _judge(np.ascontiguousarray(sources), width, height, size, folded=folded)
@@ -185,8 +130,10 @@ def judge_map(sources: Floats) -> Extent:
 
 
 def _judge(sources: Floats, width: int, height: int, size: int, *, folded: bool) -> Extent:
+    from fracgen.photo.warp_kernels import measure
+
     numbers = np.zeros(5)
-    _measure(sources, float(width), float(height), size / LATTICE, numbers)
+    measure(sources, float(width), float(height), size / LATTICE, numbers)
     covered, visible, least, across, down = numbers.tolist()
     return Extent(covered=covered, visible=visible, folded=folded or least <= 0, across=across, down=down)
 
@@ -210,83 +157,6 @@ def inverse(matrix: Floats) -> Floats:
     ]
     det = a * adjugate[0][0] + b * adjugate[1][0] + c * adjugate[2][0]
     return np.array(adjugate) / det if det else np.full((3, 3), np.nan)
-
-
-@njit(cache=True, nogil=True)
-def overturned(sources: Floats) -> bool:
-    """Whether a map turns over a cell centred in the picture; sources: (2, n + 1, n + 1), of corners, in the frame."""
-    (xs, ys), n = sources, sources.shape[1] - 1
-    for j in range(n):
-        for i in range(n):
-            ax, bx, cx, dx = xs[j, i], xs[j, i + 1], xs[j + 1, i], xs[j + 1, i + 1]
-            ay, by, cy, dy = ys[j, i], ys[j, i + 1], ys[j + 1, i], ys[j + 1, i + 1]
-            first = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-            second = (cx - dx) * (by - dy) - (cy - dy) * (bx - dx)
-            if min(first, second) <= 0 and abs(ax + bx + cx + dx) <= 4 and abs(ay + by + cy + dy) <= 4:
-                return True
-    return False
-
-
-@njit(cache=True, nogil=True)
-def bends_over(coefficients: Floats, corners: Floats) -> bool:
-    """Whether the Jacobian of a quadratic (see `bend`) is not positive at one of corners x corners in the picture."""
-    a, b = coefficients
-    for j in range(len(corners)):
-        y = corners[j]
-        for i in range(len(corners)):
-            x = corners[i]
-            xx, xy = 1 + a[1] + 2 * a[3] * x + a[4] * y, a[2] + a[4] * x + 2 * a[5] * y
-            yx, yy = b[1] + 2 * b[3] * x + b[4] * y, 1 + b[2] + b[4] * x + 2 * b[5] * y
-            if xx * yy <= xy * yx:
-                u = x + a[0] + (a[1] + a[3] * x + a[4] * y) * x + (a[2] + a[5] * y) * y
-                v = y + b[0] + (b[1] + b[3] * x + b[4] * y) * x + (b[2] + b[5] * y) * y
-                if abs(u) <= 1 and abs(v) <= 1:
-                    return True
-    return False
-
-
-@njit(cache=True, nogil=True)
-def _project(back: Floats, xs: Floats, ys: Floats, out: Floats) -> None:
-    """out[:, j, i]: the picture's point behind (xs[i], ys[j]); infinity behind the horizon."""
-    for j in range(len(ys)):
-        for i in range(len(xs)):
-            x, y = xs[i], ys[j]
-            w = back[2, 0] * x + back[2, 1] * y + back[2, 2]
-            if w > 1e-12:
-                out[0, j, i] = (back[0, 0] * x + back[0, 1] * y + back[0, 2]) / w
-                out[1, j, i] = (back[1, 0] * x + back[1, 1] * y + back[1, 2]) / w
-            else:
-                out[0, j, i] = out[1, j, i] = np.inf
-
-
-@njit(cache=True, nogil=True)
-def _measure(sources: Floats, width: float, height: float, step: float, numbers: Floats) -> None:
-    """Measure the cells centred in the picture: covered share, visible share, least area, and how far
-    apart pixels of a row and of a column are.
-
-    sources: (2, n + 1, n + 1), the picture's points, in its pixels, behind the corners of the cells; these are `step`
-    pixels of the image wide.
-    """
-    (xs, ys), n = sources, sources.shape[1] - 1
-    covered, area, least, across, down = 0, 0.0, np.inf, 0.0, 0.0
-    for j in range(n):
-        for i in range(n):
-            ax, bx, cx, dx = xs[j, i], xs[j, i + 1], xs[j + 1, i], xs[j + 1, i + 1]
-            ay, by, cy, dy = ys[j, i], ys[j, i + 1], ys[j + 1, i], ys[j + 1, i + 1]
-            x, y = (ax + bx + cx + dx) / 4, (ay + by + cy + dy) / 4
-            if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
-                continue
-            covered += 1
-            first = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-            second = (cx - dx) * (by - dy) - (cy - dy) * (bx - dx)
-            area += (first + second) / 2
-            least = min(least, first, second)
-            across = max(across, (bx - ax) ** 2 + (by - ay) ** 2, (dx - cx) ** 2 + (dy - cy) ** 2)
-            down = max(down, (cx - ax) ** 2 + (cy - ay) ** 2, (dx - bx) ** 2 + (dy - by) ** 2)
-    numbers[0] = covered / (n * n)
-    numbers[1] = area / (width * height)
-    numbers[2] = least
-    numbers[3], numbers[4] = math.sqrt(across) / step, math.sqrt(down) / step
 
 
 class Warp(ABC):
@@ -344,8 +214,10 @@ class _MatrixWarp(Warp):
 
     def sources(self, xs: Floats, ys: Floats) -> Floats:
         """Where samples come from, (2, m, n), in the picture's pixels; infinity behind the horizon."""
+        from fracgen.photo.warp_kernels import project
+
         sources = np.empty((2, ys.shape[1], xs.shape[1]))
-        _project(inverse(self.matrix), xs[1], ys[1], sources)
+        project(inverse(self.matrix), xs[1], ys[1], sources)
         return sources
 
     def metadata(self) -> Mapping[str, Any]:
@@ -382,15 +254,18 @@ class Perspective(_MatrixWarp):
 
 
 class _MapWarp(Warp):
-    """bender: the kernel. numbers: what it takes, in the frame."""
+    """numbers: what its kernel takes, in the frame."""
 
-    bender: ClassVar[Any]
     numbers: Floats
+
+    @abstractmethod
+    def _map(self, xs: Floats, ys: Floats, unit: float, out: Any) -> None:
+        """Fill out (2, m, n) as `warp_kernels.bend` does."""
 
     def _judge(self) -> Extent:
         corners = np.tile(np.linspace(-1.0, 1.0, LATTICE + 1), (2, 1))
         sources = np.empty((2, LATTICE + 1, LATTICE + 1))
-        type(self).bender(self.numbers, corners, corners, 1.0, sources)
+        self._map(corners, corners, 1.0, sources)
         extent = judge_map(sources)
         return extent if extent.folded else replace(extent, folded=self._folds())
 
@@ -402,20 +277,18 @@ class _MapWarp(Warp):
         """A picture through it, black where it comes from outside."""
         xs, ys = self._places()
         sources = np.empty((2, ys.shape[1], xs.shape[1]), np.float32)
-        type(self).bender(self.numbers, xs, ys, self.size / 2, sources)
+        self._map(xs, ys, self.size / 2, sources)
         return warp_map(picture, sources, self.size)
 
     def sources(self, xs: Floats, ys: Floats) -> Floats:
         """Where samples come from, (2, m, n), in the picture's pixels."""
         sources = np.empty((2, ys.shape[1], xs.shape[1]))
-        type(self).bender(self.numbers, xs, ys, self.size / 2, sources)
+        self._map(xs, ys, self.size / 2, sources)
         return sources
 
 
 class Polynomial(_MapWarp):
-    """See `bend`. eps: the twelve coefficients about the identity, (12,), those of x first."""
-
-    bender = staticmethod(bend)
+    """See `warp_kernels.bend`. eps: the twelve coefficients about the identity, (12,), those of x first."""
 
     def __init__(self, *, eps: Floats, size: int) -> None:
         super().__init__(eps=eps, size=size)
@@ -427,7 +300,14 @@ class Polynomial(_MapWarp):
         """Two quadratics."""
         return 2 * TERMS
 
+    def _map(self, xs: Floats, ys: Floats, unit: float, out: Any) -> None:
+        from fracgen.photo.warp_kernels import bend
+
+        bend(self.numbers, xs, ys, unit, out)
+
     def _folds(self) -> bool:
+        from fracgen.photo.warp_kernels import bends_over
+
         return bool(bends_over(self.numbers, np.linspace(-1.0, 1.0, FOLD_LATTICE + 1)))
 
     def metadata(self) -> Mapping[str, Any]:
@@ -436,9 +316,7 @@ class Polynomial(_MapWarp):
 
 
 class Elastic(_MapWarp):
-    """See `stretch`. eps: the moves of the control points, in widths of a cell, (2 (m + 3)^2,)."""
-
-    bender = staticmethod(stretch)
+    """See `warp_kernels.stretch`. eps: the moves of the control points, in widths of a cell, (2 (m + 3)^2,)."""
 
     def __init__(self, *, eps: Floats, size: int) -> None:
         super().__init__(eps=eps, size=size)
@@ -451,13 +329,20 @@ class Elastic(_MapWarp):
         """x and y of the control points."""
         return 2 * (cells + 3) ** 2
 
+    def _map(self, xs: Floats, ys: Floats, unit: float, out: Any) -> None:
+        from fracgen.photo.warp_kernels import stretch
+
+        stretch(self.numbers, xs, ys, unit, out)
+
     def _folds(self) -> bool:
+        from fracgen.photo.warp_kernels import overturned
+
         slopes = [np.abs(np.diff(self.numbers, axis=axis)).max(axis=(0, 1)) for axis in range(2)]
         if sum(slopes).max() < 2 / (len(self.numbers) - 3):  # a spline is no steeper than its control points
             return False
         corners = np.tile(np.linspace(-1.0, 1.0, FOLD_LATTICE + 1), (2, 1))
         sources = np.empty((2, FOLD_LATTICE + 1, FOLD_LATTICE + 1))
-        stretch(self.numbers, corners, corners, 1.0, sources)
+        self._map(corners, corners, 1.0, sources)
         return bool(overturned(sources))
 
     def metadata(self) -> Mapping[str, Any]:
