@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from fracgen.assets import Stored
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import unique_temporary, write_atomically
 from fracgen.shards.manifest import MANIFEST
 from fracgen.style import check_range
 
@@ -145,9 +145,8 @@ def write_categories(categories: Categories, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
             if not (folder / name).exists():
-                temporary = folder / f".{name}.{secrets.token_hex(4)}.tmp"
-                temporary.write_bytes(data)
-                temporary.replace(folder / name)
+                path = folder / name
+                write_atomically(path, data, temporary=unique_temporary(path), error=UsageError)
         for path in folder.iterdir():  # left by a run that was killed; a young one may be of a run that is on
             if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _OLD_SECONDS:
                 path.unlink(missing_ok=True)

@@ -14,10 +14,11 @@ import numpy as np
 
 from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.ifs import Floats, maps_from_rows
-from fracgen.machine import cache_folder, num_cores
+from fracgen.machine import cache_folder
 from fracgen.recipe import DrawnRecipe, spread
 from fracgen.rng import MAX_SEED, stream_key
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.files import num_cores
 from fracgen.shards.sample import Image, Sample
 from fracgen.style import ColorMode, DrawMode, PatchMode, check_choice, check_range
 

@@ -1,14 +1,9 @@
-"""What this machine gives: cores, and a folder for what is worth keeping."""
+"""The cache folder: where what is worth keeping lies."""
 
 import os
 from pathlib import Path
 
 import platformdirs
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cache_folder() -> Path:

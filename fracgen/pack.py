@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from fracgen.executor import Result, make_missing, until_cancelled
-from fracgen.machine import num_cores
 from fracgen.recipe import UnmakeableError
 from fracgen.shards.codec import GRAY_MODES, open_original
 from fracgen.shards.errors import BadImageError, DataError, FracgenError, UsageError
+from fracgen.shards.files import num_cores
 from fracgen.shards.folder import FolderWriter, commit_shard
 from fracgen.shards.imagefolder import ImageFolder
 from fracgen.shards.layout import Layout, default_num_shards

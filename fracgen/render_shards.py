@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from fracgen.executor import Result, make_missing, until_cancelled
-from fracgen.machine import num_cores
 from fracgen.preview import contact_sheet
 from fracgen.recipe import UnmakeableError
 from fracgen.registry import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.files import num_cores
 from fracgen.shards.folder import FolderWriter, commit_shard
 from fracgen.shards.layout import Layout, Part, default_num_shards
 from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, load_manifest

@@ -6,7 +6,6 @@ again what another has found.
 
 import contextlib
 import math
-import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -22,6 +21,7 @@ from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.ifs import IFS, Floats, maps_from_rows
 from fracgen.rng import MAX_LEGACY_SEED, legacy_state
 from fracgen.shards.errors import DataError
+from fracgen.shards.files import replacing, unique_temporary
 from fracgen.style import check_range
 
 RULE = 1
@@ -93,20 +93,18 @@ class Found:
         if known is not None and known.num_candidates >= self.num_candidates:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    state=self.state,
-                    outcomes=np.frombuffer(bytes(self.outcomes), np.uint8),
-                    num_maps=np.array([len(ifs) for _, ifs in self.systems], np.int64),
-                    maps=np.concatenate([ifs.maps for _, ifs in self.systems] or [np.empty((0, 2, 3))]),
-                    p=np.concatenate([ifs.p for _, ifs in self.systems] or [np.empty(0)]),
-                )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with (
+            replacing(path, temporary=unique_temporary(path), error=None) as temporary,
+            temporary.open("wb") as file,  # a path would be given the ending that numpy expects
+        ):
+            np.savez_compressed(
+                file,
+                state=self.state,
+                outcomes=np.frombuffer(bytes(self.outcomes), np.uint8),
+                num_maps=np.array([len(ifs) for _, ifs in self.systems], np.int64),
+                maps=np.concatenate([ifs.maps for _, ifs in self.systems] or [np.empty((0, 2, 3))]),
+                p=np.concatenate([ifs.p for _, ifs in self.systems] or [np.empty(0)]),
+            )
 
     @classmethod
     def load(cls, path: Path) -> Self | None:

@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.files import unique_temporary, write_atomically
 from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
 from fracgen.shards.plan import Plan, is_there, num_parts, read_plan, read_record
@@ -125,8 +126,7 @@ class FolderWriter:
     def finish(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
         """Write `files`, then the manifest, which names them, and remove the state. All shards must be committed."""
         for name, data in {**files, MANIFEST: manifest.to_bytes()}.items():
-            _replace(self.folder / name, data, self.partial, durable=True)
-        _sync_folder(self.folder)
+            self._write(self.folder / name, data, durable=True)
         self.manifest = manifest
         self._remove_state()
 
@@ -249,11 +249,15 @@ class FolderWriter:
         self._remove_rubbish(alone)
         if alone:
             for name, data in self._inputs.items():
-                _replace(self.partial / f"input-{name}", data, self.partial, durable=True)
-            _replace(self._plan_path, self.plan.to_bytes(), self.partial, durable=True)
+                self._write(self.partial / f"input-{name}", data, durable=True)
+            self._write(self._plan_path, self.plan.to_bytes(), durable=True)
             if self.part is not None:
-                _replace(self.partial / "parts", str(self.part.count).encode(), self.partial)
-        _replace(self.partial / f"run-{self.token}", own.to_bytes(), self.partial)
+                self._write(self.partial / "parts", str(self.part.count).encode())
+        self._write(self.partial / f"run-{self.token}", own.to_bytes())
+
+    def _write(self, path: Path, data: bytes, *, durable: bool = False) -> None:
+        """Write a file of the folder or its state; what an interruption leaves lies in the state."""
+        write_atomically(path, data, durable=durable, temporary=unique_temporary(path, self.partial), error=None)
 
     def _compare_contents(self, recipe_hash: str, layout: Layout) -> None:
         if recipe_hash != self.plan.recipe_hash:
@@ -311,7 +315,8 @@ def commit_shard(
             if not (partial / f"run-{token}").exists():
                 raise DataError(f"{name}: the run that asked for it has ended; nothing was committed")
             temporary.replace(folder / name)
-            _replace(partial / f"{shard:06d}.json", to_json(asdict(record)).encode(), partial)
+            path = partial / f"{shard:06d}.json"
+            write_atomically(path, to_json(asdict(record)), temporary=unique_temporary(path), error=None)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -351,22 +356,3 @@ def _lock(file: IO[bytes], kind: int) -> bool:
 def _is_state(path: Path) -> bool:
     """Whether this is one of our files in `.partial`."""
     return _STATE.fullmatch(path.name) is not None
-
-
-def _replace(path: Path, data: bytes, scratch: Path, *, durable: bool = False) -> None:
-    """Give `path` this content whole or not at all."""
-    temporary = scratch / f"{path.name}.{secrets.token_hex(4)}.tmp"
-    with temporary.open("wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -84,8 +84,8 @@ def verify(
 ) -> None:
     """Check file and pixel hashes, tar structure, counts, labels and decodability; exit 1 names what is bad."""
     from fracgen.cli import report
-    from fracgen.machine import num_cores
     from fracgen.rerender import differing_samples
+    from fracgen.shards.files import num_cores
     from fracgen.shards.reader import open_shards
     from fracgen.shards.verify import verify_folder
 
@@ -137,7 +137,7 @@ def bench(
     """Measure ms per image and images/s: of 1p-frac's steps, or of all data sets end to end."""
     from fracgen import benchmark
     from fracgen.cli import report
-    from fracgen.machine import num_cores
+    from fracgen.shards.files import num_cores
 
     with report.status("measuring"):
         if baselines:

@@ -366,8 +366,9 @@ def _search(
 ) -> tuple["FoundCategories", dict[str, Any], bool]:
     """Search with a progress bar: the categories, their provenance, and whether they are kept for the next time."""
     from fracgen.cli import report
-    from fracgen.machine import cache_folder, num_cores
+    from fracgen.machine import cache_folder
     from fracgen.search import find_categories
+    from fracgen.shards.files import num_cores
 
     cache = cache_folder()
     try:
@@ -427,9 +428,9 @@ def pack(
     Run it again after any interruption: it goes on, and the folder ends the same to the byte.
     """
     from fracgen.cli import report
-    from fracgen.machine import num_cores
     from fracgen.pack import check_siblings, emptied_classes, plan
     from fracgen.pack import pack as pack_images
+    from fracgen.shards.files import num_cores
     from fracgen.shards.imagefolder import check_same_classes, find_split, list_images
 
     splits: list[str | None] = [*split] if split else [None]
@@ -539,7 +540,7 @@ def _resolve(wanted: "Recipe", workers: int | None, *, quiet: bool) -> tuple["Re
 @contextlib.contextmanager
 def _executor(scheduler: str | None, workers: int | None) -> Iterator[tuple[Executor, str]]:
     """What renders, and its name."""
-    from fracgen.machine import num_cores
+    from fracgen.shards.files import num_cores
 
     if scheduler is None:
         threads = workers or num_cores()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.train.engine.run_lock import take
+from fracgen.shards.files import take_lock
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ class RunFolder:
         Raises UsageError where another one is at work.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = take(self.path / ".lock")
+        self._lock = take_lock(self.path / ".lock")
         if self._lock is None:
             raise UsageError(f"{self.path}: another process trains there; wait for it, or give another --out")
 

@@ -17,8 +17,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError
+from fracgen.shards.files import forget_locks
 from fracgen.train.data.old.samples import Skipped
-from fracgen.train.engine.run_lock import forget
 
 T = TypeVar("T")
 AHEAD = 2
@@ -229,7 +229,7 @@ def _start_worker(worker: int) -> None:
     """Out of the terminal's process group: Ctrl-C is for the trainer, which still needs the batches of this step."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
-    forget()
+    forget_locks()
     torch.set_num_threads(1)
 
 

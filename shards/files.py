@@ -1,0 +1,112 @@
+"""Files that are written whole or not at all, locks that a killed process cannot leave behind, and cores."""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+from weakref import WeakSet
+
+from fracgen.shards.errors import DataError, FracgenError
+
+_locked_files = WeakSet[TextIO]()
+
+
+def write_atomically(
+    path: Path,
+    data: bytes | str,
+    *,
+    durable: bool = False,
+    temporary: Path | None = None,
+    error: type[FracgenError] | None = DataError,
+) -> None:
+    """Write a file as `replacing` does. data: text is stored as UTF-8, undecodable bytes of file names as they were."""
+    with replacing(path, durable=durable, temporary=temporary, error=error) as file:
+        file.write_bytes(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(
+    path: Path,
+    *,
+    durable: bool = False,
+    temporary: Path | None = None,
+    error: type[FracgenError] | None = DataError,
+) -> Iterator[Path]:
+    """Yield a temporary path to write to, which replaces `path` at the end; after any error the old file stays.
+
+    durable: flush the file to the disk before it is renamed, and its folder after.
+    temporary: on the same file system; `.NAME.tmp` beside `path` by default, which is for one writer at a time. Where
+        there may be several, give `unique_temporary(path)`.
+    error: raised in place of an OSError, in one line that names `path`; None lets that pass.
+    """
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
+    try:
+        try:
+            yield temporary
+            if durable:
+                _sync(temporary)
+            temporary.replace(path)
+            if durable:
+                _sync(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    except OSError as failure:
+        if error is None:
+            raise
+        raise error(f"{path}: cannot be written ({failure.strerror or failure})") from failure
+
+
+def unique_temporary(path: Path, folder: Path | None = None) -> Path:
+    """A temporary name that no other process uses, beside `path` or in another folder of its file system."""
+    return (folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.tmp"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises DataError where the file cannot be read, or holds something else."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: not what was written there")
+    return values
+
+
+def take_lock(path: Path) -> TextIO | None:
+    """The lock at `path`, held until it is closed, dropped or this process ends; None where another process holds it.
+
+    Raises OSError where the file cannot be opened.
+    """
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    _locked_files.add(file)
+    return file
+
+
+def forget_locks() -> None:
+    """Close the locks that a forked worker has inherited: it would keep those of a parent that was killed."""
+    for file in list(_locked_files):
+        file.close()
+
+
+def num_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,60 @@
+"""Files written whole or not at all; locks."""
+
+import subprocess
+import sys
+
+import pytest
+
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.files import read_json, replacing, take_lock, unique_temporary, write_atomically
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_is_written_whole(tmp_path, durable):
+    path = tmp_path / "file"
+    write_atomically(path, b"one", durable=durable)
+    write_atomically(path, "zw\u00f6lf \udcff", durable=durable)
+    assert path.read_bytes() == "zw\u00f6lf ".encode() + b"\xff" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("no")])
+def test_after_an_error_the_old_file_stays(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+    raised = DataError if isinstance(error, OSError) else type(error)
+    with pytest.raises(raised) as caught, replacing(path, temporary=unique_temporary(path)) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    if raised is DataError:
+        assert str(caught.value) == f"{path}: cannot be written (No space left on device)"
+
+
+def test_the_caller_says_which_error_it_is(tmp_path):
+    with pytest.raises(UsageError, match="absent/file: cannot be written"):
+        write_atomically(tmp_path / "absent" / "file", b"", error=UsageError)
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "absent" / "file", b"", error=None)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", None, "[" * 100_000])
+def test_read_json_says_what_is_wrong(tmp_path, text):
+    path = tmp_path / "file.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=r"file\.json"):
+        read_json(path)
+
+
+def test_a_lock_ends_with_its_holder(tmp_path):
+    path = tmp_path / "lock"
+    code = (
+        f"from pathlib import Path; from fracgen.shards.files import take_lock; print(take_lock(Path({str(path)!r})))"
+    )
+    lock = take_lock(path)
+    assert lock is not None and take_lock(path) is None
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "None\n"
+    lock.close()
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) != "None\n"
+    again = take_lock(path)
+    assert again is not None
