@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fracgen.photo import warp_kernels, warps
 from fracgen.photo.crops import CropRanges, levels_of
+from fracgen.photo.extent import fineness
 
 SIZE = 40
 KINDS = {
@@ -226,7 +227,7 @@ def test_thin_lines_survive_a_reduction():
 
 
 def test_fineness():
-    assert [warps.fineness(distance) for distance in (0.1, 1, 1.25, 1.26, 2.5, 2.6, 3.9, 9)] == [1, 1, 1, 2, 2, 3, 4, 4]
+    assert [fineness(distance) for distance in (0.1, 1, 1.25, 1.26, 2.5, 2.6, 3.9, 9)] == [1, 1, 1, 2, 2, 3, 4, 4]
 
 
 RANGES = {

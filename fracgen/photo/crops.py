@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from fracgen.ifs import Floats
+from fracgen.photo.extent import Extent, fineness, judge_matrix
+from fracgen.photo.matrices import inverse, product
 from fracgen.photo.opencv import opencv
-from fracgen.photo.warps import Extent, fineness, inverse, judge_matrix, product, warp_matrix
+from fracgen.photo.resample import warp_matrix
 from fracgen.shards.sample import Image
 from fracgen.style import check_range
 
