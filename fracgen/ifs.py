@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.values import read_text
+from fracgen.shards.settings import read_text
 
 Floats = npt.NDArray[np.float64]
 

@@ -23,7 +23,7 @@ from fracgen.recipe import Recipe as Recipe
 from fracgen.shards.errors import UsageError
 from fracgen.shards.manifest import FORMAT, MANIFEST, PACK, hash_json, load_manifest
 from fracgen.shards.plan import read_input, read_plan
-from fracgen.shards.values import check_value, nearest, parse_yaml, read_text
+from fracgen.shards.settings import convert, nearest, parse_yaml, read_text
 from fracgen.visualatom import VisualAtom
 
 RECIPES: Mapping[str, type[Recipe]] = {
@@ -73,7 +73,7 @@ def _check_type(name: str, value: Any, expected: Any) -> Any:
         raise UsageError(f"{name} {reprlib.repr(value)}: must be left out; {stored.OPTION}")
     if expected is IFS:
         return value if isinstance(value, IFS) else IFS.from_dict(value)
-    return check_value(name, value, expected)
+    return convert(expected, value, name)
 
 
 def _stored(kind: Any) -> type[Stored] | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.values import nearest
+from fracgen.shards.settings import nearest
 
 EXTENSIONS = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png", ".webp": "webp"}
 """Which files are images, in any case of letters, and how the members of a tar are called for them."""

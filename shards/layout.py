@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.typed import as_dict
+from fracgen.shards.settings import as_dict
 
 Indices = npt.NDArray[np.int64]
 

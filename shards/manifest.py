@@ -14,7 +14,7 @@ import numpy as np
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.layout import Layout
 from fracgen.shards.sample import Image
-from fracgen.shards.typed import as_dict, parse
+from fracgen.shards.settings import as_dict, from_json
 
 FORMAT = "fracgen-shards"
 VERSION, PACKED_VERSION = 2, 3
@@ -180,7 +180,7 @@ def load_manifest(folder: Path) -> Manifest:
             raise DataError(
                 f"{path}: version {values['version']!r}; this release reads {VERSION} and {PACKED_VERSION} only"
             )
-        manifest = parse(Manifest, values)
+        manifest = from_json(Manifest, values)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.layout import Layout
 from fracgen.shards.manifest import PARTIAL, ShardRecord, to_json
-from fracgen.shards.typed import parse
+from fracgen.shards.settings import from_json
 
 T = TypeVar("T")
 _MAX_INPUT_BYTES = 1 << 30
@@ -91,6 +91,6 @@ def num_parts(folder: Path) -> int | None:
 
 def _read(kind: type[T], path: Path) -> T | None:
     try:
-        return parse(kind, json.loads(path.read_text("utf-8")))
+        return from_json(kind, json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         return None

@@ -82,7 +82,7 @@ def run_here(self, words, doing, *, tick=lambda: None):
     tick()
     with contextlib.redirect_stdout(io.StringIO()):
         if list(words[1:3]) == ["-m", "fracgen"]:
-            code = fracgen.cli.run(list(words[3:]))
+            code = fracgen.cli.app.run(list(words[3:]))
         else:
             name = Path(words[1]).stem
             code = console.run(importlib.import_module(f"train.{name}").app, name, words[2:])

@@ -146,7 +146,7 @@ def test_every_moment_of_a_kill(recipe, folder, tmp_path, moment):
     assert contents(path) == contents(folder)
 
 
-RENDER = "import sys; from fracgen.cli import run; sys.exit(run(sys.argv[1:]))"
+RENDER = "import sys; from fracgen.cli.app import run; sys.exit(run(sys.argv[1:]))"
 
 
 def test_killed_for_real_and_resumed(tmp_path):

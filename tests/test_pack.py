@@ -114,7 +114,7 @@ def test_bytes_depend_on_nothing_else(tmp_path):
 def test_a_killed_run_goes_on(tmp_path):
     root = make_set(tmp_path / "set", per_class=40) / "train"
     packed(root, tmp_path / "whole", num_shards=30)
-    code = "import sys; from fracgen.cli import run; sys.exit(run(sys.argv[1:]))"
+    code = "import sys; from fracgen.cli.app import run; sys.exit(run(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "pack", str(root), "--out", str(tmp_path / "cut"), "--shards", "30"]
     process = subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.DEVNULL)
     while process.poll() is None and not (tmp_path / "cut" / ".partial" / "000002.json").exists():

@@ -67,7 +67,7 @@ def test_hash_names_pixels_not_how_they_were_found():
         ("seed: !!bool foo", "not YAML"),
         ("seed: !!timestamp foo", "not YAML"),
         ("sigma: !!float ''", "not YAML"),
-        ("ifs: {maps: &a [*a]}", "ragged"),
+        ("ifs: {maps: &a [*a]}", "an alias that holds itself"),
         ("a: &a [1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nsigma: [*b,*b,*b,*b]", "unknown key 'a'"),
     ],
 )

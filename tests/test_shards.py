@@ -200,14 +200,14 @@ def test_folders_that_are_none(tmp_path):
 FORGERIES = [
     (("shards", 0, "name"), "../../etc/passwd", "not those of its layout"),
     (("shards", 0, "name"), "/dev/zero", "not those of its layout"),
-    (("shards", 0, "bytes"), "12", r"shards\[0\]\.bytes is str, not int"),
+    (("shards", 0, "bytes"), "12", r"shards\[0\]\.bytes '12': must be a whole number"),
     (("shards", 0, "samples"), 7, "not those of its layout"),
-    (("shards", 0, "rejections"), {"fill": None}, "rejections.fill is NoneType"),
+    (("shards", 0, "rejections"), {"fill": None}, "rejections.fill None: must be a whole number"),
     (("layout", "num_shards"), 0, "give 1 to"),
     (("layout", "name"), "../x", "only letters"),
-    (("class_names",), [1], r"class_names\[0\] is int"),
+    (("class_names",), [1], r"class_names\[0\] 1: must be text"),
     (("image",), {"extension": "png"}, "width is missing"),
-    (("recipe",), [], "recipe is list, not dict"),
+    (("recipe",), [], r"recipe \[\]: must be a mapping"),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.values import build, parse_yaml, read_text
+from fracgen.shards.settings import from_plain, parse_yaml, read_text
 from fracgen.train.augment.draws import RandAugment
 from fracgen.train.seeding import MAX_SEED
 
@@ -213,7 +213,7 @@ def load(kind: type[T], path: str | None, given: Mapping[str, Any], overrides: l
             raise UsageError(f"{override!r}: an override is name=value, as in augment.erase=0.25")
         _set(values, name, parse_yaml(text, override))
     try:
-        return build(kind, _over(to_values(kind()), values))
+        return from_plain(kind, _over(to_values(kind()), values))
     except UsageError as error:
         raise UsageError(f"{path}: {error}" if path and not (given or overrides) else str(error)) from None
 
@@ -239,7 +239,7 @@ def _set(values: dict[str, Any], name: str, value: Any) -> None:
 
 
 def to_values(config: Any) -> dict[str, Any]:
-    """Plain values, as YAML and JSON hold them: the inverse of `build`."""
+    """Plain values, as YAML and JSON hold them: the inverse of `from_plain`."""
     return {name: _plain(getattr(config, name)) for name in (each.name for each in dataclasses.fields(config))}
 
 

@@ -14,7 +14,7 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.values import nearest
+from fracgen.shards.settings import nearest
 from fracgen.train.config import Model, Optim, Precision
 from fracgen.train.ranks import Ranks
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.values import build, parse_yaml, read_text
+from fracgen.shards.settings import from_plain, parse_yaml, read_text
 from fracgen.train.experiments.children import python
 from fracgen.train.experiments.comparison import SCRATCH, Recipe, parse_starts
 
@@ -86,7 +86,7 @@ def load_study(path: Path, size: SizeName) -> tuple[str, Size, dict[str, Variant
     if not isinstance(values, dict):
         raise UsageError(f"{path}: must be a mapping of about, sizes, variants")
     try:
-        study = build(Study, values)
+        study = from_plain(Study, values)
         variants = {}
         for name, each in study.variants.items():
             if not isinstance(name, str) or not isinstance(each, Mapping):
@@ -107,7 +107,7 @@ def load_study(path: Path, size: SizeName) -> tuple[str, Size, dict[str, Variant
 
 def _variant(name: str, values: Mapping[str, Any]) -> Variant:
     try:
-        return build(Variant, values, f"variants.{name}.")
+        return from_plain(Variant, values, f"variants.{name}.")
     except UsageError as error:
         text = str(error)
         raise UsageError(text if f"variants.{name}." in text else f"variants.{name}.{text}") from None

@@ -1,0 +1,77 @@
+"""YAML read strictly: decimal numbers, keys that do not repeat, and no more values than were written."""
+
+import re
+from typing import Any
+
+import yaml
+
+from fracgen.shards.errors import UsageError
+
+_MAX_DEPTH = 64
+_MAX_REPEATED = 100_000
+"""Values that aliases may add to those that are written out."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers are decimal (1e-3 is one; 010 and 12:30 are text), and whose keys may not repeat."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if not key_node.tag.endswith(":merge"):
+                key = self.construct_object(key_node, deep=True)
+                if key in seen:
+                    raise UsageError(f"key {str(key)[:60]!r} is given twice")
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in zip(
+    _NUMBERS,
+    (
+        r"[-+]?(0|[1-9][0-9_]*)$",
+        r"[-+]?(([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$",
+    ),
+    strict=True,
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+0123456789."))
+
+
+def parse(text: str, source: str) -> Any:
+    """The value that a YAML text holds, None of an empty one. Raises UsageError with its source where it is no YAML."""
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _check_size(node)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from None
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UsageError(f"{source}: not YAML ({' '.join(str(error).split())})") from error
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Raises UsageError where aliases multiply into far more values than are written, or go in a circle."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node, depth: int) -> int:
+        if depth > _MAX_DEPTH:
+            raise UsageError(f"nested more than {_MAX_DEPTH} deep, or an alias that holds itself")
+        if id(node) not in sizes:
+            inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+            parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+            sizes[id(node)] = 1 + sum(size(part, depth + 1) for part in parts)
+        return sizes[id(node)]
+
+    if size(root, 0) > len(sizes) + _MAX_REPEATED:
+        raise UsageError("aliases repeat values too often")
