@@ -15,11 +15,11 @@ import numpy as np
 from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.ifs import Floats, maps_from_rows
 from fracgen.machine import cache_folder
-from fracgen.recipe import DrawnRecipe, spread
+from fracgen.recipe import Column, DrawnRecipe, spread
 from fracgen.rng import MAX_SEED, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import num_cores
-from fracgen.shards.sample import Image, Sample
+from fracgen.shards.sample import Sample
 from fracgen.style import ColorMode, DrawMode, PatchMode, check_choice, check_range
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class FractalDB(CategoryRecipe):
     """
 
     NAME: ClassVar[str] = "fractaldb"
+    HEADING: ClassVar[tuple[str, ...]] = ("categories", "instances", "weights", "seed")
 
     instances: int = 10
     weights: float = 0.4
@@ -181,7 +182,7 @@ class FractalDB(CategoryRecipe):
                         counts={"trimmed": int(renderer.diverged())},
                     )
 
-    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+    def preview(self) -> Iterator[Column]:
         """Columns of categories: each as it is, with other weights, as another instance, and mirrored."""
         vectors = weight_vectors(self.weights)
         identity, last = int(np.flatnonzero((vectors == 1).all(axis=1))[0]), len(vectors) - 1
@@ -210,6 +211,7 @@ class OFDB(CategoryRecipe):
     """
 
     NAME: ClassVar[str] = "ofdb"
+    HEADING: ClassVar[tuple[str, ...]] = ("categories", "weights", "seed")
 
     weights: Literal["identity", "published"] = "identity"
 
@@ -244,7 +246,7 @@ class OFDB(CategoryRecipe):
                 counts={"trimmed": int(renderer.diverged())},
             )
 
-    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+    def preview(self) -> Iterator[Column]:
         """Columns of categories."""
         chosen = spread(self.categories, 4 * _PREVIEW_CATEGORIES)
         images = [(f"{sample.label:05d}", sample.image) for sample in self.render(chosen)]

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.recipe import MAX_CLASSES, Recipe, spread
+from fracgen.recipe import MAX_CLASSES, Column, Recipe, spread
 from fracgen.rng import MAX_SEED, stream_key
 from fracgen.shards.sample import Image, Sample
 from fracgen.style import Style, check_choice, check_range
@@ -38,6 +38,7 @@ class Noise(Recipe):
     """
 
     NAME: ClassVar[str] = "noise"
+    HEADING: ClassVar[tuple[str, ...]] = ("kind", "seed")
 
     kind: NoiseKind = "gaussian"
     classes: int = 1000
@@ -150,7 +151,7 @@ class Noise(Recipe):
         unpack_gray(canvas.reshape(-1), 64 * words, False, False, image)
         return image
 
-    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+    def preview(self) -> Iterator[Column]:
         """Columns of classes."""
         chosen = spread(self.classes, _PREVIEW_CLASSES)
         images = [(f"{self.kind} {sample.label}", sample.image) for sample in self.render(chosen)]

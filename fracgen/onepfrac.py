@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
-from fracgen.recipe import MAX_CLASSES, DrawnRecipe, compare
+from fracgen.recipe import MAX_CLASSES, Column, Difference, DrawnRecipe
 from fracgen.rng import MAX_SEED, generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
@@ -44,6 +44,7 @@ class OnePFrac(DrawnRecipe):
     """
 
     NAME: ClassVar[str] = "1p-frac"
+    HEADING: ClassVar[tuple[str, ...]] = ("sigma", "delta", "perturbation", "seed")
     PROVENANCE: ClassVar[frozenset[str]] = frozenset(
         {"sigma", "maps", "max_tries", "base_candidates", "min_acceptance", "max_base_tries"}
     )
@@ -182,22 +183,19 @@ class OnePFrac(DrawnRecipe):
                 yield drawn.pop(next_place)
                 next_place += 1
 
-    def preview(self) -> Iterator[list[tuple[str, Image]]]:
-        """The base fractal and some classes; below each class, where it differs from the base in the same masks.
-
-        Red: only in the class; blue: only in the base; gray: in both.
-        """
+    def preview(self) -> Iterator[Column]:
+        """The base fractal and some classes; below each class, where it differs from the base in the same masks."""
         from fracgen.renderer import Renderer
 
         renderer = Renderer(self.style)
         renderer.trace(self.base.p, self.base.maps)
         base = renderer.draw(mask_key=self.mask_key(0))
-        yield [("base fractal", base), ("blue: base", compare(np.zeros_like(base), base))]
+        yield [("base fractal", base), ("", Difference(image=np.zeros_like(base), base=base, names=("", "base")))]
         shown = np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int)
         for sample in self.render(shown.tolist()):
             base = renderer.draw(mask_key=self.mask_key(sample.index))
-            difference = (f"red: class {sample.label}, blue: base", compare(sample.image, base))
-            yield [(f"class {sample.label}", sample.image), difference]
+            difference = Difference(image=sample.image, base=base, names=(f"class {sample.label}", "base"))
+            yield [(f"class {sample.label}", sample.image), ("", difference)]
 
     def perturb(self, eps: Floats) -> Floats:
         """The base's maps moved by eps, (6N,) in the order a, b, c, d, e, f of each map: (N, 2, 3) float64."""

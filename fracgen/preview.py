@@ -1,55 +1,147 @@
-"""Contact sheets: columns of captioned images."""
+"""Contact sheets: columns of captioned pictures under a heading."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
+from fracgen.recipe import Column, Difference, Recipe
 from fracgen.shards.codec import decode_original, encode_png
+from fracgen.shards.manifest import Manifest
 from fracgen.shards.reader import RawSample, ShardFolder, read_tar
 from fracgen.shards.sample import Image
 
 TILE = 192
 _PACKED_CLASSES, _PACKED_IMAGES, _PACKED_READ = 6, 4, 20_000
-_GAP, _CAPTION, _TEXT_SIZE = 6, 16, 11
-_BACKGROUND, _INK = (245, 245, 245), (20, 20, 20)
+_GAP, _CAPTION, _TEXT_SIZE, _HEADING = 6, 16, 11, 20
+_PAPER, _INK = (245, 245, 245), (20, 20, 20)
+
+_NEITHER, _IMAGE, _BASE, _BOTH = (38, 38, 38), (255, 150, 30), (70, 190, 255), (150, 150, 150)
+"""Colours of a difference, by where a pixel is lit. Orange and sky blue: told apart with any colour vision."""
 
 
-def contact_sheet(columns: Iterable[Sequence[tuple[str, Image]]], tile: int = TILE) -> bytes:
-    """PNG bytes of a sheet of columns of (caption, image), each image reduced to `tile` pixels and captioned below.
+@dataclass(frozen=True)
+class Style:
+    """How differences are shown: as pixels (H, W, 3), and with which caption."""
 
-    One column of full-size images is held at a time.
+    pixels: Callable[[Difference], Image]
+    caption: Callable[[Difference], str]
+
+
+def recipe_sheet(recipe: Recipe, tile: int = TILE, *, fracgen_version: str = "") -> bytes:
+    """PNG bytes of the sheet of a resolved recipe; as an older fracgen drew it, where its version is given."""
+    if fracgen_version.startswith("0.2."):
+        return contact_sheet(recipe.preview(), tile, style=STYLE_0_2)
+    return contact_sheet(recipe.preview(), tile, heading=recipe.heading)
+
+
+def packed_sheet(shards: ShardFolder, tile: int = TILE) -> bytes:
+    """PNG bytes of the sheet of a packed folder."""
+    return contact_sheet(packed_columns(shards), tile, heading=_packed_heading(shards.manifest))
+
+
+def _pixels(difference: Difference) -> Image:
+    lit, base_lit = _levels(difference)
+    colors = np.array([_NEITHER, _IMAGE, _BASE, _BOTH], np.uint8)
+    return colors[(lit > 0) + 2 * (base_lit > 0)]
+
+
+def _caption(difference: Difference) -> str:
+    return " against ".join(name for name in difference.names if name)
+
+
+def _pixels_0_2(difference: Difference) -> Image:
+    lit, base_lit = _levels(difference)
+    both = np.minimum(lit, base_lit) // 2
+    red, blue = np.where(lit > base_lit, 255, both), np.where(base_lit > lit, 255, both)
+    return np.stack([red, both, blue], -1).astype(np.uint8)
+
+
+def _caption_0_2(difference: Difference) -> str:
+    colors = zip(("red", "blue"), difference.names, strict=True)
+    return ", ".join(f"{color}: {name}" for color, name in colors if name)
+
+
+def _levels(difference: Difference) -> list[Image]:
+    pictures = (difference.image, difference.base)
+    return [picture if picture.ndim == 2 else picture.max(axis=2) for picture in pictures]
+
+
+STYLE = Style(_pixels, _caption)
+STYLE_0_2 = Style(_pixels_0_2, _caption_0_2)
+"""Folders that fracgen 0.2 began end as 0.2 ends them: the manifest has the sha256 of `preview.png`."""
+
+
+def contact_sheet(columns: Iterable[Column], tile: int = TILE, *, heading: str = "", style: Style = STYLE) -> bytes:
+    """PNG bytes of a sheet of columns, each picture reduced to `tile` pixels and captioned below.
+
+    heading: a line above them, followed by what the colours of differences mean. One column of full-size images is
+    held at a time.
     """
-    reduced = [[(caption, _reduce(image, tile)) for caption, image in column] for column in columns]
+    names: tuple[str, str] | None = None
+    reduced: list[list[tuple[str, PillowImage.Image]]] = []
+    for column in columns:
+        reduced.append([])
+        for caption, picture in column:
+            if isinstance(picture, Difference):
+                names = picture.names
+                reduced[-1].append((style.caption(picture), _reduce(style.pixels(picture), tile)))
+            else:
+                reduced[-1].append((caption, _reduce(picture, tile)))
     width, height = tile + _GAP, tile + _CAPTION + _GAP
-    rows = max(len(column) for column in reduced)
-    sheet = PillowImage.new("RGB", (len(reduced) * width + _GAP, rows * height + _GAP), _BACKGROUND)
+    rows, top = max(map(len, reduced)), _HEADING if heading else 0
+    sheet = PillowImage.new("RGB", (len(reduced) * width + _GAP, top + rows * height + _GAP), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT_SIZE)
-    for column_number, column in enumerate(reduced):
-        for row_number, (caption, picture) in enumerate(column):
-            left, top = _GAP + column_number * width, _GAP + row_number * height
-            sheet.paste(picture, (left, top))
-            pen.text((left, top + tile + 2), caption, fill=_INK, font=font)
+    if heading:
+        _write_heading(pen, heading, names)
+    for column_number, tiles in enumerate(reduced):
+        for row_number, (caption, reduced_picture) in enumerate(tiles):
+            left, upper = _GAP + column_number * width, top + _GAP + row_number * height
+            sheet.paste(reduced_picture, (left, upper))
+            pen.text((left, upper + tile + 2), caption, fill=_INK, font=font)
     return encode_png(np.asarray(sheet))
 
 
-def packed_columns(shards: ShardFolder) -> Iterator[list[tuple[str, Image]]]:
+def _write_heading(pen: ImageDraw.ImageDraw, heading: str, names: tuple[str, str] | None) -> None:
+    """names: of the two images of a difference, where the sheet has one."""
+    font, x = ImageFont.load_default(_TEXT_SIZE + 2), float(_GAP)
+    pen.text((x, 4), heading, fill=_INK, font=font)
+    x += font.getlength(heading) + 5 * _GAP
+    for text, color in _legend(*names) if names else []:
+        pen.rectangle((x, 7, x + 10, 17), fill=color)
+        pen.text((x + 15, 4), text, fill=_INK, font=font)
+        x += 15 + font.getlength(text) + 3 * _GAP
+
+
+def _legend(image_name: str, base_name: str) -> list[tuple[str, tuple[int, int, int]]]:
+    kind = image_name.split()[0]  # "class 17" is one of the classes
+    return [(f"only in the {kind}", _IMAGE), (f"only in the {base_name}", _BASE), ("in both", _BOTH)]
+
+
+def packed_columns(shards: ShardFolder) -> Iterator[Column]:
     """Columns of a packed folder: some classes, and of each the first images in the shards, their central squares."""
     manifest = shards.manifest
-    wanted = np.unique(np.linspace(0, manifest.num_classes - 1, _PACKED_CLASSES, dtype=int)).tolist()
-    found: dict[int, list[RawSample]] = {label: [] for label in wanted}
+    labels = np.unique(np.linspace(0, manifest.num_classes - 1, _PACKED_CLASSES, dtype=int)).tolist()
+    samples: dict[int, list[RawSample]] = {label: [] for label in labels}
     tars = (read_tar(shards.folder / shard.name, manifest.image.extension) for shard in manifest.shards)
     for raw in itertools.islice(itertools.chain.from_iterable(tars), _PACKED_READ):
-        if len(found.get(raw.label, [None] * _PACKED_IMAGES)) < _PACKED_IMAGES:
-            found[raw.label].append(raw)
-        if all(len(column) == _PACKED_IMAGES for column in found.values()):
+        if len(samples.get(raw.label, [None] * _PACKED_IMAGES)) < _PACKED_IMAGES:
+            samples[raw.label].append(raw)
+        if all(len(column) == _PACKED_IMAGES for column in samples.values()):
             break
-    for label, column in found.items():
+    for label, column in samples.items():
         if column:
             images = [_square(decode_original(raw.image_bytes, manifest.image.mode)) for raw in column]
             yield [(f"{label} {manifest.class_names[label]}", image) for image in images]
+
+
+def _packed_heading(manifest: Manifest) -> str:
+    return (
+        f"{manifest.layout.name} {manifest.layout.split}, {manifest.num_samples} images, {manifest.num_classes} classes"
+    )
 
 
 def _square(image: Image) -> Image:

@@ -1,10 +1,9 @@
 """What every formula is to the rest of the house."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Self
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeAlias
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
@@ -12,6 +11,22 @@ from fracgen.shards.sidecars import FORMULAS
 from fracgen.style import ColorMode, DrawMode, PatchMode, Style
 
 MAX_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Two images to be shown in one picture, by what is lit in which: a sheet chooses the colours.
+
+    image, base: uint8, (H, W) or (H, W, 3), of one size. names: what the two are, for the caption.
+    """
+
+    image: Image
+    base: Image
+    names: tuple[str, str]
+
+
+Column: TypeAlias = Sequence[tuple[str, Image | Difference]]
+"""Captions and pictures, from top to bottom."""
 
 
 class UnmakeableError(DataError):
@@ -23,11 +38,13 @@ class Recipe(ABC):
 
     SOURCE: what its images are made from, in a word.
     PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
+    HEADING: fields that a sheet's heading states.
     """
 
     NAME: ClassVar[str]
     SOURCE: ClassVar[str] = FORMULAS
     PROVENANCE: ClassVar[frozenset[str]] = frozenset()
+    HEADING: ClassVar[tuple[str, ...]] = ("seed",)
 
     @property
     @abstractmethod
@@ -85,8 +102,15 @@ class Recipe(ABC):
         """The samples of these indices, in their order; the recipe must be resolved. Nothing else has a say in any."""
 
     @abstractmethod
-    def preview(self) -> Iterator[list[tuple[str, Image]]]:
-        """Columns of captioned images that show what the data set is."""
+    def preview(self) -> Iterator[Column]:
+        """Columns of captioned pictures that show what the data set is."""
+
+    @property
+    def heading(self) -> str:
+        """The formula and the values of the fields in HEADING, on one line."""
+        values = [(name, getattr(self, name)) for name in self.HEADING]
+        shown = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values]
+        return ", ".join([self.NAME, *shown])
 
     def check_index(self, index: int) -> int:
         """`index` as an int. Raises UsageError where there is no such image."""
@@ -98,14 +122,6 @@ class Recipe(ABC):
 def spread(count: int, most: int) -> list[int]:
     """At most so many of the numbers below `count`, evenly spread."""
     return [number * (count - 1) // max(min(count, most) - 1, 1) for number in range(min(count, most))]
-
-
-def compare(image: Image, base: Image) -> Image:
-    """Where two images differ, (H, W, 3). Red: only in the first; blue: only in the second; gray: in both."""
-    lit, base_lit = (picture if picture.ndim == 2 else picture.max(axis=2) for picture in (image, base))
-    both = np.minimum(lit, base_lit) // 2
-    red, blue = np.where(lit > base_lit, 255, both), np.where(base_lit > lit, 255, both)
-    return np.stack([red, both, blue], -1).astype(np.uint8)
 
 
 class DrawnRecipe(Recipe):

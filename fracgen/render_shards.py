@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fracgen.executor import Result, make_missing, until_cancelled
-from fracgen.preview import contact_sheet
+from fracgen.preview import recipe_sheet
 from fracgen.recipe import UnmakeableError
 from fracgen.registry import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
 from fracgen.shards.errors import DataError, UsageError
@@ -138,7 +138,7 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
         if missing := writer.missing():  # they were there a moment ago
             raise DataError(_missing_shards(folder, missing, num_parts(folder)))
         if writer.manifest is None:
-            _finish(writer, recipe, contact_sheet(recipe.preview()))
+            _finish(writer, recipe, _sheet(writer, recipe))
         assert writer.manifest is not None
         return Result(
             folder=folder,
@@ -203,7 +203,7 @@ def _render_missing(
     _remember(writer.token, (recipe, writer.layout))
 
     def sheet() -> bytes:
-        return contact_sheet(recipe.preview()) if writer.part is None else b""
+        return _sheet(writer, recipe) if writer.part is None else b""
 
     return make_missing(pool, writer, render_shard, meanwhile=sheet, on_shard=on_shard)
 
@@ -239,6 +239,10 @@ def _remember(token: str, job: tuple[Recipe, Layout]) -> tuple[Recipe, Layout]:
         while len(_jobs) > _MAX_JOBS:
             del _jobs[next(iter(_jobs))]
     return job
+
+
+def _sheet(writer: FolderWriter, recipe: Recipe) -> bytes:
+    return recipe_sheet(recipe, fracgen_version=writer.plan.versions["fracgen"])
 
 
 def _finish(writer: FolderWriter, recipe: Recipe, preview: bytes) -> None:

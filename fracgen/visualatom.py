@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fracgen.ifs import Floats
-from fracgen.recipe import MAX_CLASSES, Recipe, spread
+from fracgen.recipe import MAX_CLASSES, Column, Recipe, spread
 from fracgen.rng import MAX_SEED, generator, stream_key
 from fracgen.shards.sample import Image, Sample
 from fracgen.style import MAX_SIZE, check_choice, check_range
@@ -66,6 +66,7 @@ class VisualAtom(Recipe):
     """
 
     NAME: ClassVar[str] = "visualatom"
+    HEADING: ClassVar[tuple[str, ...]] = ("classes", "instances", "gradients", "seed")
 
     classes: int = 1000
     instances: int = 1000
@@ -161,7 +162,7 @@ class VisualAtom(Recipe):
                 metadata=metadata,
             )
 
-    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+    def preview(self) -> Iterator[Column]:
         """Some classes, the first instances of each."""
         instances = range(min(self.instances, PREVIEW_INSTANCES))
         for label in spread(self.classes, PREVIEW_CLASSES):

@@ -162,9 +162,9 @@ def test_preview_has_the_base_the_classes_and_their_differences(recipe):
     sample = next(recipe.render([index]))
     assert np.array_equal(top[2][1], sample.image)
     base = draw_plain(recipe.base.maps, recipe.base.p, recipe.style, recipe.mask_key(index))
-    red, blue = bottom[2][1][:, :, 0], bottom[2][1][:, :, 2]
-    assert np.array_equal(red == 255, (sample.image > 0) & (base == 0))
-    assert np.array_equal(blue == 255, (sample.image == 0) & (base > 0))
+    difference = bottom[2][1]
+    assert np.array_equal(difference.image, sample.image) and np.array_equal(difference.base, base)
+    assert difference.names == (top[2][0], "base") and not bottom[0][1].image.any()
 
 
 @pytest.mark.parametrize(

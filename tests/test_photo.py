@@ -642,7 +642,7 @@ def test_preview():
     assert [len(column) for column in columns] == [2] * 6
     assert [caption for caption, _ in columns[0]] == ["photograph 0", "its look: canny"]
     assert columns[0][0][1].shape == (48, 48, 3) and np.array_equal(columns[0][1][1], recipe.base())
-    assert columns[-1][0][0] == "class 29" and columns[-1][1][1].any()
+    assert columns[-1][0][0] == "class 29" and columns[-1][1][1].image.any()
     crops = list(photo(warp="crops", look="rgb", classes=30).preview())
     assert len(crops) == 6 and crops[1][1][0].startswith("class ")
     gray = list(photo(look="gray", strength=0.0, classes=1).preview())

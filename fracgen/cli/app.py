@@ -110,15 +110,15 @@ def preview(
 ) -> None:
     """Draw a contact sheet: some classes, several images of each, and what makes them differ."""
     from fracgen.cli import report
-    from fracgen.preview import contact_sheet, packed_columns
+    from fracgen.preview import packed_sheet, recipe_sheet
     from fracgen.registry import from_dict
     from fracgen.shards.reader import open_shards
 
     shards = open_shards(folder)
-    original = shards.manifest.image.original
-    columns = packed_columns(shards) if original else from_dict(shards.manifest.recipe, folder).preview()
+    original, recipe = shards.manifest.image.original, shards.manifest.recipe
     path = out or folder.resolve().with_name(f"{folder.resolve().name}-preview.png")
-    report.write_file(path, contact_sheet(columns, tile))
+    sheet = packed_sheet(shards, tile) if original else recipe_sheet(from_dict(recipe, folder), tile)
+    report.write_file(path, sheet)
     print(path)
 
 

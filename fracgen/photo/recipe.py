@@ -18,7 +18,7 @@ from fracgen.photo.edges import Canny, Look, derive_canny, square, to_gray, to_r
 from fracgen.photo.opencv import opencv_version
 from fracgen.photo.photographs import Photographs
 from fracgen.photo.warps import Affine, Elastic, Perspective, Polynomial, Warp
-from fracgen.recipe import MAX_CLASSES, Recipe, UnmakeableError, compare, spread
+from fracgen.recipe import MAX_CLASSES, Column, Difference, Recipe, UnmakeableError, spread
 from fracgen.rng import MAX_SEED, generator
 from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Image, Sample
@@ -54,6 +54,7 @@ class Photo(Recipe):
     """
 
     NAME: ClassVar[str] = "photo"
+    HEADING: ClassVar[tuple[str, ...]] = ("look", "warp", "strength", "seed")
     SOURCE: ClassVar[str] = "photographs"
     PROVENANCE: ClassVar[frozenset[str]] = frozenset({"max_tries", "derived"})
 
@@ -369,11 +370,10 @@ class Photo(Recipe):
             return image if covered is None else np.where(covered == 255, image, np.uint8(0))
         return image if covered is None else warp.on_black(image, covered)
 
-    def preview(self) -> Iterator[list[tuple[str, Image]]]:
+    def preview(self) -> Iterator[Column]:
         """The photograph, its look, some classes; below each class, where it differs from the look.
 
-        Of edges: red, only in the class; blue, only in the look; gray, in both. Else how far levels are apart. Crops
-        differ everywhere, so there are two rows of them.
+        Of edges, which are in which; else how far levels are apart. Crops differ everywhere: two rows of them.
         """
         self._given()
         for photograph in spread(self.num_photographs, 2):
@@ -382,12 +382,13 @@ class Photo(Recipe):
             yield [(f"photograph {photograph}", whole), (f"its look: {self.look}", base)]
             rows = 2 if self.warp == "crops" else 1
             chosen = spread(self.classes, PREVIEW_CLASSES * rows)
-            samples = [(f"class {sample.label}", sample.image) for sample in self.render(first + k for k in chosen)]
+            samples = list(self.render(first + number for number in chosen))
             for start in range(0, len(samples), rows):
                 column = samples[start : start + rows]
-                yield column if rows == 2 else [*column, self._difference(column[0][1], base)]
+                below = [] if rows == 2 else [self._difference(column[0].image, base)]
+                yield [*((f"class {sample.label}", sample.image) for sample in column), *below]
 
-    def _difference(self, image: Image, base: Image) -> tuple[str, Image]:
+    def _difference(self, image: Image, base: Image) -> tuple[str, Image | Difference]:
         if self.look == "canny":
-            return "red: class, blue: look", compare(image, base)
+            return "", Difference(image=image, base=base, names=("class", "look"))
         return "difference", np.abs(image.astype(np.int16) - base).astype(np.uint8)
