@@ -21,10 +21,10 @@ from PIL import Image
 
 import fracgen.cli.app
 from fracgen.shards.errors import UsageError
-from fracgen.train import cli as console
-from fracgen.train.compare import app
-from fracgen.train.experiments import comparison, contrast
-from fracgen.train.experiments.children import ChildError, Children
+from fracgen.train import compare
+from fracgen.train.experiments import comparison, tables
+from fracgen.train.experiments.finished_runs import FinishedRuns
+from fracgen.train.experiments.subprocesses import SubprocessError, SubprocessRunner
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """
@@ -77,26 +77,26 @@ def recipe(tmp_path):
     return tmp_path / "recipe.yaml"
 
 
-def run_here(self, words, doing, *, tick=lambda: None):
-    """What Children.run does, in this process: a program that is started imports torch first."""
+def run_here(self, argv, title, *, tick=lambda: None):
+    """What SubprocessRunner.run does, in this process: a program that is started imports torch first."""
     tick()
     with contextlib.redirect_stdout(io.StringIO()):
-        if list(words[1:3]) == ["-m", "fracgen"]:
-            code = fracgen.cli.app.run(list(words[3:]))
+        if list(argv[1:3]) == ["-m", "fracgen"]:
+            code = fracgen.cli.app.run(list(argv[3:]))
         else:
-            name = Path(words[1]).stem
-            code = console.run(importlib.import_module(f"train.{name}").app, name, words[2:])
+            name = Path(argv[1]).stem
+            code = importlib.import_module(f"fracgen.train.{name}").run(list(argv[2:]))
     if code:
-        raise ChildError(f"{doing}: ended with exit code {code}", code)
+        raise SubprocessError(f"{title}: ended with exit code {code}", code)
 
 
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr(Children, "run", run_here)
+    monkeypatch.setattr(SubprocessRunner, "run", run_here)
 
 
 def run(*words):
-    return console.run(app, "compare", [str(word) for word in words])
+    return compare.run([str(word) for word in words])
 
 
 def one_line(capfd):
@@ -108,7 +108,7 @@ def one_line(capfd):
 
 def test_differences_are_paired_by_seed():
     scores = {"a": {0: 0.5, 1: 0.6, 2: 0.7}, "b": {0: 0.6, 1: 0.55, 2: 0.9}, "c": {1: 0.9}, "d": {}}
-    found = contrast.contrast(scores)
+    found = tables.summarize(scores)
     apart = [0.1, -0.05, 0.2]
     mean = sum(apart) / 3
     assert found["b"]["difference"]["mean"] == pytest.approx(mean, abs=1e-6)
@@ -120,13 +120,13 @@ def test_differences_are_paired_by_seed():
     assert found["c"]["std"] is None and found["c"]["difference"] == {
         "n": 1, "mean": pytest.approx(0.3), "std": None, "better": 1
     }  # fmt: skip
-    rows = contrast.table({"last": found})
+    rows = tables.table({"last": found})
     assert rows[1] == ["a", "3", "60.00 ± 10.00", "", ""]
     assert rows[2] == ["b", "3", "68.33 ± 18.93", "+8.33 ± 12.58", "2 of 3"]
     assert rows[3] == ["c", "1", "90.00 ± -", "+30.00 ± -", "1 of 1"], "the spread of one is none, not 0"
     assert rows[4] == ["d", "0", "-", "", ""]
-    assert len({line.rstrip() for line in contrast.aligned(rows).splitlines()}) == 5
-    assert contrast.markdown(rows).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: |"
+    assert len({line.rstrip() for line in tables.aligned(rows).splitlines()}) == 5
+    assert tables.markdown(rows).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: |"
 
 
 # the runs
@@ -160,24 +160,26 @@ def test_a_comparison_is_done_once_and_extended(here, images, start, recipe, tmp
 
 
 def test_what_changed_is_done_again(images, start, recipe, tmp_path):
-    about = comparison.Recipe(config=str(recipe), overrides=(), data=str(images), model=None)
-    (asked,) = comparison.compose(about, {"a": str(start)}, seeds=[0], per_class=[4], out=tmp_path / "out").trials()
+    about = comparison.FinetuneCommand(config=str(recipe), overrides=(), data=str(images), model=None)
+    (asked,) = comparison.plan_comparison(
+        about, {"a": str(start)}, seeds=[0], per_class=[4], out=tmp_path / "out"
+    ).runs()
     assert asked.path == tmp_path / "out" / "per-class-4" / "a" / "seed-0"
-    made = comparison.Ledger(about)._about(asked)
+    made = FinishedRuns(about)._identity(asked)
     asked.path.mkdir(parents=True)
-    assert not comparison.Ledger(about).is_done(asked)
+    assert asked not in FinishedRuns(about)
     (asked.path / "results.json").write_text(json.dumps({"fingerprint": made["fingerprint"]}))
-    assert not comparison.Ledger(about).is_done(asked)
-    comparison.Ledger(about).record(asked)
-    assert comparison.Ledger(about).is_done(asked)
+    assert asked not in FinishedRuns(about)
+    FinishedRuns(about).add(asked)
+    assert asked in FinishedRuns(about)
     for other in ("augment.hflip=0", "feed.batch_size=4"):
-        assert not comparison.Ledger(comparison.Recipe(**{**vars(about), "overrides": (other,)})).is_done(asked)
-    same = comparison.Recipe(**{**vars(about), "overrides": ("run.log_every=7",)})
-    assert comparison.Ledger(same).is_done(asked), "changes no weight"
+        assert asked not in FinishedRuns(comparison.FinetuneCommand(**{**vars(about), "overrides": (other,)}))
+    same = comparison.FinetuneCommand(**{**vars(about), "overrides": ("run.log_every=7",)})
+    assert asked in FinishedRuns(same), "changes no weight"
     moved = write_images(tmp_path / "moved")
-    assert comparison.Ledger(comparison.Recipe(**{**vars(about), "data": str(moved)})).is_done(asked)
+    assert asked in FinishedRuns(comparison.FinetuneCommand(**{**vars(about), "data": str(moved)}))
     (moved / "train" / "a" / "0.png").unlink()
-    assert not comparison.Ledger(comparison.Recipe(**{**vars(about), "data": str(moved)})).is_done(asked)
+    assert asked not in FinishedRuns(comparison.FinetuneCommand(**{**vars(about), "data": str(moved)}))
 
 
 def test_a_failing_run_ends_it_and_the_rest_stays(images, recipe, tmp_path, capfd):
@@ -253,11 +255,11 @@ def test_the_published_protocol_needs_a_test_split(images, recipe, tmp_path, cap
 def test_weights_in_a_file_have_the_architecture_of_a_folder(images, start, recipe, tmp_path):
     weights = tmp_path / "copy.pth"
     torch.save({"model": safetensors.torch.load_file(start / "model" / "model.safetensors")}, weights)
-    about = comparison.Recipe(config=str(recipe), overrides=(), data=str(images), model=None)
+    about = comparison.FinetuneCommand(config=str(recipe), overrides=(), data=str(images), model=None)
     starts = {"copy": str(weights), "ours": str(start), "scratch": "none"}
-    found = comparison.compose(about, starts, seeds=[0], per_class=[0], out=tmp_path / "out")
+    found = comparison.plan_comparison(about, starts, seeds=[0], per_class=[0], out=tmp_path / "out")
     assert found.model is not None and TINY.items() <= found.model.options.items()
-    assert [trial.model for trial in found.trials()] == [found.model, None, found.model]
+    assert [each.model for each in found.runs()] == [found.model, None, found.model]
 
 
 def test_runs_of_other_settings_are_refused(here, images, recipe, tmp_path, capfd):
@@ -271,11 +273,11 @@ def test_runs_of_other_settings_are_refused(here, images, recipe, tmp_path, capf
 
 def test_the_picture_says_which_accuracy(monkeypatch, tmp_path):
     shown = []
-    monkeypatch.setattr(contrast, "write_figure", lambda path, figure: shown.append(figure))
-    found = contrast.contrast({"a": {0: 0.5, 1: 0.7}, "b": {0: 0.6}})
-    for measure in contrast.MEASURES:
-        contrast.draw({"title": (measure, found)}, {"title": ("loss", {})}, tmp_path / "x.png")
-        assert shown[-1].axes[0].get_ylabel() == f"accuracy, {contrast.MEASURES[measure]}, %"
+    monkeypatch.setattr(tables, "write_figure", lambda path, figure: shown.append(figure))
+    found = tables.summarize({"a": {0: 0.5, 1: 0.7}, "b": {0: 0.6}})
+    for measure in tables.MEASURES:
+        tables.draw({"title": (measure, found)}, {"title": ("loss", {})}, tmp_path / "x.png")
+        assert shown[-1].axes[0].get_ylabel() == f"accuracy, {tables.MEASURES[measure]}, %"
 
 
 def test_a_start_is_parsed_at_the_first_equals_sign():

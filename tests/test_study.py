@@ -10,14 +10,13 @@ import yaml
 from test_compare import RECIPE, TINY, run_here, write_images
 
 from fracgen.shards.errors import UsageError
-from fracgen.train import cli as console
 from fracgen.train import study
-from fracgen.train.experiments.children import ChildError, Children
 from fracgen.train.experiments.plan import Step, load_study
+from fracgen.train.experiments.step_times import StepTimes
+from fracgen.train.experiments.subprocesses import SubprocessError, SubprocessRunner
 from fracgen.train.finetune import Finetuning
 from fracgen.train.options import resolve
 from fracgen.train.pretrain import Pretraining
-from fracgen.train.study import app
 
 ROOT = Path(__file__).parents[1]
 STUDIES = [
@@ -55,7 +54,7 @@ PRETRAIN = {
 
 
 def run(*words):
-    return console.run(app, "study", [str(word) for word in words])
+    return study.run([str(word) for word in words])
 
 
 def commands(capsys, *words):
@@ -108,8 +107,8 @@ def test_a_set_is_rendered_once_and_another_can_be_made_of_it(capsys):
 
 def test_what_a_user_adds(capsys):
     words = [
-        "--pretrain=run.device=cpu",
-        "--finetune=optim.lr=0.5",
+        "pretrain.run.device=cpu",
+        "finetune.optim.lr=0.5",
         "--per-class=7",
         "--seeds=5",
         "--launcher=python -u",
@@ -119,6 +118,21 @@ def test_what_a_user_adds(capsys):
     text = shlex.join(listed[-1])
     assert "--seeds 5" in text and text.count("--per-class") == 1 and "--per-class 7" in text and "optim.lr=0.5" in text
     assert "--launcher 'python -u'" in text
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--finetune=optim.lr=0.5", "--finetune optim.lr=0.5: is written finetune.optim.lr=0.5 now"),
+        ("optim.lr=0.5", "'optim.lr=0.5': give pretrain.NAME=VALUE or finetune.NAME=VALUE"),
+        ("finetune.run.seed=3", "run.seed=3: differs from run to run"),
+        ("--seeds=0", "--seeds"),
+    ],
+)
+def test_what_a_user_cannot_add(word, message, capsys):
+    assert run(STUDIES[-1], "--data", "D", "--out", "o", "--dry-run", word) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -164,7 +178,7 @@ def test_without_a_photograph(monkeypatch, capsys):
 
 
 def test_from_rendering_to_a_table(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(Children, "run", run_here)
+    monkeypatch.setattr(SubprocessRunner, "run", run_here)
     (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (tmp_path / "finetune.yaml").write_text(RECIPE)
     (tmp_path / "study.yaml").write_text(SMALL)
@@ -193,26 +207,26 @@ class Failing:
     def __init__(self, fails):
         self.fails = fails
 
-    def run(self, words, doing, *, tick):
+    def run(self, argv, title, *, tick):
         tick()
         if self.fails:
-            raise ChildError("failed", 3)
+            raise SubprocessError("failed", 3)
 
 
 def test_times_add_up_over_interruptions(tmp_path, monkeypatch):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(study.time, "perf_counter", lambda: float(next(clock)))
-    step = Step(name="render x", words=("true",), product=tmp_path / "made", key="k")
-    with pytest.raises(ChildError):
-        study.Clock(tmp_path / "times.json").run(step, Failing(True))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    step = Step(name="render x", argv=("true",), product=tmp_path / "made", key="k")
+    with pytest.raises(SubprocessError):
+        StepTimes(tmp_path / "times.json").run(step, Failing(True))
     kept = json.loads((tmp_path / "times.json").read_text())
     assert kept == {"render x": {"seconds": 20.0, "done": None}}
-    again = study.Clock(tmp_path / "times.json")
-    assert not again.is_done(step)
+    again = StepTimes(tmp_path / "times.json")
+    assert not again.is_finished(step)
     again.run(step, Failing(False))
-    assert not again.is_done(step), "nothing was made"
+    assert not again.is_finished(step), "nothing was made"
     (tmp_path / "made").touch()
-    assert again.is_done(step) and again.seconds([step]) == {"render x": 40.0}
+    assert again.is_finished(step) and again.seconds([step]) == {"render x": 40.0}
     again.run(step, Failing(False))
     assert again.seconds([step]) == {"render x": 40.0}
-    assert not again.is_done(Step(name="render x", words=("true",), product=tmp_path / "made", key="other"))
+    assert not again.is_finished(Step(name="render x", argv=("true",), product=tmp_path / "made", key="other"))

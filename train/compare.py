@@ -1,16 +1,16 @@
-"""Fine-tune from several starts under the same settings and seeds, and tell how far apart they are.
+"""Fine-tune from several starts under the same settings and seeds, and report how far apart their accuracies are.
 
     python train/compare.py --config examples/finetune-laptop.yaml --data my-images \\
         --start scratch=none --start 1p-frac=runs/1p-frac --start noise=runs/noise --seeds 3 --out runs/compare
 
-Every run is one of train/finetune.py, seed by seed over the starts. A seed means the same images, the same carving and
-the same augmentation for all of them, so that differences are paired. The same command goes on after a stop.
+Every run is one of train/finetune.py, seed by seed over the starts. Runs of one seed have the same images, the same
+validation split and the same augmentation, so that differences are paired. The same command goes on after a stop.
 """
 
 import json
 import shlex
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -18,8 +18,10 @@ import typer
 from fracgen.shards.errors import UsageError
 from fracgen.train import cli as console
 from fracgen.train import options
-from fracgen.train.experiments import comparison, contrast
-from fracgen.train.experiments.children import Children, python
+from fracgen.train.experiments.comparison import Comparison, FinetuneCommand, parse_starts, plan_comparison
+from fracgen.train.experiments.finished_runs import FinishedRuns
+from fracgen.train.experiments.report import NOTE, REPORT, report_tables, to_text, write_report
+from fracgen.train.experiments.subprocesses import SubprocessRunner, python_command
 
 app = console.app()
 
@@ -48,46 +50,48 @@ def main(
     as_json: options.AsJson = False,
 ) -> None:
     """Fine-tune from several starts under the same settings and seeds, and compare them."""
-    starts = comparison.parse_starts(start or [])
+    starts = parse_starts(start or [])
     if out is None:
         raise UsageError("--out: give a folder for the runs and the table")
     if len(set(per_class or [])) < len(per_class or []):
         raise UsageError(f"--per-class {' '.join(map(str, per_class or []))}: each once")
-    recipe = comparison.Recipe(config=config, overrides=tuple(overrides or []), data=data or "", model=model)
-    first = recipe.settings({"run.seed": seed}).run.seed
-    program = python("finetune", shlex.split(launcher))
-    with Children() as children:
-        asked = comparison.compose(
-            recipe, starts, seeds=range(first, first + seeds), per_class=per_class or [0], out=out
+    command = FinetuneCommand(config=config, overrides=tuple(overrides or []), data=data or "", model=model)
+    first = command.settings({"run.seed": seed}).run.seed
+    program = python_command("finetune", shlex.split(launcher))
+    with SubprocessRunner() as runner:
+        comparison = plan_comparison(
+            command, starts, seeds=range(first, first + seeds), per_class=per_class or [0], out=out
         )
-        report = compare(asked, program, children)
-    show(report, out, as_json=as_json)
-
-
-def compare(asked: comparison.Comparison, program: list[str], children: Children) -> dict[str, object]:
-    """Do the runs that are not done, and write the report after each."""
-    ledger, trials = comparison.Ledger(asked.recipe), asked.trials()
-    done = {trial for trial in trials if ledger.is_done(trial)}
-    asked.out.mkdir(parents=True, exist_ok=True)
-    for number, trial in enumerate(trials, start=1):
-        if trial not in done:
-            console.say({"run": f"{number} of {len(trials)}: {trial.name}"})
-            children.run([*program, *trial.words(asked.recipe)], trial.name)
-            ledger.record(trial)
-            done.add(trial)
-            comparison.write_report(asked, done)
-    return comparison.write_report(asked, done)
-
-
-def show(report: dict[str, object], out: Path, *, as_json: bool) -> None:
-    """The tables, or JSON, on stdout."""
+        report = compare(comparison, program, runner)
     if as_json:
         print(json.dumps(report))
         return
-    for title, rows in comparison.tables(report).items():
-        print(f"{title}\n{contrast.aligned(rows)}\n")
-    print(f"{comparison.NOTE}\n{out / comparison.REPORT}.json, .md, .png")
+    print(f"{to_text(report_tables(report))}\n\n{NOTE}\n{out / REPORT}.json, .md, .png")
+
+
+def compare(comparison: Comparison, program: list[str], runner: SubprocessRunner) -> dict[str, object]:
+    """Do the runs that are not finished, and write the report after each; returns what compare.json holds.
+
+    program: the first words of the command line of train/finetune.py.
+    """
+    record, runs = FinishedRuns(comparison.command), comparison.runs()
+    finished = [each for each in runs if each in record]
+    comparison.out.mkdir(parents=True, exist_ok=True)
+    for number, each in enumerate(runs, start=1):
+        if each in finished:
+            continue
+        console.say({"run": f"{number} of {len(runs)}: {each.title}"})
+        runner.run([*program, *each.argv(comparison.command)], each.title)
+        record.add(each)
+        finished.append(each)
+        write_report(comparison, finished)
+    return write_report(comparison, finished)
+
+
+def run(argv: Sequence[str]) -> int:
+    """The program: `fracgen compare` and `python train/compare.py`. Returns its exit code."""
+    return console.run(app, "compare", argv)
 
 
 if __name__ == "__main__":
-    sys.exit(console.run(app, "compare", sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

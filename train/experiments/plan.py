@@ -14,21 +14,21 @@ from typing import Any, Literal
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import from_plain, parse_yaml, read_text
-from fracgen.train.experiments.children import python
-from fracgen.train.experiments.comparison import SCRATCH, Recipe, parse_starts
+from fracgen.train.experiments.comparison import SCRATCH, FinetuneCommand, parse_starts
+from fracgen.train.experiments.subprocesses import python_command
 
 SizeName = Literal["laptop", "published"]
-PHOTO, FOLDER = "PHOTO", "@"
-"""Words in a variant's `render`: PHOTO stands for the photograph's path, @NAME for the set of an earlier variant."""
+PHOTO, SET_OF = "PHOTO", "@"
+"""Words in a variant's `render`: PHOTO stands for the photograph's path, @NAME for the data set of variant NAME."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large everything is. Paths are relative to the study's file.
+    """How much is rendered and trained. Paths are relative to the study's file.
 
     render: words that follow those of each variant. pretrain, finetune: YAML files of settings; "" for the published
-    defaults. protocol: of fine-tuning; published has the best test epoch beside the last one. per_class: images of each
-    class to fine-tune with, a table for each; none: all. seeds: of fine-tuning.
+    defaults. protocol: of fine-tuning; "published" reports the best test epoch too. per_class: images of each class to
+    fine-tune with, a table for each number; none: all. seeds: fine-tuning runs of each variant.
     """
 
     render: str = ""
@@ -41,7 +41,7 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Those that a study has; one without `pretrain` it has not."""
+    """The sizes of a study. One without `pretrain` is not offered."""
 
     laptop: Size = field(default_factory=Size)
     published: Size = field(default_factory=Size)
@@ -51,7 +51,8 @@ class Sizes:
 class Variant:
     """One start. render: words of `fracgen`, "" for a start from scratch. pretrain: settings by dotted name.
 
-    size: where it is one of the variants. published: accuracies in % that were published for it, by data set.
+    size: the sizes at which the variant takes part. published: published accuracies of it in %, by data set.
+    Raises UsageError for pre-training without a data set, and for accuracies that are no numbers.
     """
 
     render: str = ""
@@ -70,17 +71,20 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """about: one line for the screen. variants: by name, in the order of the table; the first is compared with."""
+    """A study's file. about: one line for the screen. variants: by name, in the order of the table.
+
+    Differences in the table are from the first variant.
+    """
 
     about: str = ""
     sizes: Sizes = field(default_factory=Sizes)
     variants: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_study(path: Path, size: SizeName) -> tuple[str, Size, dict[str, Variant]]:
-    """A study at one of its sizes: what it is about, the size, its variants by name.
+def load_study(path: Path, size_name: SizeName) -> tuple[str, Size, dict[str, Variant]]:
+    """(what it is about, the size, its variants by name) of a study's file.
 
-    Raises UsageError with the file and the key for what is none, or has no such size.
+    Raises UsageError with file and key for what is no study, or has no such size.
     """
     values = parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
@@ -93,16 +97,16 @@ def load_study(path: Path, size: SizeName) -> tuple[str, Size, dict[str, Variant
                 raise UsageError(f"variants.{name}: must be a name, and a mapping")
             variants[name] = _variant(name, each)
             parse_starts([f"{name}={SCRATCH}"])
-        chosen: Size = getattr(study.sizes, size)
-        if not chosen.pretrain:
-            raise UsageError(f"sizes.{size}: is not there, so the study has no such size")
-        shown = {name: each for name, each in variants.items() if each.size in ("both", size)}
-        if len(shown) < 2:
-            raise UsageError(f"variants: {len(shown)} of size {size}; two or more can be compared")
+        size: Size = getattr(study.sizes, size_name)
+        if not size.pretrain:
+            raise UsageError(f"sizes.{size_name}: is not there, so the study has no such size")
+        chosen = {name: each for name, each in variants.items() if each.size in ("both", size_name)}
+        if len(chosen) < 2:
+            raise UsageError(f"variants: {len(chosen)} of size {size_name}; two or more can be compared")
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    beside = {"pretrain": chosen.pretrain, "finetune": chosen.finetune}
-    return study.about, replace(chosen, **{key: _beside(path, name) for key, name in beside.items()}), shown  # type: ignore[arg-type]
+    size = replace(size, pretrain=_relative_to(path, size.pretrain), finetune=_relative_to(path, size.finetune))
+    return study.about, size, chosen
 
 
 def _variant(name: str, values: Mapping[str, Any]) -> Variant:
@@ -113,13 +117,17 @@ def _variant(name: str, values: Mapping[str, Any]) -> Variant:
         raise UsageError(text if f"variants.{name}." in text else f"variants.{name}.{text}") from None
 
 
-def _beside(path: Path, name: str) -> str:
-    return os.path.normpath(path.parent / name) if name else ""
+def _relative_to(study: Path, name: str) -> str:
+    return os.path.normpath(study.parent / name) if name else ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a user adds to a study. per_class, seeds: in place of the study's; none and 0: those stand."""
+class StudyOptions:
+    """What the command line adds to a study. per_class (), seeds 0: the study's own.
+
+    data: labelled images to fine-tune on. out: folder of everything. photo: None for scikit-image's astronaut.
+    launcher: what starts training, "" for this Python. pretrain, finetune: overrides NAME=VALUE of the two programs.
+    """
 
     data: str
     out: Path
@@ -130,89 +138,104 @@ class Asked:
     pretrain: tuple[str, ...] = ()
     finetune: tuple[str, ...] = ()
 
-    def recipe(self, size: Size) -> Recipe:
-        """That of fine-tuning, as the comparison will read it."""
+    def finetune_command(self, size: Size) -> FinetuneCommand:
+        """What train/compare.py will make of the words of the last step."""
         overrides = (f"protocol={size.protocol}", *self.finetune)
-        return Recipe(config=size.finetune or None, overrides=overrides, data=self.data, model=None)
+        return FinetuneCommand(config=size.finetune or None, overrides=overrides, data=self.data, model=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A command. product: what is there when it has ended. key: of all that its product depends on, as far as known."""
+    """A command of a study. product: a file that exists when it has ended.
+
+    key: sha256 (hex) of its words, input files and the steps before it: of an equal key, the product is the same.
+    """
 
     name: str
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     product: Path
     key: str = ""
 
 
-def plan(size: Size, variants: Mapping[str, Variant], asked: Asked) -> list[Step]:
-    """The commands in order: all sets, then all pre-training, then the comparison. A set is rendered once."""
-    sets: dict[str, Step] = {}
-    trained: dict[str, Step] = {}
+def plan_steps(size: Size, variants: Mapping[str, Variant], options: StudyOptions) -> list[Step]:
+    """The commands in order: all rendering, then all pre-training, then the comparison.
+
+    Variants of equal `render` share a data set. Raises UsageError for words and files that do not exist.
+    """
+    rendering: dict[str, Step] = {}
+    pretraining: dict[str, Step] = {}
     for name, variant in variants.items():
         if variant.render:
-            same = next((each for each in sets if variants[each].render == variant.render), None)
-            sets[name] = sets[same] if same else _render(name, variant, size, asked, sets)
-            trained[name] = _pretrain(name, variant, size, asked, sets[name])
-    return [*dict.fromkeys(sets.values()), *trained.values(), _compare(size, variants, asked, trained)]
+            same = next((other for other in rendering if variants[other].render == variant.render), None)
+            step = rendering[same] if same else _render_step(name, variant, size, options, rendering)
+            rendering[name] = step
+            pretraining[name] = _pretrain_step(name, variant, size, options, step)
+    return [
+        *dict.fromkeys(rendering.values()),
+        *pretraining.values(),
+        _compare_step(size, variants, options, pretraining),
+    ]
 
 
-def _render(name: str, variant: Variant, size: Size, asked: Asked, sets: Mapping[str, Step]) -> Step:
-    words, inputs, before = [], [], []
+def _render_step(name: str, variant: Variant, size: Size, options: StudyOptions, rendering: Mapping[str, Step]) -> Step:
+    words: list[str] = []
+    inputs: list[Path] = []
+    before: list[Step] = []
     for word in shlex.split(f"{variant.render} {size.render}"):
         if word == PHOTO:
-            inputs.append(asked.photo or _astronaut())
+            inputs.append(options.photo or _astronaut())
             words.append(str(inputs[-1]))
-        elif word.startswith(FOLDER):
-            if (other := word.removeprefix(FOLDER)) not in sets:
+        elif word.startswith(SET_OF):
+            if (other := word.removeprefix(SET_OF)) not in rendering:
                 raise UsageError(f"variants.{name}.render {word}: {other!r} is no variant before it that has a set")
-            before.append(sets[other])
-            words.append(str(sets[other].product.parent))
+            before.append(rendering[other])
+            words.append(str(rendering[other].product.parent))
         else:
             words.append(word)
-    out = asked.out / "data" / name
-    command = (sys.executable, "-m", "fracgen", *words, "--out", str(out))
-    return _step(f"render {name}", command, out / "dataset.json", inputs, *before)
+    out = options.out / "data" / name
+    argv = (sys.executable, "-m", "fracgen", *words, "--out", str(out))
+    return _step(f"render {name}", argv, out / "dataset.json", inputs, *before)
 
 
-def _pretrain(name: str, variant: Variant, size: Size, asked: Asked, rendered: Step) -> Step:
-    out = asked.out / "pretrained" / name
-    words = [*python("pretrain", shlex.split(asked.launcher)), "--config", size.pretrain]
-    words += ["--shards", str(rendered.product.parent), "--out", str(out), *asked.pretrain]
-    words += [f"{key}={json.dumps(value)}" for key, value in variant.pretrain.items()]
-    return _step(f"pre-train {name}", words, out / "model" / "config.json", [Path(size.pretrain)], rendered)
+def _pretrain_step(name: str, variant: Variant, size: Size, options: StudyOptions, rendered: Step) -> Step:
+    out = options.out / "pretrained" / name
+    argv = [*python_command("pretrain", shlex.split(options.launcher)), "--config", size.pretrain]
+    argv += ["--shards", str(rendered.product.parent), "--out", str(out), *options.pretrain]
+    argv += [f"{key}={json.dumps(value)}" for key, value in variant.pretrain.items()]
+    return _step(f"pre-train {name}", argv, out / "model" / "config.json", [Path(size.pretrain)], rendered)
 
 
-def _compare(size: Size, variants: Mapping[str, Variant], asked: Asked, trained: Mapping[str, Step]) -> Step:
-    out = asked.out / "compare"
-    words = [*python("compare"), "--data", asked.data, "--out", str(out), "--seeds", str(asked.seeds or size.seeds)]
-    words += ["--config", size.finetune] if size.finetune else []
+def _compare_step(
+    size: Size, variants: Mapping[str, Variant], options: StudyOptions, pretraining: Mapping[str, Step]
+) -> Step:
+    out, seeds = options.out / "compare", options.seeds or size.seeds
+    argv = [*python_command("compare"), "--data", options.data, "--out", str(out), "--seeds", str(seeds)]
+    argv += ["--config", size.finetune] if size.finetune else []
     for name in variants:
-        where = str(trained[name].product.parents[1]) if name in trained else "none"
-        words += ["--start", f"{name}={where}"]
-    for few in asked.per_class or size.per_class:
-        words += ["--per-class", str(few)]
-    words += ["--launcher", asked.launcher] if asked.launcher else []
-    words += asked.recipe(size).overrides
+        checkpoint = str(pretraining[name].product.parents[1]) if name in pretraining else SCRATCH
+        argv += ["--start", f"{name}={checkpoint}"]
+    for per_class in options.per_class or size.per_class:
+        argv += ["--per-class", str(per_class)]
+    argv += ["--launcher", options.launcher] if options.launcher else []
+    argv += options.finetune_command(size).overrides
     inputs = [Path(size.finetune)] if size.finetune else []
-    return _step("fine-tune", words, out / "compare.json", inputs, *trained.values())
+    return _step("fine-tune", argv, out / "compare.json", inputs, *pretraining.values())
 
 
-def _step(name: str, words: Sequence[str], product: Path, inputs: Sequence[Path], *before: Step) -> Step:
-    key = hashlib.sha256("\0".join([*words, *(step.key for step in before)]).encode())
+def _step(name: str, argv: Sequence[str], product: Path, inputs: Sequence[Path], *before: Step) -> Step:
+    key = hashlib.sha256("\0".join([*argv, *(step.key for step in before)]).encode())
     for path in inputs:
         if not path.is_file():
             raise UsageError(f"{path}: no such file, which '{name}' needs")
         key.update(path.read_bytes())
-    return Step(name=name, words=tuple(words), product=product, key=key.hexdigest())
+    return Step(name=name, argv=tuple(argv), product=product, key=key.hexdigest())
 
 
 def _astronaut() -> Path:
     """scikit-image's photograph in the public domain. Raises UsageError where it is not installed."""
-    found = importlib.util.find_spec("skimage")
-    places = found.submodule_search_locations if found is not None else None
-    path = Path(places[0]) / "data" / "astronaut.png" if places else None
+    spec = importlib.util.find_spec("skimage")
+    folders = spec.submodule_search_locations if spec is not None else None
+    path = Path(folders[0]) / "data" / "astronaut.png" if folders else None
     if path is None or not path.is_file():
         raise UsageError("--photo: give a photograph; or pip install scikit-image, which brings one")
     return path
