@@ -20,8 +20,8 @@ from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, versions, write_shards
 from fracgen.renderer import Renderer
 from fracgen.search import find_categories
-from fracgen.shards.codec import encode_png
 from fracgen.shards.manifest import PixelHash
+from fracgen.shards.png import encode_png
 from fracgen.shards.writer import write_tar
 from fracgen.style import fill_rate
 from fracgen.visualatom import VisualAtom

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen.ifs import Floats
-from fracgen.shards.codec import GRAY
+from fracgen.shards.png import GRAY
 
 MARGIN = 4
 """Canvases are this much wider and higher than the image, so that what sticks out needs no test: it is cropped."""

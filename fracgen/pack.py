@@ -15,11 +15,11 @@ from typing import Any
 
 from fracgen.executor import Result, make_missing, until_cancelled
 from fracgen.recipe import UnmakeableError
-from fracgen.shards.codec import GRAY_MODES, open_original
 from fracgen.shards.errors import BadImageError, DataError, FracgenError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.shards.folder import FolderWriter, commit_shard
 from fracgen.shards.imagefolder import ImageFolder
+from fracgen.shards.images import is_gray, open_picture
 from fracgen.shards.layout import Layout, default_num_shards
 from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, hash_json, load_manifest
 from fracgen.shards.plan import Plan, read_plan
@@ -29,6 +29,8 @@ from fracgen.shards.writer import merge_sizes
 
 _VERSIONED = ("fracgen", "numpy", "pillow")
 """The packages whose version can change a byte of a packed folder; Pillow by what it takes for an image."""
+STORED = ("JPEG", "PNG", "WEBP")
+"""Formats of files that are stored as they are; webdataset decodes no BMP."""
 _SHARD_SAMPLES = 16
 """Images that a shard has at least by default: one that is left out leaves no empty tar then."""
 
@@ -165,7 +167,8 @@ def _read(images: ImageFolder, index: int) -> FileSample:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) != images.sizes[index]:
         raise DataError(f"{path}: {len(data)} bytes, and {images.sizes[index]} when it was listed; pack it anew")
-    picture = open_original(data)
+    with open_picture(data, STORED) as picture:
+        picture.load()
     return FileSample(
         data=data,
         extension=images.extension,
@@ -227,7 +230,7 @@ def _finish(writer: FolderWriter, images: ImageFolder) -> None:
     work = writer.plan
     shards = tuple(writer.records[shard] for shard in range(work.layout.num_shards))
     least_width, width, least_height, height = merge_sizes(shard.sizes for shard in shards)
-    gray = all(mode in GRAY_MODES for shard in shards for mode in shard.counts)
+    gray = all(is_gray(mode) for shard in shards for mode in shard.counts)
     manifest = Manifest(
         recipe=work.recipe,
         recipe_hash=work.recipe_hash,

@@ -9,8 +9,9 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
 from fracgen.recipe import Column, Difference, Recipe
-from fracgen.shards.codec import decode_original, encode_png
+from fracgen.shards.images import decode_picture
 from fracgen.shards.manifest import Manifest
+from fracgen.shards.png import encode_png
 from fracgen.shards.reader import RawSample, ShardFolder, read_tar
 from fracgen.shards.sample import Image
 
@@ -134,7 +135,8 @@ def packed_columns(shards: ShardFolder) -> Iterator[Column]:
             break
     for label, column in samples.items():
         if column:
-            images = [_square(decode_original(raw.image_bytes, manifest.image.mode)) for raw in column]
+            pictures = [decode_picture(raw.image_bytes).convert(manifest.image.mode) for raw in column]
+            images = [_square(np.asarray(picture)) for picture in pictures]
             yield [(f"{label} {manifest.class_names[label]}", image) for image in images]
 
 

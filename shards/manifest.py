@@ -57,7 +57,7 @@ class ImageFormat:
 
     extension: of the image members, without a dot. width, height: pixels. mode: "L" (gray) or "RGB".
     original: the members are files as they were found, each a JPEG, PNG or WebP whatever the extension says; mode is
-        what `codec.decode_original` makes of them: "L" where all are gray.
+        what `images.decode_picture` makes of them: "L" where all are gray.
     one_size: else width and height are the greatest of any image.
     """
 

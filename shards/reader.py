@@ -10,9 +10,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fracgen.shards.codec import decode_image, decode_original
+import numpy as np
+
 from fracgen.shards.errors import DataError
+from fracgen.shards.images import decode_picture
 from fracgen.shards.manifest import ImageFormat, Manifest, load_manifest
+from fracgen.shards.png import decode_png
 from fracgen.shards.sample import Sample
 from fracgen.shards.writer import read_members
 
@@ -134,10 +137,10 @@ def decode_sample(raw: RawSample, image_format: ImageFormat, bits: int = 8) -> S
     """
     try:
         if image_format.original:
-            image = decode_original(raw.image_bytes, image_format.mode)
+            image = np.asarray(decode_picture(raw.image_bytes).convert(image_format.mode))
             _check_size(image.shape, image_format)
         else:
-            image = decode_image(raw.image_bytes, bits, shape=image_format.shape)
+            image = decode_png(raw.image_bytes, bits, shape=image_format.shape)
         return Sample(image=image, index=int(raw.key), label=raw.label, metadata=raw.metadata)
     except (DataError, ValueError) as error:
         raise DataError(f"sample {raw.key}: {error}") from error

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from fracgen.shards.codec import encode_png
 from fracgen.shards.errors import DataError
 from fracgen.shards.layout import Layout
 from fracgen.shards.manifest import PixelHash, ShardRecord, to_json
+from fracgen.shards.png import encode_png
 from fracgen.shards.sample import FileSample, Sample, Skipped
 
 Entry = Sample | FileSample | Skipped

@@ -393,7 +393,7 @@ def test_a_finished_folder_is_mended_by_parts_with_other_versions(recipe, tmp_pa
     (tmp_path / "set" / "1p-frac-train-000003.tar").unlink()
     other = {**generate.versions(), "isal": "0.0"}
     monkeypatch.setattr(generate, "versions", lambda *_: other)
-    monkeypatch.setattr("fracgen.shards.codec._chunk", slower_chunk)
+    monkeypatch.setattr("fracgen.shards.png._chunk", slower_chunk)
     with pytest.raises(UsageError, match="--any-versions"):
         write(recipe, tmp_path / "set", part=Part(2, 2))
     assert write(recipe, tmp_path / "set", part=Part(2, 2), any_versions=True).new_samples > 0

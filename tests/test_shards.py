@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fracgen.shards.codec import decode_image, encode_png
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.layout import Layout, default_num_shards
 from fracgen.shards.manifest import PixelHash, load_manifest
+from fracgen.shards.png import decode_png, encode_png
 from fracgen.shards.reader import open_shards, read_tar
 from fracgen.shards.sample import Sample
 from fracgen.shards.writer import tar_member, write_tar
@@ -66,7 +66,7 @@ def test_layout_refuses_what_cannot_be():
 def test_png_round_trip(shape):
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     data = encode_png(image)
-    assert np.array_equal(decode_image(data), image)
+    assert np.array_equal(decode_png(data), image)
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.mode == ("RGB" if len(shape) == 3 else "L")
         assert np.array_equal(np.asarray(picture), image)
@@ -75,7 +75,7 @@ def test_png_round_trip(shape):
 def test_one_bit_png():
     image = np.random.default_rng(0).integers(0, 2, (37, 21)).astype(np.uint8) * 127
     data = encode_png(image, 1)
-    assert np.array_equal(decode_image(data, 1), image)
+    assert np.array_equal(decode_png(data, 1), image)
     with Image.open(io.BytesIO(data)) as picture:
         assert np.array_equal(np.asarray(picture.convert("L")), np.where(image, 255, 0))
     for other in (image + 1, np.stack([image] * 3, -1)):
@@ -97,7 +97,7 @@ def test_bytes_that_are_no_image():
     data = encode_png(np.zeros((9, 9), np.uint8))
     for bad in (b"", b"nothing", data[:40], data[:50] + bytes([data[50] ^ 255]) + data[51:]):
         with pytest.raises(DataError):
-            decode_image(bad)
+            decode_png(bad)
 
 
 def samples(count, size=16):
@@ -124,7 +124,7 @@ def test_tar_is_plain_and_deterministic(tmp_path):
     }
     for sample, raw in zip(samples(5), read_tar(tmp_path / "a.tar", "png"), strict=True):
         assert (raw.label, raw.metadata) == (sample.label, sample.metadata)
-        assert np.array_equal(decode_image(raw.image_bytes), sample.image)
+        assert np.array_equal(decode_png(raw.image_bytes), sample.image)
 
 
 @pytest.mark.parametrize("order", [[3, 0, 8, 6, 1, 7, 4, 2, 5], list(range(9)), list(range(8, -1, -1))])
@@ -235,7 +235,7 @@ def test_damaged_manifests(tmp_path, text):
 @pytest.mark.parametrize("bits", [8, 1])
 def test_our_own_pngs_decode_as_pillow_decodes_them(bits):
     """And what is not ours to the byte is left to Pillow."""
-    from fracgen.shards.codec import _decode_ours
+    from fracgen.shards.png import _decode_ours
 
     random = np.random.RandomState(0)
     shapes = [(1, 1), (7, 9), (64, 64), (33, 100)] + ([(5, 6, 3), (40, 30, 3)] if bits == 8 else [])
@@ -247,12 +247,12 @@ def test_our_own_pngs_decode_as_pillow_decodes_them(bits):
         assert np.array_equal(_decode_ours(data, bits, shape), image)
         levels = np.asarray(Image.open(io.BytesIO(data)))
         assert np.array_equal(levels.astype(bool) * np.uint8(127) if bits == 1 else levels, image)
-        assert np.array_equal(decode_image(data, bits), image), "without a shape"
+        assert np.array_equal(decode_png(data, bits), image), "without a shape"
         other = io.BytesIO()
         Image.fromarray(image).save(other, "PNG")
         if bits == 8:
             assert _decode_ours(other.getvalue(), bits, shape) is None or shape == (1, 1)
-            assert np.array_equal(decode_image(other.getvalue(), bits, shape=shape), image)
+            assert np.array_equal(decode_png(other.getvalue(), bits, shape=shape), image)
         assert _decode_ours(data, bits, (*shape[:1], shape[1] + 1, *shape[2:])) is None
         for place in range(len(data)):
             bad = bytearray(data)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fracgen.rerender import differing_samples
-from fracgen.shards.codec import encode_png
+from fracgen.shards.png import encode_png
 from fracgen.shards.reader import open_shards
 from fracgen.shards.verify import verify_folder
 from fracgen.shards.writer import write_tar
@@ -185,8 +185,8 @@ def with_extra(members):
         (with_data(".json", b'{"a": NaN}'), "holds NaN"),
         (with_data(".json", b"[" * 100_000), "sample"),
         (with_data(".cls", b"two"), "invalid literal"),
-        (with_data(".png", b"%!PS-Adobe-3.0 EPSF-3.0"), "no PNG or JPEG"),
-        (with_data(".png", b""), "no PNG or JPEG"),
+        (with_data(".png", b"%!PS-Adobe-3.0 EPSF-3.0"), "no PNG image"),
+        (with_data(".png", b""), "no PNG image"),
     ],
 )
 def test_forged_tars_are_found(copy, change, message):

@@ -49,7 +49,7 @@ def draw(
     from fracgen.ifs import load_ifs
     from fracgen.renderer import draw_ifs, parse_weights
     from fracgen.rng import MAX_SEED, stream_key
-    from fracgen.shards.codec import encode_png
+    from fracgen.shards.png import encode_png
     from fracgen.style import Style, check_range, fill_rate
 
     check_range("seed", seed, 0, MAX_SEED)

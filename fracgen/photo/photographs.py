@@ -13,12 +13,13 @@ from typing import ClassVar, Self
 
 import numpy as np
 from PIL import Image as PillowImage
-from PIL import ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ImageCms, ImageOps
 
 from fracgen.assets import Stored
-from fracgen.shards.codec import decode_image, encode_png
-from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.errors import BadImageError, DataError, UsageError
+from fracgen.shards.images import open_picture, to_gray_or_rgb
 from fracgen.shards.manifest import PixelHash
+from fracgen.shards.png import decode_png, encode_png
 from fracgen.shards.sample import Image
 
 MAX_PHOTOGRAPHS = 1000
@@ -27,8 +28,6 @@ MAX_SIDE = 2048
 MAX_PIXELS = 178_956_970
 """Of a file, before it is reduced: where Pillow itself speaks of a decompression bomb."""
 _MAX_FILE_BYTES = 1 << 30
-_MODES = {"1": "L", "L": "L", "RGB": "RGB", "LA": "LA", "La": "LA", "RGBA": "RGBA", "RGBa": "RGBA", "PA": "RGBA"}
-"""What Pillow makes of a picture of a mode before its alpha, if any, is laid over black; RGB where nothing is said."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +96,7 @@ class Photographs(Stored):
                     raise ValueError("other members than 0.png, 1.png ...")
                 if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                     raise ValueError("members that are compressed")
-                return cls(tuple(decode_image(archive.read(member)) for member in members))
+                return cls(tuple(decode_png(archive.read(member)) for member in members))
         except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, DataError) as error:
             raise UsageError(f"{cls.FILE}: damaged ({error})") from None
 
@@ -130,23 +129,15 @@ def _load(path: Path, max_side: int) -> tuple[Image, list[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's on large or odd files: what matters is said here
             picture, notes = _decode(data, max_side)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
-    except UnidentifiedImageError:
-        raise UsageError(f"{path}: not an image that Pillow knows, or one without pixels") from None
-    except PillowImage.DecompressionBombError:
-        raise UsageError(
-            f"{path}: far more than {MAX_PIXELS} pixels, which is the most (a decompression bomb?)"
-        ) from None
-    except Exception as error:  # which errors there are depends on the format's decoder
-        raise UsageError(f"{path}: cannot be decoded ({error or type(error).__name__}); is it cut off?") from error
+    except (BadImageError, UsageError) as error:
+        raise UsageError(f"{path}: {error}") from error
     return np.asarray(picture), [f"{path}: {note}" for note in notes]
 
 
 def _decode(data: bytes, max_side: int) -> tuple[PillowImage.Image, list[str]]:
     """The picture in a file, of mode L or RGB, upright; and what was done to it that is worth a word."""
     notes = []
-    with PillowImage.open(io.BytesIO(data)) as picture:
+    with open_picture(data, formats=None) as picture:
         width, height = picture.size
         if not width or not height:
             raise UsageError(f"{width} x {height} pixels; there is nothing in it")
@@ -165,7 +156,7 @@ def _decode(data: bytes, max_side: int) -> tuple[PillowImage.Image, list[str]]:
             upright, stretched = _stretch(np.asarray(upright), picture.info.get("transparency"))
             notes.append(stretched)
         else:
-            upright = _over_black(upright)
+            upright = _lab_to_rgb(upright) if upright.mode == "LAB" else to_gray_or_rgb(upright)
     if max(width, height) > max_side:
         scale = max_side / max(upright.size)
         wanted = [max(1, round(side * scale)) for side in upright.size]
@@ -191,19 +182,8 @@ def _stretch(levels: np.ndarray, transparent: object) -> tuple[PillowImage.Image
     return picture, f"its levels {low:g} to {high:g} are stretched to 0 to 255"
 
 
-def _over_black(picture: PillowImage.Image) -> PillowImage.Image:
-    """8-bit gray or RGB, what is transparent over black."""
-    if picture.mode == "LAB":
-        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(picture, lab, rgb, outputMode="RGB")
-        assert converted is not None
-        return converted
-    mode = _MODES.get(picture.mode, "RGB")
-    if "transparency" in picture.info and mode in ("L", "RGB"):
-        mode = "RGBA"
-    picture = picture.convert(mode)
-    if mode in ("L", "RGB"):
-        return picture
-    *levels, alpha = (np.asarray(band, np.uint16) for band in picture.split())
-    bands = [PillowImage.fromarray(((level * alpha + 127) // 255).astype(np.uint8)) for level in levels]
-    return bands[0] if len(bands) == 1 else PillowImage.merge("RGB", bands)
+def _lab_to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(picture, lab, rgb, outputMode="RGB")
+    assert converted is not None
+    return converted

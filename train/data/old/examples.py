@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fracgen.shards.codec import decode_image
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.png import decode_png
 from fracgen.train.data.old.pictures import read_picture
 from fracgen.train.data.old.samples import Skipped, SkippedDataWarning, label_of
 from fracgen.train.data.old.source import EXTENSIONS, Progress, Source, open_source
@@ -187,7 +187,7 @@ class _Members:
         if self.png_bits == 8:
             return read_picture(data, where, about=about)
         try:
-            return Image.fromarray(decode_image(data, self.png_bits))
+            return Image.fromarray(decode_png(data, self.png_bits))
         except DataError as error:
             raise BadSampleError(f"{where}: image {error}", "image") from error
 

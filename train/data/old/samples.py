@@ -15,8 +15,8 @@ import torch
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from fracgen.shards.codec import decode_image
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.png import decode_png
 from fracgen.shards.sample import Image
 from fracgen.train.data.old.pictures import GRAY_MODES, over_black, square
 from fracgen.train.data.old.source import Source, image_bytes
@@ -94,9 +94,9 @@ def decode(source: Source, raw: RawSample, *, any_size: bool = False) -> tuple[I
         if source.originals:
             image = _open_picture(source, data)
         elif source.resize is None:
-            image = decode_image(data, source.png_bits, shape=source.shape)
+            image = decode_png(data, source.png_bits, shape=source.shape)
         else:
-            picture = PillowImage.fromarray(decode_image(data, source.png_bits))
+            picture = PillowImage.fromarray(decode_png(data, source.png_bits))
             image = np.asarray(square(picture, source.resize))
     except UnidentifiedImageError:
         raise BadSampleError(f"{raw}: no {', '.join(FORMATS)} image", "image") from None

@@ -1,29 +1,22 @@
-"""Images to PNG bytes and back; and files as they were found, to pixels.
+"""Images to PNG bytes and back.
 
 Pillow needs 5 ms for one 512 x 512 patch fractal at its fastest setting. The frame of a PNG is five fields and a
 deflate stream, so the frame is written here and ISA-L's deflate fills it (0.2 ms, at one bit a pixel too).
 """
 
-import io
 import struct
 import zlib
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
-from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 
-from fracgen.shards.errors import BadImageError, DataError, UsageError
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.images import is_gray, open_picture, to_gray_or_rgb
 from fracgen.shards.sample import Image
 
 GRAY = 127
 """The one gray level of two-level images (REFERENCE section 2: (127, 127, 127) on black)."""
-
-ORIGINALS = ("JPEG", "PNG", "WEBP")
-"""Pillow's names of the formats of files that are stored as they were found."""
-GRAY_MODES = ("1", "L", "LA")
-"""Pillow's modes without colours and with at most 8 bits."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY_TYPE, _RGB_TYPE = 0, 2
@@ -74,28 +67,21 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))])
 
 
-def decode_image(data: bytes, bits: int = 8, *, shape: tuple[int, ...] | None = None) -> Image:
-    """The pixels of an encoded PNG or JPEG: uint8 (H, W) for gray, (H, W, 3) for colour.
+def decode_png(data: bytes, bits: int = 8, *, shape: tuple[int, ...] | None = None) -> Image:
+    """Decode a PNG, ours or any other: uint8 (H, W) for gray, (H, W, 3) for colour.
 
     shape: what it must be; an image of another size is not even unpacked.
-    Raises DataError where the bytes are no image, or of another shape.
+    Raises DataError where the bytes are no PNG, or one of another shape.
     """
     if (image := _decode_ours(data, bits, shape)) is not None:
         return image
-    try:
-        with PillowImage.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-            gray = picture.mode in ("1", "L")
-            found = (picture.height, picture.width) if gray else (picture.height, picture.width, 3)
-            if shape is not None and found != shape:
-                raise DataError(f"an image of shape {found}, not {shape}")
-            picture.load()
-            if bits == 1:
-                return np.where(np.asarray(picture.convert("L")), np.uint8(GRAY), np.uint8(0))
-            return np.asarray(picture.convert("L" if gray else "RGB"))
-    except UnidentifiedImageError:
-        raise DataError("no PNG or JPEG image") from None
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
-        raise DataError(f"cannot be decoded ({error})") from error
+    with open_picture(data, ("PNG",)) as picture:
+        actual = (picture.height, picture.width) if is_gray(picture.mode) else (picture.height, picture.width, 3)
+        if shape is not None and actual != shape:
+            raise DataError(f"an image of shape {actual}, not {shape}")
+        picture.load()
+        pixels = np.asarray(to_gray_or_rgb(picture))
+        return np.where(pixels, np.uint8(GRAY), np.uint8(0)) if bits == 1 else pixels
 
 
 def _decode_ours(data: bytes, bits: int, shape: tuple[int, ...] | None) -> Image | None:
@@ -120,37 +106,3 @@ def _decode_ours(data: bytes, bits: int, shape: tuple[int, ...] | None) -> Image
         return None
     pixels = rows.reshape(height, row)[:, 1:]
     return np.unpackbits(pixels, axis=1, count=width) * np.uint8(GRAY) if bits == 1 else pixels.reshape(shape)
-
-
-def open_original(data: bytes) -> PillowImage.Image:
-    """A JPEG, PNG or WebP, whole and decoded, in its own mode; of several frames the first.
-
-    An orientation that EXIF tells is not applied. Raises BadImageError where it is none, cut off, has more than 8 bits
-    a channel in its mode, or so many pixels that Pillow refuses it.
-    """
-    try:
-        picture = PillowImage.open(io.BytesIO(data), formats=ORIGINALS)
-        if picture.mode.startswith(("I", "F")):
-            raise BadImageError(f"mode {picture.mode}; 8 bits a channel are read", "16 bits")
-        picture.load()
-    except (BadImageError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise BadImageError("no JPEG, PNG or WebP image", "no image") from None
-    except PillowImage.DecompressionBombError:
-        raise BadImageError("more pixels than Pillow takes (a decompression bomb?)", "too large") from None
-    except Exception as error:  # which errors there are depends on the format's decoder
-        raise BadImageError(f"cannot be decoded ({error or type(error).__name__}); cut off?", "damaged") from error
-    return picture
-
-
-def decode_original(data: bytes, mode: str) -> Image:
-    """The pixels of a JPEG, PNG or WebP: uint8 (H, W) for mode "L", (H, W, 3) for "RGB"; alpha is laid over black.
-
-    Raises BadImageError as `open_original` does.
-    """
-    picture: PillowImage.Image = open_original(data)
-    if picture.mode in ("LA", "PA", "RGBA") or ("transparency" in picture.info and picture.mode not in ("1", "L")):
-        above = picture.convert("RGBA")
-        picture = PillowImage.alpha_composite(PillowImage.new("RGBA", above.size, (0, 0, 0, 255)), above)
-    return np.asarray(picture.convert(mode))
