@@ -89,7 +89,7 @@ def contact_sheet(columns: Iterable[Column], tile: int = TILE, *, heading: str =
         for caption, picture in column:
             if isinstance(picture, Difference):
                 names = picture.names
-                reduced[-1].append((style.caption(picture), _reduce(style.pixels(picture), tile)))
+                reduced[-1].append((caption or style.caption(picture), _reduce(style.pixels(picture), tile)))
             else:
                 reduced[-1].append((caption, _reduce(picture, tile)))
     width, height = tile + _GAP, tile + _CAPTION + _GAP

@@ -1,0 +1,53 @@
+"""Draws the sheets that lie beside this file: 1p-frac.png for the README, and one of each other recipe.
+
+python examples/sheets.py OUT
+
+`fracgen preview DIR` draws such a sheet of a folder that is rendered; here nothing is rendered but what is shown.
+"""
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+import fracgen
+from fracgen.onepfrac import PREVIEW_CLASSES
+from fracgen.preview import contact_sheet, recipe_sheet
+from fracgen.recipe import Column
+
+HERE = Path(__file__).parent
+
+
+def perturbations(values: dict[str, Any]) -> Sequence[Column]:
+    """One base fractal and five classes; below, where they differ from it, under three ways to perturb it."""
+    paper, _ = fracgen.OnePFrac(**values).resolve()
+    columns: list[list[Any]] = [[] for _ in range(1 + PREVIEW_CLASSES)]
+    for perturbation, delta in (("additive", 0.1), ("multiplicative", 0.1), ("additive", 0.01)):
+        changes = {**values, "perturbation": perturbation, "delta": delta, "ifs": paper.base}
+        recipe, _ = fracgen.OnePFrac(**changes).resolve()
+        for number, (image, (_, difference)) in enumerate(recipe.preview()):
+            columns[number] += [] if columns[number] else [image]
+            if number:
+                columns[number].append((f"{perturbation}, Delta {delta:g}", difference))
+    return columns
+
+
+def main(out: Path) -> None:
+    """Draw all sheets."""
+    heading = "1p-frac, sigma 3.5, seed 0"
+    save(contact_sheet(perturbations({}), 136, heading=heading), out / "1p-frac.png")
+    for name in ("fractaldb", "ofdb", "visualatom", "noise"):
+        recipe, _ = fracgen.load_recipe(HERE / f"{name}.yaml").resolve()
+        save(recipe_sheet(recipe), out / f"{name}.png")
+
+
+def save(png: bytes, path: Path) -> None:
+    """Write a sheet in 64 colours, a third of its bytes: these are kept in git."""
+    Image.open(io.BytesIO(png)).quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
