@@ -13,8 +13,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.chaos import kernel, splitmix64
+from fracgen.chaos import splitmix64
 from fracgen.ifs import Floats
+from fracgen.jit import kernel
 
 PERMUTATION = (
     *(151, 160, 137, 91, 90, 15, 131, 13, 201, 95, 96, 53, 194, 233, 7, 225, 140, 36, 103, 30, 69, 142, 8, 99, 37, 240),

@@ -13,14 +13,11 @@ A patch mask's nine bits are the pixels of its block, row-major. The published c
 significant bit, the masks here from the least.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from fracgen.ifs import Floats
+from fracgen.jit import kernel
 from fracgen.shards.png import GRAY
 
 MARGIN = 4
@@ -30,14 +27,6 @@ NUM_MASKS = 511
 NUM_HUES = 128
 NUM_BUCKETS = 4096
 UNSURE = np.uint8(255)
-
-
-def kernel(function: Callable[..., Any], **options: Any) -> Any:
-    """Compile, and keep the machine code; where nothing can be kept (no folder to write to), compile in every run."""
-    try:
-        return numba.njit(function, nogil=True, error_model="numpy", cache=True, **options)
-    except RuntimeError:
-        return numba.njit(function, nogil=True, error_model="numpy", **options)
 
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)

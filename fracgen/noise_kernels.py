@@ -7,7 +7,8 @@ Patches are drawn 64 pixels at a time: where patches overlap they agree, so that
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.chaos import kernel, splitmix64
+from fracgen.chaos import splitmix64
+from fracgen.jit import kernel
 
 Bits = npt.NDArray[np.uint64]
 """A two-level canvas: (rows, words), 64 pixels a word, lowest bit first, rows from the bottom."""

@@ -12,8 +12,9 @@ Orbits are traced twice, block by block, rather than kept, as four of them would
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.chaos import NUM_BUCKETS, UNSURE, kernel, tabulate
+from fracgen.chaos import NUM_BUCKETS, UNSURE, tabulate
 from fracgen.ifs import Floats
+from fracgen.jit import kernel
 
 Words = npt.NDArray[np.uint32]
 

@@ -269,19 +269,13 @@ def test_an_interrupt_is_one_line(fracgen, monkeypatch):
 
 
 def test_where_no_machine_code_can_be_kept_it_is_compiled(monkeypatch):
-    import numba
+    from fracgen import jit
 
-    from fracgen.chaos import kernel
+    def refuse(function):
+        raise RuntimeError("cannot cache function: no locator available")
 
-    compile_kernel = numba.njit
-
-    def refusing(function, *, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return compile_kernel(function, **options)
-
-    monkeypatch.setattr(numba, "njit", refusing)
-    assert kernel(lambda number: number + 1)(2) == 3
+    monkeypatch.setattr(jit, "_KernelCache", refuse)
+    assert jit.kernel(lambda number: number + 1)(2) == 3
 
 
 def test_verify_render_is_not_idle(fracgen, tmp_path):

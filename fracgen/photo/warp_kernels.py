@@ -7,12 +7,12 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from fracgen.ifs import Floats
+from fracgen.jit import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def bend(coefficients: Floats, xs: Floats, ys: Floats, unit: float, out: Any) -> None:
     """The map of a quadratic polynomial, (2, m, n): out[0, j, i] = u(x_i) + unit * Px(x_i, y_j), and y likewise.
 
@@ -30,7 +30,7 @@ def bend(coefficients: Floats, xs: Floats, ys: Floats, unit: float, out: Any) ->
                 out[axis, j, i] = start + unit * (c0 + (c1 + c2 * x) * x)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def stretch(nodes: Floats, xs: Floats, ys: Floats, unit: float, out: Any) -> None:
     """The map of a free-form deformation by uniform cubic B-splines: as `bend`, but for what is added.
 
@@ -68,7 +68,7 @@ def stretch(nodes: Floats, xs: Floats, ys: Floats, unit: float, out: Any) -> Non
                 first = end
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def overturned(sources: Floats) -> bool:
     """Whether a map turns over a cell centred in the picture; sources: (2, n + 1, n + 1), of corners, in the frame."""
     (xs, ys), n = sources, sources.shape[1] - 1
@@ -83,7 +83,7 @@ def overturned(sources: Floats) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def bends_over(coefficients: Floats, corners: Floats) -> bool:
     """Whether the Jacobian of a quadratic (see `bend`) is not positive at one of corners x corners in the picture."""
     a, b = coefficients
@@ -101,7 +101,7 @@ def bends_over(coefficients: Floats, corners: Floats) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def project(back: Floats, xs: Floats, ys: Floats, out: Floats) -> None:
     """out[:, j, i]: the picture's point behind (xs[i], ys[j]); infinity behind the horizon."""
     for j in range(len(ys)):
@@ -115,7 +115,7 @@ def project(back: Floats, xs: Floats, ys: Floats, out: Floats) -> None:
                 out[0, j, i] = out[1, j, i] = np.inf
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def measure(sources: Floats, width: float, height: float, step: float, numbers: Floats) -> None:
     """Measure the cells centred in the picture: covered share, visible share, least area, and how far
     apart pixels of a row and of a column are.
