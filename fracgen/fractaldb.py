@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from fracgen.rng import MAX_SEED, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.shards.sample import Sample
-from fracgen.style import ColorMode, DrawMode, PatchMode, check_choice, check_range
+from fracgen.shards.settings import Setting
+from fracgen.style import Color, Draw, Pad, Patch, Points, Size
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
@@ -51,26 +52,34 @@ class CategoryRecipe(DrawnRecipe):
     draw, color, patch: see `style.Style`. systems: the categories, once resolved; where there are more, the first.
     """
 
-    categories: int = 1000
-    seed: int = 0
-    size: int = 362
-    pad: int = 6
-    points: int = 200_000
-    draw: DrawMode = "patch"
-    color: ColorMode = "gray"
-    patch: PatchMode = "random"
-    systems: Categories | None = None
+    categories: Annotated[
+        int, Setting("Number of categories, each a class.", at_least=1, at_most=MAX_CATEGORIES, panel="Formula")
+    ] = 1000
+    seed: Annotated[
+        int,
+        Setting(
+            "Seed of the patch masks; the search for categories has its own.",
+            at_least=0,
+            at_most=MAX_SEED,
+            panel="Formula",
+        ),
+    ] = 0
+    size: Size = 362
+    pad: Pad = 6
+    points: Points = 200_000
+    draw: Draw = "patch"
+    color: Color = "gray"
+    patch: Patch = "random"
+    systems: Annotated[Categories | None, Setting("The categories, instead of a search for them.", option="")] = None
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
-        check_range("categories", self.categories, 1, MAX_CATEGORIES)
-        check_range("seed", self.seed, 0, MAX_SEED)
+        super().__post_init__()
         if self.systems is not None:
             if len(self.systems) < self.categories:
                 raise UsageError(f"categories {self.categories}: only {len(self.systems)} are given; lower it")
             if len(self.systems) > self.categories:
                 object.__setattr__(self, "systems", Categories(self.systems.systems[: self.categories]))
-        _ = self.style
 
     @property
     def title(self) -> str:
@@ -125,15 +134,13 @@ class FractalDB(CategoryRecipe):
     NAME: ClassVar[str] = "fractaldb"
     HEADING: ClassVar[tuple[str, ...]] = ("categories", "instances", "weights", "seed")
 
-    instances: int = 10
-    weights: float = 0.4
-
-    def __post_init__(self) -> None:
-        """Raises UsageError where a value is not allowed."""
-        object.__setattr__(self, "weights", float(self.weights) + 0.0)
-        super().__post_init__()
-        check_range("instances", self.instances, 1, 100_000)
-        check_range("weights", self.weights, 1e-6, 1000)
+    instances: Annotated[
+        int,
+        Setting("Drawings of each weight vector, each in four flips.", at_least=1, at_most=100_000, panel="Formula"),
+    ] = 10
+    weights: Annotated[
+        float, Setting("Step of the 25 weight vectors.", at_least=1e-6, at_most=1000, panel="Formula")
+    ] = 0.4
 
     def __len__(self) -> int:
         return self.categories * len(weight_vectors(self.weights)) * self.group
@@ -213,12 +220,10 @@ class OFDB(CategoryRecipe):
     NAME: ClassVar[str] = "ofdb"
     HEADING: ClassVar[tuple[str, ...]] = ("categories", "weights", "seed")
 
-    weights: Literal["identity", "published"] = "identity"
-
-    def __post_init__(self) -> None:
-        """Raises UsageError where a value is not allowed."""
-        super().__post_init__()
-        check_choice("weights", self.weights, Literal["identity", "published"])
+    weights: Annotated[
+        Literal["identity", "published"],
+        Setting("The system as it was found, or a x 0.2 as in the published script.", panel="Formula"),
+    ] = "identity"
 
     def __len__(self) -> int:
         return self.categories

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.recipe import MAX_CLASSES, Column, Recipe, spread
-from fracgen.rng import MAX_SEED, stream_key
+from fracgen.recipe import Classes, Column, Recipe, Seed, spread
+from fracgen.rng import stream_key
 from fracgen.shards.sample import Image, Sample
-from fracgen.style import Style, check_choice, check_range
+from fracgen.shards.settings import Setting
+from fracgen.style import MAX_POINTS, Pad, Size, Style
 
 NoiseKind = Literal["gaussian", "uniform", "pixel-gaussian", "pixel-uniform"]
 Clouds = Literal["class", "shared"]
@@ -40,26 +41,39 @@ class Noise(Recipe):
     NAME: ClassVar[str] = "noise"
     HEADING: ClassVar[tuple[str, ...]] = ("kind", "seed")
 
-    kind: NoiseKind = "gaussian"
-    classes: int = 1000
-    seed: int = 0
-    size: int = 512
-    pad: int = 6
-    points: int = 100_000
-    std: float = 0.125
-    cloud: Clouds = "class"
-    delta: float = 0.1
+    kind: Annotated[
+        NoiseKind, Setting("Patches at random places; or, without patches, random pixels.", panel="Formula")
+    ] = "gaussian"
+    classes: Classes = 1000
+    seed: Seed = 0
+    size: Size = 512
+    pad: Pad = 6
+    points: Annotated[int, Setting("Points of a cloud.", at_least=2, at_most=MAX_POINTS, panel="Image")] = 100_000
+    std: Annotated[
+        float,
+        Setting(
+            "Standard deviation of the Gaussian, as a share of the width or of the levels.",
+            at_least=0.01,
+            at_most=10,
+            panel="Formula",
+        ),
+    ] = 0.125
+    cloud: Annotated[
+        Clouds, Setting("A cloud of each class's own, or one whose points each class moves.", panel="Formula")
+    ] = "class"
+    delta: Annotated[
+        float,
+        Setting(
+            "Share of the width within which the points of a shared cloud move.",
+            at_least=0,
+            at_most=1,
+            panel="Formula",
+        ),
+    ] = 0.1
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
-        for name in ("std", "delta"):
-            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)
-        check_choice("kind", self.kind, NoiseKind)
-        check_choice("cloud", self.cloud, Clouds)
-        check_range("classes", self.classes, 1, MAX_CLASSES)
-        check_range("seed", self.seed, 0, MAX_SEED)
-        check_range("std", self.std, 0.01, 10)
-        check_range("delta", self.delta, 0, 1)
+        super().__post_init__()
         _ = self.style
 
     def __len__(self) -> int:

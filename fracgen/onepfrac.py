@@ -10,16 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
-from fracgen.recipe import MAX_CLASSES, Column, Difference, DrawnRecipe
-from fracgen.rng import MAX_SEED, generator, stream_key
+from fracgen.recipe import Classes, Column, Difference, DrawnRecipe, Seed
+from fracgen.rng import generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
-from fracgen.style import ColorMode, DrawMode, PatchMode, check_choice, check_range, fill_rate
+from fracgen.shards.settings import Setting
+from fracgen.style import Color, Draw, Pad, Patch, Points, Size, fill_rate
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
@@ -49,48 +50,87 @@ class OnePFrac(DrawnRecipe):
         {"sigma", "maps", "max_tries", "base_candidates", "min_acceptance", "max_base_tries"}
     )
 
-    sigma: float = 3.5
-    delta: float = 0.1
-    classes: int = 1000
-    seed: int = 0
-    size: int = 512
-    pad: int = 6
-    points: int = 100_000
-    maps: int = 2
-    perturbation: Literal["additive", "multiplicative"] = "additive"
-    draw: DrawMode = "patch"
-    color: ColorMode = "gray"
-    patch: PatchMode = "random"
-    masks: Literal["class", "shared"] = "class"
-    min_fill: float = 0.05
-    max_tries: int = 100
-    base_candidates: int = 8
-    min_acceptance: float = 0.5
-    max_base_tries: int = 1000
-    ifs: IFS | None = None
+    sigma: Annotated[
+        float,
+        Setting(
+            "Sigma-factor of the base fractal, at most 3 for each map. Published: 3.5, and 5 and 6 in the sweep; "
+            "3.5 to 4 is where two maps were drawn first (Anderson & Farrell), 6 looks like noise.",
+            above=0,
+            panel="Base fractal",
+        ),
+    ] = 3.5
+    delta: Annotated[
+        float,
+        Setting(
+            "Width of the perturbation. Published: 0.1, and 0.001 to 0.2 in the sweep. Another delta means another "
+            "base fractal, since bases are vetted by their perturbations, unless --ifs gives one.",
+            at_least=0,
+            at_most=1e6,
+            panel="Formula",
+        ),
+    ] = 0.1
+    classes: Classes = 1000
+    seed: Seed = 0
+    size: Size = 512
+    pad: Pad = 6
+    points: Points = 100_000
+    maps: Annotated[
+        int, Setting("Affine maps of the base fractal.", at_least=1, at_most=MAX_MAPS, panel="Base fractal")
+    ] = 2
+    perturbation: Annotated[
+        Literal["additive", "multiplicative"],
+        Setting(
+            "Add U(-delta/2, delta/2) to each coefficient (the paper), or multiply it by U(1-delta, 1+delta) (code).",
+            panel="Formula",
+        ),
+    ] = "additive"
+    draw: Draw = "patch"
+    color: Color = "gray"
+    patch: Patch = "random"
+    masks: Annotated[
+        Literal["class", "shared"],
+        Setting("Random masks of each class's own, or one set that all classes share.", panel="Image"),
+    ] = "class"
+    min_fill: Annotated[
+        float,
+        Setting(
+            "An image is kept if more than this share of its pixels is not black.",
+            at_least=0,
+            at_most=1,
+            panel="Rejection",
+        ),
+    ] = 0.05
+    max_tries: Annotated[
+        int,
+        Setting("Perturbations tried for a class.", at_least=1, at_most=10**6, panel="Rejection"),
+    ] = 100
+    base_candidates: Annotated[
+        int,
+        Setting(
+            "Base fractals of which the one is taken whose perturbations pass most.",
+            at_least=1,
+            at_most=10**6,
+            panel="Base fractal",
+        ),
+    ] = 8
+    min_acceptance: Annotated[
+        float,
+        Setting("Share of its perturbations that must pass.", at_least=0, at_most=1, panel="Base fractal"),
+    ] = 0.5
+    max_base_tries: Annotated[int, Setting("Base fractals tried.", at_least=1, at_most=10**6, panel="Base fractal")] = (
+        1000
+    )
+    ifs: Annotated[IFS | None, Setting("The base fractal, instead of a search for one.", option="")] = None
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed. With a base fractal, sigma and maps are those of it."""
-        for name in ("sigma", "delta", "min_fill", "min_acceptance"):
-            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # one zero, one hash
-        if self.ifs is not None:
+        if isinstance(self.ifs, IFS):
             object.__setattr__(self, "maps", len(self.ifs))
             if not math.isclose(self.sigma, self.ifs.sigma, rel_tol=1e-9):
                 object.__setattr__(self, "sigma", self.ifs.sigma)
-        else:
-            check_range("maps", self.maps, 1, MAX_MAPS)
+        super().__post_init__()
+        if self.ifs is None:
             check_sigma(self.sigma, self.maps)
-        check_range("delta", self.delta, 0, 1e6)
-        check_range("classes", self.classes, 1, MAX_CLASSES)
-        check_range("seed", self.seed, 0, MAX_SEED)
-        check_range("min_fill", self.min_fill, 0, 1)
-        check_range("max_tries", self.max_tries, 1, 10**6)
-        check_range("base_candidates", self.base_candidates, 1, 10**6)
-        check_range("min_acceptance", self.min_acceptance, 0, 1)
-        check_range("max_base_tries", self.max_base_tries, 1, 10**6)
-        check_choice("perturbation", self.perturbation, Literal["additive", "multiplicative"])
-        check_choice("masks", self.masks, Literal["class", "shared"])
-        _ = self.style
 
     def __len__(self) -> int:
         return self.classes

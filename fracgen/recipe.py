@@ -3,14 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
+from fracgen.rng import MAX_SEED
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
+from fracgen.shards.settings import Setting, check_settings
 from fracgen.shards.sidecars import FORMULAS
 from fracgen.style import ColorMode, DrawMode, PatchMode, Style
 
 MAX_CLASSES = 1_000_000
+
+Classes = Annotated[
+    int, Setting("Number of classes, one image each.", at_least=1, at_most=MAX_CLASSES, panel="Formula")
+]
+Seed = Annotated[int, Setting("Seed of everything that is drawn.", at_least=0, at_most=MAX_SEED, panel="Formula")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,10 @@ class Recipe(ABC):
     SOURCE: ClassVar[str] = FORMULAS
     PROVENANCE: ClassVar[frozenset[str]] = frozenset()
     HEADING: ClassVar[tuple[str, ...]] = ("seed",)
+
+    def __post_init__(self) -> None:
+        """Check all fields by their `Setting`. Raises UsageError with field, value and what is allowed."""
+        check_settings(self)
 
     @property
     @abstractmethod
@@ -133,6 +144,11 @@ class DrawnRecipe(Recipe):
     draw: DrawMode
     color: ColorMode
     patch: PatchMode
+
+    def __post_init__(self) -> None:
+        """Check all fields. Raises UsageError with field, value and what is allowed."""
+        super().__post_init__()
+        _ = self.style
 
     @property
     def style(self) -> Style:

@@ -1,12 +1,13 @@
-"""How an orbit becomes an image, how full an image is, and checks of a recipe's values: what needs no kernels."""
+"""How an orbit becomes an image, how full an image is, and the ranges of both: what needs no kernels."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Image
+from fracgen.shards.settings import Setting, check_settings
 
 DrawMode = Literal["patch", "point"]
 ColorMode = Literal["gray", "color"]
@@ -15,6 +16,13 @@ PatchMode = Literal["random", "fill"]
 MAX_SIZE = 8192
 """Twice as much, and readers take the image for a decompression bomb."""
 MAX_POINTS = 10_000_000
+
+Size = Annotated[int, Setting("Width and height of an image in pixels.", at_least=8, at_most=MAX_SIZE, panel="Image")]
+Pad = Annotated[int, Setting("Black border in pixels, less than half of the size.", at_least=0, panel="Image")]
+Points = Annotated[int, Setting("Points of an orbit.", at_least=2, at_most=MAX_POINTS, panel="Image")]
+Draw = Annotated[DrawMode, Setting("3 x 3 patches, or single pixels.", panel="Image")]
+Color = Annotated[ColorMode, Setting("Gray, or a hue by the point's number.", panel="Image")]
+Patch = Annotated[PatchMode, Setting("Masks of the patches: random ones, or all pixels.", panel="Image")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +33,17 @@ class Style:
     draw: single pixels, or 3 x 3 patches with `patch` masks. color: gray 127 on black, or hue by point index.
     """
 
-    size: int = 512
-    pad: int = 6
-    points: int = 100_000
-    draw: DrawMode = "patch"
-    color: ColorMode = "gray"
-    patch: PatchMode = "random"
+    size: Size = 512
+    pad: Pad = 6
+    points: Points = 100_000
+    draw: Draw = "patch"
+    color: Color = "gray"
+    patch: Patch = "random"
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
-        check_range("size", self.size, 8, MAX_SIZE, "pixels")
+        check_settings(self)
         check_range("pad", self.pad, 0, (self.size - 1) // 2, f"pixels, less than half of size {self.size}")
-        check_range("points", self.points, 2, MAX_POINTS, "points")
-        check_choice("draw", self.draw, DrawMode)
-        check_choice("color", self.color, ColorMode)
-        check_choice("patch", self.patch, PatchMode)
 
     @property
     def random_masks(self) -> bool:
@@ -50,13 +54,7 @@ class Style:
 def check_range(name: str, value: float, low: float, high: float, unit: str = "") -> None:
     """Raises UsageError where `value` is not in [low, high] (NaN is not)."""
     if not low <= value <= high:
-        raise UsageError(f"{name.replace('_', '-')} {value}: must be {low} to {high} {unit}".rstrip())
-
-
-def check_choice(name: str, value: object, choices: object) -> None:
-    """Raises UsageError where `value` is none of a Literal's words."""
-    if value not in get_args(choices):
-        raise UsageError(f"{name} {value!r}: must be one of {', '.join(get_args(choices))}")
+        raise UsageError(f"{name} {value}: must be {low} to {high} {unit}".rstrip())
 
 
 def fill_rate(image: Image) -> float:

@@ -5,30 +5,25 @@ the published code's (REFERENCE section 5); its random stream, which depends on 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
 from fracgen.ifs import Floats
-from fracgen.recipe import MAX_CLASSES, Column, Recipe, spread
-from fracgen.rng import MAX_SEED, generator, stream_key
+from fracgen.recipe import MAX_CLASSES, Column, Recipe, Seed, spread
+from fracgen.rng import generator, stream_key
+from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Image, Sample
-from fracgen.style import MAX_SIZE, check_choice, check_range
+from fracgen.shards.settings import Setting
+from fracgen.style import MAX_SIZE, Size, check_range
 
 Gradients = Literal["signed", "library"]
 
 MAX_IMAGES = 1_000_000_000
 PREVIEW_CLASSES, PREVIEW_INSTANCES = 6, 3
-_RANGES: Mapping[str, tuple[int, float]] = {
-    "vertices": (3, 10_000),
-    "orbits": (1, 10_000),
-    "radius": (0, MAX_SIZE),
-    "ellipse": (0, 100.0),
-}
-"""Least and greatest that the fields min_* and max_* of these names may be; coordinates stay within 2^23 then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,39 +63,48 @@ class VisualAtom(Recipe):
     NAME: ClassVar[str] = "visualatom"
     HEADING: ClassVar[tuple[str, ...]] = ("classes", "instances", "gradients", "seed")
 
-    classes: int = 1000
-    instances: int = 1000
-    seed: int = 0
-    size: int = 512
-    min_vertices: int = 200
-    max_vertices: int = 1000
-    min_orbits: int = 1
-    max_orbits: int = 200
-    max_noise: float = 4.0
-    max_line_offset: float = 0.1
-    min_radius: int = 10
-    max_radius: int = 60
-    max_waves: int = 20
-    min_ellipse: float = 1.0
-    max_ellipse: float = 2.0
-    gradients: Gradients = "signed"
+    classes: Annotated[int, Setting("Number of classes.", at_least=1, at_most=MAX_CLASSES, panel="Formula")] = 1000
+    instances: Annotated[int, Setting("Images of each class.", at_least=1, panel="Formula")] = 1000
+    seed: Seed = 0
+    size: Size = 512
+    min_vertices: Annotated[
+        int, Setting("Least number of vertices of an orbit.", at_least=3, at_most=10000, panel="Class")
+    ] = 200
+    max_vertices: Annotated[
+        int, Setting("Greatest number of vertices of an orbit.", at_least=3, at_most=10000, panel="Class")
+    ] = 1000
+    min_orbits: Annotated[int, Setting("Least number of orbits.", at_least=1, at_most=10000, panel="Class")] = 1
+    max_orbits: Annotated[int, Setting("Greatest number of orbits.", at_least=1, at_most=10000, panel="Class")] = 200
+    max_noise: Annotated[float, Setting("Greatest amplitude of the noise.", at_least=0, at_most=100, panel="Class")] = (
+        4.0
+    )
+    max_line_offset: Annotated[
+        float, Setting("Greatest offset of a line in pixels.", at_least=0, at_most=100, panel="Class")
+    ] = 0.1
+    min_radius: Annotated[
+        int, Setting("Least radius of the first orbit in pixels.", at_least=0, at_most=MAX_SIZE, panel="Class")
+    ] = 10
+    max_radius: Annotated[
+        int, Setting("Greatest radius of the first orbit in pixels.", at_least=0, at_most=MAX_SIZE, panel="Class")
+    ] = 60
+    max_waves: Annotated[int, Setting("Greatest number of waves a turn.", at_least=0, at_most=10000, panel="Class")] = (
+        20
+    )
+    min_ellipse: Annotated[float, Setting("Least factor of an axis.", at_least=0, at_most=100, panel="Class")] = 1.0
+    max_ellipse: Annotated[float, Setting("Greatest factor of an axis.", at_least=0, at_most=100, panel="Class")] = 2.0
+    gradients: Annotated[
+        Gradients,
+        Setting("Gradients of the Perlin noise: as they are meant, or as noise 1.2.2 computes them.", panel="Formula"),
+    ] = "signed"
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
-        for name in ("max_noise", "max_line_offset", "min_ellipse", "max_ellipse"):
-            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # one zero, one hash
-        check_range("classes", self.classes, 1, MAX_CLASSES)
+        super().__post_init__()
         check_range("instances", self.instances, 1, MAX_IMAGES // self.classes)
-        check_range("seed", self.seed, 0, MAX_SEED)
-        check_range("size", self.size, 8, MAX_SIZE, "pixels")
-        for name, (least, most) in _RANGES.items():
+        for name in ("vertices", "orbits", "radius", "ellipse"):
             low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-            check_range(f"min_{name}", low, least, most)
-            check_range(f"max_{name}", high, low, most, f"(min-{name} is {low})")
-        check_range("max_noise", self.max_noise, 0, 100)
-        check_range("max_line_offset", self.max_line_offset, 0, 100)
-        check_range("max_waves", self.max_waves, 0, 10_000)
-        check_choice("gradients", self.gradients, Gradients)
+            if low > high:
+                raise UsageError(f"max_{name} {high}: must be at least min_{name}, {low}")
 
     def __len__(self) -> int:
         return self.classes * self.instances

@@ -13,7 +13,7 @@ the photograph, and black beyond that.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from fracgen.photo.matrices import inverse, product
 from fracgen.photo.opencv import opencv
 from fracgen.photo.resample import warp_matrix
 from fracgen.shards.sample import Image
+from fracgen.shards.settings import Setting, check_settings
 from fracgen.style import check_range
 
 Level = Image
@@ -31,6 +32,32 @@ SIDES_DRAWN = 10
 """How often the sides of a crop are drawn, where it does not fit into the photograph."""
 _LUMA = np.array([0.299, 0.587, 0.114])
 _YIQ = np.array([_LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+
+
+MinScale = Annotated[
+    float, Setting("Least area of a crop, as a share of the photograph's.", at_least=1e-6, at_most=1, panel="Crops")
+]
+MaxScale = Annotated[
+    float, Setting("Greatest area of a crop, as a share of the photograph's.", at_least=1e-6, at_most=1, panel="Crops")
+]
+MaxRatio = Annotated[
+    float, Setting("Sides of a crop: up to this to one, either way.", at_least=1, at_most=100, panel="Crops")
+]
+Rotation = Annotated[float, Setting("Turn of a crop in degrees, either way.", at_least=0, at_most=180, panel="Crops")]
+Shear = Annotated[float, Setting("Shear of a crop in degrees, either way.", at_least=0, at_most=80, panel="Crops")]
+Flip = Annotated[float, Setting("Probability that a crop is a mirror image.", at_least=0, at_most=1, panel="Crops")]
+Brightness = Annotated[
+    float, Setting("Factors of brightness, from 1 - this to 1 + this.", at_least=0, at_most=1, panel="Crops")
+]
+Contrast = Annotated[
+    float, Setting("Factors of contrast, from 1 - this to 1 + this.", at_least=0, at_most=1, panel="Crops")
+]
+Saturation = Annotated[
+    float, Setting("Factors of saturation, from 1 - this to 1 + this.", at_least=0, at_most=1, panel="Crops")
+]
+Hue = Annotated[
+    float, Setting("Shift of the hue as a share of a turn, either way.", at_least=0, at_most=0.5, panel="Crops")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,26 +128,21 @@ class CropRanges:
     either way (in YIQ).
     """
 
-    min_scale: float
-    max_scale: float
-    max_ratio: float
-    rotation: float
-    shear: float
-    flip: float
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
+    min_scale: MinScale
+    max_scale: MaxScale
+    max_ratio: MaxRatio
+    rotation: Rotation
+    shear: Shear
+    flip: Flip
+    brightness: Brightness
+    contrast: Contrast
+    saturation: Saturation
+    hue: Hue
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
-        limits = {
-            "min_scale": (1e-6, 1.0), "max_scale": (self.min_scale, 1.0), "max_ratio": (1.0, 100.0),
-            "rotation": (0.0, 180.0), "shear": (0.0, 80.0), "flip": (0.0, 1.0), "brightness": (0.0, 1.0),
-            "contrast": (0.0, 1.0), "saturation": (0.0, 1.0), "hue": (0.0, 0.5),
-        }  # fmt: skip
-        for name, (least, most) in limits.items():
-            check_range(name, getattr(self, name), least, most)
+        check_settings(self)
+        check_range("max_scale", self.max_scale, self.min_scale, 1)
 
     def draw(self, random: Callable[[], float], levels: list[Level], size: int) -> Crop:
         """The crop that numbers in [0, 1) give."""

@@ -9,20 +9,36 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from fracgen.photo.crops import Crop, CropRanges, Level, levels_of
+from fracgen.photo.crops import (
+    Brightness,
+    Contrast,
+    Crop,
+    CropRanges,
+    Flip,
+    Hue,
+    Level,
+    MaxRatio,
+    MaxScale,
+    MinScale,
+    Rotation,
+    Saturation,
+    Shear,
+    levels_of,
+)
 from fracgen.photo.edges import Canny, Look, derive_canny, square, to_gray, to_rgb
 from fracgen.photo.opencv import opencv_version
 from fracgen.photo.photographs import Photographs
 from fracgen.photo.warps import Affine, Elastic, Perspective, Polynomial, Warp
-from fracgen.recipe import MAX_CLASSES, Column, Difference, Recipe, UnmakeableError, spread
-from fracgen.rng import MAX_SEED, generator
+from fracgen.recipe import MAX_CLASSES, Column, Difference, Recipe, Seed, UnmakeableError, spread
+from fracgen.rng import generator
 from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Image, Sample
-from fracgen.style import MAX_SIZE, check_choice, check_range
+from fracgen.shards.settings import Setting
+from fracgen.style import Size, check_range
 
 WarpName = Literal["affine", "perspective", "polynomial", "elastic", "crops"]
 PROBES, RENDERED_PROBES = 100_000, 256
@@ -58,58 +74,91 @@ class Photo(Recipe):
     SOURCE: ClassVar[str] = "photographs"
     PROVENANCE: ClassVar[frozenset[str]] = frozenset({"max_tries", "derived"})
 
-    look: Look = "canny"
-    warp: WarpName = "affine"
-    strength: float = 0.5
-    classes: int = 1000
-    seed: int = 0
-    size: int = 512
-    blur: tuple[float, ...] | None = None
-    low: tuple[float, ...] | None = None
-    high: tuple[float, ...] | None = None
-    cells: int = 4
-    min_fill: float = 0.25
-    max_tries: int = 100
-    min_scale: float = 0.002
-    max_scale: float = 0.25
-    max_ratio: float = 4 / 3
-    rotation: float = 30.0
-    shear: float = 30.0
-    flip: float = 0.5
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    derived: tuple[str, ...] = ()
-    photographs: Photographs | None = None
+    look: Annotated[Look, Setting("White edges, gray, or colours.", panel="Formula")] = "canny"
+    warp: Annotated[WarpName, Setting("What makes a class.", panel="Formula")] = "affine"
+    strength: Annotated[
+        float,
+        Setting(
+            "Width of the warps' numbers; 1 is half of the picture, for elastic a cell.",
+            at_least=0,
+            at_most=1e6,
+            panel="Formula",
+        ),
+    ] = 0.5
+    classes: Annotated[
+        int,
+        Setting("Warps of each photograph, each a class.", at_least=1, at_most=MAX_CLASSES, panel="Formula"),
+    ] = 1000
+    seed: Seed = 0
+    size: Size = 512
+    blur: Annotated[
+        tuple[float, ...] | None,
+        Setting(
+            "Sigma of Canny's Gaussian in pixels; once, or once for each photograph.",
+            at_least=0,
+            at_most=100,
+            panel="Edges",
+            default="derived from the photograph",
+        ),
+    ] = None
+    low: Annotated[
+        tuple[float, ...] | None,
+        Setting("Low threshold of Canny.", at_least=0, at_most=1e4, panel="Edges", default="0.4 of the high one"),
+    ] = None
+    high: Annotated[
+        tuple[float, ...] | None,
+        Setting(
+            "High threshold of Canny.",
+            at_least=0,
+            at_most=1e4,
+            panel="Edges",
+            default="a fifth of the gradients exceed it",
+        ),
+    ] = None
+    cells: Annotated[
+        int, Setting("Cells of an elastic warp along a side.", at_least=1, at_most=16, panel="Formula")
+    ] = 4
+    min_fill: Annotated[
+        float,
+        Setting(
+            "Share of the image that a warp must cover, and of the photograph that it must show.",
+            at_least=0,
+            at_most=1,
+            panel="Rejection",
+        ),
+    ] = 0.25
+    max_tries: Annotated[int, Setting("Warps tried for a class.", at_least=1, at_most=10**6, panel="Rejection")] = 100
+    min_scale: MinScale = 0.002
+    max_scale: MaxScale = 0.25
+    max_ratio: MaxRatio = 4 / 3
+    rotation: Rotation = 30.0
+    shear: Shear = 30.0
+    flip: Flip = 0.5
+    brightness: Brightness = 0.4
+    contrast: Contrast = 0.4
+    saturation: Saturation = 0.4
+    hue: Hue = 0.1
+    derived: Annotated[tuple[str, ...], Setting("Numbers of Canny that were derived.", option="")] = ()
+    photographs: Annotated[Photographs | None, Setting("The photographs.", option="")] = None
 
     _dropped: ClassVar[tuple[str, ...]] = ()
     """Canny's numbers that were given without Canny: of each recipe its own, but no field."""
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
-        for name in ("strength", "min_fill", *_CROP_FIELDS):
-            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)  # one zero, one hash
-        check_choice("look", self.look, Look)
-        check_choice("warp", self.warp, WarpName)
-        check_range("strength", self.strength, 0, 1e6)
+        super().__post_init__()
         check_range("classes", self.classes, 1, MAX_CLASSES // self.num_photographs)
-        check_range("seed", self.seed, 0, MAX_SEED)
-        check_range("size", self.size, 8, MAX_SIZE, "pixels")
-        check_range("cells", self.cells, 1, 16)
-        check_range("min_fill", self.min_fill, 0, 1)
-        check_range("max_tries", self.max_tries, 1, 10**6)
         _ = self._ranges
         object.__setattr__(self, "_dropped", ())
-        for name, most in (("blur", 100), ("low", 1e4), ("high", 1e4)):
-            self._check_canny(name, most)
+        for name in _CANNY_FIELDS:
+            self._check_canny(name)
         if unknown := set(self.derived) - set(_CANNY_FIELDS):
             raise UsageError(f"derived {min(unknown)!r}: must be of {', '.join(_CANNY_FIELDS)}")
         object.__setattr__(self, "derived", tuple(name for name in self.derived if getattr(self, name) is not None))
         for low, high in zip(self.low or (), self.high or (), strict=False):
             check_range("low", low, 0, high, f"(high is {high})")
 
-    def _check_canny(self, name: str, most: float) -> None:
+    def _check_canny(self, name: str) -> None:
         values = getattr(self, name)
         if values is None or self.look != "canny":
             if values is not None and name not in self.derived:
@@ -120,11 +169,8 @@ class Photo(Recipe):
             raise UsageError(
                 f"{name}: {len(values)} numbers for {self.num_photographs} photographs; give 1, or one each"
             )
-        for value in values:
-            check_range(name, value, 0, most)
         if self.photographs is not None and len(values) == 1:
-            values = values * len(self.photographs)
-        object.__setattr__(self, name, tuple(float(value) + 0.0 for value in values))
+            object.__setattr__(self, name, values * len(self.photographs))
 
     def __len__(self) -> int:
         return self.num_photographs * self.classes
