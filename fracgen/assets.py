@@ -20,6 +20,10 @@ class Stored(ABC):
     def sha256(self) -> str:
         """Of the content (hex): the same wherever the value is the same, however it is packed."""
 
+    def to_plain(self) -> dict[str, str]:
+        """What stands for the value in a recipe."""
+        return {"file": self.FILE, "sha256": self.sha256}
+
     @abstractmethod
     def to_bytes(self) -> bytes:
         """The file."""

@@ -70,12 +70,12 @@ class IFS:
         """Its sigma-factor."""
         return sigma_factor(self.maps)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """Our JSON form: {"maps": [[[a, b, e], [c, d, f]], ...], "p": [...]}; the floats survive exactly."""
         return {"maps": self.maps.tolist(), "p": self.p.tolist()}
 
     @classmethod
-    def from_dict(cls, values: Any) -> Self:
+    def from_plain(cls, values: Any) -> Self:
         """Read our JSON form; p may be left out. Raises UsageError where it is something else."""
         if not isinstance(values, dict) or "maps" not in values or not set(values) <= {"maps", "p"}:
             raise UsageError('an IFS is written {"maps": [[[a, b, e], [c, d, f]], ...], "p": [...]}; p may be left out')
@@ -202,7 +202,7 @@ def _parse_json(text: str) -> IFS:
         values = values["recipe"].get("ifs") if isinstance(values["recipe"], dict) else None
         if values is None:
             raise UsageError("its recipe holds no IFS")
-    return IFS.from_dict(values)
+    return IFS.from_plain(values)
 
 
 def _numbers(values: Any, name: str) -> Floats:

@@ -103,7 +103,7 @@ def test_render_from_a_given_fractal(fracgen, tmp_path):
     (tmp_path / "a.csv").write_text(CSV)
     code, out, _ = fracgen("render", *FLAGS, "--ifs", "a.csv", "--out", "set", "--min-fill", 0.01)
     assert code == 0 and "given" in out
-    assert IFS.from_dict(load_manifest(tmp_path / "set").recipe["ifs"]) == load_ifs(tmp_path / "a.csv")
+    assert IFS.from_plain(load_manifest(tmp_path / "set").recipe["ifs"]) == load_ifs(tmp_path / "a.csv")
     assert load_ifs(tmp_path / "set") == load_ifs(tmp_path / "a.csv")
     (tmp_path / "a.csv").unlink()
     assert fracgen("verify", "set", "--render")[0] == 0

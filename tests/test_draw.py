@@ -60,7 +60,7 @@ def test_plain_renderer_is_the_published_one(golden):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_kept_cases(case):
-    ifs, style = IFS.from_dict(case["ifs"]), Style(**case["style"])
+    ifs, style = IFS.from_plain(case["ifs"]), Style(**case["style"])
     image = draw_ifs(ifs, style, weights=np.array(case["weights"]), mask_key=case["mask_key"])
     assert hashlib.sha256(image.tobytes()).hexdigest() == case["sha256"]
 

@@ -57,7 +57,7 @@ def test_csv_and_json_round_trip_exactly(tmp_path):
         for ((a, b, e), (c, d, f)), p in zip(ifs.maps.tolist(), ifs.p.tolist(), strict=True)
     ]
     (tmp_path / "a.csv").write_text("\n".join(rows) + "\n\n")
-    (tmp_path / "b.json").write_text(json.dumps(ifs.to_dict()))
+    (tmp_path / "b.json").write_text(json.dumps(ifs.to_plain()))
     (tmp_path / "c.json").write_text(json.dumps({"maps": ifs.maps.tolist()}))
     for name in ("a.csv", "b.json", "c.json"):
         assert load_ifs(tmp_path / name) == ifs

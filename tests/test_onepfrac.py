@@ -178,8 +178,8 @@ def test_preview_has_the_base_the_classes_and_their_differences(recipe):
         ({"classes": 0}, "classes 0"),
         ({"seed": -1}, "seed -1"),
         ({"maps": 0}, "maps 0"),
-        ({"min_fill": 1.5}, "min-fill 1.5"),
-        ({"max_tries": 0}, "max-tries 0"),
+        ({"min_fill": 1.5}, "min_fill 1.5"),
+        ({"max_tries": 0}, "max_tries 0"),
     ],
 )
 def test_impossible_values(changes, message):

@@ -6,7 +6,7 @@ import pytest
 from conftest import small_recipe
 
 from fracgen.onepfrac import OnePFrac
-from fracgen.registry import RECIPES, build, from_dict, load_recipe, recipe_hash, save_recipe, to_dict
+from fracgen.registry import RECIPES, from_dict, load_recipe, recipe_hash, save_recipe, to_dict
 from fracgen.shards.errors import UsageError
 
 
@@ -84,8 +84,12 @@ def test_numbers_as_people_write_them(tmp_path):
     assert load_recipe(tmp_path / "r.yaml", {"delta": 0.2}).delta == 0.2
 
 
-def test_empty_file_is_all_defaults(tmp_path):
-    (tmp_path / "r.yaml").write_text("")
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "{}", "null"])
+def test_an_empty_file_is_no_recipe(tmp_path, text):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"r\.yaml: empty; a recipe says at least `recipe: 1p-frac`"):
+        load_recipe(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text("recipe: 1p-frac\n")
     assert load_recipe(tmp_path / "r.yaml") == OnePFrac()
 
 
@@ -103,7 +107,7 @@ def test_equal_numbers_have_equal_hashes():
 
 def test_every_recipe_builds_with_its_defaults():
     for name, kind in RECIPES.items():
-        assert build(name, {}) == kind() and name == kind.NAME
+        assert from_dict({"recipe": name}) == kind() and name == kind.NAME
 
 
 def test_examples_load():
