@@ -138,7 +138,7 @@ def test_draw(fracgen, tmp_path):
 
 
 BAD = [
-    (["render", "--sigma", 0], r"sigma 0.0: must be in (0, 6]"),
+    (["render", "--sigma", 0], "sigma 0.0: must be more than 0"),
     (["render", "--sigma", 6.5], "sigma 6.5"),
     (["render", "--sigma", "nan"], "sigma nan"),
     (["render", "--sigma", "high"], "--sigma"),
@@ -151,7 +151,7 @@ BAD = [
     (["render", "--maps", 0], "maps 0"),
     (["render", "--maps", 300], "maps 300"),
     (["render", "--seed", -1], "seed -1"),
-    (["render", "--min-fill", 2], "min-fill 2.0"),
+    (["render", "--min-fill", 2], "min_fill 2.0"),
     (["render", "--draw", "dots"], "--draw"),
     (["render", *FLAGS, "--shards", 25], "--shards 25: give 1 to 24"),
     (["render", *FLAGS, "--shards", 0], "--shards"),
