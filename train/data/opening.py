@@ -1,0 +1,68 @@
+"""What a path or name is: a folder of classes, a folder of shards, a pattern of tars, a name of timm's."""
+
+from pathlib import Path
+
+from fracgen.shards.errors import UsageError
+from fracgen.shards.manifest import MANIFEST, PARTIAL
+from fracgen.train.data.catalog import is_name, open_named
+from fracgen.train.data.examples import Examples, Progress
+from fracgen.train.data.folders import open_folder
+from fracgen.train.data.tars import is_pattern, open_shards_folder, open_tars
+
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""Folders of splits."""
+
+
+def open_examples(
+    where: str, *, num_classes: int = 0, root: str = "data", skip_bad: bool = False, progress: Progress | None = None
+) -> Examples:
+    """One set or split of labelled images: FOLDER/<class>/*.jpg, shards, "/d/train-{000..063}.tar", torch/cifar100.
+
+    Of shards of ours no tar is opened, so a set of any size is there at once. No image is decoded.
+    num_classes: of tars without a manifest; else 0, or what the set has. root: where timm keeps sets that it gets by
+    name; of these, it is the train split. skip_bad: damaged tars are no error here. progress: called where counting
+    takes a while.
+    Raises UsageError for what is none of these, or holds nothing; DataError for damaged tars.
+    """
+    folder = Path(where)
+    if is_name(where) and not folder.exists():
+        examples = open_named(where, root, progress)["train"]
+    elif holds_classes(folder):
+        if splits := _splits_in(folder):
+            raise UsageError(f"{where}: holds splits ({', '.join(splits)}); give one of them, as {folder / splits[0]}")
+        examples = open_folder(folder)
+    elif folder.is_dir() and not is_shards_folder(folder) and not any(folder.glob("*.tar")):
+        raise UsageError(f"{where}: no class folders in it, and no {MANIFEST}: neither images nor shards")
+    elif folder.is_dir() or not is_pattern(where):
+        examples = open_shards_folder(folder, num_classes=num_classes, skip_bad=skip_bad)
+    else:
+        examples = open_tars(where, num_classes=num_classes, skip_bad=skip_bad, progress=progress)
+    if num_classes not in (0, len(examples.class_names)):
+        raise UsageError(f"--num-classes {num_classes}: {examples.name} has {len(examples.class_names)} classes")
+    if not len(examples):
+        raise UsageError(f"{examples.name}: no image in it")
+    return examples
+
+
+def is_shards_folder(folder: Path) -> bool:
+    """Whether a folder is one of shards of ours, be it unfinished."""
+    return (folder / MANIFEST).exists() or (folder / PARTIAL).exists()
+
+
+def holds_classes(folder: Path) -> bool:
+    """Whether a folder is read as one of classes: it is none of shards, nor of tars alone."""
+    if not folder.is_dir() or is_shards_folder(folder):
+        return False
+    return any(each.is_dir() and not each.name.startswith(".") for each in folder.iterdir())
+
+
+def split_folder(folder: Path, split: str) -> Path | None:
+    """The folder of a split, by any of its usual names; None where there is none."""
+    return next((folder / name for name in SPLIT_NAMES[split] if (folder / name).is_dir()), None)
+
+
+def _splits_in(folder: Path) -> list[str]:
+    """Names of the splits that a folder holds, where it holds no other folder."""
+    names = [each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
+    known = [name for same in SPLIT_NAMES.values() for name in same if name in names]
+    return known if len(known) == len(names) else []

@@ -1,0 +1,78 @@
+"""Which example each position of a run has: a pure function of seed and position."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from fracgen.train.data.examples import Indices
+from fracgen.train.seeding import generator
+
+BLOCK = 64
+"""Neighbouring examples of tars that are read together."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Position p of the run lies in epoch p // epoch_length; an epoch has every example `repeats` times.
+
+    Where an epoch is no longer than `shuffle`, or block is 1, it is one permutation. Else its blocks of `block`
+    neighbouring numbers are permuted, and then the examples of every `shuffle` positions among each other; so tars are
+    read in runs, and a batch has examples of many blocks. Ranks, workers and where the images are kept play no part.
+
+    shuffle: 0 leaves the examples of a block in their order.
+    """
+
+    num_examples: int
+    seed: int
+    repeats: int = 1
+    shuffle: int = 8192
+    block: int = BLOCK
+
+    @property
+    def epoch_length(self) -> int:
+        """Positions of one epoch."""
+        return self.num_examples * self.repeats
+
+    def numbers(self, positions: Indices) -> Indices:
+        """The example at each position, 0 to num_examples - 1. positions: (n,) int64, counted from the run's start."""
+        entries = np.empty(len(positions), np.int64)
+        epochs, places = np.divmod(positions, self.epoch_length)
+        chunks = places // self._chunk_length
+        for epoch, chunk in dict.fromkeys(zip(epochs.tolist(), chunks.tolist(), strict=True)):
+            rows = (epochs == epoch) & (chunks == chunk)
+            entries[rows] = _chunk(self, epoch, chunk)[places[rows] - chunk * self._chunk_length]
+        return entries % self.num_examples
+
+    @property
+    def _chunk_length(self) -> int:
+        whole = self.block == 1 or self.epoch_length <= self.shuffle
+        return self.epoch_length if whole else self.shuffle or 64 * self.block
+
+
+@lru_cache(maxsize=4)
+def _chunk(sampler: Sampler, epoch: int, chunk: int) -> Indices:
+    """The entries of an epoch's chunk of positions, in order. Entry n stands for example n % num_examples."""
+    length = sampler.epoch_length
+    if sampler._chunk_length == length:
+        return generator(sampler.seed, "order", epoch).permutation(length)
+    first = chunk * sampler._chunk_length
+    last = min(length, first + sampler._chunk_length)
+    blocks, ends = _blocks(sampler, epoch)
+    low, high = np.searchsorted(ends, [first, last - 1], side="right")
+    entries = np.concatenate(
+        [np.arange(b * sampler.block, min(length, (b + 1) * sampler.block)) for b in blocks[low : high + 1].tolist()]
+    )
+    begin = int(ends[low - 1]) if low else 0
+    entries = entries[first - begin : last - begin]
+    return generator(sampler.seed, "shuffle", epoch, chunk).permutation(entries) if sampler.shuffle else entries
+
+
+@lru_cache(maxsize=2)
+def _blocks(sampler: Sampler, epoch: int) -> tuple[Indices, Indices]:
+    """(blocks of an epoch in order, where each ends among its positions)."""
+    num_blocks = -(-sampler.epoch_length // sampler.block)
+    blocks = generator(sampler.seed, "order", epoch).permutation(num_blocks)
+    lengths = np.full(num_blocks, sampler.block)
+    lengths[blocks == num_blocks - 1] -= num_blocks * sampler.block - sampler.epoch_length
+    return blocks, np.cumsum(lengths)

@@ -1,0 +1,66 @@
+"""Examples that cannot be used: the error, and the count of those that are left out."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.train.ranks import Ranks
+
+MAX_WARNINGS = 5
+"""Skipped examples that are shown one by one; the others are only counted."""
+
+
+class BadSampleError(DataError):
+    """An example or tar that cannot be used. reason: one word, by which those that are skipped are counted.
+
+    Exit code 2 where it is the user's to mend: a label that the classes do not have, or `usage`; else 1.
+    """
+
+    def __init__(self, message: str, reason: str, *, usage: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.exit_code = UsageError.exit_code if usage or reason == "label" else DataError.exit_code
+
+
+class SkippedDataWarning(UserWarning):
+    """Data that cannot be used was left out, as was asked for."""
+
+
+class SkippedExample(NamedTuple):
+    """One example that was left out. name: tells it from all others. reason: one word; "" for a warning alone."""
+
+    name: str
+    reason: str
+    message: str
+
+
+class Skipped:
+    """Examples that were left out, each counted once, however many workers, epochs and ranks meet it.
+
+    The first messages are shown as warnings.
+    """
+
+    def __init__(self) -> None:
+        self._reasons = dict[str, str]()
+        self._shown = set[str]()
+
+    def extend(self, examples: Iterable[SkippedExample]) -> None:
+        """Take in those that are new."""
+        for name, reason, message in examples:
+            if name in self._reasons:
+                continue
+            self._reasons[name] = reason
+            if message not in self._shown and len(self._shown) < MAX_WARNINGS:
+                self._shown.add(message)
+                warnings.warn(f"skipped: {message}" if reason else message, SkippedDataWarning, stacklevel=2)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Examples left out in this process, by reason."""
+        return Counter(reason for reason in self._reasons.values() if reason)
+
+    def over_ranks(self, ranks: Ranks) -> Counter[str]:
+        """Examples left out by any rank, by reason. Every rank must call it."""
+        return Counter(reason for reason in ranks.union(self._reasons).values() if reason)

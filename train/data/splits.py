@@ -1,0 +1,169 @@
+"""Labelled data for fine-tuning and probing: its splits, as they lie there or held out.
+
+WHERE/train/<class>/*.jpg beside val/ and/or test/      an image folder
+WHERE/train, WHERE/val, WHERE/test, or WHERE itself     folders of shards
+"/d/train-{000..063}.tar"                               tars of another origin, by pattern
+torch/cifar100, hfds/..., tfds/...                      timm's names
+
+A validation folder may also be called valid/ or validation/.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fracgen.shards.errors import UsageError
+from fracgen.train.data.catalog import is_name, open_named
+from fracgen.train.data.examples import Examples, Progress, numbered
+from fracgen.train.data.opening import (
+    SPLIT_NAMES,
+    holds_classes,
+    is_shards_folder,
+    open_examples,
+    split_folder,
+)
+from fracgen.train.data.skipped import Skipped
+from fracgen.train.data.subsets import hold_out, take_per_class
+from fracgen.train.data.tars import check_labels, is_pattern
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A labelled set. val: to choose on. test: to report on. skipped: samples of tars left out on opening.
+
+    description: one line for the screen: which splits there are, and what was held out.
+    """
+
+    train: Examples
+    val: Examples | None
+    test: Examples | None
+    description: str
+    skipped: Skipped
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """Opens one split. num_classes: of tars without a manifest; 0 where it is not known."""
+
+    num_classes: int
+    skip_bad: bool
+    skipped: Skipped
+    progress: Progress | None
+
+    def open(self, where: str | Examples) -> Examples:
+        """Raises UsageError for what is missing or holds nothing."""
+        if isinstance(where, Examples):
+            examples = where
+        elif not Path(where).exists() and not is_pattern(where):
+            raise UsageError(f"{where}: no such folder")
+        else:
+            num_classes = 0 if Path(where).is_dir() else self.num_classes
+            examples = open_examples(where, num_classes=num_classes, skip_bad=self.skip_bad, progress=self.progress)
+        examples = check_labels(examples, skip_bad=self.skip_bad, skipped=self.skipped, progress=self.progress)
+        if not len(examples):
+            raise UsageError(f"{examples.name}: no image in it that can be used")
+        return examples
+
+
+def open_splits(
+    data: str,
+    *,
+    test: str = "",
+    val: str = "",
+    num_classes: int = 0,
+    root: str = "data",
+    val_share: float = 0.1,
+    per_class: int = 0,
+    seed: int = 0,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Splits:
+    """The splits of a labelled set, from what this module's docstring lists.
+
+    With val/ alone (as ImageNet lies), accuracy is reported on it; beside test/ it is for choosing. A missing
+    validation split is held out from train, class by class, by seed. No image is decoded.
+
+    test, val: a folder of classes, a folder of shards or a pattern, in the place of what lies there. num_classes: of
+    tars without a manifest. root: where timm keeps sets that it gets by name. val_share: of train, 0 to hold out none.
+    per_class: 0, or images of each class of train that are taken, before any is held out; fewer are among more.
+    Raises UsageError for what is missing or not as above, classes that differ, DataError for damaged tars.
+    """
+    if not 0 <= val_share < 1:
+        raise UsageError(f"val share {val_share}: give 0 (none is held out) or more, below 1")
+    if per_class < 0 or num_classes < 0:
+        raise UsageError(f"images per class {per_class}, classes {num_classes}: give 1 or more, or 0 for all")
+    skipped, notes = Skipped(), []
+    places, note = _find(data, root, progress)
+    train = _Opener(num_classes, skip_bad, skipped, progress).open(places["train"])
+    if num_classes not in (0, len(train.class_names)):
+        raise UsageError(f"--num-classes {num_classes}: {train.name} has {len(train.class_names)} classes")
+    _check_train(train)
+    opener = _Opener(len(train.class_names), skip_bad, skipped, progress)
+    val_place: str | Examples | None = val or None
+    test_place: str | Examples | None = test or places.get("test")
+    if "val" in places and not (isinstance(places["val"], str) and val and Path(val) == Path(places["val"])):
+        test_place, val_place = (test_place, val or places["val"]) if test_place else (places["val"], val_place)
+    reported = None if test_place is None else _open_other(train, test_place, opener)
+    chosen = None if val_place is None else _open_other(train, val_place, opener)
+    notes.append(f"{note}{train.name}: {len(train):,} images of {len(train.class_names)} classes")
+    if per_class:
+        train = take_per_class(train, per_class, seed=seed)
+        notes.append(f"{len(train):,} taken, {per_class} of each class (seed {seed})")
+    if chosen is None and val_share:
+        train, chosen = hold_out(train, val_share, seed=seed)
+        notes.append(f"{len(chosen):,} of them held out to choose on (seed {seed})")
+    elif chosen is not None:
+        notes.append(f"{len(chosen):,} to choose on ({chosen.name})")
+    notes.append(f"{len(reported):,} to report on ({reported.name})" if reported else "none to report on")
+    return Splits(train, chosen, reported, "; ".join(notes), skipped)
+
+
+def _find(data: str, root: str, progress: Progress | None) -> tuple[Mapping[str, str | Examples], str]:
+    """(where the splits lie, a note for the screen)."""
+    folder = Path(data)
+    note = f"{data}: a local folder is taken; " if is_name(data) and folder.exists() else ""
+    if is_name(data) and not folder.exists():
+        return open_named(data, root, progress), ""
+    if not folder.is_dir():
+        if is_pattern(data):
+            return {"train": data}, note
+        raise UsageError(f"{data}: no such folder, nor a name that timm knows, as torch/cifar100")
+    if is_shards_folder(folder):
+        return {"train": data}, note
+    if not (folder / "train").is_dir():
+        if any(folder.name in names for names in SPLIT_NAMES.values()) and holds_classes(folder):
+            raise UsageError(f"{data}: no train/ in it, but classes: it is a split itself; give {folder.parent}")
+        raise UsageError(f"{data}: no train/ in it; its images are to lie in {folder / 'train'}/<class>/, or in shards")
+    return {split: str(place) for split in SPLIT_NAMES if (place := split_folder(folder, split)) is not None}, note
+
+
+def _check_train(train: Examples) -> None:
+    if len(train.class_names) < 2:
+        raise UsageError(f"{train.name}: only one class, {train.class_names[0]!r}; two or more can be told apart")
+    counts = np.bincount(train.labels, minlength=len(train.class_names))
+    if not counts.all():
+        name = train.class_names[int(np.argmin(counts))]
+        raise UsageError(f"{train.name}: class {name!r} without images")
+
+
+def _open_other(train: Examples, where: str | Examples, opener: _Opener) -> Examples:
+    """Another split, of the same classes by name and number."""
+    other = opener.open(where)
+    ours, theirs = train.class_names, other.class_names
+    if ours == theirs or (len(ours) == len(theirs) and numbered(len(ours)) in (ours, theirs)):
+        return other
+    if set(ours) == set(theirs):
+        raise UsageError(f"{other.name}: the classes of {train.name}, but in another order")
+    words = [
+        f"{word} {_some(names)}"
+        for word, names in (("lacks", sorted({*ours} - {*theirs})), ("has also", sorted({*theirs} - {*ours})))
+        if names
+    ]
+    raise UsageError(f"{other.name}: not the classes of {train.name}: {', '.join(words)}")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:5]))
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

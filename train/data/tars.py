@@ -1,0 +1,180 @@
+"""Examples over tars: a folder of ours, by its manifest; tars of another origin, by a brace pattern or glob."""
+
+import glob
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from webdataset.shardlists import expand_urls
+
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.manifest import load_manifest
+from fracgen.train.data.examples import Examples, ImageShape, Progress, numbered
+from fracgen.train.data.sampler import BLOCK
+from fracgen.train.data.skipped import Skipped
+from fracgen.train.data.tar_index import index_tar
+from fracgen.train.data.tar_store import TarStore
+
+
+def is_pattern(where: str) -> bool:
+    """Whether this names tars, not a folder."""
+    return bool(set(where) & set("{}*?[")) or where.endswith(".tar") or ":" in where
+
+
+def open_shards_folder(folder: Path, *, num_classes: int = 0, skip_bad: bool = False) -> Examples:
+    """A finished folder of ours, rendered or packed; no tar is opened.
+
+    num_classes: 0, or what the manifest says. skip_bad: tars that are missing or cut short are no error here.
+    Raises UsageError for what is no finished folder, DataError for tars that are not as the manifest says.
+    """
+    try:
+        manifest = load_manifest(folder)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    except UsageError as error:
+        tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
+        hint = f"; for tars of another origin give a pattern, as '{folder / '*.tar'}'" if tars else ""
+        raise UsageError(f"{error}{hint}") from None
+    if num_classes not in (0, manifest.num_classes):
+        raise UsageError(
+            f"--num-classes {num_classes}: {folder} has {manifest.num_classes} classes, as its manifest says; "
+            "leave the option away"
+        )
+    for shard in manifest.shards:
+        path = folder / shard.name
+        if not skip_bad and not path.is_file():
+            raise DataError(f"{shard.name}: missing from {folder}")
+        if not skip_bad and (size := path.stat().st_size) != shard.bytes:
+            raise DataError(f"{shard.name}: {size} bytes, and the manifest says {shard.bytes}: cut short or changed")
+    image = manifest.image
+    height, width, *channels = image.shape
+    store = TarStore(
+        tars=tuple(str(folder / shard.name) for shard in manifest.shards),
+        counts=tuple(shard.samples for shard in manifest.shards),
+        num_classes=manifest.num_classes,
+        rendered=None if image.original else (image.shape, manifest.layout.png_bits),
+        has_manifest=True,
+        skip_bad=skip_bad,
+    )
+    differing = "" if image.one_size else f"the largest of {folder} are {width} wide, or {height} high"
+    shape = ImageShape(channels[0] if channels else 1, height, width, differing)
+    fingerprint = hashlib.sha256(manifest.to_bytes()).hexdigest()
+    return _examples(str(folder), manifest.class_names, fingerprint, store, shape)
+
+
+def open_tars(
+    pattern: str, *, num_classes: int = 0, skip_bad: bool = False, progress: Progress | None = None
+) -> Examples:
+    """Local, plain tars of another origin, of samples with a `.cls` (a number as text) and an image.
+
+    Their samples are counted by `sizes.json` or `_info.json` beside them, else by one walk over the headers, which
+    calls `progress` tar by tar. num_classes: 1 or more; labels are below.
+    Raises UsageError for what names no such tars, DataError for those that are missing or damaged, unless `skip_bad`.
+    """
+    tars = _expand(pattern)
+    if num_classes < 1:
+        raise UsageError(f"{pattern}: give --num-classes, as these tars have no manifest")
+    missing = [tar for tar in tars if not Path(tar).is_file()]
+    if missing and not skip_bad:
+        raise DataError(f"{missing[0]}: missing ({len(missing)} of the {len(tars)} tars of {pattern})")
+    counts = _count(tars, skip_bad, progress)
+    if not sum(counts):
+        raise UsageError(f"{pattern}: no samples in the {len(tars)} tars that match")
+    store = TarStore(tuple(tars), tuple(counts), num_classes, skip_bad=skip_bad)
+    sizes = [Path(tar).stat().st_size if Path(tar).is_file() else -1 for tar in tars]
+    text = json.dumps([[Path(tar).name for tar in tars], sizes, counts])
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    return _examples(pattern, numbered(num_classes), fingerprint, store, None)
+
+
+def _examples(
+    name: str, class_names: Sequence[str], fingerprint: str, store: TarStore, shape: ImageShape | None
+) -> Examples:
+    tars = f"in {len(store.tars)} tar{'s' if len(store.tars) > 1 else ''}"
+    numbers = np.arange(sum(store.counts))
+    return Examples(name, tuple(class_names), fingerprint, store, numbers, shape, BLOCK, tars)
+
+
+def check_labels(examples: Examples, *, skip_bad: bool, skipped: Skipped, progress: Progress | None = None) -> Examples:
+    """Read the labels of tars, by one walk over their headers; gives the examples that have one and an image.
+
+    skipped: takes the others, where `skip_bad` is given. Raises BadSampleError for the first of them else.
+    """
+    if not isinstance(store := examples.store, TarStore):
+        return examples
+    bad = store.bad_samples(progress)
+    if not bad:
+        return replace(examples)
+    for error in bad.values():
+        if not skip_bad:
+            raise error
+    skipped.extend(store.skipped_example(number, error) for number, error in bad.items())
+    return examples.subset(np.setdiff1d(examples.numbers, list(bad)))
+
+
+def _expand(pattern: str) -> list[str]:
+    if "://" in pattern or pattern.startswith(("pipe:", "hf:")):
+        raise UsageError(f"{pattern}: only local files are read; copy the tars here first")
+    try:
+        names = [name for word in expand_urls(pattern) for name in (_match(word) if set(word) & set("*?[") else [word])]
+    except (ValueError, AssertionError) as error:
+        raise UsageError(f"{pattern}: no pattern of files ({error})") from None
+    if not names or not any(Path(name).is_file() for name in names):
+        raise UsageError(f"{pattern}: no file matches")
+    if packed := [name for name in names if not name.endswith(".tar")]:
+        raise UsageError(f"{packed[0]}: only plain .tar files are read; unpack it first (gunzip)")
+    if len(set(names)) < len(names):
+        raise UsageError(f"{pattern}: names some tars twice")
+    return names
+
+
+def _match(word: str) -> list[str]:
+    return sorted(glob.glob(word))  # noqa: PTH207  # a pattern may begin anywhere, as a shell's does
+
+
+def _count(tars: Sequence[str], skip_bad: bool, progress: Progress | None) -> list[int]:
+    """Samples of each tar. One that is damaged counts one more than can be told, so that a reader meets the fault."""
+    known: dict[Path, int] = {}
+    for folder in dict.fromkeys(Path(tar).parent for tar in tars):
+        known |= _recorded_counts(folder)
+    counts = []
+    for done, tar in enumerate(tars):
+        count = known.get(Path(tar))
+        if count is None and not Path(tar).is_file():
+            count = 1
+        if count is None:
+            index = index_tar(tar)
+            if index.fault is not None and not skip_bad:
+                raise DataError(index.fault)
+            count = len(index) + (index.fault is not None)
+            if progress is not None:
+                progress(done + 1, len(tars))
+        counts.append(count)
+    return counts
+
+
+def _recorded_counts(folder: Path) -> dict[Path, int]:
+    """Samples of each tar, as open_clip's or timm's file beside them says; empty where there is none."""
+    for name, read in (("sizes.json", dict), ("_info.json", _timm_counts)):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            counts = read(json.loads(path.read_text("utf-8")))
+            if any(type(count) is not int or count < 0 for count in counts.values()):
+                raise ValueError("a size is no number")
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise DataError(f"{path}: damaged ({error}); mend or remove it") from error
+        return {folder / tar: count for tar, count in counts.items()}
+    return {}
+
+
+def _timm_counts(values: dict[str, dict[str, dict[str, list[Any]]]]) -> dict[str, Any]:
+    counts: dict[str, Any] = {}
+    for split in values["splits"].values():
+        counts |= zip(split["filenames"], split["shard_lengths"], strict=True)
+    return counts
