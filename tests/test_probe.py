@@ -1,8 +1,10 @@
 """`python train/probe.py`, as a user runs it: tiny models at 32 pixels, pictures whose colour tells their class."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,24 @@ import timm
 import torch
 from PIL import Image
 
-from fracgen.train import cli as console
+from fracgen.train import probe
 from fracgen.train.config import Model
 from fracgen.train.data.old.splits import open_splits
 from fracgen.train.data.old.stratified import stratified
 from fracgen.train.engine.model import create, export
-from fracgen.train.probe import Probing, app, as_net, named, open_starts
-from fracgen.train.probing.classifiers import Scale, fit_best, fit_logistic, nearest_guesses
-from fracgen.train.probing.features import Net, Reading, block_features, block_names, choose_feature, extract, show
-from fracgen.train.probing.thread_map import beside
+from fracgen.train.probing import figure
+from fracgen.train.probing.backbones import (
+    Backbone,
+    block_features,
+    block_names,
+    load_backbones,
+    parse_checkpoint,
+    resolve_feature,
+)
+from fracgen.train.probing.classifiers import Standardizer, fit_best, fit_logistic, predict_by_neighbours
+from fracgen.train.probing.features import extract
+from fracgen.train.probing.settings import ProbeSettings
+from fracgen.train.probing.thread_map import thread_map
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
@@ -27,7 +38,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def run(*arguments) -> int:
-    return console.run(app, "probe", [str(argument) for argument in arguments])
+    return probe.run([str(argument) for argument in arguments])
 
 
 def picture(path, rng, label, side=32):
@@ -62,8 +73,8 @@ def model(tmp_path_factory):
 def tiny(name="vit_tiny_patch16_224", feature="auto", **options):
     torch.manual_seed(0)
     made = timm.create_model(name, **options).eval()
-    kind = choose_feature(made, feature, name)
-    return Net(name=name, model=made, device=torch.device("cpu"), size=32, mean=HALF, std=HALF, feature=kind)
+    feature = resolve_feature(made, feature, name)
+    return Backbone(name=name, network=made, device=torch.device("cpu"), size=32, feature=feature)
 
 
 @pytest.mark.parametrize("feature", ["cls", "mean"])
@@ -71,9 +82,9 @@ def test_one_pass_gives_what_each_block_gives(feature):
     net = tiny(img_size=32, feature=feature, **OPTIONS)
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        tokens = net.model._pos_embed(net.model.patch_embed(images))
+        tokens = net.network._pos_embed(net.network.patch_embed(images))
         by_block = []
-        for block in net.model.blocks:
+        for block in net.network.blocks:
             tokens = block(tokens)
             by_block.append(tokens[:, 0] if feature == "cls" else tokens[:, 1:].mean(1))
     found = block_features(net, images)
@@ -87,7 +98,7 @@ def test_convolutional_nets_give_their_stages_averaged_over_places():
     assert net.feature == "mean" and block_names(net)[1:] == ["layer1", "layer2", "layer3", "layer4"]
     images = torch.randn(2, 3, 32, 32)
     last = block_features(net, images)[-1]
-    torch.testing.assert_close(last, net.model.forward_features(images).mean((2, 3)))
+    torch.testing.assert_close(last, net.network.forward_features(images).mean((2, 3)))
 
 
 def test_the_default_feature_is_what_the_model_classifies_by():
@@ -97,20 +108,30 @@ def test_the_default_feature_is_what_the_model_classifies_by():
         tiny("resnet10t", feature="cls")
 
 
-def test_pictures_are_shown_whole_in_the_middle():
-    levels = np.zeros((32, 64, 3), np.uint8)
-    levels[:, 16:48] = 200
-    assert (show(Image.fromarray(levels), 32, 1.0) == 200).all()
-    assert show(Image.fromarray(levels), 48, 0.5).shape == (3, 48, 48)
-
-
-def test_batches_and_threads_change_no_feature(data):
+def test_batches_and_threads_change_no_feature(data, monkeypatch):
     net, train = tiny(img_size=32, **OPTIONS), open_splits(str(data), val_share=0).train
-    found = [extract([net], train, reading=Reading(batch_size=b, threads=t)) for b, t in ((7, 1), (64, 3))]
-    for one, other in zip(found[0].features[0], found[1].features[0], strict=True):
+    net = replace(net, blocks=block_names(net))
+    by_size = []
+    for batch_size, threads in ((7, 1), (64, 3)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        by_size.append(extract([net], train, batch_size=batch_size))
+    for one, other in zip(by_size[0].by_block[0], by_size[1].by_block[0], strict=True):
         assert one.shape == (60, 32)
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    assert found[0].labels.tolist() == train.labels.tolist()
+    assert by_size[0].labels.tolist() == train.labels.tolist()
+
+
+def test_features_of_networks_of_other_sizes_and_normalisations_come_in_their_order(data):
+    train = open_splits(str(data), val_share=0).train
+    nets = [tiny(img_size=32, **OPTIONS), tiny("resnet10t"), tiny(img_size=32, **OPTIONS)]
+    nets[1] = replace(nets[1], size=64, mean=(0.4, 0.4, 0.4))
+    nets = [replace(net, blocks=block_names(net)) for net in nets]
+    together = extract(nets, train)
+    for net, features in zip(nets, together.by_block, strict=True):
+        (alone,) = extract([net], train).by_block
+        assert len(features) == len(net.blocks)
+        for one, other in zip(features, alone, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def clusters(num, dim=8, classes=3, spread=0.2):
@@ -123,13 +144,13 @@ def test_separable_features_are_told_apart_and_random_labels_are_not():
     features, labels = clusters(300)
     held_out = torch.arange(300) % 10 == 0
     fit, _ = fit_best(features[:200], labels[:200], held_out[:200], 3)
-    guesses = fit.guess(Scale.of(features[:200])(features[200:]))
+    guesses = fit.predict(Standardizer.fit(features[:200])(features[200:]))
     assert (guesses == labels[200:]).float().mean() == 1
-    near = nearest_guesses(features[:200], labels[:200], features[200:], 3)
+    near = predict_by_neighbours(features[:200], labels[:200], features[200:], 3)
     assert (near == labels[200:]).float().mean() == 1
     mixed = labels[torch.randperm(300)]
     fit, _ = fit_best(features[:200], mixed[:200], held_out[:200], 3)
-    guesses = fit.guess(Scale.of(features[:200])(features[200:]))
+    guesses = fit.predict(Standardizer.fit(features[:200])(features[200:]))
     assert 0.15 < (guesses == mixed[200:]).float().mean() < 0.55
 
 
@@ -138,7 +159,7 @@ def test_the_regression_is_at_its_optimum(l2):
     """Autograd's gradient in float64 is zero there, on features of which some are near copies of others."""
     features, labels = clusters(240, spread=2.0)
     features = torch.cat([features, features + 0.01 * torch.randn(240, 8), torch.full((240, 1), 7.0)], 1)
-    features = Scale.of(features)(features)
+    features = Standardizer.fit(features)(features)
     assert features[:, -1].eq(0).all(), "a constant dimension tells nothing"
     fit = fit_logistic(features, labels, 3, l2=l2)
     weights = fit.weights.double().requires_grad_()
@@ -152,7 +173,7 @@ def test_the_regression_is_at_its_optimum(l2):
 def test_the_regression_agrees_with_scipys():
     optimize = pytest.importorskip("scipy.optimize")
     features, labels = clusters(120, spread=2.0)
-    features = Scale.of(features)(features)
+    features = Standardizer.fit(features)(features)
 
     def loss(flat):
         weights = torch.tensor(flat).view(3, 9).requires_grad_()
@@ -176,9 +197,9 @@ def test_neighbours_agree_with_brute_force():
         for row in np.argsort(-cosines)[:5]:
             votes[labels[row]] += np.exp(cosines[row] / 0.07)
         expected.append(votes.argmax())
-    assert nearest_guesses(bank, labels, queries, 3, k=5).tolist() == expected
+    assert predict_by_neighbours(bank, labels, queries, 3, k=5).tolist() == expected
     order = torch.randperm(80)
-    assert nearest_guesses(bank[order], labels[order], queries, 3, k=5).tolist() == expected
+    assert predict_by_neighbours(bank[order], labels[order], queries, 3, k=5).tolist() == expected
 
 
 def test_a_few_of_each_class():
@@ -192,9 +213,9 @@ def test_a_few_of_each_class():
 
 
 def test_jobs_come_in_order_and_raise_at_their_turn():
-    assert list(beside(lambda number: number**2, 9, 3)) == [number**2 for number in range(9)]
+    assert list(thread_map(lambda number: number**2, range(9), 3)) == [number**2 for number in range(9)]
     with pytest.raises(ZeroDivisionError):
-        list(beside(lambda number: 1 // (number - 4), 9, 2))
+        list(thread_map(lambda number: 1 // (number - 4), range(9), 2))
 
 
 def test_a_probe_from_end_to_end(data, model, tmp_path, capsys):
@@ -219,13 +240,31 @@ def test_the_nets_are_the_checkpoints_and_one_of_the_seed(model):
     trained = timm.create_model(f"local-dir:{model}", pretrained=True).state_dict()
     nets = []
     for seed in (0, 0, 1):
-        settings = Probing(checkpoints=(str(model),), model=Model(name="", drop_path=0), seed=seed)
-        nets.append([as_net(start, settings, torch.device("cpu")) for start in open_starts(settings)])
+        nets.append(load_backbones(ProbeSettings(checkpoints=(str(model),), seed=seed), torch.device("cpu")))
     name = "blocks.1.mlp.fc1.weight"
-    (loaded, blank), (_, again), (_, other) = [[net.model.state_dict()[name] for net in pair] for pair in nets]
+    (loaded, blank), (_, again), (_, other) = [[net.network.state_dict()[name] for net in pair] for pair in nets]
     assert torch.equal(loaded, trained[name]) and not torch.equal(blank, loaded)
     assert torch.equal(blank, again) and not torch.equal(blank, other)
-    assert not nets[0][0].model.training
+    assert not nets[0][0].network.training
+
+
+def test_a_random_network_of_each_architecture(model, tmp_path):
+    """Whatever the size and the normalisation of the checkpoints: it has learned nothing of them."""
+    other = tmp_path / "other" / "model"
+    shutil.copytree(model, other)
+    config = json.loads((other / "config.json").read_text())
+    config["pretrained_cfg"] |= {"input_size": [3, 40, 40], "mean": [0.4, 0.4, 0.4]}
+    (other / "config.json").write_text(json.dumps(config))
+    weights = tmp_path / "resnet.pth"
+    torch.save(timm.create_model("resnet10t").state_dict(), weights)
+
+    def names(*checkpoints, **model):
+        settings = ProbeSettings(checkpoints=checkpoints, model=Model(**{"name": "", "drop_path": 0.0, **model}))
+        return [net.name for net in load_backbones(settings, torch.device("cpu"))]
+
+    assert names(str(model), str(other)) == ["mine", "other", "random init"]
+    assert names("none", name="resnet10t") == ["none"]
+    assert names("none", str(weights), name="resnet10t") == ["none", "resnet"]
 
 
 def test_options_of_a_probe(data, model, tmp_path, capsys):
@@ -236,6 +275,14 @@ def test_options_of_a_probe(data, model, tmp_path, capsys):
     assert (told["train_images"], told["test_images"], len(told["nets"])) == (30, 12, 2)
     assert told["nets"][0]["blocks"] == told["nets"][1]["blocks"] and told["nets"][1]["name"] == "mine"
     assert told["nets"][0]["size"] == 40 and told["nets"][0]["feature"] == "mean"
+
+
+@pytest.mark.parametrize("name", [r"a$\nosuch$b", "_x", "größe", "a_b^c"])
+def test_any_name_is_plotted_as_it_is(name, tmp_path):
+    nets = [{"name": name, "random": False, "blocks": [{"block": "blocks.0", "linear": 0.5, "knn": 0.4}]}]
+    figure.draw(nets, 0.1, tmp_path / "probe.png")
+    assert Image.open(tmp_path / "probe.png").format == "PNG"
+    assert figure.table(nets).splitlines()[0].strip() == name
 
 
 def test_bad_pictures_are_told_or_counted(data, model, tmp_path, capsys):
@@ -267,10 +314,10 @@ def test_features_with_one_strong_direction_are_fitted(num, dim, rank):
 
 
 def test_checkpoints_are_called_by_their_run(tmp_path):
-    assert named("runs/1p-frac") == ("1p-frac", "runs/1p-frac")
-    assert named("runs/1p-frac/model") == ("1p-frac", "runs/1p-frac/model")
-    assert named("ours=runs/a=b") == ("ours", "runs/a=b")
-    assert named("runs/a=b") == ("a=b", "runs/a=b")
+    assert parse_checkpoint("runs/1p-frac") == ("1p-frac", "runs/1p-frac")
+    assert parse_checkpoint("runs/1p-frac/model") == ("1p-frac", "runs/1p-frac/model")
+    assert parse_checkpoint("ours=runs/a=b") == ("ours", "runs/a=b")
+    assert parse_checkpoint("runs/a=b") == ("a=b", "runs/a=b")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +357,7 @@ def test_an_interrupt_is_one_line(data, model, tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fracgen.train.probing.classifiers.fit_best", interrupted)
+    monkeypatch.setattr("fracgen.train.probing.block_scores.fit_best", interrupted)
     assert run("--checkpoint", model, "--data", data, "--out", tmp_path / "out") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "probe: interrupted"
 

@@ -1,9 +1,9 @@
-"""What frozen features tell: multinomial logistic regression, and the nearest neighbours. Nothing here is random.
+"""Classifiers on frozen features: multinomial logistic regression, and the nearest neighbours. Nothing here is random.
 
-Both read standardised features. The regression minimises the mean cross entropy + l2 / 2 x the squared weights (the
-intercepts are free) by full-batch L-BFGS. Its steps are taken in variables in which the curvature is at most 1 in
-every direction: that of cross entropy is at most X'X / 2N (Boehning 1992), which is factored once for each penalty.
-Correlated features then cost no more steps than independent ones.
+Both take standardised features. The regression minimises the mean cross entropy + l2 / 2 x the squared weights (the
+intercepts are free) by full-batch L-BFGS, in variables in which the curvature is at most 1 in every direction: that of
+cross entropy is at most X'X / 2N (Boehning 1992), which is factored once for each penalty. Correlated features then
+take no more steps than independent ones.
 """
 
 from collections.abc import Sequence
@@ -14,53 +14,57 @@ import torch
 from torch import Tensor
 
 L2 = (0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
-"""The penalties that are tried. Of mean cross entropy: scikit-learn's C is 1 / (l2 x samples)."""
-_STEPS, _HISTORY = 200, 10
-_CHUNK = 1024
+"""The penalties that are tried, on the mean cross entropy: scikit-learn's C is 1 / (l2 x samples)."""
+_MAX_STEPS, _HISTORY = 200, 10
+_QUERIES = 1024
+"""Queries whose cosines are computed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Mean and 1 / standard deviation of every dimension, float32 (D,); constant dimensions become 0."""
+class Standardizer:
+    """Mean and 1 / standard deviation of every dimension, float32 (D,); a constant dimension becomes 0."""
 
     mean: Tensor
-    inverse: Tensor
+    inverse_std: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> "Scale":
-        """Those of features, float32 (N, D)."""
+    def fit(cls, features: Tensor) -> "Standardizer":
+        """The standardizer of features, float32 (N, D)."""
         mean = features.mean(0)
-        spread = (features - mean).square_().mean(0).sqrt_()
-        flat = spread <= 1e-6 * mean.abs().clamp(min=1e-6)
-        return cls(mean=mean, inverse=torch.where(flat, 0.0, 1 / spread))
+        std = (features - mean).square_().mean(0).sqrt_()
+        is_constant = std <= 1e-6 * mean.abs().clamp(min=1e-6)
+        return cls(mean=mean, inverse_std=torch.where(is_constant, 0.0, 1 / std))
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Features less the mean, by the deviation."""
-        return (features - self.mean).mul_(self.inverse)
+        """Features less the mean, by the standard deviation."""
+        return (features - self.mean).mul_(self.inverse_std)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logistic:
-    """A fitted regression. weights: float32 (K, D + 1), intercepts last. gradient: its largest entry, at the end."""
+class LogisticRegression:
+    """A fitted regression. weights: float32 (K, D + 1), intercepts last.
+
+    loss: at the end of the fit; gradient: its largest entry there.
+    """
 
     weights: Tensor
     loss: float
     gradient: float
 
-    def guess(self, features: Tensor) -> Tensor:
+    def predict(self, features: Tensor) -> Tensor:
         """The likeliest class of each row, int64 (N,)."""
         return torch.addmm(self.weights[:, -1:], self.weights[:, :-1], features.mT).argmax(0)
 
 
 def fit_logistic(
-    features: Tensor, labels: Tensor, num_classes: int, *, l2: float, start: Tensor | None = None
-) -> Logistic:
-    """Fit to standardised features, float32 (N, D), and labels, int64 (N,). start: weights to begin from."""
+    features: Tensor, labels: Tensor, num_classes: int, *, l2: float, initial: Tensor | None = None
+) -> LogisticRegression:
+    """Fit to standardised features, float32 (N, D), and labels, int64 (N,). initial: weights to begin from."""
     problem = _Problem(features, labels, num_classes, l2)
-    moved = problem.moved(features.new_zeros(num_classes, features.shape[1] + 1) if start is None else start)
+    scaled = problem.scale(features.new_zeros(num_classes, features.shape[1] + 1) if initial is None else initial)
     optimizer = torch.optim.LBFGS(
-        [moved],
-        max_iter=_STEPS,
+        [scaled],
+        max_iter=_MAX_STEPS,
         history_size=_HISTORY,
         tolerance_grad=1e-5,
         tolerance_change=1e-9,
@@ -68,21 +72,21 @@ def fit_logistic(
     )
 
     def closure() -> Tensor:
-        loss, gradient = problem(problem.weights(moved))
-        moved.grad = problem.moved_gradient(gradient)
+        loss, gradient = problem(problem.unscale(scaled))
+        scaled.grad = problem.scale_gradient(gradient)
         return loss
 
     step: Any = optimizer.step
     step(closure)
-    weights = problem.weights(moved)
+    weights = problem.unscale(scaled)
     loss, gradient = problem(weights)
-    return Logistic(weights=weights, loss=float(loss), gradient=float(gradient.abs().max()))
+    return LogisticRegression(weights=weights, loss=float(loss), gradient=float(gradient.abs().max()))
 
 
 class _Problem:
-    """Loss and gradient by weights W (K, D + 1), and the change of variables: W L, with LL' the bound on curvature.
+    """Loss and gradient at weights W (K, D + 1), and the change of variables to W L, with LL' the bound on curvature.
 
-    All products have the few classes as rows: a third of the time of products with few columns, on a CPU.
+    All products have classes as rows and samples as columns: a third of the time of the transposed ones, on a CPU.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, num_classes: int, l2: float) -> None:
@@ -96,64 +100,65 @@ class _Problem:
         bound += 1e-7 * torch.eye(dim + 1, dtype=torch.float64, device=bound.device)
         self.factor = torch.linalg.cholesky(bound).float()
 
-    def moved(self, weights: Tensor) -> Tensor:
-        moved: Tensor = weights @ self.factor
-        return moved.contiguous()
+    def scale(self, weights: Tensor) -> Tensor:
+        scaled: Tensor = weights @ self.factor
+        return scaled.contiguous()
 
-    def weights(self, moved: Tensor) -> Tensor:
-        weights: Tensor = torch.linalg.solve_triangular(self.factor, moved, upper=False, left=False)
+    def unscale(self, scaled: Tensor) -> Tensor:
+        weights: Tensor = torch.linalg.solve_triangular(self.factor, scaled, upper=False, left=False)
         return weights
 
-    def moved_gradient(self, gradient: Tensor) -> Tensor:
-        moved: Tensor = torch.linalg.solve_triangular(self.factor.mT, gradient, upper=True, left=False)
-        return moved.contiguous()
+    def scale_gradient(self, gradient: Tensor) -> Tensor:
+        scaled: Tensor = torch.linalg.solve_triangular(self.factor.mT, gradient, upper=True, left=False)
+        return scaled.contiguous()
 
     def __call__(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        logs = (weights @ self.features.mT).log_softmax(0)
-        loss = -logs[self.labels, self.columns].mean()
-        wrong = logs.exp_()
-        wrong[self.labels, self.columns] -= 1
+        log_probabilities = (weights @ self.features.mT).log_softmax(0)
+        loss = -log_probabilities[self.labels, self.columns].mean()
+        residuals = log_probabilities.exp_()
+        residuals[self.labels, self.columns] -= 1
         penalised = self.penalty * weights
-        gradient = torch.addmm(penalised, wrong, self.features, alpha=1 / len(self.labels))
+        gradient = torch.addmm(penalised, residuals, self.features, alpha=1 / len(self.labels))
         return loss + (penalised * weights).sum() / 2, gradient
 
 
 def fit_best(
     features: Tensor, labels: Tensor, held_out: Tensor, num_classes: int, l2s: Sequence[float] = L2
-) -> tuple[Logistic, float]:
-    """(regression on all rows, its penalty): the penalty that is best on the rows held out, of equals the largest.
+) -> tuple[LogisticRegression, float]:
+    """(regression fitted to all rows, its penalty); the penalty is the one with the best accuracy on held-out rows.
 
+    Of equally good penalties the largest is taken.
     features: as they come out of the network, float32 (N, D); they are standardised by the rows that are fitted.
     held_out: bool (N,).
     """
-    fitted, judged = features[~held_out], features[held_out]
-    scale = Scale.of(fitted)
-    fitted, judged = scale(fitted), scale(judged)
-    weights, best, chosen = None, -1, 0.0
+    standardize = Standardizer.fit(features[~held_out])
+    train, validation = standardize(features[~held_out]), standardize(features[held_out])
+    weights, most_right, best_l2 = None, -1, 0.0
     for l2 in sorted(l2s, reverse=True):
-        found = fit_logistic(fitted, labels[~held_out], num_classes, l2=l2, start=weights)
-        weights = found.weights
-        right = int((found.guess(judged) == labels[held_out]).sum())
-        if right > best:
-            best, chosen = right, l2
-    whole = Scale.of(features)(features)
-    return fit_logistic(whole, labels, num_classes, l2=chosen, start=weights), chosen
+        model = fit_logistic(train, labels[~held_out], num_classes, l2=l2, initial=weights)
+        weights = model.weights
+        right = int((model.predict(validation) == labels[held_out]).sum())
+        if right > most_right:
+            most_right, best_l2 = right, l2
+    standardized = Standardizer.fit(features)(features)
+    return fit_logistic(standardized, labels, num_classes, l2=best_l2, initial=weights), best_l2
 
 
-def nearest_guesses(
+def predict_by_neighbours(
     bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, *, k: int = 20, temperature: float = 0.07
 ) -> Tensor:
     """The class that the k nearest rows of the bank vote for, int64 (M,), as in DINO (Caron et al. 2021).
 
-    Near is a large cosine; a neighbour's vote is exp(cosine / temperature). bank: float32 (N, D); labels: int64 (N,);
-    queries: float32 (M, D).
+    The nearest have the largest cosines; a neighbour's vote weighs exp(cosine / temperature).
+    bank: float32 (N, D); labels: int64 (N,); queries: float32 (M, D).
     """
     bank = torch.nn.functional.normalize(bank)
-    guesses = []
-    for part in torch.split(queries, _CHUNK):
+    predictions = []
+    for part in torch.split(queries, _QUERIES):
         cosines = torch.nn.functional.normalize(part) @ bank.mT
-        near, rows = cosines.topk(k, dim=1)
-        votes = near.new_zeros(len(part), num_classes)
-        votes.scatter_add_(1, labels[rows], ((near - 1) / temperature).exp_())  # less 1: the same votes, no overflow
-        guesses.append(votes.argmax(1))
-    return torch.cat(guesses)
+        nearest, rows = cosines.topk(k, dim=1)
+        votes = nearest.new_zeros(len(part), num_classes)
+        # exp(cosine - 1): the same order of votes, and no overflow
+        votes.scatter_add_(1, labels[rows], ((nearest - 1) / temperature).exp_())
+        predictions.append(votes.argmax(1))
+    return torch.cat(predictions)

@@ -1,4 +1,4 @@
-"""Accuracy by block, of several nets: a table for the screen, a plot."""
+"""A table and a plot of accuracy by block. Both take the entries of `nets` in probe.json."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,61 +6,61 @@ from typing import Any
 
 from fracgen.train.engine.run_folder import write_figure
 
-KINDS = {"linear": "linear", "knn": "kNN"}
+_CLASSIFIERS = {"linear": "linear", "knn": "kNN"}
+"""Key in probe.json: label in the plot."""
+_LINEAR_WIDTH, _KNN_WIDTH = 10, 7
+
+Net = Mapping[str, Any]
 
 
-def table(nets: Sequence[Mapping[str, Any]]) -> str:
-    """A line a block, two columns a net, in percent. nets: of the `nets` in probe.json."""
+def table(nets: Sequence[Net]) -> str:
+    """Accuracies in percent as text: a line for each block, two columns for each network."""
     deepest = max(nets, key=lambda net: len(net["blocks"]))["blocks"]
-    widths = [max(17, len(net["name"]) + 2) for net in nets]
-    names = max(len(each["block"]) for each in deepest)
-    lead = " " * (names + 5)
+    widths = [max(_LINEAR_WIDTH + _KNN_WIDTH, len(net["name"]) + 2) for net in nets]
+    name_width = max(len(block["block"]) for block in deepest)
+    indent = " " * (name_width + 5)
     lines = [
-        lead + "".join(f"{net['name']:>{width}}" for net, width in zip(nets, widths, strict=True)),
-        lead + "".join(f"{'linear':>{width - 7}}{'kNN':>7}" for width in widths),
+        indent + "".join(f"{net['name']:>{width}}" for net, width in zip(nets, widths, strict=True)),
+        indent + "".join(f"{'linear':>{width - _KNN_WIDTH}}{'kNN':>{_KNN_WIDTH}}" for width in widths),
     ]
     for number, block in enumerate(deepest):
         cells = [
-            "".join(f"{_percent(net['blocks'], number, kind):>{room}}" for kind, room in _rooms(width))
+            f"{_percent(net, number, 'linear'):>{width - _KNN_WIDTH}}{_percent(net, number, 'knn'):>{_KNN_WIDTH}}"
             for net, width in zip(nets, widths, strict=True)
         ]
-        lines.append(f"{number + 1:>3}  {_name(nets, number, block['block']):<{names}}" + "".join(cells))
+        names = {net["blocks"][number]["block"] for net in nets if number < len(net["blocks"])}
+        name = block["block"] if len(names) == 1 else ""  # where not all networks call it so
+        lines.append(f"{number + 1:>3}  {name:<{name_width}}" + "".join(cells))
     return "\n".join(lines)
 
 
-def _rooms(width: int) -> tuple[tuple[str, int], tuple[str, int]]:
-    return ("linear", width - 7), ("knn", 7)
+def _percent(net: Net, number: int, classifier: str) -> str:
+    return f"{100 * net['blocks'][number][classifier]:.1f}" if number < len(net["blocks"]) else "-"
 
 
-def _percent(blocks: Sequence[Mapping[str, Any]], number: int, kind: str) -> str:
-    return f"{100 * blocks[number][kind]:.1f}" if number < len(blocks) else "-"
+def draw(nets: Sequence[Net], chance: float, path: Path) -> None:
+    """Write the plot as a PNG: a colour for each network, gray for random ones; dashes for kNN, dots for chance.
 
-
-def _name(nets: Sequence[Mapping[str, Any]], number: int, name: str) -> str:
-    """The block's name, where all nets call it so."""
-    told = {net["blocks"][number]["block"] for net in nets if number < len(net["blocks"])}
-    return name if told == {name} else ""
-
-
-def draw(nets: Sequence[Mapping[str, Any]], chance: float, picture: Path) -> None:
-    """Accuracy over blocks as a PNG, whole or not at all: a colour a net, dashes for kNN, dots for chance.
-
-    Raises DataError where it cannot be written.
+    chance: accuracy of always guessing the most frequent class, 0 to 1.
+    Raises DataError where the file cannot be written.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    grays = iter(["0.5", "0.7", "0.3"] * len(nets))
     for number, net in enumerate(nets):
-        for (kind, word), line in zip(KINDS.items(), ("-", "--"), strict=True):
-            shown = [100 * each[kind] for each in net["blocks"]]
-            color = "0.5" if net["random"] else f"C{number % 10}"
-            axes.plot(range(1, len(shown) + 1), shown, line, marker=".", color=color, label=f"{net['name']}, {word}")
+        color = next(grays) if net["random"] else f"C{number % 10}"
+        for (classifier, label), style in zip(_CLASSIFIERS.items(), ("-", "--"), strict=True):
+            percents = [100 * block[classifier] for block in net["blocks"]]
+            label = f"{net['name']}, {label}".lstrip("_")  # matplotlib leaves labels that begin with _ out
+            axes.plot(range(1, len(percents) + 1), percents, style, marker=".", color=color, label=label)
     axes.axhline(100 * chance, color="0.3", linestyle=":", linewidth=1, label="chance")
     axes.set_xlabel("block")
     axes.set_ylabel("accuracy on test images, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    write_figure(picture, figure)
+    for text in axes.legend(fontsize="small").get_texts():
+        text.set_parse_math(False)  # a user's name may hold "$"
+    write_figure(path, figure)

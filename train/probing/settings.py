@@ -1,0 +1,66 @@
+"""The settings of a probe."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from fracgen.shards.settings import Setting, check_settings, fields_of
+from fracgen.train.config import Device, Model, Precision
+from fracgen.train.seeding import MAX_SEED
+
+Feature = Literal["auto", "cls", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """The settings of a probe. Raises UsageError for values out of their range."""
+
+    checkpoints: Annotated[
+        tuple[str, ...],
+        Setting(
+            "[NAME=]PATH of a run, a timm folder or a file of weights; give more than one to compare them.",
+            option="--checkpoint",
+            panel="Networks",
+        ),
+    ] = ()
+    model: Model = field(default_factory=lambda: Model(name="", drop_path=0.0))
+    random: Annotated[
+        bool, Setting("Probe a randomly initialised network of each architecture too.", panel="Networks")
+    ] = True
+    feature: Annotated[
+        Feature,
+        Setting("Class token, or mean over patches. auto: what the model classifies by.", panel="Networks"),
+    ] = "auto"
+    data: Annotated[
+        str,
+        Setting("Folder of train/ and test/ with class folders or shards; or a timm name.", panel="Images"),
+    ] = ""
+    test: Annotated[str, Setting("Test images, where they do not lie in --data.", panel="Images")] = ""
+    num_classes: Annotated[int, Setting("Number of classes of tars without our manifest.", panel="Images")] = 0
+    root: Annotated[str, Setting("Folder in which sets with timm names are kept.", panel="Images")] = "data"
+    images: Annotated[int, Setting("Training images at most; 0: all.", at_least=0, panel="Images")] = 10_000
+    test_images: Annotated[int, Setting("Test images at most; 0: all.", at_least=0, panel="Images")] = 0
+    size: Annotated[
+        int,
+        Setting("Image size in pixels.", at_least=0, at_most=MAX_SEED, panel="Images", default="the checkpoint's own"),
+    ] = 0
+    crop: Annotated[
+        float, Setting("Share of the shorter side that is visible.", above=0, at_most=1, panel="Images")
+    ] = 1.0
+    skip_bad: Annotated[bool, Setting("Leave out images that cannot be read, and count them.", panel="Images")] = False
+    k: Annotated[int, Setting("Number of nearest neighbours that vote.", at_least=1, panel="Classifiers")] = 20
+    seed: Annotated[
+        int,
+        Setting("Seed of the chosen images and of random networks.", at_least=0, at_most=MAX_SEED, panel="Classifiers"),
+    ] = 0
+    batch_size: Annotated[int, Setting("Images in a batch.", at_least=1, panel="Machine")] = 64
+    device: Annotated[Device, Setting("What computes.", panel="Machine")] = "auto"
+    precision: Annotated[Precision, Setting("auto: fp32 on a CPU, bf16 or fp16 on a GPU.", panel="Machine")] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        check_settings(self)
+
+
+OPTIONS = {each.name: "" for each in fields_of(ProbeSettings) if not each.name.startswith("model.")}
+OPTIONS["model.name"] = "--model"
+"""The settings that have an option: of the model, its name alone."""
