@@ -1,14 +1,12 @@
 """A folder of shards as samples again."""
 
 import json
-import os
 import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from fracgen.shards.images import decode_picture
 from fracgen.shards.manifest import ImageFormat, Manifest, load_manifest
 from fracgen.shards.png import decode_png
 from fracgen.shards.sample import Sample
-from fracgen.shards.writer import read_members
+from fracgen.shards.tar import read_members
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ def read_tar(path: Path, extension: str) -> Iterator[RawSample]:
             raise DataError(f"{path.name}: not a plain file")
         with path.open("rb") as file:
             key, members = "", dict[str, bytes]()
-            for name, data in chain(read_members(file), _other_members(file, path.name)):
+            for name, data in read_members(file, path.name):
                 stem, _, suffix = name.partition(".")
                 if stem != key and members:
                     yield _assemble(path, key, members, extension)
@@ -88,19 +86,6 @@ def read_tar(path: Path, extension: str) -> Iterator[RawSample]:
         raise DataError(f"{path.name}: missing") from error
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path.name}: no whole tar ({error})") from error
-
-
-def _other_members(file: BinaryIO, name: str) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the members from here on, as tarfile reads them, which takes any tar and a while."""
-    if not file.read(1):
-        return
-    file.seek(-1, os.SEEK_CUR)
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
-            if content is None:
-                raise DataError(f"{name}: member {member.name!r} is no plain file")
-            yield member.name, content.read()
 
 
 def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -> RawSample:

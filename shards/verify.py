@@ -8,7 +8,7 @@ from pathlib import Path
 from fracgen.shards.errors import DataError
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files
 from fracgen.shards.reader import ShardFolder, decode_sample, read_tar
-from fracgen.shards.writer import TAR_END, tar_member
+from fracgen.shards.tar import TAR_END, encode_member
 
 
 def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:
@@ -50,7 +50,7 @@ def _verify_samples(path: Path, digest: str, manifest: Manifest, record: ShardRe
     for raw in read_tar(path, manifest.image.extension):
         keys.append(raw.key)
         for extension, data in raw.members.items():
-            rewritten.update(tar_member(f"{raw.key}.{extension}", data))
+            rewritten.update(encode_member(f"{raw.key}.{extension}", data))
         where = f"{record.name}: sample {raw.key}"
         if list(raw.members) != extensions:
             problems.append(f"{where}: members {', '.join(raw.members)}, expected {', '.join(extensions)}")

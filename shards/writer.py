@@ -2,9 +2,8 @@
 
 import hashlib
 import os
-import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,11 +12,10 @@ from fracgen.shards.layout import Layout
 from fracgen.shards.manifest import PixelHash, ShardRecord, to_json
 from fracgen.shards.png import encode_png
 from fracgen.shards.sample import FileSample, Sample, Skipped
+from fracgen.shards.tar import TAR_END, encode_member
 
 Entry = Sample | FileSample | Skipped
 """What a shard is made of."""
-_BLOCK = tarfile.BLOCKSIZE
-TAR_END = bytes(2 * _BLOCK)
 _BUFFER = 1 << 20
 
 
@@ -64,7 +62,7 @@ def write_tar(
             tally.add(sample, key)
             if isinstance(sample, Skipped):
                 continue
-            members = [tar_member(f"{key}.{extension}", data) for extension, data in encode_members(sample, layout)]
+            members = [encode_member(f"{key}.{extension}", data) for extension, data in encode_members(sample, layout)]
             waiting[sample.index] = members, _digest(sample)
             turn = sample.index if order is None else order[count]
             while turn in waiting:
@@ -134,34 +132,3 @@ def encode_members(sample: Sample | FileSample, layout: Layout) -> Iterable[tupl
         yield sample.extension, sample.data
     else:
         yield "png", encode_png(sample.image, layout.png_bits)
-
-
-def tar_member(name: str, data: bytes) -> bytes:
-    """A member of a tar: what tarfile writes for a plain file with owner, group and time 0, in a sixth of its time."""
-    return b"".join([_tar_header(name.encode("ascii"), b"%011o" % len(data)), data, bytes(-len(data) % _BLOCK)])
-
-
-def read_members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the members that `tar_member` wrote; ends at the end of the tar, or before another's member."""
-    while (header := file.read(_BLOCK)) and header != bytes(_BLOCK):
-        name, size = header[:100].rstrip(b"\0"), header[124:135]
-        if not (name.isascii() and size.isdigit()) or header != _tar_header(name, size):
-            file.seek(-len(header), os.SEEK_CUR)
-            return
-        length = int(size, 8)
-        padded = file.read(length + -length % _BLOCK)
-        if len(padded) != length + -length % _BLOCK:
-            raise EOFError(f"ends within {name.decode()}")
-        yield name.decode(), padded[:length]
-
-
-def _tar_header(name: bytes, size: bytes) -> bytes:
-    """size: in octal, 11 digits."""
-    checksum = b"%06o\0" % (_HEADER_SUM + sum(name) + sum(size))
-    return b"".join([name, _HEADER[len(name) : 124], size, _HEADER[135:148], checksum, _HEADER[155:]])
-
-
-# Without name and size; the checksum counts its own field as eight spaces.
-_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
-_HEADER = _HEADER[:124] + bytes(11) + _HEADER[135:148] + b" " * 8 + _HEADER[156:]
-_HEADER_SUM = sum(_HEADER)

@@ -15,7 +15,8 @@ from fracgen.shards.manifest import PixelHash, load_manifest
 from fracgen.shards.png import decode_png, encode_png
 from fracgen.shards.reader import open_shards, read_tar
 from fracgen.shards.sample import Sample
-from fracgen.shards.writer import tar_member, write_tar
+from fracgen.shards.tar import encode_member
+from fracgen.shards.writer import write_tar
 
 
 @pytest.mark.parametrize(
@@ -141,11 +142,11 @@ def test_samples_may_come_in_another_order(tmp_path, order, come):
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 123_456])
-def testtar_members_are_what_tarfile_writes(size):
+def test_tar_members_are_what_tarfile_writes(size):
     header = tarfile.TarInfo("000123.png")
     header.size = size
     expected = header.tobuf(tarfile.USTAR_FORMAT) + bytes(size) + bytes(-size % 512)
-    assert tar_member("000123.png", bytes(size)) == expected
+    assert encode_member("000123.png", bytes(size)) == expected
 
 
 def test_metadata_can_be_left_out(tmp_path):

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from fracgen.photo.extent import fineness
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fracgen.photo import warp_kernels, warps
 from fracgen.photo.crops import CropRanges, levels_of
+from fracgen.photo.extent import fineness
 
 SIZE = 40
 KINDS = {
