@@ -431,14 +431,16 @@ def pack(
     from fracgen.pack import check_siblings, emptied_classes, plan
     from fracgen.pack import pack as pack_images
     from fracgen.shards.files import num_cores
-    from fracgen.shards.imagefolder import check_same_classes, find_split, list_images
+    from fracgen.shards.imagefolder import PACKED_EXTENSIONS, check_same_classes, find_split, list_images
 
     splits: list[str | None] = [*split] if split else [None]
     results = []
     if len(set(splits)) < len(splits):
         raise UsageError(f"--split {' '.join(map(str, splits))}: each once")
     with report.status(f"listing {folder}"):
-        found = {each: list_images(find_split(folder, each), split=each) for each in splits}
+        found = {
+            each: list_images(find_split(folder, each), split=each, extensions=PACKED_EXTENSIONS) for each in splits
+        }
     check_same_classes(list(found.values()))
     home = out or Path(f"{folder.resolve().name}-shards")
     for each, images in found.items():
@@ -447,8 +449,8 @@ def pack(
     for each, images in found.items():
         where = home / each if each else home
         layout = plan(images, split=each or "train", name=name, num_shards=shards, seed=seed, keep_metadata=metadata)
-        if images.others:
-            report.warn(f"{images.root}: {report.listed(images.others)}: no images by their extension, passed over")
+        for line in images.passed_over():
+            report.warn(f"{images.root}: {line}")
         with _telling(where), report.Progress(layout, enabled=not as_json) as progress:
             result = pack_images(
                 images,
