@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting, check_settings
 
 LoaderMode = Literal["auto", "memory", "stream"]
@@ -62,3 +63,5 @@ class LoaderSettings:
     def __post_init__(self) -> None:
         """Raises UsageError for values out of range, and for settings that exclude one another."""
         check_settings(self)
+        if self.augment == "timm" and self.workers == 0:
+            raise UsageError("--workers 0: timm's augmentation needs workers; give 1 or more, or --augment device")
