@@ -53,16 +53,16 @@ class OnePFrac(DrawnRecipe):
     sigma: Annotated[
         float,
         Setting(
-            "Sigma-factor of the base fractal, at most 3 for each map. Published: 3.5, and 5 and 6 in the sweep; "
-            "3.5 to 4 is where two maps were drawn first (Anderson & Farrell), 6 looks like noise.",
+            "Sigma-factor of the base fractal, at most 3 for each map. Published: 3.5, and 5 and 6 in a sweep, where "
+            "it looks ever more like noise; Anderson and Farrell draw two maps with 3.5 to 4.",
             above=0,
-            panel="Base fractal",
+            panel="Formula",
         ),
     ] = 3.5
     delta: Annotated[
         float,
         Setting(
-            "Width of the perturbation. Published: 0.1, and 0.001 to 0.2 in the sweep. Another delta means another "
+            "Width of the perturbation. Published: 0.1, and 0.001 to 0.2 in a sweep. Another delta means another "
             "base fractal, since bases are vetted by their perturbations, unless --ifs gives one.",
             at_least=0,
             at_most=1e6,

@@ -15,13 +15,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError
-from fracgen.shards.settings import FieldInfo, fields_of
+from fracgen.shards.settings import FieldInfo, check_value, fields_of
 
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 """click's base of all errors in the words of a command line; typer brings its own click, or not, by version."""
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 1000}
 """Help is as wide as the terminal."""
+_MAX_NAME = 28
+"""Longer names of options have a line of their own."""
 
 
 class Command(TyperCommand):
@@ -39,36 +41,10 @@ class Command(TyperCommand):
         _write_sections(formatter, sections)
 
 
-class LazyGroup(TyperGroup):
-    """A group whose commands are imported when they run. Subclasses give them; see `lazy_group`.
-
-    lazy: name to (module, its typer app or click command, summary, panel).
-    """
-
-    lazy: Mapping[str, "LazyCommand"] = types.MappingProxyType({})
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """The names, in the order of the table."""
-        return [*self.lazy, *super().list_commands(ctx)]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a name, imported; None where there is none."""
-        return self.lazy[cmd_name].load() if cmd_name in self.lazy else super().get_command(ctx, cmd_name)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands, a section for each panel, with their whole summaries."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for name in self.list_commands(ctx):
-            entry = self.lazy.get(name)
-            summary = entry.summary if entry else summary_of(self.get_command(ctx, name).help)
-            sections.setdefault((entry and entry.panel) or "Commands", []).append((name, summary))
-        _write_sections(formatter, sections)
-
-
 class LazyCommand(typing.NamedTuple):
     """Where a command lies, and what the help says of it before it is imported.
 
-    place: "module:name" of a typer application. summary: the first paragraph of its docstring.
+    place: "module:name" of a function or of a typer application. summary: the first paragraph of its docstring.
     """
 
     place: str
@@ -78,20 +54,49 @@ class LazyCommand(typing.NamedTuple):
     def load(self) -> Any:
         """Import the command."""
         module, _, name = self.place.partition(":")
-        return typer.main.get_command(getattr(importlib.import_module(module), name))
+        command = getattr(importlib.import_module(module), name)
+        return typer.main.get_command(command if isinstance(command, typer.Typer) else command_app(command))
 
 
-def lazy_group(commands: Mapping[str, LazyCommand], text: str) -> typer.Typer:
-    """An application of many commands, none of which is imported for the help."""
+class LazyGroup(TyperGroup):
+    """A group of commands that are imported when they run; see `lazy_group`."""
+
+    lazy: Mapping[str, LazyCommand] = types.MappingProxyType({})
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in the order of the table."""
+        return list(self.lazy)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name, imported; None where there is none."""
+        return self.lazy[cmd_name].load() if cmd_name in self.lazy else None
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each panel of commands, with their whole summaries, then the options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.lazy.items():
+            sections.setdefault(command.panel, []).append((name, command.summary))
+        records = (param.get_help_record(ctx) for param in self.get_params(ctx))
+        _write_sections(formatter, {**sections, "Options": [record for record in records if record is not None]})
+
+
+def lazy_group(
+    commands: Mapping[str, LazyCommand], text: str, callback: Callable[..., None] | None = None
+) -> typer.Typer:
+    """An application of many commands, none of which is imported for the help. text: begins the help.
+
+    callback: takes the group's own options, and calls `show_help` where no command was typed.
+    """
     group = type("Group", (LazyGroup,), {"lazy": dict(commands)})
     app = new_app(cls=group, help=text, invoke_without_command=True)
-
-    @app.callback()
-    def show_help(context: typer.Context) -> None:
-        if context.invoked_subcommand is None:
-            print(context.get_help())
-
+    app.callback()(callback or show_help)
     return app
+
+
+def show_help(context: typer.Context) -> None:
+    """Print the help of a group of which no command was typed."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def new_app(**options: Any) -> typer.Typer:
@@ -118,10 +123,12 @@ def summary_of(text: str | None) -> str:
 
 
 def _write_sections(formatter: Any, sections: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Write titled lists whose second columns begin at one place."""
+    width = max((len(name) for rows in sections.values() for name, _ in rows if len(name) <= _MAX_NAME), default=0)
     for title, rows in sections.items():
         if rows:
             with formatter.section(title):
-                formatter.write_dl(rows)
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in rows], col_max=width)
 
 
 def options_from(
@@ -135,7 +142,7 @@ def options_from(
 
     names: the dotted names that get one, all by default; a mapping gives the option's spelling too. defaults: an
     instance whose values the help shows. The command receives, as argument `into`, what was typed: a value by dotted
-    name, unchecked but for its type; `settings.load_settings` and `from_plain` check it.
+    name, of its type and in its range.
     """
     fields = {field.name: field for field in fields_of(kind, instance=defaults)}
     spelt = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names if names is not None else fields, "")
@@ -150,7 +157,11 @@ def options_from(
         def with_options(**arguments: Any) -> Any:
             typed = {parameter: arguments.pop(parameter) for parameter in parameters}
             given = {name: typed[name.replace(".", "__")] for name in chosen}
-            given = {name: value for name, value in given.items() if value is not None and value != []}
+            given = {
+                name: check_value(fields[name], value, chosen[name])
+                for name, value in given.items()
+                if value is not None and value != []
+            }
             return command(**arguments, **{into: given})
 
         signature = inspect.signature(command)
@@ -177,10 +188,12 @@ def _parameter(field: FieldInfo, option: str) -> inspect.Parameter:
     spelling = f"{option}/--no-{option[2:]}" if field.default is True else option
     kind = _option_type(field.type)
     parts = typing.get_args(kind) if typing.get_origin(kind) in (list, tuple) else ()
+    if kind is str and Path in (field.type, *typing.get_args(field.type)):
+        parts = (Path,)
     info = typer.Option(
         spelling,
         help=" ".join(words),
-        metavar=" ".join(f"<{part.__name__}>" for part in parts) or None,
+        metavar=field.setting.metavar or " ".join(f"<{part.__name__.lower()}>" for part in parts) or None,
         rich_help_panel=field.setting.panel,
         show_default=False,
     )
@@ -197,7 +210,9 @@ def _option_type(kind: Any) -> Any:
         return _option_type(next(part for part in arguments if part is not type(None)))
     if origin is tuple:
         return list[arguments[0]] if Ellipsis in arguments else kind  # type: ignore[valid-type]
-    return kind if origin is Literal or kind in (bool, int, float, str, Path) else None
+    if kind is Path:
+        return str  # so that a message shows it as it was typed
+    return kind if origin is Literal or kind in (bool, int, float, str) else None
 
 
 def set_up_streams() -> None:

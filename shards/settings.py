@@ -7,6 +7,7 @@ option on a command line and its row in the docs are made of that.
 import dataclasses
 import difflib
 import math
+import re
 import reprlib
 import types
 import typing
@@ -21,6 +22,7 @@ from fracgen.shards.errors import UsageError
 T = TypeVar("T")
 _MAX_FILE_BYTES = 1 << 20
 _MAX_MANIFEST_BYTES = 256 << 20
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Setting:
 
     help: one sentence. at_least, at_most, above, below: the range of a number, or of each number of a tuple.
     option: its option, where it is not its last name with dashes; "" where it has none. panel: the group of options in
-    the help. default: the default in words, where it is derived. identity: False where a run may go on with
+    the help. default: the default in words, where it is derived. metavar: what
+    stands for the value in the help, where it is not the type. identity: False where a run may go on with
     another value, since no weight and no pixel depends on it.
     """
 
@@ -41,6 +44,7 @@ class Setting:
     option: str | None = None
     panel: str | None = None
     default: str | None = None
+    metavar: str | None = None
     identity: bool = True
 
     @property
@@ -140,7 +144,7 @@ def check_settings(instance: Any) -> None:
         value = getattr(instance, name)
         if field.default is None and value is None:
             continue
-        object.__setattr__(instance, name, _checked(field, value, name))
+        object.__setattr__(instance, name, check_value(field, value, name))
 
 
 def from_plain(kind: type[T], values: Mapping[Any, Any], where: str = "") -> T:
@@ -176,7 +180,7 @@ def _build(kind: type[T], values: Any, where: str, *, ours: bool = False) -> T:
         if name in checked:
             raise UsageError(f"key {where}{key} is given twice")
         if name in schema:
-            checked[name] = _checked(schema[name], value, f"{where}{name}", ours=ours)
+            checked[name] = check_value(schema[name], value, f"{where}{name}", ours=ours)
         elif not ours:
             known = [name for name, field in schema.items() if _can_be_written(field.type)]
             shown = reprlib.repr(f"{where}{key}")
@@ -187,8 +191,11 @@ def _build(kind: type[T], values: Any, where: str, *, ours: bool = False) -> T:
     return kind(**checked)
 
 
-def _checked(field: FieldInfo, value: Any, name: str, *, ours: bool = False) -> Any:
-    """A value of a field, converted, of its type and in its range."""
+def check_value(field: FieldInfo, value: Any, name: str, *, ours: bool = False) -> Any:
+    """A value of a field, converted and in its range.
+
+    name: stands for the field in the UsageError that is raised where the value is not allowed.
+    """
     value, setting = convert(field.type, value, name, ours=ours), field.setting
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, int | float) and setting.range and not setting.allows(number):
@@ -254,6 +261,8 @@ def _scalar(kind: Any, value: Any, shown: str) -> Any:
         except OverflowError:
             raise _WrongTypeError(f"{shown}: too large") from None
     if kind is Path and isinstance(value, str | Path):
+        if _URL.match(str(value)):
+            raise _WrongTypeError(f"{shown}: is a URL; only paths of this machine are supported")
         return Path(value)
     if kind is int and is_whole:
         return int(value)
@@ -393,6 +402,8 @@ def _number(value: float) -> str:
     """A number without digits that say nothing: 1000000, 0.1, 1e-06, 1.333."""
     if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         value = int(value)
+    if isinstance(value, int) and value > 2**31 and value & (value + 1) == 0:
+        return f"2^{value.bit_length()} - 1"
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 

@@ -197,7 +197,7 @@ BAD = [
     (["fractaldb", "--png-bits", 1, "--color", "color", "--categories-from", "csvs"], "--png-bits 1"),
     (["ofdb", "--weights", "other"], "--weights"),
     (["ofdb", "--categories-from", "csvs", "--shards", 4], "--shards 4: give 1 to 3"),
-    (["visualatom", "--max-orbits", 0], "max_orbits 0"),
+    (["visualatom", "--max-orbits", 0], "max-orbits 0"),
     (["visualatom", "--instances", 0], "instances 0"),
     (["visualatom", "--png-bits", 1], "--png-bits 1"),
     (["noise", "--kind", "pink"], "--kind"),

@@ -1,0 +1,53 @@
+"""`fracgen baseline`: the data sets that 1p-frac is compared with."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fracgen.cli.output import recipe_options, render_recipe
+from fracgen.fractaldb import OFDB, FractalDB
+from fracgen.noise import Noise
+from fracgen.visualatom import VisualAtom
+
+CategoriesFrom = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of category files 00000.csv ... instead of searching; all of them by default.",
+        rich_help_panel="Formula",
+    ),
+]
+
+
+@recipe_options(FractalDB)
+def fractaldb(values: dict[str, Any], output: dict[str, Any], categories_from: CategoriesFrom = None) -> None:
+    """Render FractalDB: fractals with 25 weights, instances and flips; 1000 x 1000 images by default."""
+    render_recipe("fractaldb", values | _categories(categories_from, values), output)
+
+
+@recipe_options(OFDB)
+def ofdb(values: dict[str, Any], output: dict[str, Any], categories_from: CategoriesFrom = None) -> None:
+    """Render OFDB: one image a category of FractalDB."""
+    render_recipe("ofdb", values | _categories(categories_from, values), output)
+
+
+@recipe_options(VisualAtom)
+def visualatom(values: dict[str, Any], output: dict[str, Any]) -> None:
+    """Render VisualAtom: orbits of gray lines around a centre; 1000 x 1000 images by default."""
+    render_recipe("visualatom", values, output)
+
+
+@recipe_options(Noise)
+def noise(values: dict[str, Any], output: dict[str, Any]) -> None:
+    """Render noise, the structure-free controls: one image a class. The numbers are ours: none were published."""
+    render_recipe("noise", values, output)
+
+
+def _categories(folder: Path | None, values: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a folder of category files sets."""
+    if folder is None:
+        return {}
+    from fracgen.categories import load_categories
+
+    systems = load_categories(folder, count=values.get("categories"))
+    return {"systems": systems, "categories": len(systems)}

@@ -1,0 +1,112 @@
+"""`fracgen merge` and `fracgen pack`: folders of shards from parts, and from images that are there."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fracgen.cli.output import AnyVersions, Json, Workers, interruptible
+from fracgen.shards.errors import UsageError
+from fracgen.shards.settings import convert
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder whose parts are rendered (--only).")],
+    as_json: Json = False,
+    any_versions: AnyVersions = False,
+) -> None:
+    """Finish a folder that was rendered in parts: write its manifest, or say which shards are missing."""
+    from fracgen.cli import report
+    from fracgen.render_shards import merge
+
+    with interruptible(folder):
+        result = merge(folder, any_versions=any_versions)
+    report.rendered(result, where="", as_json=as_json)
+
+
+def pack(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images: FOLDER/SPLIT/CLASS/*.jpg.")],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Split to pack; may be given again for others.  [default: FOLDER/CLASS/*.jpg, as train]",
+            rich_help_panel="Images",
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Leave out files that are no images or damaged, and count them.",
+            rich_help_panel="Images",
+        ),
+    ] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<path>",
+            help="Folder to write or to resume; with --split, OUT/SPLIT is.  [default: FOLDER's name-shards]",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Begins the tars' names.", rich_help_panel="Output")] = "images",
+    seed: Annotated[int, typer.Option(help="Seed of the order of the images.", min=0, rich_help_panel="Output")] = 0,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of tars.  [at least 1; default: 64, more for big sets, fewer for small]",
+            min=1,
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    metadata: Annotated[
+        bool,
+        typer.Option(help="Store with each image its file's name, format, size, mode.", rich_help_panel="Output"),
+    ] = True,
+    as_json: Json = False,
+    workers: Workers = None,
+    any_versions: AnyVersions = False,
+) -> None:
+    """Pack a folder of images, a folder a class, into shards: the files as they are, a label the class's place.
+
+    Run it again after any interruption: it goes on, and the folder ends the same to the byte.
+    """
+    from fracgen.cli import report
+    from fracgen.pack import check_siblings, emptied_classes, plan
+    from fracgen.pack import pack as pack_images
+    from fracgen.shards.files import num_cores
+    from fracgen.shards.imagefolder import PACKED_EXTENSIONS, check_same_classes, find_split, list_images
+
+    home: Path = convert(Path | None, out, "--out") or Path(f"{folder.resolve().name}-shards")
+    splits: list[str | None] = [*split] if split else [None]
+    results = []
+    if len(set(splits)) < len(splits):
+        raise UsageError(f"--split {' '.join(map(str, splits))}: each once")
+    with report.status(f"listing {folder}"):
+        listed = {
+            each: list_images(find_split(folder, each), split=each, extensions=PACKED_EXTENSIONS) for each in splits
+        }
+    check_same_classes(list(listed.values()))
+    for each, images in listed.items():
+        if each:
+            check_siblings(images, home / each)
+    for each, images in listed.items():
+        target = home / each if each else home
+        layout = plan(images, split=each or "train", name=name, num_shards=shards, seed=seed, keep_metadata=metadata)
+        for line in images.passed_over():
+            report.warn(f"{images.root}: {line}")
+        with interruptible(target), report.Progress(layout, enabled=not as_json) as progress:
+            result = pack_images(
+                images,
+                target,
+                layout,
+                skip_bad=skip_bad,
+                workers=workers,
+                any_versions=any_versions,
+                on_shard=progress.advance,
+            )
+        assert result.manifest is not None
+        if emptied := emptied_classes(images, result.manifest):
+            report.warn(f"{target}: every image of {', '.join(emptied[:8])} was left out")
+        results.append(result)
+    report.packed(results, where=f"{workers or num_cores()} threads", as_json=as_json)

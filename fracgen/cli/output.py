@@ -1,0 +1,192 @@
+"""What all commands that write shards share: where to, on what, and what an interrupt leaves behind."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from fracgen.shards.commandline import options_from
+from fracgen.shards.errors import DataError, FracgenError, UsageError
+from fracgen.shards.settings import Setting, check_settings, from_plain
+
+if TYPE_CHECKING:
+    from fracgen.categories import Categories
+    from fracgen.recipe import Recipe
+    from fracgen.search import Search
+
+
+class InterruptError(FracgenError):
+    """Ctrl-C, with what it leaves behind."""
+
+    exit_code = 130
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
+Workers = Annotated[
+    int | None, typer.Option(help="Threads.  [at least 1; default: all cores]", min=1, rich_help_panel="Machine")
+]
+AnyVersions = Annotated[
+    bool,
+    typer.Option("--any-versions", help="Go on though versions of the libraries changed.", rich_help_panel="Machine"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where to, and on what: options of every command that renders. No pixel depends on them."""
+
+    recipe_file: Annotated[
+        Path | None,
+        Setting("YAML recipe, or a rendered folder; other options override it.", option="--recipe", panel="Output"),
+    ] = None
+    out: Annotated[
+        Path | None,
+        Setting("Folder to write or to resume.", panel="Output", default="named after the recipe"),
+    ] = None
+    shards: Annotated[
+        int | None, Setting("Number of tars.", at_least=1, panel="Output", default="64, more for big sets")
+    ] = None
+    png_bits: Annotated[int, Setting("Bits a pixel: 8, or 1 (small; readers see 0 and 255).", panel="Output")] = 8
+    metadata: Annotated[bool, Setting("Store with each image what made it.", panel="Output")] = True
+    as_json: Annotated[bool, Setting("Print the result as JSON.", option="--json", panel="Output")] = False
+    workers: Annotated[int | None, Setting("Threads.", at_least=1, panel="Machine", default="all cores")] = None
+    scheduler: Annotated[str | None, Setting("Dask scheduler to render on, as tcp://host:8786.", panel="Machine")] = (
+        None
+    )
+    only: Annotated[
+        str | None,
+        Setting("Render part I of N only; `fracgen merge` finishes the folder.", panel="Machine", metavar="I/N"),
+    ] = None
+    any_versions: Annotated[bool, Setting("Go on though versions of the libraries changed.", panel="Machine")] = False
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        check_settings(self)
+
+
+def recipe_options(kind: type["Recipe"]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a recipe, as its argument `values`, and those of `Output`, as `output`."""
+    return lambda command: options_from(kind, into="values")(options_from(Output, into="output")(command))
+
+
+def render_recipe(name: str | None, values: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+    """Render the recipe `name` with these values; without a name, 1p-frac or whichever a recipe file holds."""
+    from fracgen.cli import report
+    from fracgen.registry import from_dict, load_recipe
+    from fracgen.render_shards import plan, write_shards
+    from fracgen.shards.layout import Part
+
+    to = from_plain(Output, output)
+    part = None if to.only is None else Part.parse(to.only)
+    if to.recipe_file is not None:
+        recipe = load_recipe(to.recipe_file, values, name=name)
+    else:
+        recipe = from_dict({"recipe": name, **values} if name else values)
+    with interruptible(to.out) as folders, _executor(to) as (executor, machine):
+        shards: dict[str, Any] = {"num_shards": to.shards, "png_bits": to.png_bits, "keep_metadata": to.metadata}
+        plan(recipe, **shards)  # what is not possible is said before anything is searched
+        resolved, provenance = _resolve(recipe, to)
+        folders.append(to.out or report.default_folder(resolved))
+        for warning in resolved.warnings(provenance):
+            report.warn(warning)
+        layout = plan(resolved, **shards)
+        with report.Progress(layout, part, enabled=not to.as_json) as progress:
+            result = write_shards(
+                resolved,
+                folders[-1],
+                layout=layout,
+                provenance=provenance,
+                executor=executor,
+                part=part,
+                any_versions=to.any_versions,
+                on_shard=progress.advance,
+            )
+    report.rendered(result, where=machine, as_json=to.as_json)
+
+
+def _resolve(recipe: "Recipe", to: Output) -> tuple["Recipe", dict[str, Any]]:
+    from fracgen.cli import report
+
+    of_categories: Any = recipe
+    if getattr(recipe, "systems", recipe) is None:
+        from fracgen.search import Search
+
+        systems, provenance, _ = find_categories(Search(), of_categories.categories, to.workers, quiet=to.as_json)
+        resolved: tuple[Recipe, dict[str, Any]] = of_categories.with_found(systems, provenance)
+        return resolved
+    with report.status(f"resolving the recipe of {recipe.NAME}"):
+        return recipe.resolve()
+
+
+def find_categories(
+    conditions: "Search", count: int, workers: int | None, *, quiet: bool
+) -> tuple["Categories", dict[str, Any], bool]:
+    """Search with a progress bar: the categories, their provenance, and whether they are kept for the next time."""
+    from fracgen import search
+    from fracgen.cli import report
+    from fracgen.machine import cache_folder
+    from fracgen.shards.files import num_cores
+
+    cache = cache_folder()
+    try:
+        with report.SearchProgress(count, enabled=not quiet) as progress:
+            systems, provenance = search.find_categories(
+                count, conditions, workers=workers or num_cores(), cache=cache, on_progress=progress.advance
+            )
+    except KeyboardInterrupt:
+        kept = (
+            "what was found is kept" if conditions.is_cached(cache) else "nothing was found yet, or it cannot be kept"
+        )
+        raise InterruptError(f"interrupted; {kept}; run the same command to go on") from None
+    if not (is_kept := conditions.is_cached(cache)):
+        report.warn(f"{cache}: cannot be written, so the next search begins anew; set FRACGEN_CACHE")
+    return systems, provenance, is_kept
+
+
+@contextlib.contextmanager
+def _executor(to: Output) -> Iterator[tuple[Executor, str]]:
+    """What renders, and its name."""
+    from fracgen.shards.files import num_cores
+
+    if to.scheduler is None:
+        threads = to.workers or num_cores()
+        pool = ThreadPoolExecutor(threads)
+        try:
+            yield pool, f"{threads} threads"
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return
+    if to.workers is not None:
+        raise UsageError("--workers is for threads of this machine; a cluster's are set where it is started")
+    from fracgen.cluster import connect
+
+    with connect(to.scheduler) as executor:
+        yield executor, to.scheduler
+
+
+@contextlib.contextmanager
+def interruptible(out: Path | None) -> Iterator[list[Path]]:
+    """Say in one line what an interrupt or a full disk leaves behind.
+
+    out: the folder that is written; where it is not known yet, it is appended to the list that is yielded.
+    """
+    folders = [out] if out else []
+    try:
+        yield folders
+    except KeyboardInterrupt:
+        _interrupted(folders)
+    except OSError as error:
+        place = error.filename or (folders[-1] if folders else "here")
+        raise DataError(
+            f"{place}: {error.strerror or error}; finished shards are kept, run the same command to go on"
+        ) from error
+
+
+def _interrupted(folders: list[Path]) -> NoReturn:
+    is_written = folders and folders[-1].exists()
+    kept = f"finished shards are kept in {folders[-1]}" if is_written else "nothing was written"
+    raise InterruptError(f"interrupted; {kept}; run the same command to go on") from None

@@ -1,0 +1,37 @@
+"""`fracgen render`: 1p-frac, or whatever a recipe file holds."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fracgen.cli.output import recipe_options, render_recipe
+from fracgen.onepfrac import OnePFrac
+from fracgen.shards.errors import UsageError
+
+
+@recipe_options(OnePFrac)
+def render(
+    values: dict[str, Any],
+    output: dict[str, Any],
+    ifs: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or JSON of the base fractal, or a rendered folder; instead of --sigma and --maps.",
+            rich_help_panel="Base fractal",
+        ),
+    ] = None,
+) -> None:
+    """Render 1p-frac: one fractal, perturbed into L classes, as WebDataset shards. With --recipe, any data set.
+
+    Run it again after any interruption: it goes on, and the folder ends the same to the byte.
+    """
+    from fracgen.ifs import load_ifs
+
+    if ifs is not None and {"sigma", "maps"} & set(values):
+        raise UsageError("--ifs gives the base fractal, so it excludes --sigma and --maps; leave them out")
+    if ifs is not None:
+        values = {**values, "ifs": load_ifs(ifs)}
+    elif {"sigma", "maps"} & set(values):
+        values = {**values, "ifs": None}  # that of a recipe file has another sigma
+    render_recipe(None, values, output)

@@ -1,0 +1,146 @@
+"""The commands that look and measure: draw, inspect, verify, preview, bench."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fracgen.cli.output import Json, Workers
+from fracgen.shards.commandline import options_from
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.settings import convert, from_plain
+from fracgen.style import Style
+
+
+@options_from(Style, into="style")
+def draw(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A category CSV, our JSON, or a rendered folder.")],
+    style: dict[str, Any],
+    weights: Annotated[
+        str | None,
+        typer.Option(help='Factors of a..f: "w,w,w,w,w,w", or one vector per map as "..;..".', rich_help_panel="Image"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random patch masks.", rich_help_panel="Image")] = 0,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="<path>",
+            help="PNG to write.  [default: SOURCE's name-drawing.png]",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+) -> None:
+    """Draw one IFS exactly as the published renderer does."""
+    from fracgen.cli import report
+    from fracgen.ifs import load_ifs
+    from fracgen.renderer import draw_ifs, parse_weights
+    from fracgen.rng import MAX_SEED, stream_key
+    from fracgen.shards.png import encode_png
+    from fracgen.style import Style, check_range, fill_rate
+
+    check_range("seed", seed, 0, MAX_SEED)
+    drawn_in = from_plain(Style, style)
+    path = _png_path(out, source, "drawing")
+    system = load_ifs(source)
+    factors = None if weights is None else parse_weights(weights)
+    image = draw_ifs(system, drawn_in, weights=factors, mask_key=stream_key(seed, 0, "masks"))
+    report.write_file(path, encode_png(image))
+    print(
+        f"{path}: {drawn_in.size} x {drawn_in.size}, fill rate {fill_rate(image):.4f}, sigma-factor {system.sigma:.4f}"
+    )
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")], as_json: Json = False
+) -> None:
+    """Show what a folder holds: recipe, counts, sizes, rejections."""
+    from fracgen.cli import report
+    from fracgen.shards.manifest import load_manifest
+
+    report.inspected(folder, load_manifest(folder), as_json=as_json)
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")],
+    render: Annotated[
+        bool, typer.Option("--render", help="Also render some images again and compare their pixels.")
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Images that --render renders.", min=1)] = 16,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Check file and pixel hashes, tar structure, counts, labels and decodability; exit 1 names what is bad."""
+    from fracgen.cli import report
+    from fracgen.rerender import differing_samples
+    from fracgen.shards.files import num_cores
+    from fracgen.shards.reader import open_shards
+    from fracgen.shards.verify import verify_folder
+
+    shards = open_shards(folder)
+    if render and shards.manifest.image.original:
+        raise UsageError(f"--render: the images of {folder} were packed, not rendered; leave it out")
+    with report.status(f"verifying {folder}"):
+        problems = verify_folder(shards, workers=workers or num_cores())
+        if render:
+            problems += differing_samples(shards, samples)
+    again = min(samples, len(shards)) if render else 0
+    report.verified(shards.manifest, problems, rendered=again, as_json=as_json)
+    if problems:
+        raise typer.Exit(DataError.exit_code)
+
+
+def preview(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")],
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", metavar="<path>", help="PNG to write.  [default: DIR-preview.png]"),
+    ] = None,
+    tile: Annotated[int, typer.Option(help="Pixels of a tile.", min=32, max=1024)] = 384,
+) -> None:
+    """Draw a contact sheet: some classes, several images of each, and what makes them differ."""
+    from fracgen.cli import report
+    from fracgen.preview import packed_sheet, recipe_sheet
+    from fracgen.registry import from_dict
+    from fracgen.shards.reader import open_shards
+
+    path = _png_path(out, folder, "preview")
+    shards = open_shards(folder)
+    original, recipe = shards.manifest.image.original, shards.manifest.recipe
+    sheet = packed_sheet(shards, tile) if original else recipe_sheet(from_dict(recipe, folder), tile)
+    report.write_file(path, sheet)
+    print(path)
+
+
+def bench(
+    images: Annotated[
+        int, typer.Option(help="Images rendered end to end, for each number of cores.", min=8, max=10_000)
+    ] = 256,
+    repeats: Annotated[int, typer.Option(help="Repeats of each step; the median counts.", min=3)] = 50,
+    plain: Annotated[bool, typer.Option(help="Also time the published loop in plain Python.")] = True,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Measure the category search and every data set end to end instead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure ms per image and images/s: of 1p-frac's steps, or of all data sets end to end."""
+    from fracgen import benchmark
+    from fracgen.cli import report
+    from fracgen.shards.files import num_cores
+
+    with report.status("measuring"):
+        if baselines:
+            table = benchmark.measure_baselines(images=images, cores=num_cores())
+        else:
+            table = benchmark.measure(images=images, repeats=repeats, cores=num_cores(), plain=plain)
+    report.measured(table, as_json=as_json)
+
+
+def _png_path(out: str | None, source: Path, what: str) -> Path:
+    """The PNG that a command writes: `out`, or a file beside a folder, or here, named after the source."""
+    if out is not None:
+        path: Path = convert(Path, out, "--out")
+        return path
+    source = source.resolve()
+    return source.with_name(f"{source.name}-{what}.png") if source.is_dir() else Path(f"{source.stem}-{what}.png")
