@@ -41,7 +41,9 @@ _EIGHT_PIXELS = (
 # Plain numbers would make these expressions signed, or float.
 _U1, _U3, _U5, _U6, _U7, _U27, _U30 = (np.uint64(number) for number in (1, 3, 5, 6, 7, 27, 30))
 _U31, _U32, _U61, _U63, _U64, _U511 = (np.uint64(number) for number in (31, 32, 61, 63, 64, 511))
-_U8, _U255 = np.uint64(8), np.uint64(255)
+_U0, _U2, _U4, _U8, _U56, _U255 = (np.uint64(number) for number in (0, 2, 4, 8, 56, 255))
+_PAIRS, _FOURS = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333)
+_EIGHTS, _ONES = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x0101010101010101)
 
 
 @kernel
@@ -64,12 +66,18 @@ def tabulate(p: Floats, limits: Floats, table: npt.NDArray[np.uint8]) -> None:
 
 
 @kernel
-def choose_maps(p: Floats, uniforms: Floats, buckets: npt.NDArray[np.uint16], choices: npt.NDArray[np.uint8]) -> None:
+def choose_maps(
+    p: Floats,
+    uniforms: Floats,
+    buckets: npt.NDArray[np.uint16],
+    limits: Floats,
+    table: npt.NDArray[np.uint8],
+    choices: npt.NDArray[np.uint8],
+) -> None:
     """Number of the map that each step takes: choices (T - 1,), filled; len(p) where it takes none (the point stays).
 
-    uniforms: the published fixed stream r, (T - 1,). buckets: floor(4096 r).
+    uniforms: the published fixed stream r, (T - 1,). buckets: floor(4096 r). limits, table: scratch of `tabulate`.
     """
-    limits, table = np.empty(p.size), np.empty(NUM_BUCKETS, np.uint8)
     tabulate(p, limits, table)
     for i in range(choices.size):
         choice = table[buckets[i]]
@@ -211,15 +219,20 @@ def stamp_gray(
 
 @kernel
 def unpack_gray(
-    canvas: npt.NDArray[np.uint64], stride: int, top_bottom: bool, left_right: bool, image: npt.NDArray[np.uint8]
+    canvas: npt.NDArray[np.uint64],
+    stride: int,
+    top_bottom: bool,
+    left_right: bool,
+    words: npt.NDArray[np.uint64],
+    pixels: npt.NDArray[np.uint8],
+    image: npt.NDArray[np.uint8],
 ) -> None:
     """The image on a canvas of `stamp_gray`, 0 and 127, rows from the top (the canvas's are from the bottom).
 
-    image: (H, W), filled; mirrored top to bottom, left to right, or both.
+    words: (stride / 8,), scratch, and pixels: the same memory as bytes. image: (H, W), filled; mirrored top to bottom,
+    left to right, or both.
     """
     height, width = image.shape
-    words = np.empty(stride // 8, np.uint64)
-    pixels = words.view(np.uint8)
     for v in range(height):
         row = image[v if top_bottom else height - 1 - v]
         for word in range(stride // 64):
@@ -233,6 +246,22 @@ def unpack_gray(
         else:
             for u in range(width):
                 row[u] = pixels[u]
+
+
+@kernel
+def count_gray(canvas: npt.NDArray[np.uint64], stride: int, size: int) -> int:
+    """Number of lit pixels in the image, size x size, on a canvas of `stamp_gray`."""
+    lit = _U0
+    for v in range(size):
+        for word in range((size + 63) // 64):
+            bits = canvas[v * stride // 64 + word]
+            if size - 64 * word < 64:
+                bits &= (_U1 << np.uint64(size - 64 * word)) - _U1
+            bits -= bits >> _U1 & _PAIRS
+            bits = (bits & _FOURS) + (bits >> _U2 & _FOURS)
+            bits = bits + (bits >> _U4) & _EIGHTS
+            lit += bits * _ONES >> _U56
+    return int(lit)
 
 
 @kernel

@@ -162,7 +162,8 @@ class Noise(Recipe):
         scatter(self.points, *keys, self._reach, self._width, self.pad, places)
         cover(places, np.uint64(mask_key), canvas)
         image = np.empty(self.image_shape, np.uint8)
-        unpack_gray(canvas.reshape(-1), 64 * words, False, False, image)
+        row = np.empty(8 * words, np.uint64)
+        unpack_gray(canvas.reshape(-1), 64 * words, False, False, row, row.view(np.uint8), image)
         return image
 
     def preview(self) -> Iterator[Column]:

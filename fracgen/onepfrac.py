@@ -7,7 +7,7 @@ Class l is the base IFS with its 6N coefficients moved by eps_l, drawn from the 
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -18,9 +18,9 @@ from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, samp
 from fracgen.recipe import Classes, Column, Difference, DrawnRecipe, Seed
 from fracgen.rng import generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.sample import Image, Sample
+from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting
-from fracgen.style import Color, Draw, Pad, Patch, Points, Size, fill_rate
+from fracgen.style import Color, Draw, Pad, Patch, Points, Size
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
@@ -160,26 +160,29 @@ class OnePFrac(DrawnRecipe):
         none has that). A base that was given must pass the fill test only.
         Raises DataError with the counts where none is fit.
         """
+        from fracgen.renderer import Renderer
+
+        renderer = Renderer(self.style)
         if self.ifs is not None:
-            acceptance = _Vetting(self, self.ifs).given_acceptance()
+            acceptance = _Vetting(self, self.ifs, renderer).given_acceptance()
             return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
-        rejections, candidates, best, found = Counter[str](), 0, 0.0, None
+        rejections, candidates, best, best_base = Counter[str](), 0, 0.0, None
         for attempt in range(self.max_base_tries):
             try:
                 ifs = IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, attempt, "ifs")))
             except UsageError:  # determinants that underflow
                 rejections["degenerate"] += 1
                 continue
-            vetting = _Vetting(self, ifs, attempt)
+            vetting = _Vetting(self, ifs, renderer, attempt)
             if (reason := vetting.base_fails()) is not None:
                 rejections[reason] += 1
                 continue
             candidates += 1
             if (acceptance := vetting.acceptance(better_than=best)) > best:
-                best, found = acceptance, (attempt, ifs)
-            if found and best >= self.min_acceptance and (candidates >= self.base_candidates or best == 1):
+                best, best_base = acceptance, (attempt, ifs)
+            if best_base and best >= self.min_acceptance and (candidates >= self.base_candidates or best == 1):
                 counts = {"base_tries": attempt + 1, "base_rejections": dict(sorted(rejections.items()))}
-                return replace(self, ifs=found[1]), {"base": found[0], **counts, "base_acceptance": best}
+                return replace(self, ifs=best_base[1]), {"base": best_base[0], **counts, "base_acceptance": best}
         raise DataError(
             f"no base fractal in {self.max_base_tries} tries at sigma {self.sigma:g} and delta {self.delta:g} "
             f"(failed themselves: {_counts(rejections) or 'none'}; of {candidates} others at best {best:.2f} of the "
@@ -252,12 +255,12 @@ class OnePFrac(DrawnRecipe):
         """The 64-bit key of the patch masks of class `index`: from (seed, index), or (seed, 0) where all share them."""
         return stream_key(self.seed, index if self.masks == "class" else 0, "masks")
 
-    def rejection(self, renderer: "Renderer", lane: int, mask_key: int) -> tuple[str | None, Image | None]:
-        """Why a traced orbit is not kept ("overflow", "fill"), and its image; None for the reason if it is kept."""
+    def rejection(self, renderer: "Renderer", lane: int, mask_key: int) -> str | None:
+        """Why a traced orbit is not kept ("overflow", "fill"); None if it is, and then it is stamped."""
         if renderer.diverged(lane):
-            return "overflow", None
-        image = renderer.draw(lane, mask_key)
-        return (None if fill_rate(image) > self.min_fill else "fill"), image
+            return "overflow"
+        renderer.stamp(lane, mask_key)
+        return None if renderer.fill_rate() > self.min_fill else "fill"
 
 
 class _Draw:
@@ -276,16 +279,16 @@ class _Draw:
 
     def judge(self, renderer: "Renderer", lane: int) -> Sample | None:
         """The sample if the traced draw is kept; else the next perturbation is drawn, within bounds."""
-        reason, image = self.recipe.rejection(renderer, lane, self.mask_key)
-        if reason is None and image is not None:
+        reason = self.recipe.rejection(renderer, lane, self.mask_key)
+        if reason is None:
             return Sample(
-                image=image,
+                image=renderer.image(),
                 index=self.index,
                 label=self.index,
-                metadata=self._metadata(image),
+                metadata=self._metadata(renderer.fill_rate()),
                 rejected=dict(self.rejected),
             )
-        self.rejected[str(reason)] += 1
+        self.rejected[reason] += 1
         if sum(self.rejected.values()) >= self.recipe.max_tries:
             raise DataError(
                 f"class {self.index}: none of {self.recipe.max_tries} perturbations could be kept "
@@ -294,7 +297,7 @@ class _Draw:
         self._perturb()
         return None
 
-    def _metadata(self, image: Image) -> Mapping[str, Any]:
+    def _metadata(self, fill_rate: float) -> Mapping[str, Any]:
         recipe = self.recipe
         return {
             "formula": recipe.NAME,
@@ -303,33 +306,30 @@ class _Draw:
             "maps": self.maps.ravel().tolist(),
             "tries": sum(self.rejected.values()) + 1,
             "mask_key": f"{self.mask_key:016x}",
-            "fill_rate": fill_rate(image),
+            "fill_rate": fill_rate,
         }
 
 
 class _Vetting:
     """Whether a base fractal is fit: by its unperturbed image, and by a sample of its perturbations."""
 
-    def __init__(self, recipe: OnePFrac, ifs: IFS, attempt: int = 0) -> None:
-        from fracgen.renderer import Renderer
-
-        self.recipe, self.attempt = replace(recipe, ifs=ifs), attempt
-        self.renderer = Renderer(recipe.style)
+    def __init__(self, recipe: OnePFrac, ifs: IFS, renderer: "Renderer", attempt: int = 0) -> None:
+        self.recipe, self.renderer, self.attempt = replace(recipe, ifs=ifs), renderer, attempt
         self.mask_key = self.recipe.mask_key(0)
 
     def base_fails(self) -> str | None:
         """Why the unperturbed image is not fit, or None."""
         self.renderer.trace(self.recipe.base.p, self.recipe.base.maps)
-        return self.recipe.rejection(self.renderer, 0, self.mask_key)[0]
+        return self.recipe.rejection(self.renderer, 0, self.mask_key)
 
     def acceptance(self, better_than: float = -1.0) -> float:
         """Share of 64 perturbations that pass; 0 as soon as it cannot exceed `better_than`."""
-        passed, probes = 0, self._probes()
+        passed, recipe = 0, self.recipe
         for done in range(0, VET_PROBES, 2):
             if passed + VET_PROBES - done <= better_than * VET_PROBES:
                 return 0.0
-            self.renderer.trace(self.recipe.base.p, *probes[done : done + 2])
-            passed += sum(self.recipe.rejection(self.renderer, lane, self.mask_key)[0] is None for lane in range(2))
+            self.renderer.trace(recipe.base.p, *(self._probe(number) for number in (done, done + 1)))
+            passed += sum(recipe.rejection(self.renderer, lane, self.mask_key) is None for lane in range(2))
         return passed / VET_PROBES
 
     def given_acceptance(self) -> float:
@@ -337,17 +337,14 @@ class _Vetting:
         if (reason := self.base_fails()) is not None:
             why = "its orbit overflows"
             if reason == "fill":
-                filled = fill_rate(self.renderer.draw(mask_key=self.mask_key))
+                filled = self.renderer.fill_rate()
                 why = f"it fills {filled:.4f} of the image, not more than {self.recipe.min_fill:g}; lower --min-fill"
             raise DataError(f"the base fractal given cannot be used: {why}")
         return self.acceptance()
 
-    def _probes(self) -> Sequence[Floats]:
-        recipe = self.recipe
-        return [
-            recipe.perturb(recipe.draw_eps(generator(recipe.seed, probe, "vet", self.attempt)))
-            for probe in range(VET_PROBES)
-        ]
+    def _probe(self, number: int) -> Floats:
+        """The maps of a perturbation, (N, 2, 3)."""
+        return self.recipe.perturb(self.recipe.draw_eps(generator(self.recipe.seed, number, "vet", self.attempt)))
 
 
 def _counts(rejections: Mapping[str, int]) -> str:

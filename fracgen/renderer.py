@@ -10,7 +10,7 @@ from fracgen.ifs import IFS, Floats, maps_from_rows
 from fracgen.rng import published_uniforms
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image
-from fracgen.style import Style
+from fracgen.style import Style, fill_rate
 
 TRIM = 100
 """A diverging orbit loses this many points before its first NaN."""
@@ -31,6 +31,7 @@ class Canvas:
         self._free = np.empty(rows * self.stride, np.uint8)
         self._bits = np.empty(rows * self.stride // 64 if style.color == "gray" else 0, np.uint64)
         self._pixels = np.empty((rows * self.stride if style.color == "color" else 0, 3), np.uint8)
+        self._row = np.empty(-(-self.stride // 8), np.uint64)
         self._offsets = np.empty(0, np.uint32)
 
     def place(self, offsets: npt.NDArray[np.uint32]) -> None:
@@ -57,12 +58,19 @@ class Canvas:
         else:
             chaos.stamp_color(offsets, visible, key, style.random_masks, _hues(), self.stride, self._pixels)
 
+    def fill_rate(self) -> float:
+        """Share of the image's pixels that are not black: of a gray image without making it."""
+        if self.style.color == "color":
+            return fill_rate(self.image())
+        return int(chaos.count_gray(self._bits, self.stride, self.style.size)) / self.style.size**2
+
     def image(self, *, top_bottom: bool = False, left_right: bool = False) -> Image:
         """What is drawn, mirrored or not: uint8 (size, size), or (size, size, 3) in colour; rows from the top."""
         size, stride = self.style.size, self.stride
         if self.style.color == "gray":
             image = np.empty((size, size), np.uint8)
-            chaos.unpack_gray(self._bits, stride, top_bottom, left_right, image)
+            row = self._row, self._row.view(np.uint8)
+            chaos.unpack_gray(self._bits, stride, top_bottom, left_right, *row, image)
             return image
         pixels = self._pixels.reshape(-1, stride, 3)[:size, :size]
         return np.ascontiguousarray(pixels[:: 1 if top_bottom else -1, :: -1 if left_right else 1])
@@ -88,7 +96,8 @@ class Renderer:
     def trace(self, p: Floats, *maps: Floats) -> None:
         """Trace one system or two, (N, 2, 3) each, chosen with p (N,). A diverging orbit is trimmed as published."""
         if p.tobytes() != self._p:
-            chaos.choose_maps(p, *_stream(self.style.points), self._choices)
+            limits, table = np.empty(len(p)), np.empty(chaos.NUM_BUCKETS, np.uint8)
+            chaos.choose_maps(p, *_stream(self.style.points), limits, table, self._choices)
             self._p = p.tobytes()
         coefficients = np.zeros((2, len(p), 6))
         for lane in range(2):
@@ -128,6 +137,10 @@ class Renderer:
         """
         self._place(lane)
         self._canvas.stamp(mask_key)
+
+    def fill_rate(self) -> float:
+        """Share of pixels that are not black, of what was stamped last."""
+        return self._canvas.fill_rate()
 
     def image(self, *, top_bottom: bool = False, left_right: bool = False) -> Image:
         """What was stamped last, mirrored or not: see `Canvas.image`."""

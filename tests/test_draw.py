@@ -174,3 +174,12 @@ def test_weights():
     ifs = IFS.from_maps(sample_maps(3.5, 2, generator(0, 0, "ifs")))
     with pytest.raises(UsageError, match="2 \\(one per map\\)"):
         draw_ifs(ifs, Style(size=64, points=10), weights=np.ones((3, 6)))
+
+
+@pytest.mark.parametrize("style", [*STYLES, Style(size=130, pad=0, points=3000)], ids=str)
+def test_fill_rate_without_an_image_is_that_of_the_image(style):
+    """Patches that stick out at the border do not count."""
+    ifs, renderer = IFS.from_maps(sample_maps(3.5, 2, generator(0, 3, "ifs"))), Renderer(style)
+    renderer.trace(ifs.p, ifs.maps)
+    image = renderer.draw(mask_key=5)
+    assert renderer.fill_rate() == fill_rate(image) > 0
