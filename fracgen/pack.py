@@ -15,15 +15,16 @@ from typing import Any
 
 from fracgen.executor import Result, make_missing, until_cancelled
 from fracgen.recipe import UnmakeableError
+from fracgen.shards.commit import commit_shard
 from fracgen.shards.errors import BadImageError, DataError, FracgenError, UsageError
 from fracgen.shards.files import num_cores
-from fracgen.shards.folder import FolderWriter, commit_shard
+from fracgen.shards.folder import FolderWriter
 from fracgen.shards.imagefolder import ImageFolder
 from fracgen.shards.images import is_gray, open_picture
 from fracgen.shards.layout import Layout, default_num_shards
 from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, hash_json, load_manifest
-from fracgen.shards.plan import Plan, read_plan
-from fracgen.shards.sample import FileSample, Skipped
+from fracgen.shards.plan import FolderPlan, read_plan
+from fracgen.shards.sample import FileSample, SkippedFile
 from fracgen.shards.sidecars import sidecars
 from fracgen.shards.writer import merge_sizes
 
@@ -140,7 +141,7 @@ def emptied_classes(images: ImageFolder, manifest: Manifest) -> list[str]:
     return [images.class_names[label] for label, count in sorted(left_out.items()) if count == sizes[label]]
 
 
-def _samples(images: ImageFolder, layout: Layout, shard: int, skip_bad: bool) -> Iterator[FileSample | Skipped]:
+def _samples(images: ImageFolder, layout: Layout, shard: int, skip_bad: bool) -> Iterator[FileSample | SkippedFile]:
     num_good = 0
     for index in layout.indices(shard).tolist():
         try:
@@ -150,7 +151,7 @@ def _samples(images: ImageFolder, layout: Layout, shard: int, skip_bad: bool) ->
             name = images.name(index)
             if not skip_bad:
                 raise UnmakeableError(f"{images.root / name}: {error}; --skip-bad leaves such files out") from error
-            yield Skipped(index=index, file=name, reason=error.reason)
+            yield SkippedFile(index=index, file=name, reason=error.reason)
     if not num_good:
         raise UnmakeableError(
             f"no file of shard {layout.filename(shard)} can be used; mend them or give fewer --shards"
@@ -187,9 +188,9 @@ def _read(images: ImageFolder, index: int) -> FileSample:
     )
 
 
-def _plan_of(images: ImageFolder, layout: Layout) -> Plan:
+def _plan_of(images: ImageFolder, layout: Layout) -> FolderPlan:
     recipe = {"recipe": PACK, "images": len(images), "classes": len(images.class_names), "listing": images.sha256}
-    return Plan(
+    return FolderPlan(
         recipe=recipe,
         recipe_hash=hash_json(recipe),
         provenance={"other_files": dict(images.others)} if images.others else {},
@@ -209,7 +210,7 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _check_begun(folder: Path, work: Plan) -> None:
+def _check_begun(folder: Path, work: FolderPlan) -> None:
     """Say it clearly where the folder was begun from other files."""
     begun: Any = None
     if folder.is_dir():

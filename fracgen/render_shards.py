@@ -19,12 +19,13 @@ from fracgen.executor import Result, make_missing, until_cancelled
 from fracgen.preview import recipe_sheet
 from fracgen.recipe import UnmakeableError
 from fracgen.registry import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
+from fracgen.shards.commit import commit_shard
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import num_cores
-from fracgen.shards.folder import FolderWriter, commit_shard
+from fracgen.shards.folder import FolderWriter
 from fracgen.shards.layout import Layout, Part, default_num_shards
 from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, load_manifest
-from fracgen.shards.plan import Plan, is_there, num_parts, read_plan, read_record
+from fracgen.shards.plan import FolderPlan, has_tar, num_parts, read_plan, read_record
 from fracgen.shards.sidecars import sidecars
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
@@ -124,7 +125,7 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
     holds no shards, a part is being written, or other versions began it.
     """
     folder, started = Path(folder), time.perf_counter()
-    work = _plan_there(folder)
+    work = _existing_plan(folder)
     work = replace(work, versions=versions(str(work.recipe.get("recipe"))), any_versions=any_versions)
     if work.recipe.get("recipe") == PACK:
         raise UsageError(f"{folder}: is packed whole, not in parts; run the command that began it again")
@@ -149,21 +150,21 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
         )
 
 
-def _plan_there(folder: Path) -> Plan:
+def _existing_plan(folder: Path) -> FolderPlan:
     """The plan of a folder, finished or not, of which all shards are there. Raises as `merge`."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    found: Plan | None
+    found: FolderPlan | None
     if (folder / MANIFEST).exists():
         manifest = load_manifest(folder)
-        found = Plan(
+        found = FolderPlan(
             recipe=manifest.recipe,
             recipe_hash=manifest.recipe_hash,
             provenance=manifest.provenance,
             layout=manifest.layout,
             versions=manifest.versions,
         )
-        there = {shard for shard, record in enumerate(manifest.shards) if is_there(folder, record)}
+        there = {shard for shard, record in enumerate(manifest.shards) if has_tar(folder, record)}
     else:
         found, there = read_plan(folder), set()
     if found is None:
@@ -185,9 +186,9 @@ def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:
     return f"{message}; render part{'s' if len(parts) > 1 else ''} {named} again"
 
 
-def plan_of(recipe: Recipe, layout: Layout, provenance: Mapping[str, Any] | None = None) -> Plan:
+def plan_of(recipe: Recipe, layout: Layout, provenance: Mapping[str, Any] | None = None) -> FolderPlan:
     """What is written when a resolved recipe is rendered here."""
-    return Plan(
+    return FolderPlan(
         recipe=to_dict(recipe),
         recipe_hash=recipe_hash(recipe),
         provenance=provenance or {},

@@ -1,4 +1,4 @@
-"""A folder of shards while it is written: shards committed whole, resumed after any interruption.
+"""The one writer of a folder of shards, or of a part of it: lock, plan, resume after any interruption, finish.
 
     <folder>/<name>-train-000000.tar ...    committed shards
     <folder>/.partial/plan.json             what is being written, whole; another plan is refused
@@ -21,26 +21,24 @@ system frees them with the process, and network file systems that know POSIX loc
 import contextlib
 import fcntl
 import json
-import os
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from fracgen.shards.commit import commit_guard, open_lasting
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import unique_temporary, write_atomically
 from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
-from fracgen.shards.plan import Plan, is_there, num_parts, read_plan, read_record
-from fracgen.shards.writer import Entry, write_tar
+from fracgen.shards.plan import FolderPlan, has_tar, num_parts, read_plan, read_record
 
 _held: set[Path] = set()
 _held_guard = threading.Lock()
-_commit_lock = threading.Lock()
 _STATE = re.compile(r"plan\.json|parts|commit|lock(-\d+-of-\d+)?|run-.*|input-.*|\d+\.json|.*\.tmp")
 """Names of our files in `.partial`."""
 
@@ -48,10 +46,10 @@ _STATE = re.compile(r"plan\.json|parts|commit|lock(-\d+-of-\d+)?|run-.*|input-.*
 class FolderWriter:
     """The one writer of a folder, or of a part of it, as a context manager.
 
-    plan: what is written; where shards of it are there already, `plan` has the provenance of the run that began.
+    plan: what is written; once entered, with the provenance of the run that began the folder, if it holds shards.
     inputs: files that belong to the plan, by name.
-    part: which shards to write, beside other runs that write other parts; all by default.
-    Entering creates the folder, takes the lock, compares the plan with what is there, and removes rubbish.
+    part: which shards to write, while other runs may write other parts; all by default.
+    Entering creates the folder, takes the lock, compares the plan with the folder's, and removes rubbish.
 
     Raises UsageError where the folder cannot be written, holds something else, or is being written by another run.
     """
@@ -59,7 +57,7 @@ class FolderWriter:
     def __init__(
         self,
         folder: Path,
-        plan: Plan,
+        plan: FolderPlan,
         *,
         inputs: Mapping[str, bytes] | None = None,
         part: Part | None = None,
@@ -74,7 +72,7 @@ class FolderWriter:
         self.token = f"{self._slug}-{secrets.token_hex(16)}"
         self._expected: dict[int, ShardRecord] = {}
         self._inputs = dict(inputs or {})
-        self._made_partial = self._made_folder = self._was_empty = False
+        self._created_partial = self._created_folder = self._was_empty = False
         self._key = folder.resolve()
         self._locks: list[IO[bytes]] = []
 
@@ -89,17 +87,17 @@ class FolderWriter:
 
     def __enter__(self) -> Self:
         try:
-            if not self.partial.exists() and (self.folder / MANIFEST).exists() and self._look():
+            if not self.partial.exists() and (self.folder / MANIFEST).exists() and self._note_shards():
                 return self
             self._create()
             self._claim()
             alone = False
             try:
-                with _commit_guard(self.partial, make=True):
+                with commit_guard(self.partial, make=True):
                     alone = self._take_locks()
                     self._adopt(alone)
             except BaseException:
-                if self._made_partial and alone:  # refused: leave the folder as it was
+                if self._created_partial and alone:  # refused: leave the folder as it was
                     self._remove_state()
                 self._release()
                 raise
@@ -136,16 +134,16 @@ class FolderWriter:
         was_empty: also where the folder was there, and empty; it then stays so.
         """
         if (
-            not (self._made_folder or (was_empty and self._was_empty))
+            not (self._created_folder or (was_empty and self._was_empty))
             or self.part is not None
             or self.manifest is not None
         ):
             return False
-        with _commit_guard(self.partial):
+        with commit_guard(self.partial):
             for name in map(self.layout.filename, range(self.layout.num_shards)):
                 (self.folder / name).unlink(missing_ok=True)
             self._remove_state()
-        if self._made_folder:
+        if self._created_folder:
             with contextlib.suppress(OSError):  # something of the user's is in it
                 self.folder.rmdir()
         return True
@@ -154,11 +152,11 @@ class FolderWriter:
         """Make the folder and its state. Refuses a folder with anything in it that no run of ours can have left."""
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder}: is a file; name a folder")
-        self._made_folder, self._made_partial = not self.folder.exists(), not self.partial.exists()
-        self._was_empty = not self._made_folder and not any(self.folder.iterdir())
+        self._created_folder, self._created_partial = not self.folder.exists(), not self.partial.exists()
+        self._was_empty = not self._created_folder and not any(self.folder.iterdir())
         if self.folder.exists() and not (self.folder / MANIFEST).exists() and not self._plan_path.exists():
             others = [path for path in self.folder.iterdir() if path != self.partial]
-            inside = [] if self._made_partial else [path for path in self.partial.iterdir() if not _is_state(path)]
+            inside = [] if self._created_partial else [path for path in self.partial.iterdir() if not _is_state(path)]
             if others or inside:
                 raise UsageError(f"{self.folder}: not empty, and not a folder of shards; name another with --out")
         self.partial.mkdir(parents=True, exist_ok=True)
@@ -193,7 +191,7 @@ class FolderWriter:
         return alone
 
     def _open_lock(self, name: str) -> IO[bytes]:
-        self._locks.append(_open_lasting(self.partial / name, make=True))
+        self._locks.append(open_lasting(self.partial / name, make=True))
         return self._locks[-1]
 
     def _release(self) -> None:
@@ -203,8 +201,8 @@ class FolderWriter:
         with _held_guard:
             _held.discard(self._key)
 
-    def _look(self) -> bool:
-        """Take note of the shards that are there; returns whether the folder is finished and nothing of it is missing.
+    def _note_shards(self) -> bool:
+        """Note the shards that the folder holds; returns whether it is finished and nothing of it is missing.
 
         Raises UsageError where it holds something else, DataError where a shard made again is not what it was.
         """
@@ -212,19 +210,19 @@ class FolderWriter:
         if manifest is not None:
             self._compare_contents(manifest.recipe_hash, manifest.layout)
             self._expected = dict(enumerate(manifest.shards))
-        there = {shard: record for shard, record in self._expected.items() if is_there(self.folder, record)}
-        again = {
+        listed = {shard: record for shard, record in self._expected.items() if has_tar(self.folder, record)}
+        remade = {
             shard: record
             for shard in range(self.layout.num_shards)
-            if (record := read_record(self.folder, self.layout, shard)) and record != there.get(shard)
+            if (record := read_record(self.folder, self.layout, shard)) and record != listed.get(shard)
         }
-        for shard, record in {**there, **again}.items():
+        for shard, record in {**listed, **remade}.items():
             if shard in self._shards:
                 self.add(shard, record)
         if manifest is None:
             return False
-        complete = len({**there, **again}) == self.layout.num_shards
-        if again or not complete or differing_files(self.folder, manifest):
+        complete = len({**listed, **remade}) == self.layout.num_shards
+        if remade or not complete or differing_files(self.folder, manifest):
             self._compare_versions(manifest.versions)
             self.plan = replace(self.plan, provenance=manifest.provenance)
             return False
@@ -232,8 +230,8 @@ class FolderWriter:
         return True
 
     def _adopt(self, alone: bool) -> None:
-        """Compare the plan with what the folder holds, keep what is good, remove the rest."""
-        if self._look():
+        """Compare the plan with the folder's, keep its good shards, remove the rest."""
+        if self._note_shards():
             if alone:
                 self._remove_state()
             return
@@ -296,52 +294,6 @@ class FolderWriter:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something of the user's is in it
             self.partial.rmdir()
-
-
-def commit_shard(
-    folder: Path, shard: int, samples: Iterable[Entry], layout: Layout, token: str, order: Sequence[int] | None = None
-) -> ShardRecord:
-    """Write one shard and commit it: temporary name, flush to disk, rename, then its record.
-
-    token: of the run that asked for it. order: of the samples in the tar, where they do not come in it.
-    Raises DataError, and commits nothing, where that run has ended; OSError (disk full) leaves only rubbish.
-    """
-    partial, name = folder / PARTIAL, layout.filename(shard)
-    # Two workers may have the same shard: an executor gives it to another where it believes that the first is dead.
-    temporary = partial / f"{name}.{token}.{secrets.token_hex(4)}.tmp"
-    try:
-        record = write_tar(temporary, name, samples, layout, order)
-        with _commit_guard(partial):
-            if not (partial / f"run-{token}").exists():
-                raise DataError(f"{name}: the run that asked for it has ended; nothing was committed")
-            temporary.replace(folder / name)
-            path = partial / f"{shard:06d}.json"
-            write_atomically(path, to_json(asdict(record)), temporary=unique_temporary(path), error=None)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return record
-
-
-@contextlib.contextmanager
-def _commit_guard(partial: Path, *, make: bool = False) -> Iterator[None]:
-    """Held while a worker commits, and while a run begins: neither falls between the other's steps."""
-    with _commit_lock, _open_lasting(partial / "commit", make=make, kind=fcntl.LOCK_EX):
-        yield
-
-
-def _open_lasting(path: Path, *, make: bool, kind: int | None = None) -> IO[bytes]:
-    """Open a lock's file, and wait for the lock; again, where a run that finished has just removed the file."""
-    while True:
-        if make:
-            path.parent.mkdir(exist_ok=True)
-        file = path.open("a+b")
-        if kind is not None:
-            fcntl.lockf(file, kind)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                return file
-        file.close()
 
 
 def _lock(file: IO[bytes], kind: int) -> bool:

@@ -1,4 +1,4 @@
-"""Which sample lies in which shard, at which place, under which name."""
+"""The layout of a data set: which sample lies in which shard, at which place, under which name."""
 
 import re
 from dataclasses import dataclass

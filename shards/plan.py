@@ -1,4 +1,4 @@
-"""What a folder of shards is to be, and how far it is: the state of an unfinished folder, as files in `.partial`."""
+"""The state of an unfinished folder of shards, as files in `.partial`: its plan, inputs and committed shards."""
 
 import contextlib
 import json
@@ -17,11 +17,11 @@ _MAX_INPUT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is written: recipe_hash, layout and versions determine every byte of the folder.
+class FolderPlan:
+    """What a folder is to hold: recipe_hash, layout and versions determine every byte of it.
 
     recipe: resolved, whole. provenance: how it was resolved. versions: of the libraries that write.
-    any_versions: whether other libraries may go on.
+    any_versions: whether a run with other libraries may go on with the folder.
     """
 
     recipe: Mapping[str, Any]
@@ -36,11 +36,11 @@ class Plan:
         return to_json(asdict(self), indent=1).encode()
 
 
-def read_plan(folder: Path, name: str = "plan.json") -> Plan | None:
-    """A plan in the state of a folder; None where there is none. Raises DataError where it is damaged."""
+def read_plan(folder: Path, name: str = "plan.json") -> FolderPlan | None:
+    """The plan of an unfinished folder; None where it has none. Raises DataError where it is damaged."""
     path = folder / PARTIAL / name
     try:
-        return _read(Plan, path)
+        return _read(FolderPlan, path)
     except (ValueError, TypeError, RecursionError, UsageError) as error:
         raise DataError(
             f"{path}: damaged ({type(error).__name__}: {error}); remove {path.parent} and the shards beside it to "
@@ -56,21 +56,21 @@ def read_record(folder: Path, layout: Layout, shard: int) -> ShardRecord | None:
         return None
     if record is None or record.name != layout.filename(shard) or _num_accounted(record) != layout.num_indices(shard):
         return None
-    return record if is_there(folder, record) else None
+    return record if has_tar(folder, record) else None
 
 
 def _num_accounted(record: ShardRecord) -> int:
     return record.samples + len(record.skipped)
 
 
-def is_there(folder: Path, record: ShardRecord) -> bool:
-    """Whether the tar of a record is there, in its size."""
+def has_tar(folder: Path, record: ShardRecord) -> bool:
+    """Whether a folder has the tar of a record, in its size."""
     path = folder / record.name
     return path.is_file() and path.stat().st_size == record.bytes
 
 
 def read_input(folder: Path, name: str) -> bytes:
-    """A file that the recipe of a folder was made from, be the folder finished or not. Raises UsageError."""
+    """A file that a folder's recipe was made from, whether the folder is finished or not. Raises UsageError."""
     for path in (folder / PARTIAL / f"input-{name}", folder / name):
         with contextlib.suppress(FileNotFoundError):
             if not path.is_file() and path.exists():
@@ -82,7 +82,7 @@ def read_input(folder: Path, name: str) -> bytes:
 
 
 def num_parts(folder: Path) -> int | None:
-    """In how many parts an unfinished folder is being written; None where it is not, or where nobody knows."""
+    """The number of parts in which an unfinished folder is written; None where it is written whole, or is finished."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         count = int((folder / PARTIAL / "parts").read_text("ascii"))
         return count if count > 0 else None

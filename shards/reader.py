@@ -1,4 +1,4 @@
-"""A folder of shards as samples again."""
+"""Read a folder of shards: its samples, encoded or as pixels."""
 
 import json
 import stat
@@ -19,8 +19,8 @@ from fracgen.shards.tar import read_members
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawSample:
-    """One sample of a tar, its image undecoded. members: all its bytes, by extension, in their order."""
+class EncodedSample:
+    """One sample of a tar, its image not decoded. members: all its bytes, by extension, in their order."""
 
     key: str
     label: int
@@ -61,7 +61,7 @@ class ShardFolder:
                 raise DataError(f"{name}: {error}") from error
 
 
-def read_tar(path: Path, extension: str) -> Iterator[RawSample]:
+def read_tar(path: Path, extension: str) -> Iterator[EncodedSample]:
     """The samples of a tar, one after the other: members of one key must follow each other.
 
     Raises DataError, with the file and the key, where the tar is missing, truncated or not as the contract says.
@@ -88,12 +88,12 @@ def read_tar(path: Path, extension: str) -> Iterator[RawSample]:
         raise DataError(f"{path.name}: no whole tar ({error})") from error
 
 
-def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -> RawSample:
+def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -> EncodedSample:
     try:
         metadata = json.loads(members["json"], parse_constant=_refuse) if "json" in members else {}
         if not isinstance(metadata, dict):
             raise ValueError("its metadata is no mapping")
-        return RawSample(
+        return EncodedSample(
             key=key, label=int(members["cls"]), metadata=metadata, image_bytes=members[extension], members=members
         )
     except KeyError as error:
@@ -103,7 +103,7 @@ def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -
 
 
 def _check_size(shape: tuple[int, ...], image_format: ImageFormat) -> None:
-    """Raises DataError where an image that is a file has not the size that the format says."""
+    """Raises DataError where an image that was packed as a file has another size than the format says."""
     height, width = image_format.height, image_format.width
     if image_format.one_size and shape[:2] != (height, width):
         raise DataError(f"an image of {shape[1]} x {shape[0]} pixels, not {width} x {height}")
@@ -115,7 +115,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"its metadata holds {constant}")
 
 
-def decode_sample(raw: RawSample, image_format: ImageFormat, bits: int = 8) -> Sample:
+def decode_sample(raw: EncodedSample, image_format: ImageFormat, bits: int = 8) -> Sample:
     """Decode a sample that fracgen's writer wrote, whose key is its index.
 
     Raises DataError where it is no image, or another one than the format says.

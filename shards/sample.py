@@ -1,4 +1,4 @@
-"""What a shard holds: one image with its label, its key and what made it, as pixels or as the file it came in."""
+"""One sample of a shard: an image with its label, index and metadata, as pixels or as its file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,8 +50,8 @@ class FileSample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A sample that was asked for and left out. file: its name. reason: by which it is counted."""
+class SkippedFile:
+    """A file that was left out of its shard. file: its name. reason: by which it is counted."""
 
     index: int
     file: str

@@ -1,4 +1,4 @@
-"""Whether a folder is what its manifest says: every byte, every pixel, every label."""
+"""Verify that a folder is what its manifest says: every byte, every pixel, every label."""
 
 import hashlib
 import stat
@@ -12,7 +12,7 @@ from fracgen.shards.tar import TAR_END, encode_member
 
 
 def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:
-    """All that is wrong with a finished folder, one line each with the name of what is bad; empty if nothing is.
+    """List what is wrong with a finished folder, a line each that names the bad file; empty for a good folder.
 
     Checked are the size and sha256 of each tar and of every other file; that a tar holds the samples that the layout
     puts there, in that order, and nothing else; that labels are in range and images decode to the stated size and
@@ -21,8 +21,8 @@ def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:
     """
     folder, manifest = shards.folder, shards.manifest
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda shard: _verify_shard(folder, manifest, shard), range(len(manifest.shards)))
-        problems = [problem for problems in found for problem in problems]
+        by_shard = pool.map(lambda shard: _verify_shard(folder, manifest, shard), range(len(manifest.shards)))
+        problems = [problem for problems in by_shard for problem in problems]
     return problems + differing_files(folder, manifest) + _verify_manifest(folder, manifest)
 
 

@@ -1,4 +1,4 @@
-"""Samples into one tar, byte for byte the same every time."""
+"""Write samples to one tar, byte for byte the same every time."""
 
 import hashlib
 import os
@@ -11,10 +11,10 @@ from fracgen.shards.errors import DataError
 from fracgen.shards.layout import Layout
 from fracgen.shards.manifest import PixelHash, ShardRecord, to_json
 from fracgen.shards.png import encode_png
-from fracgen.shards.sample import FileSample, Sample, Skipped
+from fracgen.shards.sample import FileSample, Sample, SkippedFile
 from fracgen.shards.tar import TAR_END, encode_member
 
-Entry = Sample | FileSample | Skipped
+Entry = Sample | FileSample | SkippedFile
 """What a shard is made of."""
 _BUFFER = 1 << 20
 
@@ -60,7 +60,7 @@ def write_tar(
         for sample in samples:
             key = layout.key(sample.index)
             tally.add(sample, key)
-            if isinstance(sample, Skipped):
+            if isinstance(sample, SkippedFile):
                 continue
             members = [encode_member(f"{key}.{extension}", data) for extension, data in encode_members(sample, layout)]
             waiting[sample.index] = members, _digest(sample)
@@ -100,7 +100,7 @@ class _Tally:
         self.skipped: dict[str, str] = {}
 
     def add(self, sample: Entry, key: str) -> None:
-        if isinstance(sample, Skipped):
+        if isinstance(sample, SkippedFile):
             self.rejections[sample.reason] += 1
             self.skipped[key] = sample.file
             return

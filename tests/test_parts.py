@@ -229,9 +229,9 @@ def test_merging_what_is_no_folder_in_parts(recipe, folder, tmp_path):
 
 def test_two_workers_with_the_same_shard_do_no_harm(recipe, folder, tmp_path, monkeypatch):
     """An executor may take a worker for dead that is only slow, and give its shard to another."""
-    from fracgen.shards import folder as folders
+    from fracgen.shards import commit
 
-    begun, go_on, write_tar = threading.Event(), threading.Event(), folders.write_tar
+    begun, go_on, write_tar = threading.Event(), threading.Event(), commit.write_tar
 
     def slow(*arguments):
         record = write_tar(*arguments)
@@ -240,7 +240,7 @@ def test_two_workers_with_the_same_shard_do_no_harm(recipe, folder, tmp_path, mo
             assert go_on.wait(30)
         return record
 
-    monkeypatch.setattr(folders, "write_tar", slow)
+    monkeypatch.setattr(commit, "write_tar", slow)
     with writer(recipe, tmp_path / "set") as held:
         slow_one = threading.Thread(target=render_shard, args=(tmp_path / "set", 3, held.token))
         slow_one.start()
