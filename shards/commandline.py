@@ -1,5 +1,6 @@
 """Command lines made of settings: an option for each field, grouped help, lazy commands, one line for each error."""
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError
-from fracgen.shards.settings import FieldInfo, check_value, fields_of
+from fracgen.shards.settings import FieldInfo, Setting, check_value, fields_of
 
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 """click's base of all errors in the words of a command line; typer brings its own click, or not, by version."""
@@ -27,7 +28,11 @@ _MAX_NAME = 28
 
 
 class Command(TyperCommand):
-    """A command whose help has a section for each panel of options."""
+    """A command whose help has a section for each panel of options, and whose values are read by `settings`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Arguments and options."""
+        return _read_plainly(super().get_params(ctx))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then a section for each panel in the order of the options, those of no panel last."""
@@ -39,6 +44,54 @@ class Command(TyperCommand):
                 sections.setdefault(getattr(param, "rich_help_panel", None) or other, []).append(record)
         sections["Options"] = sections.pop("Options", [])
         _write_sections(formatter, sections)
+
+
+def _read_plainly(params: list[Any]) -> list[Any]:
+    """Have values read by `_TextReader` where typer would import pydantic for it, which takes 0.1 s."""
+    for param in params:
+        descriptor = getattr(param, "type_descriptor", None)
+        if descriptor is not None and _is_plain(descriptor.annotation):
+            param._runtime_param = _TextReader(descriptor.annotation)
+    return params
+
+
+class _TextReader:
+    """Reads the text of one option or argument, with the checks and messages of `settings`."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value that is typed, of the option's type and in its range. Raises UsageError with the option."""
+        is_list = param.multiple or param.nargs == -1
+        if value is None:
+            return () if is_list else None
+        name = max(param.opts, key=len) if param.param_type_name == "option" else param.display_name_raw
+        limits = Setting("", at_least=getattr(param, "min", None), at_most=getattr(param, "max", None))
+        value = _from_text(self._kind, value)
+        return check_value(FieldInfo(name, self._kind, None, limits), list(value) if is_list else value, name)
+
+
+def _from_text(kind: Any, value: Any) -> Any:
+    """A value of which the text says a number or a word of a choice; other text as it is, for `convert` to refuse."""
+    parts = [part for part in typing.get_args(kind) if part is not Ellipsis]
+    if isinstance(value, list | tuple):
+        kinds = parts if typing.get_origin(kind) is tuple else parts * len(value)
+        return tuple(map(_from_text, kinds, value))
+    if typing.get_origin(kind) is Literal:
+        return next((word for word in parts if str(word) == value), value)
+    if kind in (int, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether `convert` knows the type of an option."""
+    inner = [part for part in typing.get_args(kind) if part is not Ellipsis]
+    if typing.get_origin(kind) in (list, tuple):
+        return all(map(_is_plain, inner))
+    return typing.get_origin(kind) is Literal or kind in (bool, int, float, str, Path)
 
 
 class LazyCommand(typing.NamedTuple):
@@ -62,6 +115,10 @@ class LazyGroup(TyperGroup):
     """A group of commands that are imported when they run; see `lazy_group`."""
 
     lazy: Mapping[str, LazyCommand] = types.MappingProxyType({})
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The group's own options."""
+        return _read_plainly(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names, in the order of the table."""
@@ -250,7 +307,8 @@ def main(
     except FracgenError as error:
         return fail(str(error), error.exit_code)
     except _CommandLineError as error:
-        return fail(f"{error.format_message()} ('{name} --help' lists what there is)", UsageError.exit_code)
+        command = error.ctx.command_path if getattr(error, "ctx", None) else name
+        return fail(f"{error.format_message()} ('{command} --help' lists what there is)", UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return fail("interrupted", 130)
     except BrokenPipeError:

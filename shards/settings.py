@@ -197,7 +197,7 @@ def check_value(field: FieldInfo, value: Any, name: str, *, ours: bool = False) 
     name: stands for the field in the UsageError that is raised where the value is not allowed.
     """
     value, setting = convert(field.type, value, name, ours=ours), field.setting
-    for number in value if isinstance(value, tuple) else (value,):
+    for number in value if isinstance(value, tuple | list) else (value,):
         if isinstance(number, int | float) and setting.range and not setting.allows(number):
             raise UsageError(f"{name} {number}: must be {setting.range}")
     return value
@@ -224,6 +224,9 @@ def convert(kind: Any, value: Any, name: str, *, ours: bool = False) -> Any:
         if not any(value == word and type(value) is type(word) for word in arguments):
             raise _WrongTypeError(f"{shown}: must be one of {', '.join(map(str, arguments))}")
         return value
+    if origin is list:
+        several: Any = tuple[arguments[0], ...]  # type: ignore[valid-type]
+        return list(convert(several, value, name, ours=ours))
     if origin is tuple:
         if ours and not isinstance(value, list):
             raise _WrongTypeError(f"{shown}: must be a list")
