@@ -8,6 +8,9 @@ from pathlib import Path
 
 import fracgen
 
+if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+    print(__doc__.strip())
+    sys.exit(0 if sys.argv[1:] == ["--help"] else 2)
 here, out = Path(__file__).parent, Path(sys.argv[1])
 
 # A recipe is a frozen dataclass; load one, or build it. resolve() finds the base fractal.

@@ -63,7 +63,14 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: `fracgen --help` needs no numba."""
+    """Import a public name, `shards` or `train` when it is used: `fracgen --help` needs no numba."""
+    if name in ("shards", "train"):
+        return importlib.import_module(f"fracgen.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'fracgen' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, whether imported yet or not."""
+    return sorted({*globals(), *__all__, "shards", "train"} - {"Any", "TYPE_CHECKING", "importlib"})

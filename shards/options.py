@@ -1,0 +1,147 @@
+"""Options of a command line: one for each field of a settings dataclass, and how the text of any is read."""
+
+import contextlib
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from fracgen.shards.fields import FieldInfo, Setting, fields_of
+from fracgen.shards.settings import check_value
+
+
+def options_from(
+    kind: type,
+    names: Mapping[str, str] | Iterable[str] | None = None,
+    *,
+    into: str = "given",
+    defaults: Any = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a typer command an option for each field of a settings dataclass, nested ones included.
+
+    names: the dotted names that get one, all by default; a mapping gives the option's spelling too. defaults: an
+    instance whose values the help shows. The command receives, as argument `into`, what was typed: a value by dotted
+    name, of its type and in its range.
+    """
+    fields = {field.name: field for field in fields_of(kind, instance=defaults)}
+    spelt = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names if names is not None else fields, "")
+    chosen = {name: spelt[name] or fields[name].option for name in spelt if name in fields}
+    if missing := set(spelt) - set(fields):
+        raise KeyError(f"{kind.__name__} has no {min(missing)}")
+    chosen = {name: option for name, option in chosen.items() if option and _option_type(fields[name].type)}
+    parameters = {name.replace(".", "__"): _parameter(fields[name], option) for name, option in chosen.items()}
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_options(**arguments: Any) -> Any:
+            typed = {parameter: arguments.pop(parameter) for parameter in parameters}
+            given = {name: typed[name.replace(".", "__")] for name in chosen}
+            given = {
+                name: check_value(fields[name], value, chosen[name])
+                for name, value in given.items()
+                if value is not None and value != []
+            }
+            return command(**arguments, **{into: given})
+
+        signature = inspect.signature(command)
+        own = [parameter for name, parameter in signature.parameters.items() if name != into]
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        added = [parameter for name, parameter in parameters.items()]
+        annotations = typing.get_type_hints(command, include_extras=True)
+        annotations.pop(into, None)
+        with_options.__signature__ = signature.replace(parameters=[*added, *own])  # type: ignore[attr-defined]
+        with_options.__annotations__ = {**{each.name: each.annotation for each in added}, **annotations}
+        return with_options
+
+    return decorate
+
+
+def _parameter(field: FieldInfo, option: str) -> inspect.Parameter:
+    """The keyword of a command that stands for a field; None where it is not typed."""
+    words = [field.setting.help]
+    notes = [field.setting.range] if field.setting.range else []
+    if field.default_text and field.default is not False:
+        notes.append(f"default: {field.default_text}")
+    if notes:
+        words.append(f" [{'; '.join(notes)}]")
+    spelling = f"{option}/--no-{option[2:]}" if field.default is True else option
+    kind = _option_type(field.type)
+    parts = typing.get_args(kind) if typing.get_origin(kind) in (list, tuple) else ()
+    if kind is str and Path in (field.type, *typing.get_args(field.type)):
+        parts = (Path,)
+    info = typer.Option(
+        spelling,
+        help=" ".join(words),
+        metavar=field.setting.metavar or " ".join(f"<{part.__name__.lower()}>" for part in parts) or None,
+        rich_help_panel=field.setting.panel,
+        show_default=False,
+    )
+    kind = Annotated[kind | None, info]
+    return inspect.Parameter(
+        field.name.replace(".", "__"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
+    )
+
+
+def _option_type(kind: Any) -> Any:
+    """The type of an option for a field of type `kind`; None where a command line cannot say it."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _option_type(next(part for part in arguments if part is not type(None)))
+    if origin is tuple:
+        return list[arguments[0]] if Ellipsis in arguments else kind  # type: ignore[valid-type]
+    if kind is Path:
+        return str  # so that a message shows it as it was typed
+    return kind if origin is Literal or kind in (bool, int, float, str) else None
+
+
+def read_plainly(params: list[Any]) -> list[Any]:
+    """Have values read by `_TextReader` where typer would import pydantic for it, which takes 0.1 s."""
+    for param in params:
+        descriptor = getattr(param, "type_descriptor", None)
+        if descriptor is not None and _is_plain(descriptor.annotation):
+            param._runtime_param = _TextReader(descriptor.annotation)
+    return params
+
+
+class _TextReader:
+    """Reads the text of one option or argument, with the checks and messages of `settings`."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value that is typed, of the option's type and in its range. Raises UsageError with the option."""
+        is_list = param.multiple or param.nargs == -1
+        if value is None:
+            return () if is_list else None
+        name = max(param.opts, key=len) if param.param_type_name == "option" else param.display_name_raw
+        limits = Setting("", at_least=getattr(param, "min", None), at_most=getattr(param, "max", None))
+        value = _from_text(self._kind, value)
+        return check_value(FieldInfo(name, self._kind, None, limits), list(value) if is_list else value, name)
+
+
+def _from_text(kind: Any, value: Any) -> Any:
+    """A value of which the text says a number or a word of a choice; other text as it is, for `convert` to refuse."""
+    parts = [part for part in typing.get_args(kind) if part is not Ellipsis]
+    if isinstance(value, list | tuple):
+        kinds = parts if typing.get_origin(kind) is tuple else parts * len(value)
+        return tuple(map(_from_text, kinds, value))
+    if typing.get_origin(kind) is Literal:
+        return next((word for word in parts if str(word) == value), value)
+    if kind in (int, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether `convert` knows the type of an option."""
+    inner = [part for part in typing.get_args(kind) if part is not Ellipsis]
+    if typing.get_origin(kind) in (list, tuple):
+        return all(map(_is_plain, inner))
+    return typing.get_origin(kind) is Literal or kind in (bool, int, float, str, Path)
