@@ -37,6 +37,8 @@ from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
 from fracgen.shards.plan import FolderPlan, has_tar, num_parts, read_plan, read_record
 
+SAME_BYTES = {"0.2.0", "0.3.0"}
+"""Versions of fracgen between which a folder may pass: each finishes it as the one that began it would."""
 _held: set[Path] = set()
 _held_guard = threading.Lock()
 _STATE = re.compile(r"plan\.json|parts|commit|lock(-\d+-of-\d+)?|run-.*|input-.*|\d+\.json|.*\.tmp")
@@ -223,7 +225,7 @@ class FolderWriter:
             return False
         complete = len({**listed, **remade}) == self.layout.num_shards
         if remade or not complete or differing_files(self.folder, manifest):
-            self._compare_versions(manifest.versions)
+            self._adopt_versions(manifest.versions)
             self.plan = replace(self.plan, provenance=manifest.provenance)
             return False
         self.manifest = manifest
@@ -241,9 +243,9 @@ class FolderWriter:
             if saved is None:
                 raise UsageError(f"{self.folder}: holds shards, and no plan of them; name another folder with --out")
             self._compare_contents(saved.recipe_hash, saved.layout)
-            self._compare_versions(saved.versions)
+            self._adopt_versions(saved.versions)
             if saved.recipe == json.loads(to_json(own.recipe)):
-                self.plan = replace(own, provenance=saved.provenance)
+                self.plan = replace(self.plan, provenance=saved.provenance)
         self._remove_rubbish(alone)
         if alone:
             for name, data in self._inputs.items():
@@ -268,9 +270,13 @@ class FolderWriter:
                 "ask for that, or name another folder with --out"
             )
 
-    def _compare_versions(self, theirs: Mapping[str, str]) -> None:
+    def _adopt_versions(self, theirs: Mapping[str, str]) -> None:
+        """Go on as the versions that began the folder would, where these write the same bytes as ours."""
         ours = self.plan.versions
-        if theirs != ours and not self.plan.any_versions:
+        fracgens = {theirs.get("fracgen", ""), ours.get("fracgen", "")}
+        if {**theirs, "fracgen": ""} == {**ours, "fracgen": ""} and fracgens <= SAME_BYTES:
+            self.plan = replace(self.plan, versions=theirs)
+        elif theirs != ours and not self.plan.any_versions:
             names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
             changes = ", ".join(f"{name} {theirs.get(name)}, now {ours.get(name)}" for name in names)
             raise UsageError(

@@ -5,14 +5,16 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import PROVENANCE, small_recipe
+from conftest import PROVENANCE, contents, small_recipe
 from PIL import Image
 
 from fracgen import preview
 from fracgen.preview import contact_sheet, recipe_sheet
 from fracgen.recipe import Difference
 from fracgen.registry import RECIPES
-from fracgen.render_shards import write_shards
+from fracgen.render_shards import merge, plan, write_shards
+from fracgen.shards.errors import UsageError
+from fracgen.shards.layout import Part
 
 BASE = np.array([[127, 127, 0, 0]], np.uint8)
 CLASS = np.array([[127, 0, 127, 0]], np.uint8)
@@ -57,15 +59,50 @@ def test_every_recipe_has_a_heading(kind):
     assert kind.HEADING[-1] == "seed" and set(kind.HEADING) <= set(kind.__dataclass_fields__)
 
 
-def test_a_folder_of_0_2_keeps_its_sheet(tmp_path, monkeypatch):
-    """The manifest names the hash of `preview.png`, so that one made again must be what it was: red on black, blue."""
+def test_the_sheet_of_0_2():
     assert preview.STYLE_0_2.pixels(DIFFERENCE).tolist() == [[[63] * 3, [0, 0, 255], [255, 0, 0], [0] * 3]]
     assert preview.STYLE_0_2.caption(DIFFERENCE) == "red: class 7, blue: base"
-    recipe = small_recipe(classes=5)
-    sheets = {}
-    for version in ("0.2.0", "0.3.0"):
-        monkeypatch.setattr("fracgen.render_shards.versions", lambda name="", version=version: {"fracgen": version})
-        write_shards(recipe, tmp_path / version, provenance=PROVENANCE)
-        sheets[version] = (tmp_path / version / "preview.png").read_bytes()
-    assert sheets["0.2.0"] == contact_sheet(recipe.preview(), style=preview.STYLE_0_2)
-    assert sheets["0.3.0"] == recipe_sheet(recipe) != sheets["0.2.0"]
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a small folder as if by a version of fracgen."""
+
+    def call(name: str, version: str, **options):
+        monkeypatch.setattr("fracgen.render_shards.versions", lambda name="": {"fracgen": version, "numpy": "1"})
+        recipe = small_recipe(classes=12)
+        write_shards(recipe, tmp_path / name, layout=plan(recipe, num_shards=4), provenance=PROVENANCE, **options)
+        return tmp_path / name
+
+    return call
+
+
+def test_a_folder_of_0_2_ends_as_0_2_ends_it(write):
+    """The manifest has the hash of `preview.png` and the version, so that both must be what they were."""
+    recipe = small_recipe(classes=12)
+    old, new = write("old", "0.2.0"), write("new", "0.3.0")
+    assert (old / "preview.png").read_bytes() == contact_sheet(recipe.preview(), style=preview.STYLE_0_2)
+    assert (new / "preview.png").read_bytes() == recipe_sheet(recipe) != (old / "preview.png").read_bytes()
+
+    def interrupt(record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write("begun", "0.2.0", on_shard=interrupt)
+    assert (old.parent / "begun" / ".partial" / "plan.json").exists()
+    assert contents(write("begun", "0.3.0")) == contents(old)
+    before = contents(old)
+    for name in ("1p-frac-train-000002.tar", "preview.png"):
+        (old / name).unlink()
+        assert contents(write("old", "0.3.0")) == before
+    with pytest.raises(UsageError, match=r"fracgen 0\.2\.0, now 0\.4\.0"):
+        (old / "preview.png").unlink()
+        write("old", "0.4.0")
+
+
+def test_parts_of_0_2_are_merged_to_its_bytes(write):
+    whole = contents(write("whole", "0.2.0"))
+    write("parts", "0.2.0", part=Part(1, 2))
+    folder = write("parts", "0.3.0", part=Part(2, 2))
+    merge(folder)
+    assert contents(folder) == whole
