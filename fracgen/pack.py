@@ -79,7 +79,7 @@ def pack(
     which the same call goes on. DataError where a file changes meanwhile.
     """
     folder, started = Path(folder), time.perf_counter()
-    made = [parent for parent in folder.absolute().parents if not parent.exists()]
+    new_parents = [parent for parent in folder.absolute().parents if not parent.exists()]
     _check_place(images, folder)
     work = replace(_plan_of(images, layout), any_versions=any_versions)
     _check_begun(folder, work)
@@ -97,7 +97,7 @@ def pack(
                     new_samples, _ = make_missing(pool, writer, shard, meanwhile=lambda: None, on_shard=on_shard)
             except UnmakeableError as error:
                 if not writer.records and writer.discard(was_empty=True):
-                    _remove_empty(made)
+                    _remove_empty(new_parents)
                     raise UsageError(str(error)) from None
                 raise UsageError(f"{error}; {len(writer.records)} finished shards are kept in {folder}") from None
             finally:
@@ -212,16 +212,16 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def _check_begun(folder: Path, work: FolderPlan) -> None:
     """Say it clearly where the folder was begun from other files."""
-    begun: Any = None
+    earlier: Any = None
     if folder.is_dir():
-        begun = load_manifest(folder) if (folder / MANIFEST).exists() else read_plan(folder)
-    if begun is None or begun.recipe.get("recipe") != PACK or begun.recipe == work.recipe:
+        earlier = load_manifest(folder) if (folder / MANIFEST).exists() else read_plan(folder)
+    if earlier is None or earlier.recipe.get("recipe") != PACK or earlier.recipe == work.recipe:
         return
-    there, now = (
-        f"{recipe.get('images')} of {recipe.get('classes')} classes" for recipe in (begun.recipe, work.recipe)
+    before, now = (
+        f"{recipe.get('images')} of {recipe.get('classes')} classes" for recipe in (earlier.recipe, work.recipe)
     )
     raise UsageError(
-        f"{folder}: packed from other files ({there}, now {now}; names and sizes are compared); "
+        f"{folder}: packed from other files ({before}, now {now}; names and sizes are compared); "
         "if the images changed, remove it and pack anew, or name another folder with --out"
     )
 

@@ -133,7 +133,7 @@ class FolderWriter:
     def discard(self, *, was_empty: bool = False) -> bool:
         """Remove what this run wrote, where it made the folder and alone wrote in it; returns whether it did.
 
-        was_empty: also where the folder was there, and empty; it then stays so.
+        was_empty: also where the folder was empty when this run began; it then stays, empty.
         """
         if (
             not (self._created_folder or (was_empty and self._was_empty))
@@ -237,8 +237,8 @@ class FolderWriter:
             if alone:
                 self._remove_state()
             return
-        own, begun = self.plan, any(self.partial.glob("[0-9]*.json"))
-        if not (self.folder / MANIFEST).exists() and (begun or not alone):
+        own, has_records = self.plan, any(self.partial.glob("[0-9]*.json"))
+        if not (self.folder / MANIFEST).exists() and (has_records or not alone):
             saved = read_plan(self.folder)
             if saved is None:
                 raise UsageError(f"{self.folder}: holds shards, and no plan of them; name another folder with --out")

@@ -29,20 +29,20 @@ def _data_card(manifest: Manifest, carried: Mapping[str, str], source: str) -> s
     recipe = "\n".join(
         f"| {name} | {value} |" for name, value in manifest.recipe.items() if not isinstance(value, dict | list)
     )
-    about = "where it came from" if image.original else "what made it"
-    members = ["`<key>.cls` (the label)", *([f"`<key>.json` ({about})"] if layout.metadata else [])]
+    metadata = "where it came from" if image.original else "what made it"
+    members = ["`<key>.cls` (the label)", *([f"`<key>.json` ({metadata})"] if layout.metadata else [])]
     last = layout.filename(layout.num_shards - 1)
     split, training, tars = layout.split, layout.split == "train", f"{layout.name}-{layout.split}"
     pattern = f"{tars}-{{000000..{layout.num_shards - 1:06d}}}.tar" if layout.num_shards > 1 else last
     tag = "- synthetic\n" if source == FORMULAS else ""
     size = f"{'' if image.one_size else 'of up to '}{image.width} x {image.height} {image.mode}"
     if image.original:
-        made = f"Packed by fracgen {manifest.versions['fracgen']} as they were found, not encoded anew."
+        origin = f"Packed by fracgen {manifest.versions['fracgen']} as they were found, not encoded anew."
         hashed = "of\nevery shard and of what is in it"
     else:
-        made = f"made from {source} by fracgen {manifest.versions['fracgen']}."
+        origin = f"made from {source} by fracgen {manifest.versions['fracgen']}."
         hashed = "of\nevery shard and of its pixels"
-    beside = "".join(f"\n`{name}` holds {what}.\n" for name, what in carried.items())
+    carried_files = "".join(f"\n`{name}` holds {what}.\n" for name, what in carried.items())
     return f"""---
 configs:
 - config_name: default
@@ -58,8 +58,8 @@ tags:
 # {layout.name}
 
 {manifest.num_samples} images of {manifest.num_classes} classes, {size}{"." if image.original else ","}
-{made} `dataset.json` holds the whole recipe, and sha256 sums {hashed}; `fracgen verify` checks them.
-{beside}
+{origin} `dataset.json` holds the whole recipe, and sha256 sums {hashed}; `fracgen verify` checks them.
+{carried_files}
 | recipe | |
 | --- | --- |
 {recipe}

@@ -112,7 +112,7 @@ class TarIndex:
     def read_image(self, number: int) -> bytes:
         """The encoded image of a sample that has one. Raises DataError where it cannot be read."""
         size = int(self.image_sizes[number])
-        where = f"{Path(self.path).name}: sample {os.fsdecode(bytes(self.keys[number]))}"
+        name = f"{Path(self.path).name}: sample {os.fsdecode(bytes(self.keys[number]))}"
         try:
             descriptor = os.open(self.path, os.O_RDONLY)  # each time: 10 us, and nothing for threads to share
             try:
@@ -120,9 +120,9 @@ class TarIndex:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise DataError(f"{where}: cannot be read ({error.strerror})") from None
+            raise DataError(f"{name}: cannot be read ({error.strerror})") from None
         if len(data) < size:
-            raise DataError(f"{where}: its tar ends within it")
+            raise DataError(f"{name}: its tar ends within it")
         return data
 
     def read_sample(self, number: int) -> dict[str, bytes]:

@@ -51,13 +51,13 @@ def _verify_samples(path: Path, digest: str, manifest: Manifest, record: ShardRe
         keys.append(raw.key)
         for extension, data in raw.members.items():
             rewritten.update(encode_member(f"{raw.key}.{extension}", data))
-        where = f"{record.name}: sample {raw.key}"
+        sample_name = f"{record.name}: sample {raw.key}"
         if list(raw.members) != extensions:
-            problems.append(f"{where}: members {', '.join(raw.members)}, expected {', '.join(extensions)}")
+            problems.append(f"{sample_name}: members {', '.join(raw.members)}, expected {', '.join(extensions)}")
         if not 0 <= raw.label < manifest.num_classes:
-            problems.append(f"{where}: label {raw.label} is not in 0..{manifest.num_classes - 1}")
+            problems.append(f"{sample_name}: label {raw.label} is not in 0..{manifest.num_classes - 1}")
         if manifest.layout.metadata and not raw.metadata:
-            problems.append(f"{where}: no metadata")
+            problems.append(f"{sample_name}: no metadata")
         try:
             sample = decode_sample(raw, manifest.image, manifest.layout.png_bits)
         except DataError as error:

@@ -109,8 +109,8 @@ def load_photographs(paths: Sequence[Path], *, max_side: int = MAX_SIDE) -> tupl
     """
     if max_side < 8:
         raise UsageError(f"max-side {max_side}: must be at least 8 pixels")
-    found = [_load(path, max_side) for path in paths]
-    return Photographs(tuple(image for image, _ in found)), [note for _, notes in found for note in notes]
+    loaded = [_load(path, max_side) for path in paths]
+    return Photographs(tuple(image for image, _ in loaded)), [note for _, notes in loaded for note in notes]
 
 
 def _load(path: Path, max_side: int) -> tuple[Image, list[str]]:
@@ -159,9 +159,9 @@ def _decode(data: bytes, max_side: int) -> tuple[PillowImage.Image, list[str]]:
             upright = _lab_to_rgb(upright) if upright.mode == "LAB" else to_gray_or_rgb(upright)
     if max(width, height) > max_side:
         scale = max_side / max(upright.size)
-        wanted = [max(1, round(side * scale)) for side in upright.size]
-        upright = upright.resize((wanted[0], wanted[1]), PillowImage.Resampling.LANCZOS)
-        notes.append(f"{width} x {height} pixels, reduced to {wanted[0]} x {wanted[1]}; --max-side keeps more")
+        size = [max(1, round(side * scale)) for side in upright.size]
+        upright = upright.resize((size[0], size[1]), PillowImage.Resampling.LANCZOS)
+        notes.append(f"{width} x {height} pixels, reduced to {size[0]} x {size[1]}; --max-side keeps more")
     return upright, notes
 
 
