@@ -1,10 +1,14 @@
 """`fracgen`, and `python -m fracgen`."""
 
+import gc
 import sys
 
 
 def main() -> None:
     """Run the command line; an interrupt is one line, while the imports run too."""
+    gc.set_threshold(
+        20_000
+    )  # imports make many objects and no garbage; by default 4 percent of a start is spent on them
     try:
         from fracgen.cli.app import run
 

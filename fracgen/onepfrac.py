@@ -240,16 +240,16 @@ class OnePFrac(DrawnRecipe):
             difference = Difference(image=sample.image, base=base, names=(f"class {sample.label}", "base"))
             yield [(f"class {sample.label}", sample.image), ("", difference)]
 
-    def perturb(self, eps: Floats) -> Floats:
+    def perturb(self, eps: Floats, base: IFS | None = None) -> Floats:
         """The base's maps moved by eps, (6N,) in the order a, b, c, d, e, f of each map: (N, 2, 3) float64."""
-        step = maps_from_rows(eps.reshape(-1, 6))
+        maps, step = (self.base if base is None else base).maps, maps_from_rows(eps.reshape(-1, 6))
         with np.errstate(over="ignore"):  # such a draw overflows, and is rejected
-            return self.base.maps + step if self.perturbation == "additive" else self.base.maps * (1 + step)
+            return maps + step if self.perturbation == "additive" else maps * (1 + step)
 
     def draw_eps(self, rng: np.random.Generator) -> Floats:
         """One draw of the LIEP distribution, (6N,) float64; half-width Delta/2 (additive) or Delta (multiplicative)."""
         half_width = self.delta / 2 if self.perturbation == "additive" else self.delta
-        return half_width * (2 * rng.random(6 * len(self.base)) - 1)
+        return half_width * (2 * rng.random(6 * self.maps) - 1)
 
     def mask_key(self, index: int) -> int:
         """The 64-bit key of the patch masks of class `index`: from (seed, index), or (seed, 0) where all share them."""
@@ -314,12 +314,12 @@ class _Vetting:
     """Whether a base fractal is fit: by its unperturbed image, and by a sample of its perturbations."""
 
     def __init__(self, recipe: OnePFrac, ifs: IFS, renderer: "Renderer", attempt: int = 0) -> None:
-        self.recipe, self.renderer, self.attempt = replace(recipe, ifs=ifs), renderer, attempt
+        self.recipe, self.ifs, self.renderer, self.attempt = recipe, ifs, renderer, attempt
         self.mask_key = self.recipe.mask_key(0)
 
     def base_fails(self) -> str | None:
         """Why the unperturbed image is not fit, or None."""
-        self.renderer.trace(self.recipe.base.p, self.recipe.base.maps)
+        self.renderer.trace(self.ifs.p, self.ifs.maps)
         return self.recipe.rejection(self.renderer, 0, self.mask_key)
 
     def acceptance(self, better_than: float = -1.0) -> float:
@@ -328,7 +328,7 @@ class _Vetting:
         for done in range(0, VET_PROBES, 2):
             if passed + VET_PROBES - done <= better_than * VET_PROBES:
                 return 0.0
-            self.renderer.trace(recipe.base.p, *(self._probe(number) for number in (done, done + 1)))
+            self.renderer.trace(self.ifs.p, *(self._probe(number) for number in (done, done + 1)))
             passed += sum(recipe.rejection(self.renderer, lane, self.mask_key) is None for lane in range(2))
         return passed / VET_PROBES
 
@@ -344,7 +344,8 @@ class _Vetting:
 
     def _probe(self, number: int) -> Floats:
         """The maps of a perturbation, (N, 2, 3)."""
-        return self.recipe.perturb(self.recipe.draw_eps(generator(self.recipe.seed, number, "vet", self.attempt)))
+        rng = generator(self.recipe.seed, number, "vet", self.attempt)
+        return self.recipe.perturb(self.recipe.draw_eps(rng), self.ifs)
 
 
 def _counts(rejections: Mapping[str, int]) -> str:
