@@ -16,9 +16,11 @@ from fracgen.shards.errors import UsageError
 from fracgen.train import seeding as seeds
 from fracgen.train.augment import draws
 from fracgen.train.augment.apply import apply
-from fracgen.train.augment.device import Augmentation, DeviceAugment, center, normalise, timm_transform
-from fracgen.train.augment.draws import CODES, NOTHING, OPERATIONS, Layer, RandAugment
+from fracgen.train.augment.device import DeviceAugment, normalise, timm_transform
+from fracgen.train.augment.draws import CODES, NOTHING, OPERATIONS, Layer
+from fracgen.train.augment.evaluation import EvalTransform
 from fracgen.train.augment.ops import Window, normals, resample
+from fracgen.train.augment.settings import Augmentation, RandAugment
 
 CPU = torch.device("cpu")
 HALF = (0.5, 0.5, 0.5)
@@ -283,14 +285,17 @@ def test_noise_is_normal_and_its_own_everywhere():
     assert (torch.corrcoef(erased) - torch.eye(3)).abs().max() < 0.01
 
 
-@pytest.mark.parametrize("shape", [(96, 96), (90, 128), (128, 90), (20, 20)])
-@pytest.mark.parametrize("crop", [0.875, 1.0])
-def test_clean_images_are_timms(shape, crop):
+@pytest.mark.parametrize("shape", [(96, 96), (90, 128), (128, 91), (20, 20), (32, 32), (33, 47)])
+@pytest.mark.parametrize("crop", [0.875, 0.9, 1.0])
+def test_evaluation_is_timms_on_host_and_device(shape, crop):
+    transform = pickle.loads(pickle.dumps(EvalTransform(size=32, crop=crop, **IMAGENET)))
     for kind in ("gray", "colour"):
         image = card(kind, *shape)
         options = {"interpolation": "bicubic", "crop_pct": crop, **IMAGENET}
         wanted = create_transform((3, 32, 32), **options)(rgb(image))
-        got = center(batch(image, 2), 32, crop, **IMAGENET)
+        assert torch.allclose(transform(rgb(image)), wanted, atol=1e-5)
+        assert torch.allclose(transform(Image.fromarray(image)), wanted, atol=1e-5)
+        got = transform.on_device(batch(image, 2))
         assert torch.equal(got[0], got[1])
         levels = (got[0] - wanted).abs() * torch.tensor(IMAGENET["std"]).view(3, 1, 1) * 255
         assert levels.max() < 1.01 and levels.mean() < 0.01
@@ -312,7 +317,7 @@ def test_nothing_waits_for_the_device(options):
     augment = DeviceAugment(Augmentation(size=32, **options), seed=0, device=CPU)
     with Watch():
         augment(batch(card("colour"), 64), np.arange(64))
-        center(batch(card("colour"), 4), 32, 0.875, HALF, HALF)
+        EvalTransform(size=32, crop=0.875, mean=HALF, std=HALF).on_device(batch(card("colour"), 4))
 
 
 def test_timms_pipeline_takes_gray_and_every_magnitude():

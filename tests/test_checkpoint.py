@@ -10,8 +10,9 @@ import torch
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.train.engine import metrics
 from fracgen.train.engine.checkpoint import Checkpoint, check_same, load, save
+from fracgen.train.engine.fit import Callbacks, Intervals, fit
 from fracgen.train.engine.run_folder import RunFolder
-from fracgen.train.engine.trainer import Loop, Pace, State, fit
+from fracgen.train.engine.train_step import TrainState
 from fracgen.train.ranks import Ranks
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -46,6 +47,9 @@ def test_half_a_checkpoint_is_never_loaded(tmp_path):
     torch.save({"state": torch.zeros(3)}, path)
     with pytest.raises(DataError, match="no whole checkpoint"):
         load(path)
+    torch.save({"version": 1}, path)
+    with pytest.raises(UsageError, match=r"begun with fracgen 0\.2, whose samples came in another order"):
+        load(path)
     torch.save({"version": 99}, path)
     with pytest.raises(DataError, match="version 99"):
         load(path)
@@ -58,7 +62,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fracgen.train.engine.checkpoint.os.fsync", full)
+    monkeypatch.setattr("fracgen.shards.files.os.fsync", full)
     with pytest.raises(DataError, match="No space left"):
         save(checkpoint(step=9), path)
     assert load(path).step == 3 and [each.name for each in tmp_path.iterdir()] == ["last.pt"]
@@ -85,25 +89,29 @@ class Scribe:
     def __init__(self, start=0):
         model = torch.nn.Linear(2, 1)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-        self.state = State(model=model, optimizer=optimizer, scaler=torch.amp.GradScaler(enabled=False), step=start)
+        self.state = TrainState(
+            model=model, optimizer=optimizer, scaler=torch.amp.GradScaler(enabled=False), step=start
+        )
         self.steps, self.logs, self.saved, self.loss = [], {}, [], lambda step: 1.0 + step
 
     def take_step(self, step):
         self.steps.append(step)
         return torch.tensor(self.loss(step))
 
-    def run(self, check=None, **pace):
+    def run(self, evaluate=None, **intervals):
         def log(step, values):
             self.logs.setdefault(step, {}).update(values)
 
-        loop = Loop(log=log, save=lambda: self.saved.append(self.state.step), check=check)
-        return fit(self.state, self.take_step, loop, Pace(batch_size=10, **pace), ALONE)
+        callbacks = Callbacks(log=log, save=lambda: self.saved.append(self.state.step), evaluate=evaluate)
+        return fit(self.state, self.take_step, callbacks, Intervals(batch_size=10, **intervals), ALONE)
 
 
 def test_logs_checkpoints_and_the_last_step():
     scribe = Scribe()
     assert (
-        scribe.run(steps=11, log_every=4, checkpoint_every=5, check_every=6, check=lambda: {"clean_accuracy": 0.25})
+        scribe.run(
+            steps=11, log_every=4, checkpoint_every=5, evaluate_every=6, evaluate=lambda: {"clean_accuracy": 0.25}
+        )
         == "finished"
     )
     assert scribe.steps == list(range(11)) and scribe.saved == [5, 10, 11]
@@ -160,6 +168,17 @@ def test_weights_that_are_not_finite_are_never_saved():
     assert scribe.saved == [5]
 
 
+def test_averages_after_a_resume_are_over_as_many_steps():
+    """The losses before a checkpoint are kept with it."""
+    straight, paused = Scribe(), Scribe()
+    straight.run(steps=12, log_every=4)
+    paused.run(steps=12, stop_after=6, log_every=4)
+    paused.run(steps=12, log_every=4)
+    assert [paused.logs[step]["loss"] for step in (4, 8, 12)] == [straight.logs[step]["loss"] for step in (4, 8, 12)]
+    kept = paused.state.to_checkpoint(config={}, data="", world=1)
+    assert kept.losses == [9.0, 10.0, 11.0, 12.0]
+
+
 # ---- the folder ------------------------------------------------------------------------------------------------------
 
 
@@ -184,13 +203,13 @@ def test_folders_that_are_none(tmp_path):
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path):
-    journal = metrics.Journal(tmp_path, steps=10, start=0)
+    journal = metrics.MetricLogger(tmp_path, steps=10, start=0)
     for step in (2, 4, 6):
         journal.log(step, {"loss": 1.0 / step})
     journal.close()
     with (tmp_path / metrics.METRICS).open("a") as file:
         file.write('{"step": 8, "lo')  # killed here
-    metrics.Journal(tmp_path, steps=10, start=4).log(6, {"loss": 3.0})
+    metrics.MetricLogger(tmp_path, steps=10, start=4).log(6, {"loss": 3.0})
     assert metrics.read(tmp_path / metrics.METRICS) == [
         {"step": 2, "loss": 0.5},
         {"step": 4, "loss": 0.25},

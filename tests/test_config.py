@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from fracgen.shards.errors import UsageError
-from fracgen.train.config import differences, load, to_values, to_yaml
+from fracgen.shards.settings import differences, to_plain, to_yaml
+from fracgen.train.config import load
 from fracgen.train.finetune import Finetuning
 from fracgen.train.pretrain import Pretraining
 
@@ -26,7 +27,7 @@ def test_the_defaults_are_the_published_recipe():
         0.5,
     )
     assert augment.rand_augment == "rand-m9-n2-mstd0.5-inc1"
-    assert settings.feed.batch_size == 256
+    assert settings.loader.batch_size == 256
 
 
 def test_options_win_over_the_file_and_overrides_over_both(tmp_path):
@@ -41,8 +42,8 @@ def test_options_win_over_the_file_and_overrides_over_both(tmp_path):
 
 
 def test_a_written_configuration_is_read_back(tmp_path):
-    settings = load(Pretraining, None, {}, ["feed.batch_size=64", "augment.scale=[0.2, 1]", "model.options.depth=2"])
-    (tmp_path / "config.yaml").write_text(to_yaml(to_values(settings)))
+    settings = load(Pretraining, None, {}, ["loader.batch_size=64", "augment.scale=[0.2, 1]", "model.options.depth=2"])
+    (tmp_path / "config.yaml").write_text(to_yaml(to_plain(settings)))
     assert load(Pretraining, str(tmp_path / "config.yaml"), {}, []) == settings
 
 
@@ -52,16 +53,16 @@ def test_a_written_configuration_is_read_back(tmp_path):
         (["optim.rl=1"], "unknown key 'optim.rl', did you mean 'lr'"),
         (["optimm.lr=1"], "unknown key 'optimm', did you mean 'optim'"),
         (["optim.lr=fast"], "optim.lr 'fast': must be a number"),
-        (["feed.batch_size=2.5"], "feed.batch_size 2.5: must be a whole number"),
-        (["feed.batch_size=true"], "must be a whole number"),
+        (["loader.batch_size=2.5"], "loader.batch_size 2.5: must be a whole number"),
+        (["loader.batch_size=true"], "must be a whole number"),
         (["run.compile=1"], "must be true or false"),
         (["run.device=tpu"], "run.device 'tpu': must be one of auto, cpu, cuda"),
         (["optim=3"], "optim 3: must be a mapping"),
         (["optim.lr=1", "optim.lr.x=3"], "optim is|lr is a value"),
         (["augment.scale=[1]"], "augment.scale .*: must be 2 values"),
         (["model.options=3"], "must be a mapping"),
-        (["lr"], "an override is name=value"),
-        (["=3"], "an override is name=value"),
+        (["lr"], "an override is NAME=VALUE"),
+        (["=3"], "an override is NAME=VALUE"),
         (["optim.lr=[1"], "not YAML"),
         (["optim.lr=1" + "0" * 400], "too large"),
     ],
@@ -74,6 +75,7 @@ def test_what_is_not_a_setting_is_refused(overrides, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("feed: {batch_size: 3}", r"run\.yaml: feed is loader now"),
         ("a: 1\na: 2\n", "given twice"),
         ("- 1\n", "must be a mapping"),
         ("optim: {lr: [}", "not YAML"),
@@ -91,19 +93,19 @@ def test_files_that_are_none_are_refused(tmp_path, text, message):
 
 def test_differences_name_what_changes_weights_only():
     old, new = (
-        to_values(load(Pretraining, None, {}, overrides))
-        for overrides in (["run.log_every=1", "optim.lr=1"], ["run.log_every=2", "optim.lr=2", "feed.workers=7"])
+        to_plain(load(Pretraining, None, {}, overrides))
+        for overrides in (["run.log_every=1", "optim.lr=1"], ["run.log_every=2", "optim.lr=2", "loader.workers=7"])
     )
-    assert differences(old, new) == ["optim.lr 2.0, was 1.0"]
-    assert differences(old, old) == []
+    assert differences(Pretraining, old, new) == ["optim.lr 2.0, was 1.0"]
+    assert differences(Pretraining, old, old) == []
 
 
 def test_what_a_group_does_not_give_is_as_the_protocol_has_it(tmp_path):
     """One value of a group leaves the others as fine-tuning has them, which is not as pre-training has them."""
     (tmp_path / "some.yaml").write_text("model: {drop_path: 0}\naugment: {size: 32}\n")
     default = Finetuning()
-    found = load(Finetuning, str(tmp_path / "some.yaml"), {"optim.lr": 0.5, "feed.workers": 0}, [])
+    found = load(Finetuning, str(tmp_path / "some.yaml"), {"optim.lr": 0.5, "loader.workers": 0}, [])
     assert found.model == replace(default.model, drop_path=0.0) and found.model.name == ""
     assert found.optim == replace(default.optim, lr=0.5) and found.optim.name == "sgd"
     assert found.augment == replace(default.augment, size=32) and found.augment.vflip == 0
-    assert found.feed == replace(default.feed, workers=0) and found.feed.batch_size == 768
+    assert found.loader == replace(default.loader, workers=0) and found.loader.batch_size == 768

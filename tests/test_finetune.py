@@ -20,13 +20,15 @@ import yaml
 from conftest import two_processes
 from PIL import Image
 
-from fracgen.train import cli as console
 from fracgen.train import finetune
-from fracgen.train.config import Augmentation, Feed, Schedule, load
-from fracgen.train.data.old import splits as examples
-from fracgen.train.data.old import taskdata
+from fracgen.train.augment.evaluation import EvalTransform
+from fracgen.train.config import load
+from fracgen.train.data import loader
+from fracgen.train.data.settings import LoaderSettings
+from fracgen.train.data.splits import open_splits
 from fracgen.train.engine import checkpoint, metrics, results
-from fracgen.train.finetune import Finetuning, app
+from fracgen.train.engine.settings import Model, Schedule
+from fracgen.train.finetune import Finetuning
 from fracgen.train.ranks import Ranks
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +49,7 @@ TIMES = ("seconds", "images_per_second", "run", "model")
 
 
 def run(*arguments) -> int:
-    return console.run(app, "finetune", [str(argument) for argument in arguments])
+    return finetune.run([str(argument) for argument in arguments])
 
 
 def tune(data, out, *arguments) -> int:
@@ -98,7 +100,6 @@ def straight(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A timm folder of a tiny net for five classes."""
-    from fracgen.train.config import Model
     from fracgen.train.engine import model as models
 
     torch.manual_seed(5)
@@ -176,10 +177,13 @@ def test_the_epoch_is_chosen_on_the_validation_split(straight):
 
 @pytest.mark.parametrize(("protocol", "looks"), [("honest", ["val"] * 3 + ["test"] * 2), ("published", ["test"] * 5)])
 def test_which_split_is_looked_at_when(data, tmp_path, monkeypatch, protocol, looks):
-    seen, clean = [], taskdata.TaskData.clean
-    monkeypatch.setattr(
-        taskdata.TaskData, "clean", lambda self, split, ranks: seen.append(split) or clean(self, split, ranks)
-    )
+    seen, batches = [], loader.eval_batches
+
+    def watched(source, **rest):
+        seen.append("test" if len(source) == 21 else "val")
+        return batches(source, **rest)
+
+    monkeypatch.setattr(loader, "eval_batches", watched)
     options = ["--steps=6", "check_epochs=0.5", "--per-class=12"]
     assert tune(data, tmp_path / "run", *options, f"--protocol={protocol}", "--val-share=0.1") == 0
     assert seen == looks
@@ -196,10 +200,12 @@ def test_the_published_protocol_is_labelled(data, tmp_path, capsys):
     ]
     for accuracy in (found["best"]["top1"], found["best"]["test_accuracy"]):
         assert accuracy == pytest.approx(max(checks), abs=1e-6)
-    assert "72 images of 3 classes" in found["data"] and "carved" not in found["data"]
+    assert "72 images of 3 classes" in found["data"] and "held out" not in found["data"]
 
 
-@pytest.mark.parametrize("options", [[], ["--augment=timm", "--workers=2"], ["--feed=stream", "--workers=1"]], ids=str)
+@pytest.mark.parametrize(
+    "options", [[], ["--augment=timm", "--workers=2"], ["--loader=stream", "--workers=1"]], ids=str
+)
 def test_a_paused_run_goes_on_bit_for_bit(data, tmp_path, options, straight):
     if options:
         straight = tmp_path / "straight"
@@ -274,8 +280,8 @@ def test_killed_at_any_save_the_same_epoch_is_chosen(data, tmp_path, straight, m
 
 def test_a_finished_run_has_nothing_to_do(data, straight, monkeypatch):
     before = {name: (straight / name).read_bytes() for name in ("results.json", "last.pt", "best.pt")}
-    monkeypatch.setattr("fracgen.train.engine.trainer.Learner.__call__", None)
-    monkeypatch.setattr("fracgen.train.engine.evaluate.score", None)
+    monkeypatch.setattr("fracgen.train.engine.train_step.TrainStep.__call__", None)
+    monkeypatch.setattr("fracgen.train.engine.evaluate.evaluate", None)
     assert tune(data, straight, *STRAIGHT) == 0
     assert {name: (straight / name).read_bytes() for name in before} == before
 
@@ -344,17 +350,17 @@ def test_weights_of_steps_that_other_settings_took_are_not_chosen(data, tmp_path
     assert best == (0.9 if kept else 0.5)
 
 
-@pytest.mark.filterwarnings("ignore::fracgen.train.data.old.samples.SkippedDataWarning")
-@pytest.mark.parametrize("feed", [["--workers=0", "feed.mode=resident"], ["--workers=1", "feed.mode=stream"]])
+@pytest.mark.filterwarnings("ignore::fracgen.train.data.skipped.SkippedDataWarning")
+@pytest.mark.parametrize("feed", [["--workers=0", "loader.mode=memory"], ["--workers=1", "loader.mode=stream"]])
 def test_two_processes_are_one(data, tmp_path, capsys, feed):
     """Equal weights and buffers on both ranks, each image scored or skipped once; the scores those of one process."""
     data = Path(shutil.copytree(data, tmp_path / "data"))
     (data / "test" / "class00" / "999.png").write_bytes(b"no picture")
     script = (
         "import sys, torch, torch.distributed as dist\n"
-        "from fracgen.train import cli as console, finetune\n"
-        "from fracgen.train.engine import trainer as loop, evaluate as scoring\n"
-        "score = scoring.score\n"
+        "from fracgen.train import finetune\n"
+        "from fracgen.train.engine import evaluate as scoring\n"
+        "score = scoring.evaluate\n"
         "def checked(model, batches, **rest):\n"
         "    batches = list(batches)\n"
         "    open(f'seen{dist.get_rank()}', 'a').write(f'{sum(len(labels) for _, labels in batches)}\\n')\n"
@@ -364,13 +370,13 @@ def test_two_processes_are_one(data, tmp_path, capsys, feed):
         "    dist.all_gather(both, mine)\n"
         "    assert torch.equal(*both)\n"
         "    return found\n"
-        "scoring.score = checked\n"
-        "sys.exit(console.run(finetune.app, 'finetune', sys.argv[1:]))\n"
+        "scoring.evaluate = checked\n"
+        "sys.exit(finetune.run(sys.argv[1:]))\n"
     )
     arguments = ["--data", data, "--out", tmp_path / "run", *PLAIN, "--model=resnet10t", *STRAIGHT, "--skip-bad", *feed]
     done = two_processes(script, [*arguments, "--steps=8", "--lr=0.1"], tmp_path)
     assert done.returncode == 0, done.stderr
-    # two checks on 15 carved images, then 21 test images twice
+    # two checks on 15 held-out images, then 21 test images twice
     seen = [(tmp_path / f"seen{rank}").read_text().split() for rank in range(2)]
     assert seen == [["8", "8", "11", "11"], ["7", "7", "10", "10"]]
     found = told(tmp_path / "run")
@@ -385,16 +391,16 @@ def test_two_processes_are_one(data, tmp_path, capsys, feed):
     assert [alone[which] for which in ("last", "best")] == [found[which] for which in ("last", "best")]
 
 
-@pytest.mark.parametrize("mode", ["resident", "stream"])
+@pytest.mark.parametrize("mode", ["memory", "stream"])
 def test_more_processes_than_images(data, mode):
-    splits = examples.open_splits(str(data), val_share=0.0, per_class=0, seed=0)
+    test = open_splits(str(data), val_share=0.0).test
     alone = Ranks(rank=0, world=1, device=torch.device("cpu"))
-    feed = Feed(mode=mode, workers=1, batch_size=8)
-    task = taskdata.open_task(splits, augment=Augmentation(size=32), feed=feed, eval_crop=1.0, seed=0, ranks=alone)
-    found = [
-        sum(len(labels) for _, labels in task.clean("test", replace(alone, rank=rank, world=30))) for rank in range(30)
-    ]
-    assert found == [1] * 21 + [0] * 9
+    settings = LoaderSettings(mode=mode, workers=1, batch_size=8)
+    source = loader.TrainLoader(test, settings, seed=0, ranks=alone).source
+    transform = EvalTransform(size=32, crop=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
+    both = {"transform": transform.on_device, "picture_transform": transform}
+    each = [loader.eval_batches(source, ranks=replace(alone, rank=rank, world=30), **both) for rank in range(30)]
+    assert [sum(len(labels) for _, labels in batches) for batches in each] == [1] * 21 + [0] * 9
 
 
 def test_seeds_are_told_together(data, tmp_path, capsys):
@@ -465,7 +471,7 @@ def test_it_learns(data, tmp_path):
 
 def test_a_checkpoint_is_where_it_begins(data, trained, tmp_path, capsys):
     assert run("--checkpoint", trained, "--data", data, "--out", tmp_path / "run", *PLAIN, "--steps=2") == 0
-    assert "missing head.bias, head.weight, unexpected head.bias, head.weight" in capsys.readouterr().err
+    assert "init      " + f"{trained}: head: new (3 classes), all other weights loaded" in capsys.readouterr().err
     loaded = told(tmp_path / "run")["loaded"]
     assert loaded["missing"] == loaded["unexpected"] == ["head.bias", "head.weight"]
     assert told(tmp_path / "run")["start"] == str(trained)
@@ -480,7 +486,7 @@ def test_another_resolution_and_a_kept_head(trained, tmp_path, capsys):
     write_images(tmp_path / "set" / "train", 4, classes=5)
     begin = ["--checkpoint", trained, "--data", tmp_path / "set", "--batch-size=8", "--device=cpu", "--workers=0"]
     assert run(*begin, "--out", tmp_path / "run", "--steps=1", "augment.size=48", "--keep-head", "--val-share=0") == 0
-    assert "head kept, resized pos_embed" in capsys.readouterr().err
+    assert "head kept (pos_embed resized)" in capsys.readouterr().err
     found = told(tmp_path / "run")
     assert found["loaded"]["kept_head"] and "best" not in found and "last" not in found
     assert timm.create_model(f"local-dir:{tmp_path}/run/model", pretrained=True).pos_embed.shape[1] == 37
@@ -490,7 +496,7 @@ def test_a_fine_tuned_run_begins_another(data, straight, tmp_path, capsys):
     write_images(tmp_path / "set" / "train", 4, classes=2)
     command = ["--checkpoint", straight, "--data", tmp_path / "set", "--batch-size=2", "--device=cpu", "--workers=0"]
     assert run(*command, "--out", tmp_path / "run", "--steps=1", "augment.size=32") == 0
-    assert "missing head.bias" in capsys.readouterr().err
+    assert "head: new (2 classes)" in capsys.readouterr().err
 
 
 def test_top5_where_there_are_more_classes(tmp_path):
@@ -527,7 +533,7 @@ def test_images_of_many_sizes(tmp_path, capsys):
     assert tune(tmp_path / "set", tmp_path / "none", "--steps=3") == 2
     assert "--resize N" in capsys.readouterr().err
     assert tune(tmp_path / "set", tmp_path / "resized", "--steps=3", "--resize=32") == 0
-    assert "resident" in capsys.readouterr().err and told(tmp_path / "resized")["last"]["images"] == 9
+    assert "memory" in capsys.readouterr().err and told(tmp_path / "resized")["last"]["images"] == 9
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "I;16"])
@@ -565,7 +571,7 @@ def bad_set(folder, kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("broken", r"train/class01/002\.png: no PNG, JPEG"),
+        ("broken", r"train/class01/002\.png: no JPEG, PNG"),
         ("broken test", r"test/class01/001\.png"),
         ("empty class", "train/class03: class without images"),
         ("one class", "only one class, 'class00'"),
@@ -573,7 +579,7 @@ def bad_set(folder, kind):
         ("a class less", "lacks 'class01'"),
     ],
 )
-@pytest.mark.parametrize("feed", [["--feed=resident"], ["--feed=stream", "--workers=1"]], ids=["resident", "stream"])
+@pytest.mark.parametrize("feed", [["--loader=memory"], ["--loader=stream", "--workers=1"]], ids=["memory", "stream"])
 def test_bad_sets_are_one_line_and_exit_code_2(tmp_path, capsys, kind, message, feed):
     bad_set(tmp_path / "set", kind)
     assert tune(tmp_path / "set", tmp_path / "run", "--steps=2", *feed) == 2
@@ -581,8 +587,8 @@ def test_bad_sets_are_one_line_and_exit_code_2(tmp_path, capsys, kind, message, 
     assert re.search(message, err[-1]) and err[-1].startswith("finetune: ") and "Traceback" not in "".join(err)
 
 
-@pytest.mark.parametrize("feed", [["--feed=resident"], ["--feed=stream", "--workers=1"]], ids=["resident", "stream"])
-@pytest.mark.filterwarnings("ignore::fracgen.train.data.old.samples.SkippedDataWarning")
+@pytest.mark.parametrize("feed", [["--loader=memory"], ["--loader=stream", "--workers=1"]], ids=["memory", "stream"])
+@pytest.mark.filterwarnings("ignore::fracgen.train.data.skipped.SkippedDataWarning")
 def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
     bad_set(tmp_path / "set", "broken")
     bad_set(tmp_path / "other", "broken test")
@@ -597,10 +603,9 @@ def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
     [
         (["--checkpoint=nowhere"], "no such file or folder"),
         (["--model=vit_tiny_patch8_224"], "did you mean"),
-        (["--batch-size=500"], "only"),
         (["--batch-size=7"], "make it even"),
         (["--num-classes=7"], "3 classes"),
-        (["--val-share=1"], "val share 1"),
+        (["--val-share=1"], "val_share 1"),
         (["--per-class=50"], "50 images per class"),
         (["--seeds=0"], "seeds"),
         (["--epochs=0"], "epochs 0"),
@@ -610,7 +615,9 @@ def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
         (["--protocol=best"], "best"),
         (["checkpont=x"], "did you mean 'checkpoint'"),
         (["--val=nowhere"], "nowhere"),
-        (["--lr=0"], "lr 0"),
+        (["--lr=0"], "optim.lr 0"),
+        (["--feed=stream"], "--loader memory or --loader stream now"),
+        (["feed.mode=stream"], "feed.mode is loader.mode now"),
         (["--tensorboard"], "pip install tensorboard"),
     ],
 )
@@ -697,7 +704,10 @@ def test_benchmark_measures_three_rates(data, capsys, monkeypatch):
     monkeypatch.setattr("fracgen.train.engine.benchmark._SECONDS", 0.05)
     assert run("--data", data, *TINY, "--benchmark", "--json", "--seeds=2") == 0
     measured = json.loads(capsys.readouterr().out)
-    assert min(measured[f"{name}_images_per_second"] for name in ("model_only", "data_only", "end_to_end")) > 0
+    assert (
+        min(measured[f"{name}_images_per_second"] for name in ("model_only", "loader_only", "data_only", "end_to_end"))
+        > 0
+    )
 
 
 def test_help_needs_no_torch():
@@ -708,7 +718,7 @@ def test_help_needs_no_torch():
 def test_the_defaults_are_the_published_recipe():
     settings = Finetuning()
     assert (settings.optim.name, settings.optim.lr, settings.optim.momentum) == ("sgd", 0.01, 0.9)
-    assert settings.optim.weight_decay == 1e-4 and settings.feed.batch_size == 768 and settings.eval_crop == 0.875
+    assert settings.optim.weight_decay == 1e-4 and settings.loader.batch_size == 768 and settings.eval_crop == 0.875
     assert settings.augment.mean == (0.485, 0.456, 0.406) and settings.augment.std == (0.229, 0.224, 0.225)
     assert (settings.augment.hflip, settings.augment.vflip, settings.augment.erase) == (0.5, 0.0, 0.25)
     assert settings.schedule == Schedule(warmup_steps=0, warmup_epochs=10.0)
@@ -716,10 +726,13 @@ def test_the_defaults_are_the_published_recipe():
 
 
 def test_one_setting_leaves_the_others_of_its_group():
-    settings, defaults = load(Finetuning, None, {"optim.lr": 0.5}, ["augment.size=32", "feed.workers=0"]), Finetuning()
+    settings, defaults = (
+        load(Finetuning, None, {"optim.lr": 0.5}, ["augment.size=32", "loader.workers=0"]),
+        Finetuning(),
+    )
     assert settings.optim.name == "sgd" and settings.optim.weight_decay == 1e-4 and settings.optim.lr == 0.5
     assert settings.augment.mean == defaults.augment.mean and settings.augment.vflip == 0
-    assert settings.feed.batch_size == 768 and settings.model.name == ""
+    assert settings.loader.batch_size == 768 and settings.model.name == ""
 
 
 EXAMPLES = sorted(set((ROOT / "examples").glob("finetune-*.yaml")) - {ROOT / "examples" / "finetune-laptop.yaml"})
@@ -739,4 +752,4 @@ def test_examples_load_and_say_how_they_are_run(path):
         assert settings.schedule.epochs == 300 and settings.schedule.warmup_epochs == 10 and settings.keep_head
     else:
         assert settings.optim == Finetuning().optim and settings.augment == Finetuning().augment
-        assert settings.schedule.epochs == 1000 and settings.feed.batch_size == 768 and not settings.keep_head
+        assert settings.schedule.epochs == 1000 and settings.loader.batch_size == 768 and not settings.keep_head

@@ -10,7 +10,7 @@ import pytest
 
 FAULTS = """
 import ctypes, resource, sys
-from fracgen.train.engine.memory import keep_freed
+from fracgen.train.memory import keep_freed
 kept = keep_freed() if sys.argv[1] == "keep" else False
 libc = ctypes.CDLL(None)
 libc.malloc.restype, size = ctypes.c_void_p, 80 << 20

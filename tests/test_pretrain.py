@@ -18,10 +18,9 @@ from conftest import small_recipe, two_processes
 from PIL import Image
 
 from fracgen.render_shards import plan, write_shards
-from fracgen.train import cli as console
+from fracgen.train import pretrain
 from fracgen.train.engine import metrics
 from fracgen.train.engine.checkpoint import load
-from fracgen.train.pretrain import app
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -36,7 +35,7 @@ TINY = [
 
 
 def run(*arguments) -> int:
-    return console.run(app, "pretrain", [str(argument) for argument in arguments])
+    return pretrain.run([str(argument) for argument in arguments])
 
 
 def train(shards, out, *arguments) -> int:
@@ -64,7 +63,7 @@ def test_a_run_leaves_what_it_promises(straight, folder, capsys):
         ".lock", "config.yaml", "metrics.jsonl", "curves.png", "last.pt", "model"
     }  # fmt: skip
     config = yaml.safe_load((straight / "config.yaml").read_text())
-    assert config["schedule"]["steps"] == 20 and config["num_classes"] == 24 and config["feed"]["mode"] == "resident"
+    assert config["schedule"]["steps"] == 20 and config["num_classes"] == 24 and config["loader"]["mode"] == "memory"
     assert config["run"]["precision"] in ("fp32", "bf16") and config["run"]["device"] == "cpu"
     lines = metrics.read(straight / "metrics.jsonl")
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
@@ -89,7 +88,7 @@ def test_plain_timm_loads_the_model(straight):
     assert config["license"] == "mit" and config["tag"].startswith("fracgen_")
 
 
-@pytest.mark.parametrize("options", [[], ["--data=stream"], ["--augment=timm", "--workers=2"]], ids=str)
+@pytest.mark.parametrize("options", [[], ["--loader=stream"], ["--augment=timm", "--workers=2"]], ids=str)
 def test_a_paused_run_goes_on_bit_for_bit(folder, tmp_path, options, straight):
     if options:
         assert train(folder, tmp_path / "straight", "--steps=20", *options) == 0
@@ -158,17 +157,17 @@ def test_a_signal_to_one_process_stops_all(folder, tmp_path):
     """The other ones are told which, and wait for the checkpoint."""
     script = (
         "import os, signal, sys\n"
-        "from fracgen.train import cli as console, pretrain\nfrom fracgen.train.engine import trainer as loop\n"
-        "step = loop.Learner.__call__\n"
+        "from fracgen.train import pretrain\nfrom fracgen.train.engine.train_step import TrainStep\n"
+        "step = TrainStep.__call__\n"
         "def watched(self, number, *rest):\n"
         "    if number == 3 and self.ranks.rank == 1:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return step(self, number, *rest)\n"
-        "loop.Learner.__call__ = watched\n"
-        "code = console.run(pretrain.app, 'pretrain', sys.argv[1:])\n"
+        "TrainStep.__call__ = watched\n"
+        "code = pretrain.run(sys.argv[1:])\n"
         "open('code' + os.environ['RANK'], 'w').write(str(code))\n"
     )
-    arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=1000", "--data=resident"]
+    arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=1000", "--loader=memory"]
     done = two_processes(script, arguments, tmp_path)
     codes = [(tmp_path / f"code{rank}").read_text() for rank in range(2)]
     assert codes == ["143", "0"] and "stopped at step 4 of 1000" in done.stderr, done.stderr
@@ -188,17 +187,17 @@ def test_two_processes_are_one(folder, tmp_path):
     """Equal weights on both ranks, every sample of an epoch on one of them, as many steps."""
     script = (
         "import sys, torch, torch.distributed as dist\n"
-        "from fracgen.train import cli as console, pretrain\n"
-        "from fracgen.train.data.old import resident\n"
-        "from fracgen.train.engine import trainer as loop\n"
+        "from fracgen.train import pretrain\n"
+        "from fracgen.train.data.loader import TrainLoader\n"
+        "from fracgen.train.engine import trainer\n"
         "seen = []\n"
-        "batches = resident.Resident.batches\n"
+        "batches = TrainLoader.batches\n"
         "def watched(self, start=0):\n"
         "    for batch in batches(self, start):\n"
         "        seen.append(batch.positions.tolist())\n"
         "        yield batch\n"
-        "resident.Resident.batches = watched\n"
-        "fit = loop.fit\n"
+        "TrainLoader.batches = watched\n"
+        "fit = trainer.fit\n"
         "def checked(state, *rest):\n"
         "    ending = fit(state, *rest)\n"
         "    mine = torch.cat([p.detach().flatten() for p in state.model.parameters()])\n"
@@ -207,10 +206,10 @@ def test_two_processes_are_one(folder, tmp_path):
         "    assert torch.equal(*both)\n"
         "    open(f'rank{dist.get_rank()}.txt', 'w').write(repr(sum(seen, [])))\n"
         "    return ending\n"
-        "loop.fit = checked\n"
-        "sys.exit(console.run(pretrain.app, 'pretrain', sys.argv[1:]))\n"
+        "trainer.fit = checked\n"
+        "sys.exit(pretrain.run(sys.argv[1:]))\n"
     )
-    arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=6", "--data=resident"]
+    arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=6", "--loader=memory"]
     two_processes(script, arguments, tmp_path).check_returncode()
     ranks = [eval((tmp_path / f"rank{rank}.txt").read_text()) for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1]) == 24
@@ -264,7 +263,7 @@ def test_an_interrupt_before_the_first_step_is_one_line(folder, tmp_path, capsys
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fracgen.train.data.old.source.load_manifest", interrupted)
+    monkeypatch.setattr("fracgen.train.data.opening.open_shards_folder", interrupted)
     assert train(folder, tmp_path / "run", "--steps=2") == 130
     assert capsys.readouterr().err.strip() == "pretrain: interrupted"
 
@@ -296,13 +295,13 @@ def test_an_export_that_cannot_be_written_is_one_line(folder, tmp_path, capsys, 
     assert not (tmp_path / "run" / ".model.tmp").exists()
 
 
-def test_a_run_keeps_its_feed_where_it_was_left_to_choose(folder, tmp_path, monkeypatch):
+def test_a_run_keeps_its_loader_where_auto_chose_it(folder, tmp_path, monkeypatch):
     assert train(folder, tmp_path / "run", "--steps=4", "--stop-after=2") == 0
     monkeypatch.setattr(
-        "fracgen.train.data.old.choose.free_memory", lambda device: 100_000
+        "fracgen.train.data.choose.free_memory", lambda device: 100_000
     )  # a quarter of it is less than the set
     assert train(folder, tmp_path / "run", "--steps=4") == 0
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["feed"]["mode"] == "resident"
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["loader"]["mode"] == "memory"
 
 
 def test_a_loss_that_explodes_stops_the_run(folder, tmp_path, capsys):
@@ -328,13 +327,10 @@ def test_a_damaged_checkpoint_is_refused(folder, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--model=vit_tiny_patch8_224"], "did you mean"),
-        (["--batch-size=50"], "only 24 images"),
-        (["--batch-size=50", "feed.repeats=2"], "48 images"),
-        (["--data=stream", "feed.repeats=2"], "resident sets"),
         (["--batch-size=7"], "make it even"),
         (["--num-classes=7"], "24 classes"),
         (["--steps=2", "--epochs=1"], "give one of them"),
-        (["--lr=0"], "lr 0"),
+        (["--lr=0"], "optim.lr 0"),
         (["optim.name=adamq"], "adamq"),
         (["optim.rl=3"], "did you mean 'lr'"),
         (["model.options.colour=3"], "colour"),
@@ -342,7 +338,11 @@ def test_a_damaged_checkpoint_is_refused(folder, tmp_path, capsys):
         (["augment.rand_augment=trivial"], "trivial"),
         (["--precision=fp16"], "fp16"),
         (["--config=none.yaml"], "cannot be read"),
-        (["--data=disk"], "disk"),
+        (["--loader=disk"], "disk"),
+        (["--data=stream"], "--loader memory or stream"),
+        (["feed.mode=stream"], "feed.mode is loader.mode now"),
+        (["feed.resize=32"], "feed.resize is loader.resize now"),
+        (["--model=resnet18"], "model.options={}"),
         (["--seed=-1"], "seed"),
         (["--seed=99999999999999999999"], "seed"),
         (["run.seed=-1"], "run.seed -1"),
@@ -377,7 +377,7 @@ def test_benchmark_measures_three_rates(folder, capsys, monkeypatch):
     monkeypatch.setattr("fracgen.train.engine.benchmark._SECONDS", 0.05)
     assert run("--shards", folder, *TINY, "--benchmark", "--json") == 0
     measured = json.loads(capsys.readouterr().out)
-    rates = [measured[f"{name}_images_per_second"] for name in ("model_only", "data_only", "end_to_end")]
+    rates = [measured[f"{name}_images_per_second"] for name in ("model_only", "loader_only", "data_only", "end_to_end")]
     assert min(rates) > 0 and 0 < measured["end_to_end_of_model_only"] < 2
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fracgen.train.engine.evaluate import Scores, draw_confusion, score, write_confusion
+from fracgen.train.engine.evaluate import Scores, draw_confusion, evaluate, write_confusion
 from fracgen.train.ranks import Ranks
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -24,7 +24,7 @@ def scored(logits, labels, batch=7):
     num, classes = logits.shape
     images = logits[:, None, None].expand(num, 3, 1, classes)
     batches = zip(images.split(batch), labels.split(batch), strict=True)
-    return score(Told(), batches, num_classes=classes, amp=None, ranks=ALONE)
+    return evaluate(Told(), batches, num_classes=classes, amp=None, ranks=ALONE)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6, 12])
@@ -50,7 +50,7 @@ def test_scores_are_those_counted_by_hand(classes):
 
 def test_a_model_is_left_in_its_mode():
     model = Told().train()
-    score(model, [], num_classes=3, amp=None, ranks=ALONE)
+    evaluate(model, [], num_classes=3, amp=None, ranks=ALONE)
     assert model.training
 
 
@@ -61,7 +61,7 @@ def test_no_image_is_no_division_by_zero():
 @pytest.mark.parametrize("classes", [3, 50])
 def test_the_confusion_as_picture_and_table(tmp_path, classes):
     names = ["with, comma", r"$\foo$", *(f"class {n}" for n in range(classes - 2))]
-    scores = Scores(confusion=np.arange(classes**2).reshape(classes, classes), in_top5=None)
+    scores = Scores(images=0, right=0, in_top5=None, confusion=np.arange(classes**2).reshape(classes, classes))
     draw_confusion(scores, names, "test: 50 %", tmp_path / "confusion.png")
     write_confusion(scores, names, tmp_path / "confusion.csv")
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")

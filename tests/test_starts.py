@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from fracgen.shards.errors import UsageError
-from fracgen.train.config import Model
 from fracgen.train.engine import model as models
-from fracgen.train.engine.init_weights import build, open_start
+from fracgen.train.engine.init_weights import build, load_init
+from fracgen.train.engine.settings import Model
 
 OPTIONS = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
 TINY = Model(name="vit_tiny_patch16_224", drop_path=0.0, options=OPTIONS)
@@ -36,46 +36,46 @@ def same_body(one, other, head="head."):
 
 def test_exactly_the_head_is_fresh(tmp_path):
     old = tiny(7)
-    start = open_start(exported(old, tmp_path / "run" / "model").removesuffix("/model"), Model(name=""))
-    assert start.model.name == TINY.name and start.model.options.items() >= OPTIONS.items()
-    assert (start.num_classes, start.size, start.mean) == (7, 32, (0.5, 0.5, 0.5))
+    init = load_init(exported(old, tmp_path / "run" / "model").removesuffix("/model"), Model(name=""))
+    assert init.model.name == TINY.name and init.model.options.items() >= OPTIONS.items()
+    assert (init.num_classes, init.size, init.mean) == (7, 32, (0.5, 0.5, 0.5))
     for num_classes in (3, 7):
         torch.manual_seed(2)
-        made, loaded = build(start, num_classes=num_classes, size=32)
+        made, loaded = build(init, num_classes=num_classes, size=32)
         assert loaded.missing == loaded.unexpected == HEAD and not loaded.kept_head and loaded.resized == ()
         assert same_body(made.state_dict(), old.state_dict())
         assert made.head.out_features == num_classes
         if num_classes == 7:
             assert not torch.equal(made.head.weight, old.head.weight)
-    assert "missing head.bias, head.weight, unexpected head.bias, head.weight" in loaded.description
+    assert loaded.description == "head: new (7 classes), all other weights loaded"
 
 
 def test_a_head_that_fits_is_kept_where_asked_for(tmp_path):
     old = tiny(7)
-    start = open_start(exported(old, tmp_path / "m"), Model(name=""))
-    made, loaded = build(start, num_classes=7, size=32, keep_head=True)
+    init = load_init(exported(old, tmp_path / "m"), Model(name=""))
+    made, loaded = build(init, num_classes=7, size=32, keep_head=True)
     assert loaded.kept_head and loaded.missing == loaded.unexpected == () and "head kept" in loaded.description
     assert same_body(made.state_dict(), old.state_dict(), head="nothing")
-    _, loaded = build(start, num_classes=3, size=32, keep_head=True)
+    _, loaded = build(init, num_classes=3, size=32, keep_head=True)
     assert not loaded.kept_head and loaded.missing == loaded.unexpected == HEAD
 
 
 def test_the_fresh_head_depends_on_torchs_seed_alone(tmp_path):
-    start = open_start(exported(tiny(), tmp_path / "m"), Model(name=""))
+    init = load_init(exported(tiny(), tmp_path / "m"), Model(name=""))
     heads = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        heads.append(build(start, num_classes=3, size=32)[0].head.weight)
+        heads.append(build(init, num_classes=3, size=32)[0].head.weight)
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
 
 def test_position_embeddings_are_resampled_as_timm_does(tmp_path):
     old = tiny(size=32)
-    start = open_start(exported(old, tmp_path / "m"), Model(name=""))
-    made, loaded = build(start, num_classes=7, size=48)
+    init = load_init(exported(old, tmp_path / "m"), Model(name=""))
+    made, loaded = build(init, num_classes=7, size=48)
     by_timm = timm.create_model(f"local-dir:{tmp_path}/m", pretrained=True, img_size=48)
     assert loaded.resized == ("pos_embed",) and made.pos_embed.shape == (1, 1 + 36, 32)
-    assert torch.equal(made.pos_embed, by_timm.pos_embed) and "resized pos_embed" in loaded.description
+    assert torch.equal(made.pos_embed, by_timm.pos_embed) and "(pos_embed resized)" in loaded.description
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "module.model.", "backbone."])
@@ -85,51 +85,51 @@ def test_published_files(tmp_path, prefix, entry):
     weights = {prefix + key: value for key, value in old.state_dict().items()}
     whole = {entry: weights, "epoch": 299, "args": argparse.Namespace(model="x", lr=[1.0]), "optimizer": {"state": {}}}
     torch.save(whole if entry else weights, tmp_path / "published.pth")
-    start = open_start(str(tmp_path / "published.pth"), TINY)
-    made, loaded = build(start, num_classes=3, size=32)
+    init = load_init(str(tmp_path / "published.pth"), TINY)
+    made, loaded = build(init, num_classes=3, size=32)
     assert same_body(made.state_dict(), old.state_dict()) and loaded.missing == loaded.unexpected == HEAD
 
 
 def test_a_file_of_safetensors(tmp_path):
     save_file(tiny().state_dict(), tmp_path / "w.safetensors")
-    assert build(open_start(str(tmp_path / "w.safetensors"), TINY), num_classes=2, size=32)[1].missing == HEAD
+    assert build(load_init(str(tmp_path / "w.safetensors"), TINY), num_classes=2, size=32)[1].missing == HEAD
 
 
 def test_a_published_file_is_vit_tiny_where_nothing_is_said(tmp_path):
     torch.save({"model": tiny().state_dict()}, tmp_path / "w.pth")
-    assert open_start(str(tmp_path / "w.pth"), Model(name="")).model.name == "vit_tiny_patch16_224"
+    assert load_init(str(tmp_path / "w.pth"), Model(name="")).model.name == "vit_tiny_patch16_224"
 
 
 def test_residual_networks(tmp_path):
     settings = Model(name="resnet10t", drop_path=0.0)
     old = models.create(settings, num_classes=7, size=32)
-    start = open_start(exported(old, tmp_path / "m", {}), Model(name="", drop_path=0.0))
-    made, loaded = build(start, num_classes=3, size=64)
+    init = load_init(exported(old, tmp_path / "m", {}), Model(name="", drop_path=0.0))
+    made, loaded = build(init, num_classes=3, size=64)
     assert loaded.missing == loaded.unexpected == ("fc.bias", "fc.weight")
     assert same_body(made.state_dict(), old.state_dict(), head="fc.")
 
 
 def test_from_scratch():
-    start = open_start("none", Model(name=""))
-    assert start.model.name == "vit_tiny_patch16_224" and start.weights is None
-    _, loaded = build(open_start("none", TINY), num_classes=3, size=32)
-    assert loaded.fresh and "fresh" in loaded.description
+    init = load_init("none", Model(name=""))
+    assert init.model.name == "vit_tiny_patch16_224" and init.weights is None
+    _, loaded = build(load_init("none", TINY), num_classes=3, size=32)
+    assert loaded.fresh and loaded.description == "all weights new"
 
 
 def test_fingerprints_follow_every_weight(tmp_path):
     model = tiny()
-    prints = [open_start(exported(model, tmp_path / "a"), Model(name="")).fingerprint()]
-    prints.append(open_start(exported(model, tmp_path / "b"), Model(name="")).fingerprint())
+    prints = [load_init(exported(model, tmp_path / "a"), Model(name="")).fingerprint()]
+    prints.append(load_init(exported(model, tmp_path / "b"), Model(name="")).fingerprint())
     with torch.no_grad():
         model.blocks[1].norm1.bias[3] += 1e-6
-    prints.append(open_start(exported(model, tmp_path / "c"), Model(name="")).fingerprint())
-    prints.append(open_start("none", TINY).fingerprint())
+    prints.append(load_init(exported(model, tmp_path / "c"), Model(name="")).fingerprint())
+    prints.append(load_init("none", TINY).fingerprint())
     assert prints[0] == prints[1] and len(set(prints)) == 3
 
 
 def refused(kind, message, where, settings=TINY, **options):
     with pytest.raises(kind, match=message) as caught:
-        build(open_start(str(where), settings), **{"num_classes": 3, "size": 32, **options})
+        build(load_init(str(where), settings), **{"num_classes": 3, "size": 32, **options})
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

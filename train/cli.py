@@ -1,4 +1,4 @@
-"""The command lines of training: what a user can mend becomes one line and an exit code."""
+"""Command lines of training: errors as one line and an exit code, rows on stderr, the result on stdout."""
 
 import json
 import os
@@ -9,14 +9,14 @@ from typing import Any
 
 import typer
 
-from fracgen.shards.errors import DataError, FracgenError, UsageError
+from fracgen.shards import commandline
+from fracgen.shards.errors import FracgenError
 
-_CommandLineError: Any = typer.BadParameter.__mro__[2]
-"""click's base of all errors in the words of a command line; typer brings its own click, or not, by version."""
+_MEMORY_HINT = "lower --batch-size, or give --loader stream"
 
 
 class StopError(FracgenError):
-    """A signal stopped the run, and its checkpoint is written."""
+    """A signal stopped the run, whose checkpoint is written."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
@@ -24,46 +24,36 @@ class StopError(FracgenError):
 
 
 def app() -> typer.Typer:
-    """A command line of one command."""
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    """A command line of one command, which a function becomes by `@app.command()`."""
+    return commandline.new_app()
 
 
-def run(application: typer.Typer, name: str, arguments: Sequence[str]) -> int:
+def run(application: typer.Typer, name: str, argv: Sequence[str]) -> int:
     """Run a command line; returns the exit code: 0, 1 for data, 2 for usage, 128 + signal when interrupted."""
-    try:
-        code = application(list(arguments), prog_name=name, standalone_mode=False)
-    except FracgenError as error:
-        return _fail(name, str(error), error.exit_code)
-    except _CommandLineError as error:
-        return _fail(name, f"{error.format_message()} ('{name} --help' lists what there is)", UsageError.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail(name, "interrupted", 130)
-    except MemoryError:
-        return _fail(name, "out of memory; lower --batch-size, or give feed.mode=stream", DataError.exit_code)
-    except RuntimeError as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and re.search("gloo|nccl|peer|connection", str(error), re.I):
-            return _fail(name, "another process of this run has gone", DataError.exit_code)
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
-            raise
-        return _fail(
-            name, f"{str(error).splitlines()[0]} Lower --batch-size, or give feed.mode=stream", DataError.exit_code
-        )
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(name, f"{where}{error.strerror or error}", DataError.exit_code)
-    if code == 130:  # typer's word for Ctrl-C
-        return _fail(name, "interrupted", code)
-    return code if isinstance(code, int) else 0
+    return commandline.main(application, name, argv, explain=_explain, memory_hint=_MEMORY_HINT, place=_rank)
 
 
-def _fail(name: str, message: str, code: int) -> int:
-    rank = f" (rank {os.environ.get('RANK', '0')})" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    print(f"{name}{rank}: {' '.join(message.split())}", file=sys.stderr)
-    return code
+def _is_one_of_several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _rank() -> str:
+    return f" (rank {os.environ.get('RANK', '0')})" if _is_one_of_several() else ""
+
+
+def _explain(error: Exception) -> str | None:
+    """What torch raises as RuntimeError: memory that is short, and ranks that are gone."""
+    text = str(error)
+    if isinstance(error, RuntimeError):
+        if _is_one_of_several() and re.search("gloo|nccl|peer|connection", text, re.IGNORECASE):
+            return "another process of this run has gone"
+        if "out of memory" in text or "can't allocate memory" in text:
+            return f"{text.splitlines()[0]}; {_MEMORY_HINT}"
+    return None
 
 
 def say(rows: Mapping[str, str]) -> None:
-    """What is going to happen, on stderr: a line for each word."""
+    """Print rows of a name and a text on stderr."""
     for name, text in rows.items():
         print(f"{name:<9} {text}", file=sys.stderr, flush=True)
 
@@ -83,11 +73,12 @@ def bar(doing: str) -> Callable[[int, int], None]:
     return show
 
 
-def result(values: Mapping[str, Any], *, as_json: bool) -> None:
-    """What came out, on stdout: an aligned block, or JSON."""
+def result(values: Mapping[str, Any], *, as_json: bool, labels: Mapping[str, str] | None = None) -> None:
+    """Print the result on stdout: an aligned block, or JSON. labels: of names that the block spells otherwise."""
     if as_json:
         print(json.dumps(values))
         return
-    width = max(map(len, values))
-    for name, value in values.items():
-        print(f"{name.replace('_', ' '):<{width}}  {f'{value:,}' if isinstance(value, int) else value}")
+    rows = {(labels or {}).get(name, name.replace("_", " ")): value for name, value in values.items()}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {f'{value:,}' if isinstance(value, int) else value}")

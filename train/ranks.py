@@ -11,16 +11,16 @@ import torch
 import torch.distributed as dist
 
 from fracgen.shards.errors import UsageError
-from fracgen.train.engine.memory import keep_freed
+from fracgen.train.memory import keep_freed
 
 T = TypeVar("T")
-_PATIENCE = timedelta(hours=12)
-"""With the first rank, which may be getting data; who has gone is noticed at once."""
+_TIMEOUT = timedelta(hours=12)
+"""Of waiting for the first rank, which may be downloading; a process that has ended is noticed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among those of the run. control: a group on the CPU, for words that need no device."""
+    """This process among those of the run. control: a group on the CPU, for messages that need no device."""
 
     rank: int
     world: int
@@ -29,7 +29,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and shows."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
@@ -46,46 +46,46 @@ class Ranks:
         return values
 
     def union(self, values: Mapping[str, str]) -> dict[str, str]:
-        """What any rank has, by name."""
+        """The ranks' mappings together."""
         if self.world == 1:
             return dict(values)
-        found: list[dict[str, str]] = [{} for _ in range(self.world)]
-        dist.all_gather_object(found, dict(values), group=self.control)
-        return {name: value for each in found for name, value in each.items()}
+        mappings: list[dict[str, str]] = [{} for _ in range(self.world)]
+        dist.all_gather_object(mappings, dict(values), group=self.control)
+        return {name: value for mapping in mappings for name, value in mapping.items()}
 
     def any(self, flag: bool) -> bool:
-        """Whether it holds on any rank."""
+        """Whether the flag is set on any rank."""
         return bool(self.most(int(flag)))
 
     def most(self, value: int) -> int:
         """The largest of the ranks' values."""
         if self.world == 1:
             return value
-        word = torch.tensor([value])
-        dist.all_reduce(word, op=dist.ReduceOp.MAX, group=self.control)
-        return int(word.item())
+        largest = torch.tensor([value])
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.control)
+        return int(largest.item())
 
     def agree(self, value: T) -> T:
-        """What the first rank says."""
+        """The first rank's value."""
         if self.world == 1:
             return value
-        words = [value]
-        dist.broadcast_object_list(words, src=0, group=self.control)
-        return words[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
 
     def share(self, values: torch.Tensor) -> None:
-        """Make them those of the first rank, in place."""
+        """Replace the values, in place, by the first rank's."""
         if self.world > 1:
             dist.broadcast(values, src=0)
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks have called this."""
         if self.world > 1:
             dist.barrier(group=self.control)
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
-        """The first rank, then the first of each other machine, then the rest: who downloads does it alone."""
+        """Run the body on the first rank, then on the first of each other machine, then on the rest: one downloads."""
         turn = 0 if self.first else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
         for _ in range(turn):
             self.wait()
@@ -95,7 +95,7 @@ class Ranks:
 
 
 def join(device: str) -> Ranks:
-    """Take this process's place: alone, or where torchrun's environment says. On a CPU, freed memory is kept.
+    """Join the run: alone, or as torchrun's environment says. On a CPU, freed memory is kept (`memory.keep_freed`).
 
     device: auto, cpu or cuda. Raises UsageError where there is no such device.
     """
@@ -114,10 +114,10 @@ def join(device: str) -> Ranks:
     if world == 1:
         return Ranks(rank=0, world=1, device=chosen)
     dist.init_process_group("nccl" if cuda else "gloo")
-    return Ranks(rank=rank, world=world, device=chosen, control=dist.new_group(backend="gloo", timeout=_PATIENCE))
+    return Ranks(rank=rank, world=world, device=chosen, control=dist.new_group(backend="gloo", timeout=_TIMEOUT))
 
 
 def leave() -> None:
-    """End the group, if there is one."""
+    """End the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()

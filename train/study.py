@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import typer
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import read_json, write_atomically
 from fracgen.train import cli as console
 from fracgen.train import options
-from fracgen.train.engine.run_folder import read_json, write_text
 from fracgen.train.experiments.comparison import check_data
 from fracgen.train.experiments.plan import StudyOptions, Variant, load_study, plan_steps
 from fracgen.train.experiments.report import NOTE, report_tables, to_markdown, to_text
@@ -95,8 +95,8 @@ def main(
     report = {"about": about, **read_json(comparison), "seconds": times.seconds(steps)}
     report["published"] = {name: dict(variant.published) for name, variant in variants.items()}
     by_title = {**report_tables(report, published_columns(variants)), "time": time_table(report["seconds"])}
-    write_text(out / f"{REPORT}.json", json.dumps(report, indent=1))
-    write_text(out / f"{REPORT}.md", f"# {about}\n\n{to_markdown(by_title)}\n\n{NOTE} {SPREAD}\n")
+    write_atomically(out / f"{REPORT}.json", json.dumps(report, indent=1))
+    write_atomically(out / f"{REPORT}.md", f"# {about}\n\n{to_markdown(by_title)}\n\n{NOTE} {SPREAD}\n")
     if as_json:
         print(json.dumps(report))
         return

@@ -1,4 +1,4 @@
-"""Augmentation of training images on the device, batched, each sample with its own draws; and what timm does instead.
+"""Augmentation of training images on the device, batched, each sample with its own draws; and timm's own pipeline.
 
 What happens to sample number n of a run depends on the seed and n alone, so that batches, ranks, workers and resuming
 cannot change it. All draws are made on the host (0.7 ms for 256 samples), and nothing is read back from the device.
@@ -26,7 +26,7 @@ from torch import Tensor
 from fracgen.train.augment.apply import apply
 from fracgen.train.augment.draws import Layer, draw_augment, draw_crops, draw_erased, draw_jitter, draw_layers
 from fracgen.train.augment.ops import Window, erase, resample, upload
-from fracgen.train.config import Augmentation as Augmentation
+from fracgen.train.augment.settings import Augmentation
 
 Positions = npt.NDArray[np.int64]
 Channels = tuple[float, float, float]
@@ -93,27 +93,6 @@ def _scaling(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devi
     return torch.tensor(pairs, device=device).view(2, 3, 1, 1)
 
 
-@torch.no_grad()
-def center(images: Tensor, size: int, crop: float, mean: Channels, std: Channels) -> Tensor:
-    """timm's transform for clean images: the shorter side to size / crop, bicubic and antialiased; then the middle.
-
-    Args:
-        images: uint8 (B, C, H, W), C 1 or 3.
-        size: side of the output, float32 (B, 3, size, size), normalised.
-        crop: share of the shorter side that is shown, above 0, at most 1.
-        mean, std: of levels in [0, 1].
-    """
-    whole = images.shape[2:]
-    short = int(size / crop)
-    windows = []
-    for length in whole:
-        resized = int(short * length / min(whole))
-        first, step = round((resized - size) / 2), length / resized
-        low = np.zeros(len(images))
-        windows.append(Window(low + first * step, low + step, low, low + length))
-    return normalise(resample(images, windows[0], windows[1], size), mean, std)
-
-
 @dataclass(frozen=True)
 class _Converted:
     """A transform of RGB images, for any image; unlike a closure it can be sent to workers."""
@@ -152,16 +131,6 @@ def timm_transform(config: Augmentation) -> Callable[[Image.Image], Tensor]:
         for op in getattr(step, "ops", []):
             if isinstance(op, AugmentOp) and op.name.startswith("Posterize"):
                 op.aug_fn = _posterize
-    return _Converted(transform)
-
-
-def timm_clean_transform(size: int, crop: float, mean: Channels, std: Channels) -> Callable[[Image.Image], Tensor]:
-    """timm's transform for clean images, of which `center` makes batches: a PIL image into float32 (3, size, size)."""
-    from timm.data.transforms_factory import create_transform
-
-    transform: Any = create_transform(
-        (3, size, size), is_training=False, crop_pct=crop, interpolation="bicubic", mean=mean, std=std
-    )
     return _Converted(transform)
 
 

@@ -10,15 +10,13 @@ that switching one thing off leaves the others as they were. Purpose "augment":
 Purpose "erase": 0 whether; 1 to 10, 11 to 20 area and aspect of ten attempts; 21, 22 top and left; 23 noise key.
 """
 
-import re
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.shards.errors import UsageError
+from fracgen.train.augment.settings import RandAugment
 from fracgen.train.seeding import uniforms
 
 Floats = npt.NDArray[np.float64]
@@ -50,45 +48,6 @@ MIN_ERASED, MAX_ERASED, MIN_ERASED_ASPECT = 0.02, 1 / 3, 0.3
 _JITTERED = [CODES[name] for name in ("Brightness", "Contrast", "Color")]
 _JITTER_ORDERS = np.array(list(permutations(_JITTERED)), np.int64)
 _JITTER, _LAYERS, _LAYER_COLUMNS = 24, 28, 5
-
-
-@dataclass(frozen=True)
-class RandAugment:
-    """timm's RandAugment: `num_layers` operations a sample, drawn with replacement, each done with probability `prob`.
-
-    The magnitude of each is normal around `magnitude` (uniform below it for an infinite `std`), clipped to [0, 10].
-    `increasing`: severity grows with the magnitude for all.
-    """
-
-    magnitude: int = 10
-    num_layers: int = 2
-    std: float = 0.0
-    increasing: bool = False
-    prob: float = 0.5
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """From timm's words, as in "rand-m9-n2-mstd0.5-inc1". Raises UsageError for parts other than m n mstd inc p."""
-        head, *parts = text.split("-")
-        found = {}
-        for part in parts:
-            if not (match := re.fullmatch(r"(m|n|inc)(\d{1,3})|(mstd|p)(\d{1,3}(?:\.\d+)?)", part)):
-                raise UsageError(
-                    f"rand_augment {text!r}: {part!r} is not one of m9 n2 mstd0.5 inc1 p0.5 (whole m, n, inc)"
-                )
-            found[match[1] or match[3]] = float(match[2] or match[4])
-        if head != "rand" or found.get("p", 0) > 1 or found.get("inc", 0) > 1:
-            raise UsageError(
-                f"rand_augment {text!r}: give rand and parts such as m9 n2 mstd0.5 inc1 p0.5, or '' for none"
-            )
-        std = found.get("mstd", 0.0)
-        return cls(
-            int(found.get("m", 10)),
-            int(found.get("n", 2)),
-            np.inf if std > 100 else std,
-            bool(found.get("inc", 0)),
-            found.get("p", 0.5),
-        )
 
 
 @dataclass(frozen=True)

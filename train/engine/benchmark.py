@@ -1,4 +1,4 @@
-"""What `--benchmark` measures: how far the data holds the model back."""
+"""The measurement of `--benchmark`: how far the data holds the model back."""
 
 import statistics
 import time
@@ -12,36 +12,39 @@ from fracgen.train.ranks import Ranks
 
 _ROUNDS = 5
 _SECONDS = 3.0
-"""Each of the three is measured this long in each round, one after the other: the machine may be shared."""
+"""Each is measured this long in each round, one after the other: the machine may be shared."""
 
 
 def measure(
-    batches: Any,
-    inputs: Callable[..., tuple[Tensor, Tensor]],
-    learn: Callable[[int, Tensor, Tensor], Tensor],
+    batches: Callable[[int], Any],
+    inputs: Callable[[int, Any], tuple[Tensor, Tensor]],
+    train_step: Callable[[int, Tensor, Tensor], Tensor],
     *,
     batch_size: int,
     ranks: Ranks,
 ) -> dict[str, float]:
-    """Images/s of all ranks: of the model alone (one batch, again and again), of reading, augmenting and mixing alone,
-    and of both; medians of five rounds, in each of which the three are measured in turn.
+    """Images/s of all ranks: of the model alone (one batch, again and again), of the loader alone, of loading,
+    augmenting and mixing, and of all; medians of five rounds, in each of which they are measured in turn.
 
     Also the median over the rounds of end to end / model only. It trains: the weights are not to be kept.
     """
-    feeder = batches.batches(0)
-    images, targets = inputs(0, *next(feeder))
+    iterator = batches(0)
+    images, targets = inputs(0, next(iterator))
     ready = images.clone(), targets.clone()
 
     def model_only(step: int) -> None:
-        learn(step, *ready)
+        train_step(step, *ready)
+
+    def loader_only(step: int) -> None:
+        next(iterator)
 
     def data_only(step: int) -> None:
-        inputs(step, *next(feeder))
+        inputs(step, next(iterator))
 
     def end_to_end(step: int) -> None:
-        learn(step, *inputs(step, *next(feeder)))
+        train_step(step, *inputs(step, next(iterator)))
 
-    kinds = {"model_only": model_only, "data_only": data_only, "end_to_end": end_to_end}
+    kinds = {"model_only": model_only, "loader_only": loader_only, "data_only": data_only, "end_to_end": end_to_end}
     try:
         counts = {name: _warm_up(take, ranks) for name, take in kinds.items()}
         rates: dict[str, list[float]] = {name: [] for name in kinds}
@@ -49,9 +52,9 @@ def measure(
             for name, take in kinds.items():
                 rates[name].append(_seconds(take, counts[name], ranks) ** -1 * counts[name] * batch_size)
     finally:
-        feeder.close()
+        iterator.close()
     ratios = [whole / alone for whole, alone in zip(rates["end_to_end"], rates["model_only"], strict=True)]
-    medians = {f"{name}_images_per_second": round(statistics.median(found), 1) for name, found in rates.items()}
+    medians = {f"{name}_images_per_second": round(statistics.median(values), 1) for name, values in rates.items()}
     return {**medians, "end_to_end_of_model_only": round(statistics.median(ratios), 3)}
 
 

@@ -4,11 +4,9 @@ No state of a random generator is kept: every draw is a function of seed, step a
 the step and the seed are the state of the sampler and of the generators.
 """
 
-import contextlib
-import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,16 @@ from typing import Any
 import torch
 
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.files import replacing
 
-VERSION = 1
+VERSION = 2
+"""1 was fracgen 0.2's, whose samples came in another order."""
 LAST, BEST = "last.pt", "best.pt"
 DAMAGE = (
     *(OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError),
     *(pickle.UnpicklingError, zipfile.BadZipFile),
 )
-"""What zipfile and torch raise for a file that is none of ours."""
+"""What zipfile and torch raise for a file that is damaged, or no checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Checkpoint:
     """What a run goes on from.
 
     step: steps taken. config: resolved settings. data: fingerprint of the samples. world: number of ranks.
-    model, optimizer, scaler: state dicts. scores: what the weights reached, by name. threads: that computed it, where a
-    CPU did.
+    model, optimizer, scaler: state dicts. losses: of the latest steps, for the next logged average. scores: best
+    accuracy so far and its step, where the protocol chooses weights. threads: of the CPU that computed it, 0 on a GPU.
     """
 
     step: int
@@ -42,6 +42,7 @@ class Checkpoint:
     model: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
+    losses: Sequence[float] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     threads: int = 0
 
@@ -51,26 +52,19 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
     Raises DataError where it cannot be written; the old one is kept.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"version": VERSION, **vars(checkpoint)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    with replacing(path, durable=True) as temporary:
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error}); what was there before is kept") from error
+            with temporary.open("wb") as file:
+                torch.save({"version": VERSION, **vars(checkpoint)}, file)
+        except RuntimeError as error:  # torch's word for a full disk
+            raise DataError(f"{path}: cannot be written ({error}); the old checkpoint is kept") from error
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint, on the CPU. Raises DataError where it is none, damaged, or of another version."""
+    """Read a checkpoint, onto the CPU.
+
+    Raises DataError where it is none, damaged, or of a later version; UsageError where it is fracgen 0.2's.
+    """
     try:
         with zipfile.ZipFile(path) as file:  # torch does not look at the sums that it wrote
             if (damaged := file.testzip()) is not None:
@@ -80,6 +74,11 @@ def load(path: Path) -> Checkpoint:
     except DAMAGE as error:
         first = str(error).splitlines()[0] if str(error) else repr(error)
         raise DataError(f"{path}: no whole checkpoint ({first})") from error
+    if version == 1:
+        raise UsageError(
+            f"{path}: begun with fracgen 0.2, whose samples came in another order; give another --out to begin again, "
+            "or finish the run with 0.2"
+        )
     if version != VERSION:
         raise DataError(f"{path}: a checkpoint of version {version}; this fracgen reads version {VERSION}")
     try:
@@ -89,7 +88,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def describe(last: Checkpoint | None) -> str:
-    """Where a run goes on, and why its weights may not be those of a run without a stop: for the screen."""
+    """Where a run goes on, and whether its last bits may differ from a run without a stop: for the screen."""
     if last is None or last.step == 0:
         return ""
     now = torch.get_num_threads()
@@ -100,7 +99,10 @@ def describe(last: Checkpoint | None) -> str:
 
 
 def check_same(checkpoint: Checkpoint, *, config: list[str], data: str, world: int, path: Path) -> None:
-    """Raises UsageError where the run that is asked for is not the one that was begun. config: what differs."""
+    """Raises UsageError where settings, samples or ranks are not those that the run began with.
+
+    config: settings that differ, in words.
+    """
     changed = list(config)
     if data != checkpoint.data:
         changed.append(f"samples {data[:8]}, were {checkpoint.data[:8]}")

@@ -1,4 +1,4 @@
-"""How well a model tells classes apart: every image counted once, in one confusion matrix over all ranks."""
+"""Accuracy of a classifier: every image counted once over all ranks, with the confusion of classes."""
 
 import csv
 import io
@@ -12,30 +12,32 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from fracgen.train.engine.run_folder import write_figure, write_text
+from fracgen.shards.files import write_atomically
+from fracgen.train.engine.run_folder import write_figure
 from fracgen.train.ranks import Ranks
 
 _TOP = 5
 _NAMED = 40
-"""Classes whose names fit on the axes of the picture."""
+"""Most classes whose names fit on the axes of the figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """confusion: int64 (C, C), images by true class (row) and first guess (column). in_top5: None up to 5 classes."""
+    """Counts over all images of all ranks.
 
-    confusion: npt.NDArray[np.int64]
+    right, in_top5: whose class is the first guess, among the first five; in_top5 is None up to 5 classes.
+    confusion: int64 (C, C), images by true class (row) and first guess (column); (0, 0) where it was not counted.
+    """
+
+    images: int
+    right: int
     in_top5: int | None
-
-    @property
-    def images(self) -> int:
-        """Number of images."""
-        return int(self.confusion.sum())
+    confusion: npt.NDArray[np.int64]
 
     @property
     def top1(self) -> float:
         """Share of images whose first guess is right."""
-        return float(self.confusion.trace() / max(self.images, 1))
+        return self.right / max(self.images, 1)
 
     @property
     def top5(self) -> float | None:
@@ -43,13 +45,13 @@ class Scores:
         return None if self.in_top5 is None else self.in_top5 / max(self.images, 1)
 
     def per_class(self, names: Sequence[str]) -> dict[str, float | None]:
-        """Share of each class's images that are told right; None where it has none."""
+        """Share of each class's images whose first guess is right; None where it has none."""
         counts = self.confusion.sum(1)
         right = self.confusion.diagonal()
         return {name: round(float(right[n] / counts[n]), 6) if counts[n] else None for n, name in enumerate(names)}
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """What results.json holds."""
+        """Plain values for results.json."""
         return {
             "images": self.images,
             "top1": round(self.top1, 6),
@@ -58,17 +60,23 @@ class Scores:
         }
 
 
-def score(
+def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     num_classes: int,
     amp: torch.dtype | None,
     ranks: Ranks,
+    confusion: bool = True,
 ) -> Scores:
-    """Of all ranks' batches together: float images (B, 3, H, W) and labels int64 (B,), each image on one rank only."""
-    counts = torch.zeros(num_classes * num_classes + 1, dtype=torch.int64, device=ranks.device)
-    was = model.training
+    """Scores of a model over the batches of all ranks; every rank calls it.
+
+    batches: float images (B, 3, H, W) and labels int64 (B,), each image on one rank only. confusion: whether to count
+    the matrix, which takes 8 x num_classes^2 bytes on the device.
+    """
+    counts = torch.zeros(3, dtype=torch.int64, device=ranks.device)  # images, right, in the first five
+    matrix = torch.zeros(num_classes**2 if confusion else 0, dtype=torch.int64, device=ranks.device)
+    training = model.training
     model.eval()
     for buffer in model.buffers():  # of batch norms each rank has its own statistics
         ranks.share(buffer)
@@ -76,14 +84,21 @@ def score(
         for images, labels in batches:
             with torch.autocast(images.device.type, dtype=amp, enabled=amp is not None):
                 logits = model(images)
-            counts[:-1] += torch.bincount(labels * num_classes + logits.argmax(1), minlength=num_classes**2)
+            guesses = logits.argmax(1)
+            counts[0] += len(labels)
+            counts[1] += (guesses == labels).sum()
             if num_classes > _TOP:
-                counts[-1] += (logits.topk(_TOP, 1).indices == labels[:, None]).sum()
-    model.train(was)
-    found = ranks.sum(counts).cpu().numpy()
+                counts[2] += (logits.topk(_TOP, 1).indices == labels[:, None]).sum()
+            if confusion:
+                matrix += torch.bincount(labels * num_classes + guesses, minlength=len(matrix))
+    model.train(training)
+    num_images, right, in_top5 = ranks.sum(counts).tolist()
+    side = num_classes if confusion else 0
     return Scores(
-        confusion=found[:-1].reshape(num_classes, num_classes),
-        in_top5=int(found[-1]) if num_classes > _TOP else None,
+        images=num_images,
+        right=right,
+        in_top5=in_top5 if num_classes > _TOP else None,
+        confusion=ranks.sum(matrix).cpu().numpy().reshape(side, side),
     )
 
 
@@ -93,14 +108,14 @@ def write_confusion(scores: Scores, names: Sequence[str], path: Path) -> None:
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(["class", *names])
     lines.writerows([name, *row] for name, row in zip(names, scores.confusion.tolist(), strict=True))
-    write_text(path, text.getvalue())
+    write_atomically(path, text.getvalue())
 
 
 def draw_confusion(scores: Scores, names: Sequence[str], title: str, path: Path) -> None:
     """The confusion matrix as a PNG: each row's shares, so that a row sums to one."""
     from matplotlib.figure import Figure
 
-    names = [name.encode("utf-8", "replace").decode() for name in names]  # of any folder
+    names = [name.encode("utf-8", "replace").decode() for name in names]  # folders may have any bytes as names
     shares = scores.confusion / np.maximum(scores.confusion.sum(1, keepdims=True), 1)
     side = min(12.0, max(4.0, 2 + 0.35 * len(names)))
     figure = Figure(figsize=(side + 1, side), layout="constrained")

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, curves.png, a progress bar, TensorBoard."""
+"""Metrics of a run: metrics.jsonl, curves.png, a progress bar, TensorBoard."""
 
 import json
 import math
@@ -10,32 +10,38 @@ from typing import Any
 from tqdm import tqdm
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import write_atomically
 from fracgen.train.engine.run_folder import write_figure
 
-ACCURACIES = ("clean_accuracy", "val_accuracy", "test_accuracy")
+ACCURACIES = ("clean_accuracy", "crop_accuracy", "val_accuracy", "test_accuracy")
 METRICS, CURVES = "metrics.jsonl", "curves.png"
 
 
-class Journal:
+class MetricLogger:
     """Metrics by step, appended to a file as they come; and the progress bar. Nothing is written where out is None."""
 
     def __init__(self, out: Path | None, *, steps: int, start: int, tensorboard: bool = False) -> None:
-        """Lines of steps after `start`, of a run that was killed, are dropped: they are taken again."""
+        """Lines of steps after `start`, of a run that was killed, are dropped: those steps are taken again."""
         self._path = out / METRICS if out else None
         if self._path is not None:
             kept = [line for line in read(self._path) if line["step"] <= start]
-            temporary = self._path.with_name(f".{METRICS}.tmp")
-            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), "utf-8")
-            temporary.replace(self._path)
+            write_atomically(self._path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=out is None or not sys.stderr.isatty())
         self._board = _tensorboard(out) if out and tensorboard else None
 
     def advance(self) -> None:
-        """One step is taken."""
+        """Move the bar by one step."""
         self._bar.update()
 
+    def write(self, text: str) -> None:
+        """A line on stderr, above the bar."""
+        if self._bar.disable:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._bar.write(text, file=sys.stderr)
+
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values at a step: a line in the file, a point on the board, and the bar's words."""
+        """Values at a step: a line in the file, a point in TensorBoard, and beside the bar."""
         if self._path is None:
             return
         with self._path.open("a", encoding="utf-8") as file:
@@ -47,7 +53,7 @@ class Journal:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """End the bar and the board."""
+        """Close the bar and TensorBoard's file."""
         self._bar.close()
         if self._board is not None:
             self._board.close()
@@ -62,20 +68,25 @@ def _tensorboard(out: Path) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The values in metrics.jsonl, those of a step together; a last line that was cut off is passed over."""
-    found: dict[int, dict[str, Any]] = {}
+    """The values in metrics.jsonl, one mapping a step; a last line that was cut off is passed over."""
+    by_step: dict[int, dict[str, Any]] = {}
     for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             values = json.loads(line)
         except ValueError:
             continue
         if isinstance(values, dict) and isinstance(values.get("step"), int):
-            found.setdefault(values["step"], {}).update(values)
-    return list(found.values())
+            by_step.setdefault(values["step"], {}).update(values)
+    return list(by_step.values())
+
+
+def last_values(path: Path, *, step: int) -> dict[str, Any]:
+    """The values that were logged at `step`; empty where there are none."""
+    return next((line for line in reversed(read(path)) if line["step"] == step), {})
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
-    """Loss, learning rate and accuracy on clean images over steps, as a PNG."""
+    """Loss, learning rate and accuracies over steps, as a PNG. All panels show the whole run so far."""
     from matplotlib.figure import Figure
 
     lines = read(metrics)
@@ -83,10 +94,12 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     if not panels:
         return
     figure = Figure(figsize=(8, 2.4 * len(panels)), layout="constrained")
-    for axes, name in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+    rows = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
+    for axes, name in zip(rows, panels, strict=True):
         points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "")
         axes.set_ylabel(name.replace("_", " "))
         axes.grid(alpha=0.3)
     axes.set_xlabel("step")
+    axes.set_xlim(0, max(line["step"] for line in lines))
     write_figure(picture, figure)

@@ -1,8 +1,8 @@
-"""timm models: made by name, optimised as the recipes say, exported so that plain timm loads them."""
+"""timm models: created by name, optimised as the recipes say, exported so that plain timm loads them."""
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
-from torch import Tensor, nn
+from torch import nn
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.settings import nearest
-from fracgen.train.config import Model, Optim, Precision
+from fracgen.train.engine.settings import Model, Optim, Precision
 from fracgen.train.ranks import Ranks
 
 Stats = tuple[float, float, float]
@@ -29,8 +29,6 @@ def create(settings: Model, *, num_classes: int, size: int) -> nn.Module:
     if not timm.is_model(settings.name):
         hint = nearest(settings.name, timm.list_models())
         raise UsageError(f"model {settings.name!r}: timm {timm.__version__} has none of this name{hint}")
-    if not 0 <= settings.drop_path < 1:
-        raise UsageError(f"model.drop_path {settings.drop_path}: must be 0 to less than 1")
     if ours := sorted({"num_classes", "checkpoint_path", "pretrained", "img_size"} & set(settings.options)):
         raise UsageError(f"model.options.{ours[0]}: follows from the data and the other settings; leave it out")
     arguments: dict[str, Any] = {"num_classes": num_classes, **settings.options}
@@ -41,49 +39,63 @@ def create(settings: Model, *, num_classes: int, size: int) -> nn.Module:
     except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
         if "drop_path_rate" in str(error):
             raise UsageError(f"model {settings.name}: has no drop path; give model.drop_path=0") from error
+        refused = next((name for name in settings.options if f"'{name}'" in str(error)), None)
+        if refused is not None:
+            raise UsageError(
+                f"model {settings.name}: takes no {refused}, which model.options gives; where a file gives options of "
+                "another model, give model.options={} first"
+            ) from error
         raise UsageError(f"model {settings.name} with {arguments}: {error or type(error).__name__}") from error
     _try(model, settings.name, size)
     return model
 
 
-def _create(name: str, arguments: Mapping[str, Any], size: int) -> nn.Module:
-    made: nn.Module
+def check(settings: Model, *, size: int) -> None:
+    """Raise what `create` would, in a fraction of a second: on torch's meta device, which computes nothing."""
     try:
-        made = timm.create_model(name, img_size=size, **arguments)
+        with torch.device("meta"):
+            create(settings, num_classes=1, size=size)
+    except (UsageError, NotImplementedError) as error:
+        if isinstance(error, UsageError) and "meta" not in str(error):
+            raise
+        create(settings, num_classes=1, size=size)  # a model that the meta device cannot make
+
+
+def _create(name: str, arguments: Mapping[str, Any], size: int) -> nn.Module:
+    model: nn.Module
+    try:
+        model = timm.create_model(name, img_size=size, **arguments)
     except TypeError as error:  # convolutions take images of any size, and no such argument
         if "img_size" not in str(error):
             raise
-        made = timm.create_model(name, **arguments)
-    return made
+        model = timm.create_model(name, **arguments)
+    return model
 
 
 def _try(model: nn.Module, name: str, size: int) -> None:
     """Raises UsageError where an image of this size is too small, or of a size that the model does not take."""
-    was = model.training
+    training = model.training
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UsageError(f"model {name}: takes no images of {size} x {size} pixels ({error})") from error
     finally:
-        model.train(was)
+        model.train(training)
 
 
 def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Optimizer:
-    """timm's optimiser: no decay of biases, norms, position and class tokens. lr: of a step, unscaled.
+    """timm's optimiser: no decay of biases, norms, position and class tokens. lr: as it is used.
 
     Raises UsageError for an unknown one, or a value that it refuses.
     """
-    for name, most in (("weight_decay", 1e9), ("momentum", 1.0), ("clip", 1e9)):
-        if not 0 <= getattr(settings, name) <= most:
-            raise UsageError(f"optim.{name} {getattr(settings, name)}: must be 0 to {most:g}")
     try:
-        made: torch.optim.Optimizer = create_optimizer_v2(
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model, opt=settings.name, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise UsageError(f"optimiser {settings.name!r}: {error or type(error).__name__}") from error
-    return made
+    return optimizer
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
@@ -111,20 +123,6 @@ def describe(settings: Model, model: nn.Module, precision: Precision, ranks: Ran
     return f"{settings.name}, {millions:.1f} M parameters, {precision} on {device}{processes}"
 
 
-def count_right(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], amp: torch.dtype | None) -> tuple[int, int]:
-    """(right, all): images whose label is the model's first guess. batches: images (B, 3, H, W) and labels (B,)."""
-    was, right, count = model.training, [], 0
-    model.eval()
-    with torch.no_grad():
-        for images, labels in batches:
-            with torch.autocast(images.device.type, dtype=amp, enabled=amp is not None):
-                guesses = model(images).argmax(1)
-            right.append((guesses == labels).sum())
-            count += len(labels)
-    model.train(was)
-    return int(torch.stack(right).sum().item()) if right else 0, count
-
-
 _OF_OTHER_WEIGHTS = ("test_input_size", "test_crop_pct", "test_pool_size", "pool_size", "origin_url", "paper_ids")
 
 
@@ -138,29 +136,31 @@ def export(
     tag: str,
     options: Mapping[str, Any],
     crop: float = 1.0,
+    class_names: Sequence[str] = (),
 ) -> None:
     """A timm folder: config.json and model.safetensors, whole or not at all.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)` loads it. size: of the images, in pixels.
-    options: those the model was made with. crop: share of the shorter side that is looked at.
+    options: those the model was created with. crop: share of the shorter side that evaluation shows. class_names: for
+    timm's label_names, where they are known.
     Raises DataError where it cannot be written; an old one is kept.
     """
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     for path in (temporary, old):
         shutil.rmtree(path, ignore_errors=True)
-    about = {"tag": tag, "license": "mit", "mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": crop}
+    pretrained = {"tag": tag, "license": "mit", "mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": crop}
     try:
         save_for_hf(
             model,
             str(temporary),
-            model_config={"pretrained_cfg": about},
+            model_config={"pretrained_cfg": pretrained, **({"label_names": list(class_names)} if class_names else {})},
             model_args=json.loads(json.dumps(dict(options))),
             safe_serialization=True,
         )
-        path = temporary / "config.json"  # timm also tells of the weights that others published for this architecture
+        path = temporary / "config.json"  # timm writes of the weights that others published, too
         config = json.loads(path.read_text("utf-8"))
-        told = config["pretrained_cfg"]
-        config["pretrained_cfg"] = {name: told[name] for name in told if name not in _OF_OTHER_WEIGHTS}
+        written = config["pretrained_cfg"]
+        config["pretrained_cfg"] = {name: written[name] for name in written if name not in _OF_OTHER_WEIGHTS}
         config["pretrained_cfg"]["input_size"] = [3, size, size]
         path.write_text(json.dumps(config, indent=2), "utf-8")
         if folder.exists():  # folders cannot be exchanged in one step: between these two, the old one is beside

@@ -1,4 +1,4 @@
-"""What several seeds found together: mean and standard deviation."""
+"""Results of a run that has ended, and of several seeds together: mean and standard deviation."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -6,40 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from fracgen.shards.errors import DataError
-from fracgen.train.config import differences
-from fracgen.train.engine.run_folder import MODEL, read_json, told
+from fracgen.shards.files import read_json
+from fracgen.shards.settings import differences
+from fracgen.train.engine.run_folder import MODEL
 
 RESULTS = "results.json"
 
 
-def read(folder: Path, *, fingerprint: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The outcome of a run that has ended, as it was told.
+def read(folder: Path, kind: type, *, fingerprint: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The outcome of a run that has ended.
 
     None where there is none, where it is of other images or settings, or where its model is gone.
-    config: all settings, resolved.
+    kind, config: the class of its settings, and all of them, resolved, as plain values.
     """
     try:
-        found = read_json(folder / RESULTS)
-        same = found["fingerprint"] == fingerprint and not differences(told(found["config"]), told(config))
-        outcome = {**found["outcome"], "run": str(folder), "model": str(folder / MODEL)}
+        written = read_json(folder / RESULTS)
+        same = written["fingerprint"] == fingerprint and not differences(kind, written["config"], config)
+        outcome = {**written["outcome"], "run": str(folder), "model": str(folder / MODEL)}
     except (DataError, LookupError, TypeError, AttributeError):
         return None
     return outcome if same and (folder / MODEL / "config.json").exists() else None
 
 
 def summary(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of runs that differ in their seed: mean and standard deviation (of a sample) of each accuracy, a share."""
-    found: dict[str, Any] = {"start": outcomes[0]["start"], "seeds": [each["seed"] for each in outcomes]}
-    found["ending"] = "finished" if all(each["ending"] == "finished" for each in outcomes) else "stopped"
+    """Mean and standard deviation (of a sample) of each accuracy, a share, of runs that differ in their seed."""
+    together: dict[str, Any] = {"start": outcomes[0]["start"], "seeds": [each["seed"] for each in outcomes]}
+    together["ending"] = "finished" if all(each["ending"] == "finished" for each in outcomes) else "stopped"
     if "chosen_on" in outcomes[0]:
-        found["chosen_on"] = outcomes[0]["chosen_on"]
+        together["chosen_on"] = outcomes[0]["chosen_on"]
     for name in [name for name in outcomes[0] if "_accuracy_" in name or "_top5_" in name]:
         if all(name in each for each in outcomes):
             values = [each[name] for each in outcomes]
             std = round(statistics.stdev(values), 4) if len(values) > 1 else None
-            found[name] = {"mean": round(statistics.mean(values), 4), "std": std, "each": values}
-    found["runs"] = [each["run"] for each in outcomes]
-    return found
+            together[name] = {"mean": round(statistics.mean(values), 4), "std": std, "each": values}
+    together["runs"] = [each["run"] for each in outcomes]
+    return together
 
 
 def in_words(summed: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fracgen.shards.errors import UsageError
-from fracgen.train import options
-from fracgen.train.config import Model
+from fracgen.train.config import load
+from fracgen.train.engine.settings import Model
 from fracgen.train.finetune import Finetuning
 
 if TYPE_CHECKING:
-    from fracgen.train.data.old.splits import Splits
+    from fracgen.train.data.splits import Splits
 
 SCRATCH = "none"
 """The path that stands for no weights at all."""
@@ -51,7 +51,7 @@ class FinetuneCommand:
 
         Raises UsageError for what it refuses.
         """
-        settings = options.resolve(Finetuning, self.config, {"data": self.data, **options_given}, list(self.overrides))
+        settings = load(Finetuning, self.config, {"data": self.data, **options_given}, list(self.overrides))
         if not settings.data:
             raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")
         return settings
@@ -158,7 +158,7 @@ def plan_comparison(
     A start that is no folder gets the architecture that the command names, else that of the first start with one.
     Raises UsageError for what is missing or cannot be compared.
     """
-    from fracgen.train.engine.init_weights import build, open_start
+    from fracgen.train.engine.init_weights import build, load_init
 
     settings = command.settings({"model.name": command.model})
     model: Model | None = None
@@ -170,12 +170,12 @@ def plan_comparison(
         )
         if not checkpoints:
             raise UsageError("--model: give the architecture; every start is 'none', and the recipe names no model")
-        model = open_start(checkpoints[0], settings.model).model
+        model = load_init(checkpoints[0], settings.model).model
     num_classes = check_data(command, per_class)
     comparison = Comparison(command=command, starts=starts, seeds=seeds, per_class=per_class, out=out, model=model)
     for run in {run.start: run for run in comparison.runs()}.values():
         settings = run.settings(command)
-        init = open_start(run.checkpoint, settings.model)
+        init = load_init(run.checkpoint, settings.model)
         build(init, num_classes=num_classes, size=settings.augment.size, keep_head=settings.keep_head)
     return comparison
 
@@ -196,7 +196,7 @@ def check_data(command: FinetuneCommand, per_class: Sequence[int]) -> int:
 
 def open_run_splits(settings: Finetuning) -> "Splits":
     """The splits that train/finetune.py opens for these settings."""
-    from fracgen.train.data.old.splits import open_splits
+    from fracgen.train.data.splits import open_splits
 
     return open_splits(
         settings.data,
@@ -207,5 +207,5 @@ def open_run_splits(settings: Finetuning) -> "Splits":
         val_share=0.0 if settings.protocol == "published" else settings.val_share,
         per_class=settings.per_class,
         seed=settings.run.seed,
-        skip_bad=settings.feed.skip_bad,
+        skip_bad=settings.loader.skip_bad,
     )

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fracgen.shards.errors import DataError
-from fracgen.train.config import differences, to_values
+from fracgen.shards.files import read_json, write_atomically
+from fracgen.shards.settings import differences, to_plain
 from fracgen.train.engine.results import RESULTS
-from fracgen.train.engine.run_folder import read_json, told, write_text
 from fracgen.train.experiments.comparison import FinetuneCommand, FinetuneRun, open_run_splits
-from fracgen.train.finetune import fingerprint_of
+from fracgen.train.finetune import Finetuning, fingerprint_of
 
 if TYPE_CHECKING:
-    from fracgen.train.data.old.splits import Splits
-    from fracgen.train.engine.init_weights import Start
+    from fracgen.train.data.splits import Splits
+    from fracgen.train.engine.init_weights import InitWeights
 
 COMPARED = "compared.json"
 
@@ -27,7 +27,7 @@ class FinishedRuns:
 
     def __init__(self, command: FinetuneCommand) -> None:
         self._command = command
-        self._inits: dict[str, Start] = {}
+        self._inits: dict[str, InitWeights] = {}
         self._splits: dict[tuple[int, int], Splits] = {}
 
     def __contains__(self, run: FinetuneRun) -> bool:
@@ -37,7 +37,7 @@ class FinishedRuns:
             return False
         now = self._identity(run)
         same_inputs = record.get("fingerprint") == now["fingerprint"]
-        return same_inputs and not differences(record.get("asked", {}), now["asked"])
+        return same_inputs and not differences(Finetuning, record.get("asked", {}), now["asked"])
 
     def add(self, run: FinetuneRun) -> None:
         """Record that the run has ended. Raises DataError where images or weights changed while it ran."""
@@ -45,20 +45,20 @@ class FinishedRuns:
         results = read_or_none(run.path / RESULTS) or {}
         if results.get("fingerprint") != identity["fingerprint"]:
             raise DataError(f"{run.path}: the images or the start changed while it ran; give another --out")
-        write_text(run.path / COMPARED, json.dumps(identity, indent=1))
+        write_atomically(run.path / COMPARED, json.dumps(identity, indent=1))
 
     def _identity(self, run: FinetuneRun) -> dict[str, Any]:
-        from fracgen.train.engine.init_weights import open_start
+        from fracgen.train.engine.init_weights import load_init
 
         settings = run.settings(self._command)
         if run.start not in self._inits:
-            self._inits[run.start] = open_start(run.checkpoint, settings.model)
+            self._inits[run.start] = load_init(run.checkpoint, settings.model)
         split = (settings.run.seed, settings.per_class)
         if split not in self._splits:
             self._splits = {key: splits for key, splits in self._splits.items() if key[0] == split[0]}
             self._splits[split] = open_run_splits(settings)
         return {
-            "asked": told(to_values(settings)),
+            "asked": to_plain(settings),
             "fingerprint": fingerprint_of(self._splits[split], self._inits[run.start]),
         }
 

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fracgen.shards.errors import DataError
+from fracgen.shards.files import write_atomically
 from fracgen.train.engine.results import RESULTS
-from fracgen.train.engine.run_folder import write_text
 from fracgen.train.experiments import tables
 from fracgen.train.experiments.comparison import Comparison, FinetuneRun
 from fracgen.train.experiments.finished_runs import read_or_none
@@ -21,8 +21,8 @@ def write_report(comparison: Comparison, finished: Collection[FinetuneRun]) -> d
     Raises DataError for results that cannot be read.
     """
     report = summarize_runs(comparison, finished)
-    write_text(comparison.out / f"{REPORT}.json", json.dumps(report, indent=1))
-    write_text(comparison.out / f"{REPORT}.md", f"{to_markdown(report_tables(report))}\n\n{NOTE}\n")
+    write_atomically(comparison.out / f"{REPORT}.json", json.dumps(report, indent=1))
+    write_atomically(comparison.out / f"{REPORT}.md", f"{to_markdown(report_tables(report))}\n\n{NOTE}\n")
     sections = [section for section in report["sections"] if section["measures"]]
     if sections:
         bars = {_title(report, each): list(each["measures"].items())[-1] for each in sections}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fracgen.train.engine.run_folder import read_json, write_text
+from fracgen.shards.files import read_json, write_atomically
 from fracgen.train.experiments.plan import Step
 from fracgen.train.experiments.subprocesses import SubprocessRunner
 
@@ -34,7 +34,7 @@ class StepTimes:
                 "seconds": round(seconds_before + passed, 1),
                 "done": step.key if finished else key,
             }
-            write_text(self._path, json.dumps(self._records, indent=1))
+            write_atomically(self._path, json.dumps(self._records, indent=1))
 
         try:
             runner.run(step.argv, step.name, tick=record)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fracgen.shards.errors import UsageError
-from fracgen.train.config import Model
-from fracgen.train.engine.init_weights import Start, build, open_start
+from fracgen.train.engine.init_weights import InitWeights, build, load_init
+from fracgen.train.engine.settings import Model
 from fracgen.train.probing.settings import Feature, ProbeSettings
 from fracgen.train.seeding import key
 
@@ -59,24 +59,24 @@ class Backbone:
 def load_backbones(settings: ProbeSettings, device: torch.device) -> list[Backbone]:
     """A backbone for each checkpoint and, where `settings.random`, a random one for each architecture among them.
 
-    Raises UsageError for checkpoints of one name, models without blocks or without the feature, and what `open_start`
+    Raises UsageError for checkpoints of one name, models without blocks or without the feature, and what `load_init`
     and `build` refuse.
     """
-    inits: list[Start] = []
+    inits: list[InitWeights] = []
     for word in settings.checkpoints:
         name, path = parse_checkpoint(word)
         if name in {each.name for each in inits} | {RANDOM_INIT}:
             raise UsageError(f"--checkpoint {word}: another is called {name!r}; give names: --checkpoint NAME={path}")
-        inits.append(replace(open_start(path, settings.model), name=name))
+        inits.append(replace(load_init(path, settings.model), name=name))
     if settings.random:
         inits += _random_inits(inits)
     return [_load(init, settings, device) for init in inits]
 
 
-def _random_inits(inits: Sequence[Start]) -> list[Start]:
+def _random_inits(inits: Sequence[InitWeights]) -> list[InitWeights]:
     """Fresh weights for each architecture that has no fresh ones yet, at size, mean and std of its first checkpoint."""
     random_already = [init.model for init in inits if init.weights is None]
-    first_of: list[Start] = []
+    first_of: list[InitWeights] = []
     for init in inits:
         if init.model not in [*random_already, *(each.model for each in first_of)]:
             first_of.append(init)
@@ -94,7 +94,7 @@ def parse_checkpoint(word: str) -> tuple[str, str]:
     return Path(parts[-1]).stem if Path(word).is_file() else parts[-1], word
 
 
-def _load(init: Start, settings: ProbeSettings, device: torch.device) -> Backbone:
+def _load(init: InitWeights, settings: ProbeSettings, device: torch.device) -> Backbone:
     """The frozen network; weights that the checkpoint does not hold are drawn from the seed."""
     size = settings.size or init.size or _SIZE
     torch.manual_seed(key(settings.seed, "init"))

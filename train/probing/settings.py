@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from fracgen.shards.settings import Setting, check_settings, fields_of
-from fracgen.train.config import Device, Model, Precision
+from fracgen.train.engine.settings import Device, Model, Precision
 from fracgen.train.seeding import MAX_SEED
 
 Feature = Literal["auto", "cls", "mean"]
