@@ -14,6 +14,7 @@ from fracgen.shards.errors import BadImageError
 from fracgen.shards.imagefolder import list_images
 from fracgen.shards.images import decode_picture, is_gray, resize_and_center_crop, to_gray_or_rgb
 from fracgen.shards.reader import open_shards
+from fracgen.train.data.opening import open_examples
 
 GRAY, GRAY_ALPHA, RGB, RGBA, PALETTE = 0, 4, 2, 6, 3
 
@@ -83,6 +84,10 @@ def test_every_reader_sees_the_same_pixels(tmp_path, name):
     assert manifest.image.mode == decode_picture(data).mode, "the manifest says what the decoder gives"
     for sample in open_shards(tmp_path / "shards"):
         assert sample.image[0].tolist() == expected
+    for place in ("set", "shards", "shards/*.tar"):
+        examples = open_examples(str(tmp_path / place), num_classes=2)
+        for number in range(2):
+            assert np.asarray(examples.open(number))[0].tolist() == expected, place
     if "16 bits" not in name or "RGB" in name:  # a photograph's levels of 16 bits are stretched
         photographs, _ = load_photographs([tmp_path / "set" / "a" / "0.png"])
         assert photographs.images[0][0].tolist() == expected
