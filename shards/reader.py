@@ -15,7 +15,7 @@ from fracgen.shards.images import decode_picture
 from fracgen.shards.manifest import ImageFormat, Manifest, load_manifest
 from fracgen.shards.png import decode_png
 from fracgen.shards.sample import Sample
-from fracgen.shards.tar import read_members
+from fracgen.shards.tar_members import read_members
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -46,123 +46,124 @@ def from_plain(kind: type[T], values: Mapping[Any, Any], where: str = "") -> T:
     return _build(kind, values, where)
 
 
-class _WrongTypeError(UsageError):
-    """A value of another type than its field's."""
-
-
 def from_json(kind: type[T], value: Any) -> T:
     """A dataclass from one of our own JSON files, whose writer may be newer: unknown keys are passed over.
 
     Raises TypeError with the name of what is missing or of another type.
     """
-    try:
-        return _build(kind, value, "", ours=True)
-    except _WrongTypeError as error:
-        raise TypeError(f"{kind.__name__}: {error}") from None
+    return _build(kind, value, "", is_json=True)
 
 
-def _build(kind: type[T], values: Any, where: str, *, ours: bool = False) -> T:
+def _build(kind: type[T], values: Any, where: str, *, is_json: bool = False) -> T:
     if not isinstance(values, Mapping):
-        raise _WrongTypeError(f"{where.rstrip('.')} {reprlib.repr(values)}: must be a mapping".strip())
+        raise _error(is_json)(f"{where.rstrip('.')} {reprlib.repr(values)}: must be a mapping".strip())
     schema, checked = schema_of(kind), {}
     for key, value in values.items():
-        name = str(key) if ours else str(key).replace("-", "_")
+        name = str(key) if is_json else str(key).replace("-", "_")
         if name in checked:
             raise UsageError(f"key {where}{key} is given twice")
         if name in schema:
-            checked[name] = check_value(schema[name], value, f"{where}{name}", ours=ours)
-        elif not ours:
+            checked[name] = check_value(schema[name], value, f"{where}{name}", is_json=is_json)
+        elif not is_json:
             known = [name for name, field in schema.items() if can_be_written(field.type)]
             shown = reprlib.repr(f"{where}{key}")
             raise UsageError(f"unknown key {shown}{nearest(name, known)}; there are {', '.join(known)}")
     for name, field in schema.items():
         if name not in checked and field.default is MISSING:
-            raise _WrongTypeError(f"{where}{name} is missing")
+            raise _error(is_json)(f"{where}{name} is missing")
     return kind(**checked)
 
 
-def check_value(field: FieldInfo, value: Any, name: str, *, ours: bool = False) -> Any:
+def check_value(field: FieldInfo, value: Any, name: str, *, is_json: bool = False) -> Any:
     """A value of a field, converted and in its range.
 
     name: stands for the field in the UsageError that is raised where the value is not allowed.
     """
-    value, setting = convert(field.type, value, name, ours=ours), field.setting
+    value, setting = convert(field.type, value, name, is_json=is_json), field.setting
     for number in value if isinstance(value, tuple | list) else (value,):
         if isinstance(number, int | float) and setting.range and not setting.allows(number):
             raise UsageError(f"{name} {number}: must be {setting.range}")
     return value
 
 
-def convert(kind: Any, value: Any, name: str, *, ours: bool = False) -> Any:
+def _error(is_json: bool) -> type[Exception]:
+    """What a value of another type raises."""
+    return TypeError if is_json else UsageError
+
+
+def convert(kind: Any, value: Any, name: str, *, is_json: bool = False) -> Any:
     """`value` as a field of type `kind` holds it; whole numbers do for floats, a lone value for a tuple of one.
 
-    ours: from our own JSON, where a lone value does for no tuple and unknown keys are passed over.
+    is_json: from our own JSON, where a lone value does for no tuple and unknown keys are passed over.
     Raises UsageError with the name and the value.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+
+    def refusal(words: str) -> Exception:
+        return _error(is_json)(f"{name} {reprlib.repr(value)}: {words}")
+
     if kind is Any:
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         (kind,) = (part for part in arguments if part is not type(None))
-        return convert(kind, value, name, ours=ours)
+        return convert(kind, value, name, is_json=is_json)
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         value = value.tolist()
-    shown = f"{name} {reprlib.repr(value)}"
     if origin is Literal:
         if not any(value == word and type(value) is type(word) for word in arguments):
-            raise _WrongTypeError(f"{shown}: must be one of {', '.join(map(str, arguments))}")
+            raise refusal(f"must be one of {', '.join(map(str, arguments))}")
         return value
     if origin is list:
         several: Any = tuple[arguments[0], ...]  # type: ignore[valid-type]
-        return list(convert(several, value, name, ours=ours))
+        return list(convert(several, value, name, is_json=is_json))
     if origin is tuple:
-        if ours and not isinstance(value, list):
-            raise _WrongTypeError(f"{shown}: must be a list")
+        if is_json and not isinstance(value, list):
+            raise refusal("must be a list")
         values = value if isinstance(value, list | tuple) else [value]
         if Ellipsis in arguments:
             arguments = (arguments[0],) * len(values)
         if len(values) != len(arguments):
-            raise _WrongTypeError(f"{shown}: must be {len(arguments)} values")
+            raise refusal(f"must be {len(arguments)} values")
         return tuple(
-            convert(part, item, f"{name}[{number}]" if ours else name, ours=ours)
+            convert(part, item, f"{name}[{number}]" if is_json else name, is_json=is_json)
             for number, (part, item) in enumerate(zip(arguments, values, strict=True))
         )
     if kind is Mapping or origin is Mapping:
         if not isinstance(value, Mapping):
-            raise _WrongTypeError(f"{shown}: must be a mapping")
+            raise refusal("must be a mapping")
         inner = arguments[1] if arguments else Any
-        return {key: convert(inner, item, f"{name}.{key}", ours=ours) for key, item in value.items()}
+        return {key: convert(inner, item, f"{name}.{key}", is_json=is_json) for key, item in value.items()}
     if kind in (bool, int, float, str, Path):
-        return _scalar(kind, value, shown)
+        return _scalar(kind, value, refusal)
     if isinstance(value, kind):
         return value
     if hasattr(kind, "from_plain"):
         return kind.from_plain(value)
     if dataclasses.is_dataclass(kind) and can_be_written(kind):
         group: Any = kind
-        return _build(group, value, f"{name}.", ours=ours)
-    raise _WrongTypeError(f"{shown}: must be left out, or a {kind.__name__}; {kind.OPTION}")
+        return _build(group, value, f"{name}.", is_json=is_json)
+    raise refusal(f"must be left out, or a {kind.__name__}; {kind.OPTION}")
 
 
-def _scalar(kind: Any, value: Any, shown: str) -> Any:
+def _scalar(kind: Any, value: Any, refusal: Callable[[str], Exception]) -> Any:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if kind is float and (is_whole or isinstance(value, float)):
         try:
             return float(value) + 0.0  # one zero, one hash
         except OverflowError:
-            raise _WrongTypeError(f"{shown}: too large") from None
+            raise refusal("too large") from None
     if kind is Path and isinstance(value, str | Path):
         if _URL.match(str(value)):
-            raise _WrongTypeError(f"{shown}: is a URL; only paths of this machine are supported")
+            raise refusal("is a URL; only paths of this machine are supported")
         return Path(value)
     if kind is int and is_whole:
         return int(value)
     if kind in (str, bool) and isinstance(value, kind):
         return kind(value)
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-    raise _WrongTypeError(f"{shown}: must be {words[kind]}")
+    raise refusal(f"must be {words[kind]}")
 
 
 def to_plain(value: Any) -> Any:

@@ -1,91 +1,30 @@
-"""Tars: members as bytes and back, and where in a tar the samples lie, by webdataset's rules of what is one sample.
+"""Where in a tar the samples lie, by webdataset's rules of what is one sample; and random access to them.
 
 A sample is a run of members with one key, which is the name up to the first dot of its last part; what follows is the
 extension, in any case of letters. Folders and links are passed over, and so are members named `__X__` and those
 without an extension.
 """
 
-import mmap
 import os
 import re
 import tarfile
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from fracgen.shards.errors import DataError
+from fracgen.shards.tar_members import Indices, Members, Names, list_members, mapped
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp")
 """Of the image of a sample, in order of preference."""
-_BLOCK = tarfile.BLOCKSIZE
-TAR_END = bytes(2 * _BLOCK)
 _KEY = re.compile(rb"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _META = re.compile(rb"__[^/]*__($|/)")
 _MAX_LABEL_BYTES = 20
 _MAX_LABEL = (1 << 63) - 1
-_ROWS = 1 << 15
-"""Headers that are looked at in one piece: 16 MiB."""
-
-Indices = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
-Names = npt.NDArray[np.bytes_]
-Flags = npt.NDArray[np.bool_]
-
-
-def encode_member(name: str, data: bytes) -> bytes:
-    """A member of a tar: what tarfile writes for a plain file with owner, group and time 0, in a sixth of its time."""
-    return b"".join([_header(name.encode("ascii"), b"%011o" % len(data)), data, bytes(-len(data) % _BLOCK)])
-
-
-def read_members(file: BinaryIO, tar_name: str) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the members of a tar from here on; those of `encode_member` are read the fast way.
-
-    tar_name: for messages.
-    Raises DataError for a member that is no plain file, tarfile's errors, EOFError and OSError for no whole tar.
-    """
-    while (header := file.read(_BLOCK)) and header != bytes(_BLOCK):
-        name, size = header[:100].rstrip(b"\0"), header[124:135]
-        if not (name.isascii() and size.isdigit()) or header != _header(name, size):
-            file.seek(-len(header), os.SEEK_CUR)
-            yield from _other_members(file, tar_name)
-            return
-        length = int(size, 8)
-        padded = file.read(length + -length % _BLOCK)
-        if len(padded) != length + -length % _BLOCK:
-            raise EOFError(f"ends within {name.decode()}")
-        yield name.decode(), padded[:length]
-    yield from _other_members(file, tar_name)
-
-
-def _other_members(file: BinaryIO, tar_name: str) -> Iterator[tuple[str, bytes]]:
-    """As tarfile reads them, which takes any tar and a while."""
-    if not file.read(1):
-        return
-    file.seek(-1, os.SEEK_CUR)
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
-            content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
-            if content is None:
-                raise DataError(f"{tar_name}: member {member.name!r} is no plain file")
-            yield member.name, content.read()
-
-
-def _header(name: bytes, size: bytes) -> bytes:
-    """size: in octal, 11 digits."""
-    checksum = b"%06o\0" % (_HEADER_SUM + sum(name) + sum(size))
-    return b"".join([name, _HEADER[len(name) : 124], size, _HEADER[135:148], checksum, _HEADER[155:]])
-
-
-# Without name and size; the checksum counts its own field as eight spaces.
-_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
-_HEADER = _HEADER[:124] + bytes(11) + _HEADER[135:148] + b" " * 8 + _HEADER[156:]
-_HEADER_SUM = sum(_HEADER)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +75,7 @@ class TarIndex:
                 file.seek(int(self.starts[number]))
                 with tarfile.open(fileobj=file, mode="r:") as tar:
                     for member in tar:
-                        parts = _split(_encoded(member.name)) if member.isreg() else None
+                        parts = _split(member.name.encode("utf-8", "surrogateescape")) if member.isreg() else None
                         if parts is None or (content := tar.extractfile(member)) is None:
                             continue
                         if parts[0] != key:
@@ -157,23 +96,11 @@ def index_tar(path: Path | str, extensions: Sequence[str] = IMAGE_EXTENSIONS) ->
     return _index_tar(str(path), status.st_size, status.st_mtime_ns, tuple(extensions))
 
 
-class _Members(NamedTuple):
-    """Members that are plain files. names; starts of their headers and of their data, sizes, in bytes."""
-
-    names: Names
-    headers: Indices
-    starts: Indices
-    sizes: Indices
-
-
-_NO_MEMBERS = _Members(np.empty(0, "S1"), *np.empty((3, 0), np.int64))
-_NO_HEADERS = np.empty(0, "S1"), *np.empty((2, 0), np.int64), np.empty(0, np.uint8)
-
-
 @lru_cache(maxsize=256)
 def _index_tar(path: str, size: int, mtime: int, extensions: tuple[str, ...]) -> TarIndex:
     with Path(path).open("rb") as file:
-        members, fault, whole = _list_members(file, size)
+        size = min(size, os.fstat(file.fileno()).st_size)
+        members, fault, whole = list_members(file, size)
         keys, suffixes, members = _split_names(members)
         first = np.concatenate([[True], keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, np.bool_)
         samples = np.cumsum(first) - 1
@@ -204,99 +131,7 @@ def _index_tar(path: str, size: int, mtime: int, extensions: tuple[str, ...]) ->
     )
 
 
-def _list_members(file: BinaryIO, size: int) -> tuple[_Members, str | None, bool]:
-    """(the plain files, what is wrong behind them, whether the last sample is whole all the same)."""
-    members, end, last = _plain_members(file, size)
-    if end > size:
-        return members, f"ends within {last}", False
-    file.seek(end)
-    if file.read(_BLOCK).strip(b"\0"):
-        others, end, error = _tarfile_members(file, end)
-        members = _Members(*(np.concatenate(columns) for columns in zip(members, others, strict=True)))
-        if error is not None:
-            return members, error, False
-    file.seek(end)
-    closing = file.read(_BLOCK)
-    if closing == bytes(_BLOCK):
-        return members, None, True
-    what = f"no header after {len(members.names)} members" if closing else "it ends without the block that closes a tar"
-    return members, what, True
-
-
-def _plain_members(file: BinaryIO, size: int) -> tuple[_Members, int, str]:
-    """(members, where the next header lies, name of the last) of the tar's begin, up to what only tarfile reads.
-
-    Where one header lies follows from the one before; all are then checked at once.
-    """
-    offsets, offset, pieces = array("q"), 0, [_NO_HEADERS]
-    if size < _BLOCK:
-        return _NO_MEMBERS, 0, ""
-    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
-        while offset + _BLOCK <= size and (digits := content[offset + 124 : offset + 135]).isdigit():
-            offsets.append(offset)
-            try:
-                offset += _BLOCK + (int(digits, 8) + _BLOCK - 1 & -_BLOCK)
-            except ValueError:
-                break
-        headers = np.array(offsets, np.int64)
-        blocks = np.frombuffer(content, np.uint8, size // _BLOCK * _BLOCK).reshape(-1, _BLOCK)
-        for piece in range(0, len(headers), _ROWS):
-            rows = headers[piece : piece + _ROWS]
-            names, sizes, types, plain = _parse_headers(blocks[rows // _BLOCK])
-            num_plain = len(rows) if plain.all() else int(plain.argmin())
-            pieces.append((names[:num_plain], rows[:num_plain], sizes[:num_plain], types[:num_plain]))
-            if num_plain < len(rows):
-                offset = int(rows[num_plain])
-                break
-        del blocks  # or the mapping cannot be closed
-    names, headers, sizes, types = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
-    last = os.fsdecode(bytes(names[-1])) if len(names) else ""
-    files = types != ord("5")
-    return _Members(names[files], headers[files], headers[files] + _BLOCK, sizes[files]), offset, last
-
-
-def _parse_headers(headers: Bytes) -> tuple[Names, Indices, Bytes, Flags]:
-    """(name, size, type, whether it is a plain file's or a folder's with a short name) of each header, (n, 512)."""
-    used = np.flatnonzero(headers[:, :100].any(0))
-    chars = np.ascontiguousarray(headers[:, : used[-1] + 1 if len(used) else 1])
-    is_text = chars != 0
-    sizes, digits = _octal(headers[:, 124:135])
-    checksums, more_digits = _octal(headers[:, 148:154])
-    sums = np.einsum("ij->i", headers, dtype=np.int64) - np.einsum("ij->i", headers[:, 148:156], dtype=np.int64)
-    types, last = headers[:, 156], chars[np.arange(len(chars)), is_text.sum(1) - 1]
-    plain = digits & more_digits & (checksums == sums + 8 * ord(" ")) & (headers[:, 345] == 0)
-    plain &= ~(is_text[:, 1:] > is_text[:, :-1]).any(1)  # nothing behind the name's end
-    plain &= ((types == ord("0")) | (types == 0)) & (last != ord("/")) | (types == ord("5")) & (sizes == 0)
-    return chars.view(f"S{chars.shape[1]}")[:, 0], sizes, types, plain
-
-
-def _octal(digits: Bytes) -> tuple[Indices, Flags]:
-    """(number, whether it is one) of each row of octal digits."""
-    values = np.zeros(len(digits), np.int64)
-    for column in digits.T:
-        values = np.add(values * 8, column & 7)
-    return values, np.all((digits >= ord("0")) & (digits <= ord("7")), axis=1)
-
-
-def _tarfile_members(file: BinaryIO, offset: int) -> tuple[_Members, int, str | None]:
-    """(members from here on, where they end, what is wrong there), as tarfile reads them, which takes any tar."""
-    names, places, error = list[bytes](), array("q"), None
-    file.seek(offset)
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # they would all be kept
-                if member.isreg():
-                    names.append(_encoded(member.name))
-                    places.extend((member.offset, member.offset_data, member.size))
-            offset = tar.offset
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as failure:
-        error = str(failure)
-    columns = np.array(places, np.int64).reshape(-1, 3).T
-    return _Members(np.array(names, np.bytes_), *columns), offset, error
-
-
-def _split_names(members: _Members) -> tuple[Names, Names, _Members]:
+def _split_names(members: Members) -> tuple[Names, Names, Members]:
     """(keys, extensions in lower case, members) of the members that belong to samples."""
     if not len(members.names):
         return members.names, members.names, members
@@ -314,7 +149,7 @@ def _split_names(members: _Members) -> tuple[Names, Names, _Members]:
     for row in np.flatnonzero((has_dot & (dot == base)) | (chars[:, :2] == ord("_")).all(1)):  # let the rules say
         kept[row] = _split(bytes(members.names[row])) is not None
     keys, suffixes = keys[kept].view(f"S{width}")[:, 0], suffixes[kept].view(f"S{suffixes.shape[1]}")[:, 0]
-    return keys, suffixes, _Members(*(column[kept] for column in members))
+    return keys, suffixes, Members(*(column[kept] for column in members))
 
 
 def _split(name: bytes) -> tuple[bytes, bytes] | None:
@@ -323,16 +158,12 @@ def _split(name: bytes) -> tuple[bytes, bytes] | None:
     return (match[1], match[2].lower()) if match else None
 
 
-def _encoded(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
-
-
 def _read_labels(file: BinaryIO, size: int, starts: Indices, sizes: Indices) -> Indices:
     """The numbers in members of a few bytes each; -1 where there is none."""
     labels = np.full(len(starts), -1, np.int64)
     if not len(starts):
         return labels
-    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+    with mapped(file, size) as content:
         data = np.frombuffer(content, np.uint8)
         columns = np.arange(sizes.max(initial=1))
         inside = columns < sizes[:, None]

@@ -8,7 +8,7 @@ from pathlib import Path
 from fracgen.shards.errors import DataError
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files
 from fracgen.shards.reader import ShardFolder, decode_sample, read_tar
-from fracgen.shards.tar import TAR_END, encode_member
+from fracgen.shards.tar_members import TAR_END, encode_member
 
 
 def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:

@@ -12,7 +12,7 @@ from fracgen.shards.layout import Layout
 from fracgen.shards.manifest import PixelHash, ShardRecord, to_json
 from fracgen.shards.png import encode_png
 from fracgen.shards.sample import FileSample, Sample, SkippedFile
-from fracgen.shards.tar import TAR_END, encode_member
+from fracgen.shards.tar_members import TAR_END, encode_member
 
 Entry = Sample | FileSample | SkippedFile
 """What a shard is made of."""

@@ -4,7 +4,6 @@ A command that needs several processes, a cluster, the net or an hour is not run
 options, their values and the files that it names must be there. `NOT_RUN` has the reasons; nothing else is skipped.
 """
 
-import importlib
 import itertools
 import re
 import runpy
@@ -21,14 +20,12 @@ import typer
 import yaml
 from PIL import Image
 
-from fracgen.cli.app import app
-from fracgen.cli.app import run as run_fracgen
+from fracgen.cli.app import app, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "examples/cifar10-laptop/README.md"]
 PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-TRAINING = ("pretrain", "finetune", "probe", "compare", "study")
 
 SMALL_MODEL = [f"model.options.{option}" for option in ("patch_size=8", "depth=2", "embed_dim=16", "num_heads=2")]
 SMALL_RECIPE = ["--size=48", "--points=1500", "--min-fill=0.02", "--base-candidates=1", "--classes=64"]
@@ -60,17 +57,13 @@ SMALL_PYTHON = {
 def read(arguments: list[str]) -> None:
     """Read a command line as the program does: fails where there is no such command, option or value."""
     name, *rest = arguments
-    if name in TRAINING:
-        command = typer.main.get_command(importlib.import_module(f"fracgen.train.{name}").app)
-        context = None
-    else:
-        command = typer.main.get_command(app)
-        context = command.make_context("fracgen", [], resilient_parsing=True)
-        while hasattr(command, "get_command"):
-            command = command.get_command(context, name)
-            assert command is not None, f"fracgen {name}: no such command"
-            if hasattr(command, "get_command"):
-                context, (name, *rest) = command.make_context(name, [], context, resilient_parsing=True), rest
+    command = typer.main.get_command(app)
+    context = command.make_context("fracgen", [], resilient_parsing=True)
+    while hasattr(command, "get_command"):
+        command = command.get_command(context, name)
+        assert command is not None, f"fracgen {name}: no such command"
+        if hasattr(command, "get_command"):
+            context, (name, *rest) = command.make_context(name, [], context, resilient_parsing=True), rest
     command.make_context(name, rest, context)
     for option, value in itertools.pairwise(rest):
         assert option not in ("--config", "--recipe") or (ROOT / value).exists(), f"{value}: no such file"
@@ -155,19 +148,13 @@ def store(tmp_path_factory) -> Path:
     (path / "00042.csv").write_text("0.5,0.2,-0.3,0.6,0.1,0.2,0.5\n-0.4,0.3,0.2,0.5,-0.6,0.4,0.5\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        assert run_fracgen(["render", *SMALL_RECIPE, "--out=1p-frac"]) == 0
-        assert run_program("pretrain", ["--shards=1p-frac", "--out=runs/1p-frac", *SMALL["pretrain"]]) == 0
+        assert run(["render", *SMALL_RECIPE, "--out=1p-frac"]) == 0
+        assert run(["pretrain", "--shards=1p-frac", "--out=runs/1p-frac", *SMALL["pretrain"]]) == 0
     (path / "1p-frac-64").symlink_to("1p-frac")
     for name in ("laptop", "noise", "cifar10-laptop/pretrained/1p-frac", "cifar10-laptop/pretrained/noise"):
         (path / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(path / "runs" / "1p-frac", path / "runs" / name)
     return path
-
-
-def run_program(name: str, arguments: list[str]) -> int:
-    if name in TRAINING:
-        return importlib.import_module(f"fracgen.train.{name}").run(arguments)
-    return run_fracgen([name, *arguments])
 
 
 def fetch(store: Path, text: str, *, but: str = "") -> None:
@@ -233,7 +220,7 @@ def run_small(words: list[str], store: Path, capsys: pytest.CaptureFixture[str])
     out = arguments[arguments.index("--out") + 1] if "--out" in arguments else ""
     fetch(store, " ".join([*arguments, *small]), but=out)
     capsys.readouterr()
-    code = run_program(name, [*arguments, *small])
+    code = run([name, *arguments, *small])
     shown = capsys.readouterr()
     assert code == 0, f"fracgen {' '.join(words)}\n{shown.err}"
     if name == "study":

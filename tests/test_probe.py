@@ -15,8 +15,8 @@ from PIL import Image
 
 from fracgen.train import probe
 from fracgen.train.config import Model
-from fracgen.train.data.old.splits import open_splits
-from fracgen.train.data.old.stratified import stratified
+from fracgen.train.data.splits import open_splits
+from fracgen.train.data.subsets import stratified_subset
 from fracgen.train.engine.model import create, export
 from fracgen.train.probing import figure
 from fracgen.train.probing.backbones import (
@@ -204,12 +204,12 @@ def test_neighbours_agree_with_brute_force():
 
 def test_a_few_of_each_class():
     labels = np.repeat([0, 1, 2], [100, 50, 2])
-    chosen = stratified(labels, 30, seed=0, purpose=1)
+    chosen = stratified_subset(labels, 30, seed=0, purpose=1)
     assert np.bincount(labels[chosen]).tolist() == [19, 10, 1] and (np.diff(chosen) > 0).all()
-    assert (chosen == stratified(labels, 30, seed=0, purpose=1)).all()
-    assert (chosen != stratified(labels, 30, seed=1, purpose=1)).any()
-    assert len(stratified(labels, 1000, seed=0, purpose=1)) == 152
-    assert set(labels[stratified(labels, 3, seed=0, purpose=1)]) == {0, 1, 2}
+    assert (chosen == stratified_subset(labels, 30, seed=0, purpose=1)).all()
+    assert (chosen != stratified_subset(labels, 30, seed=1, purpose=1)).any()
+    assert len(stratified_subset(labels, 1000, seed=0, purpose=1)) == 152
+    assert set(labels[stratified_subset(labels, 3, seed=0, purpose=1)]) == {0, 1, 2}
 
 
 def test_jobs_come_in_order_and_raise_at_their_turn():

@@ -2,8 +2,11 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from fracgen.shards.manifest import PixelHash, load_manifest
 from fracgen.shards.png import decode_png, encode_png
 from fracgen.shards.reader import open_shards, read_tar
 from fracgen.shards.sample import Sample
-from fracgen.shards.tar import encode_member
+from fracgen.shards.tar_members import encode_member
 from fracgen.shards.writer import write_tar
 
 
@@ -262,3 +265,11 @@ def test_our_own_pngs_decode_as_pillow_decodes_them(bits):
         for cut in range(len(data)):
             assert _decode_ours(data[:cut], bits, shape) is None
         assert _decode_ours(data + b"x", bits, shape) is None
+
+
+def test_nothing_heavy_is_imported():
+    code = "import sys, {}; print({{'torch', 'webdataset', 'numba', 'typer'}} & {{*sys.modules}})"
+    files = Path(__file__).parents[1].glob("shards/[!_]*.py")
+    names = [path.stem for path in files if path.stem not in ("commandline", "options")]
+    run = [sys.executable, "-c", code.format(", ".join(f"fracgen.shards.{name}" for name in names))]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -8,7 +8,8 @@ import pytest
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from fracgen.shards.errors import DataError
-from fracgen.shards.tar import TAR_END, encode_member, index_tar, read_members
+from fracgen.shards.tar import index_tar
+from fracgen.shards.tar_members import TAR_END, encode_member, read_members
 
 SAMPLES = [(f"{n:03}.{extension}", data) for n in range(9) for extension, data in (
     ("cls", str(n * 7).encode()), ("json", b"{}" * n), ("png", bytes([n]) * (n * 400)),
@@ -90,6 +91,18 @@ def test_the_preferred_image_is_taken(tmp_path):
     assert index_tar(path).image_sizes.tolist() == [2, 3, -1]
     assert index_tar(path, ("jpg", "png")).image_sizes.tolist() == [1, 3, -1]
     assert index_tar(path, ("gif",)).image_sizes.tolist() == [-1, -1, 4]
+
+
+def test_a_file_system_that_cannot_map(tmp_path, monkeypatch):
+    path = write_tar(tmp_path / "x.tar", SAMPLES)
+    expected = index_tar(path).image_starts.tolist()
+
+    def refuse(*_, **__):
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr("fracgen.shards.tar_members.mmap.mmap", refuse)
+    path.write_bytes(path.read_bytes() + bytes(512))
+    assert index_tar(path).image_starts.tolist() == expected and index_tar(path).labels[8] == 56
 
 
 def test_a_cut_tar_gives_its_whole_samples_and_the_fault(tmp_path):

@@ -121,8 +121,8 @@ def test_beside_the_users_own_modules(environment, users_folder):
         [command, "render", *SMALL],
         [python, "mine.py"],
         [python, "-m", "fracgen", "inspect", "set"],
-        [python, "-m", "fracgen.train.pretrain", "--out=by-command", *TINY],
-        [python, "-m", "fracgen.train.pretrain", "--out=by-module", *TINY],
+        [command, "pretrain", "--out=by-command", *TINY],
+        [python, "-m", "fracgen", "pretrain", "--out=by-module", *TINY],
     ):
         ran = subprocess.run(program, cwd=users_folder, env=variables, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, f"{program}\n{ran.stdout}{ran.stderr}"

@@ -28,13 +28,13 @@ from fracgen.train import options
 from fracgen.train.probing.settings import OPTIONS, ProbeSettings
 
 if TYPE_CHECKING:
-    from fracgen.train.data.old.examples import Examples
-    from fracgen.train.data.old.splits import Splits
+    from fracgen.train.data.examples import Examples
+    from fracgen.train.data.splits import Splits
 
 HELD_OUT = 0.1
 """Share of the training images that the penalty is chosen on; then the regression is fitted to all of them."""
 _TRAIN, _TEST, _HELD_OUT = 2, 3, 4
-"""Purposes of draws by `stratified`; 0 and 1 are those of the splits."""
+"""Purposes of draws by `stratified_subset`; 0 and 1 are the splits' own."""
 
 
 @options_from(ProbeSettings, OPTIONS)
@@ -77,8 +77,8 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
     began = time.perf_counter()
     import torch
 
-    from fracgen.train.data.old.splits import open_splits
-    from fracgen.train.data.old.stratified import stratified
+    from fracgen.train.data.splits import open_splits
+    from fracgen.train.data.subsets import stratified_subset
     from fracgen.train.engine import model as models
     from fracgen.train.probing import figure
     from fracgen.train.probing.backbones import load_backbones
@@ -134,7 +134,9 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
     # the accuracy of each block
     num_held_out = max(1, round(HELD_OUT * num_train))
     held_out = torch.zeros(num_train, dtype=torch.bool)
-    held_out[stratified(train_features.labels.numpy(), num_held_out, seed=settings.seed, purpose=_HELD_OUT)] = True
+    held_out[stratified_subset(train_features.labels.numpy(), num_held_out, seed=settings.seed, purpose=_HELD_OUT)] = (
+        True
+    )
     nets = []
     for number, backbone in enumerate(backbones):
         data = ProbeData(
@@ -159,7 +161,7 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
         "train_images": num_train,
         "held_out_images": num_held_out,
         "test_images": num_test,
-        "skipped": dict(splits.skipped + train_features.skipped + test_features.skipped),
+        "skipped": dict(splits.skipped.counts + train_features.skipped + test_features.skipped),
         "chance": chance,
         "crop": settings.crop,
         "k": settings.k,
@@ -178,14 +180,14 @@ def choose_images(splits: "Splits", settings: ProbeSettings) -> "tuple[Examples,
 
     Raises UsageError where there are no test images, or too few training images.
     """
-    from fracgen.train.data.old.stratified import stratified
+    from fracgen.train.data.subsets import stratified_subset
 
     if splits.test is None:
         raise UsageError(f"{settings.data}: has no test images to report on; give --test")
 
     def choose(examples: "Examples", count: int, purpose: int) -> "Examples":
-        numbers = stratified(examples.labels, count or len(examples), seed=settings.seed, purpose=purpose)
-        return examples.take(numbers)
+        numbers = stratified_subset(examples.labels, count or len(examples), seed=settings.seed, purpose=purpose)
+        return examples.subset(numbers)
 
     train = choose(splits.train, settings.images, _TRAIN)
     if len(train) < len(train.class_names):

@@ -1,7 +1,7 @@
 """Frozen features of every block, of any number of backbones."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fracgen.shards.errors import DataError
 from fracgen.train.augment.evaluation import EvalTransform
-from fracgen.train.data.old.examplefeed import clean_batches
-from fracgen.train.data.old.examples import Examples
-from fracgen.train.data.old.samples import Skipped
+from fracgen.train.data.examples import Examples, Progress
+from fracgen.train.data.pixels import convert_examples
+from fracgen.train.data.skipped import Skipped, SkippedExample
 from fracgen.train.probing.backbones import Backbone, block_features
 from fracgen.train.probing.thread_map import thread_map
 
@@ -36,56 +36,70 @@ def extract(
     batch_size: int = 64,
     skip_bad: bool = False,
     amp: torch.dtype | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Features:
     """Features of all examples, in their order.
 
-    Every image is decoded once for all backbones of one size and normalisation. A batch is one thread's work, so that
-    neither the number of threads nor the size of batches changes a feature by more than rounding.
+    Every image is decoded once for all backbones of one size and normalisation.
 
     crop: share of the shorter side that is visible. amp: what the backbones compute in, None for float32.
-    progress: is called with (images done, of all).
     Raises BadSampleError for an image that cannot be decoded, unless `skip_bad`; DataError where none can.
     """
-    groups: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for index, backbone in enumerate(backbones):
         groups.setdefault((backbone.size, backbone.mean, backbone.std), []).append(index)
-    by_block: list[list[Tensor]] = [[] for _ in backbones]
-    labels, skipped = torch.empty(0, dtype=torch.int64), Skipped()
-    for group, members in enumerate(groups.values()):
-        first, skipped = backbones[members[0]], Skipped()
-        batches = clean_batches(
-            examples,
-            EvalTransform(size=first.size, crop=crop, mean=first.mean, std=first.std),
-            batch_size,
-            skip_bad=skip_bad,
-            skipped=skipped,
-        )
+    by_block: dict[int, Sequence[Tensor]] = {}
+    for number, members in enumerate(groups.values()):
 
-        def features_of(batch: tuple[Tensor, Tensor], members: list[int] = members) -> tuple[list[Tensor], Tensor]:
-            images, labels = batch
-            return [each for index in members for each in _features(backbones[index], images, amp)], labels
-
-        rows, row_labels, count = list[Tensor](), list[Tensor](), 0
-        pairs = ((batch.images, batch.labels) for batch in batches)
-        for features, batch_labels in thread_map(features_of, pairs, torch.get_num_threads()):
-            rows = rows or [each.new_empty(len(examples), each.shape[1]) for each in features]
-            for row, each in zip(rows, features, strict=True):
-                row[count : count + len(each)] = each
-            count += len(batch_labels)
-            row_labels.append(batch_labels)
+        def report(done: int, of_all: int, number: int = number) -> None:
             if progress is not None:
-                progress(group * len(examples) + count, len(groups) * len(examples))
-        if not count:
-            raise DataError(f"{examples.name}: no image of {len(examples)} can be decoded")
-        labels = torch.cat(row_labels)
-        blocks = iter([row[:count] for row in rows])
-        for index in members:
-            by_block[index] = [next(blocks) for _ in backbones[index].blocks]
-    return Features(by_block=by_block, labels=labels, skipped=skipped.counts)
+                progress(number * of_all + done, len(groups) * of_all)
+
+        group = [backbones[index] for index in members]
+        one = _extract_group(group, examples, crop, batch_size, skip_bad, amp, report)
+        by_block |= dict(zip(members, one.by_block, strict=True))
+    return Features(by_block=[by_block[index] for index in sorted(by_block)], labels=one.labels, skipped=one.skipped)
 
 
-def _features(backbone: Backbone, images: Tensor, amp: torch.dtype | None) -> list[Tensor]:
-    """Features of each block, float32 (B, D) on the CPU. images: float32 (B, 3, size, size), normalised, anywhere."""
+def _extract_group(
+    group: Sequence[Backbone],
+    examples: Examples,
+    crop: float,
+    batch_size: int,
+    skip_bad: bool,
+    amp: torch.dtype | None,
+    progress: Progress,
+) -> Features:
+    """Features of backbones that take the same input. A batch is one thread's work, from the files to the features."""
+    transform = EvalTransform(size=group[0].size, crop=crop, mean=group[0].mean, std=group[0].std)
+    starts = range(0, len(examples), batch_size)
+
+    def of_batch(start: int) -> tuple[list[int], list[list[Tensor]], list[SkippedExample]]:
+        numbers = range(start, min(start + batch_size, len(examples)))
+        good, images, bad = convert_examples(examples, numbers, transform, skip_bad=skip_bad)
+        return good, [_block_features(each, torch.stack(images), amp) for each in group] if good else [], bad
+
+    rows: list[list[Tensor]] = []
+    numbers, skipped = list[int](), Skipped()
+    for start, (good, features, bad) in zip(starts, thread_map(of_batch, starts, torch.get_num_threads()), strict=True):
+        skipped.extend(bad)
+        if features and not rows:
+            rows = [[each.new_empty(len(examples), each.shape[1]) for each in blocks] for blocks in features]
+        for blocks, of_blocks in zip(rows, features, strict=bool(features)):
+            for block, each in zip(blocks, of_blocks, strict=True):
+                block[len(numbers) : len(numbers) + len(good)] = each
+        numbers += good
+        progress(min(start + batch_size, len(examples)), len(examples))
+    if not numbers:
+        raise DataError(f"{examples.name}: no image of {len(examples)} can be decoded")
+    return Features(
+        by_block=[[block[: len(numbers)] for block in blocks] for blocks in rows],
+        labels=torch.from_numpy(examples.labels[numbers]),
+        skipped=skipped.counts,
+    )
+
+
+def _block_features(backbone: Backbone, images: Tensor, amp: torch.dtype | None) -> list[Tensor]:
+    """Features of each block, float32 (B, D) on the CPU. images: float32 (B, 3, size, size) on the CPU, normalised."""
     with torch.autocast(backbone.device.type, dtype=amp, enabled=amp is not None):
         return [each.cpu() for each in block_features(backbone, images.to(backbone.device))]
