@@ -2,10 +2,12 @@
 
 import io
 import itertools
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROVENANCE, contents, small_recipe
+from conftest import PROVENANCE, SMALL, contents, small_recipe
 from PIL import Image
 
 from fracgen import preview
@@ -57,6 +59,20 @@ def test_a_sheet_has_a_heading(recipe):
 @pytest.mark.parametrize("kind", RECIPES.values(), ids=list(RECIPES))
 def test_every_recipe_has_a_heading(kind):
     assert kind.HEADING[-1] == "seed" and set(kind.HEADING) <= set(kind.__dataclass_fields__)
+
+
+def test_the_readmes_picture():
+    """Of small images, as examples/sheets.py draws it of those of the published size."""
+    perturbations = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "sheets.py"))["perturbations"]
+    base, *classes = perturbations({**SMALL, "classes": 6, "min_fill": 0.02})
+    assert len(base) == 1 and len(classes) == 5
+    for image, *differences in classes:
+        assert [caption for caption, _ in differences] == [
+            "additive, Delta 0.1", "multiplicative, Delta 0.1", "additive, Delta 0.01"
+        ]  # fmt: skip
+        assert np.array_equal(differences[0][1].image, image[1])
+        share = [np.mean(each.image != each.base) for _, each in differences]
+        assert share[2] < min(share[:2]), "a small Delta changes less"
 
 
 def test_the_sheet_of_0_2():
