@@ -119,13 +119,13 @@ class TarStore:
 
     def _label(self, tar: int, row: int, index: TarIndex) -> int:
         """The label of a sample. Raises BadSampleError where that, its image or the whole sample is missing."""
+        label = int(index.labels[row]) if row < len(index) else -1
+        if 0 <= label < self.num_classes and index.image_starts[row] >= 0:
+            return label
         name = Path(self.tars[tar]).name
         if row >= len(index):
             held = f"{name}: holds {len(index)} samples, not {self.counts[tar]}: cut short or corrupt"
             raise BadSampleError(index.fault or held, "tar")
-        label = int(index.labels[row])
-        if 0 <= label < self.num_classes and index.image_starts[row] >= 0:
-            return label
         sample = f"{name}: sample {fsdecode(bytes(index.keys[row]))}"
         if label >= self.num_classes and not self.has_manifest:
             raise UsageError(f"{sample}: label {label}, out of range for --num-classes {self.num_classes}")
