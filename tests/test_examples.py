@@ -1,4 +1,4 @@
-"""Labelled sets: what is found and carved, what is decoded, and the same batches whether in memory or not."""
+"""Labelled sets: splits that lie there or are held out, what is decoded, and the same batches in memory or not."""
 
 import contextlib
 import io
@@ -15,13 +15,20 @@ import torch
 from PIL import Image
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.train.data.old import catalog as named
-from fracgen.train.data.old.choose import Resident, open_source
-from fracgen.train.data.old.samples import Skipped, SkippedDataWarning
-from fracgen.train.data.old.splits import ExampleFeed, clean_batches, hold, needed, open_splits
+from fracgen.train.data import catalog
+from fracgen.train.data.in_memory import load_into_memory
+from fracgen.train.data.loader import TrainLoader, eval_batches
+from fracgen.train.data.opening import open_examples
+from fracgen.train.data.pixels import PixelReader, convert_examples, sample_shape
+from fracgen.train.data.settings import LoaderSettings
+from fracgen.train.data.skipped import Skipped, SkippedDataWarning
+from fracgen.train.data.splits import open_splits
+from fracgen.train.data.subsets import evenly_spaced, stratified_subset
+from fracgen.train.ranks import Ranks
 
 CPU = torch.device("cpu")
 CLASSES = ("ant", "bee", "cat")
+GOOD = [(label, number) for label in range(3) for number in range(3) if (label, number) != (1, 1)]
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*multi-threaded.*fork")
 
 
@@ -63,14 +70,14 @@ def where(tmp_path_factory):
 
 @pytest.fixture
 def broken(tmp_path):
-    """One broken picture among nine."""
+    """One broken picture among nine; GOOD lists the labels and numbers of the others."""
     write_folder(tmp_path / "train", (3, 3, 3))
     (tmp_path / "train" / "bee" / "001.png").write_bytes(b"no picture")
     return open_splits(str(tmp_path), val_share=0).train
 
 
 def names(examples):
-    return [examples.where(n) for n in range(len(examples))]
+    return [examples.describe(n) for n in range(len(examples))]
 
 
 def refused(message, *arguments, **options):
@@ -91,12 +98,35 @@ class Jitter:
         return torch.from_numpy(pixels.copy()) + torch.rand(1)
 
 
+class Alone(Ranks):
+    """One rank of several, without the others: what it asks them, it answers itself."""
+
+    def __init__(self, rank=0, world=1):
+        super().__init__(rank=rank, world=world, device=CPU)
+
+    def agree(self, value):
+        return value
+
+    def union(self, values):
+        return dict(values)
+
+
 def plainly(picture):
     return torch.from_numpy(np.asarray(picture.resize((8, 8)), np.float32).transpose(2, 0, 1).copy())
 
 
-def take(feed, num, start=0):
-    with contextlib.closing(feed.batches(start)) as batches:
+def make(examples, mode="stream", *, rank=0, world=1, transform=None, beside=(), **options):
+    settings = LoaderSettings(**{"batch_size": 16, "mode": mode, "workers": 1, **options})
+    return TrainLoader(examples, settings, seed=5, ranks=Alone(rank, world), transform=transform, beside=beside)
+
+
+def hold(examples, *, resize=0, skip_bad=False, skipped=None, **options):
+    reader = PixelReader(examples, sample_shape(examples, resize), resize)
+    return load_into_memory(reader, skip_bad=skip_bad, skipped=skipped or Skipped(), **options)
+
+
+def take(loader, num, start=0):
+    with contextlib.closing(loader.batches(start)) as batches:
         return list(itertools.islice(batches, num))
 
 
@@ -115,7 +145,7 @@ def test_a_folder_is_read_in_the_order_of_names(where):
     assert train.class_names == CLASSES and splits.val is None
     assert len(train) == 60 and np.bincount(train.labels).tolist() == [20, 10, 30]
     assert names(train) == sorted(names(train))
-    assert train.picture(25).getpixel((0, 0)) == color(1, 5) and train.picture(25).mode == "RGB"
+    assert train.open(25).getpixel((0, 0)) == color(1, 5) and train.open(25).mode == "RGB"
     assert np.bincount(splits.test.labels).tolist() == [2, 3, 4]
     assert "60 images of 3 classes" in splits.description and "9 to report on" in splits.description
     assert len(train.fingerprint) == 64 and train.fingerprint == open_splits(str(where), val_share=0).train.fingerprint
@@ -131,7 +161,7 @@ def test_suffixes_nested_folders_and_hidden_files(tmp_path):
     train = open_splits(str(tmp_path), val_share=0).train
     assert np.bincount(train.labels).tolist() == [3, 2]
     assert not any("hidden" in name or "/.no/" in name for name in names(train))
-    assert hold(train, skipped=Skipped()).images.shape[1:] == (3, 4, 4)
+    assert hold(train).images.shape[1:] == (3, 4, 4)
 
 
 def test_val_alone_is_reported_on_and_beside_test_chosen_on(where, tmp_path):
@@ -148,14 +178,16 @@ def test_val_alone_is_reported_on_and_beside_test_chosen_on(where, tmp_path):
     write_folder(tmp_path / "test", (2, 2, 2))
     splits = open_splits(str(tmp_path))
     assert (len(splits.train), len(splits.val), len(splits.test)) == (60, 3, 6)
+    for name in ("valid", "validation"):
+        (tmp_path / ("val" if name == "valid" else "valid")).rename(tmp_path / name)
+        assert len(open_splits(str(tmp_path)).val) == 3
 
 
 def test_shards_of_ours_alone_and_as_splits(folder, tmp_path):
     whole = open_splits(str(folder), val_share=0).train
     assert len(whole) == len(whole.class_names) == 24 and sorted(whole.labels.tolist()) == list(range(24))
-    held = hold(whole, skipped=Skipped())
-    resident = Resident(open_source(str(folder)), batch_size=4, seed=0, device=CPU)
-    assert torch.equal(held.images, resident.images) and torch.equal(held.labels, resident.labels)
+    lazy = hold(open_examples(str(folder)))
+    assert torch.equal(hold(whole).images, lazy.images) and whole.labels.tolist() == lazy.labels.tolist()
     shutil.copytree(folder, tmp_path / "train")
     shutil.copytree(folder, tmp_path / "val")
     splits = open_splits(str(tmp_path), val_share=0)
@@ -168,8 +200,8 @@ def test_tars_of_another_origin(tmp_path):
     pattern = str(tmp_path / "t-{000..001}.tar")
     train = open_splits(pattern, num_classes=3, val_share=0).train
     assert train.labels.tolist() == [0, 1, 2, 0, 1, 2] and train.class_names == ("0", "1", "2")
-    assert [train.picture(n).getpixel((0, 0))[1] for n in range(6)] == [0, 1, 2, 3, 0, 1]
-    assert train.where(4) == "t-001.tar: sample x/0000"
+    assert [train.open(n).getpixel((0, 0))[1] for n in range(6)] == [0, 1, 2, 3, 0, 1]
+    assert train.describe(4) == "t-001.tar: sample x/0000"
     beside = open_splits(pattern, num_classes=3, test=write_tar(tmp_path / "e.tar", [2]), val_share=0)
     assert beside.test.labels.tolist() == [2]
     refused("give --num-classes", pattern)
@@ -183,13 +215,13 @@ def test_bad_samples_of_tars(tmp_path):
         open_splits(str(tmp_path / "t.tar"), num_classes=2, val_share=0)
     with pytest.warns(SkippedDataWarning, match="label 'x'"):
         splits = open_splits(str(tmp_path / "t.tar"), num_classes=2, val_share=0, skip_bad=True)
-    assert splits.train.labels.tolist() == [0, 1, 0, 1] and splits.skipped == {"label": 1}
+    assert splits.train.labels.tolist() == [0, 1, 0, 1] and splits.skipped.counts == {"label": 1}
     whole = (tmp_path / "t.tar").read_bytes()
     write_tar(tmp_path / "t.tar", [0, 1, 0, 1])
     cut = open_splits(str(tmp_path / "t.tar"), num_classes=2, val_share=0).train
     (tmp_path / "t.tar").write_bytes(whole[:2000])
     with pytest.raises(DataError, match="its tar ends within it"):
-        cut.picture(3)
+        cut.open(3)
 
 
 # what is refused
@@ -201,7 +233,7 @@ def test_refused_folders(where, tmp_path):
     refused("no train/ in it", where / "train")
     (tmp_path / "empty" / "train").mkdir(parents=True)
     refused("no class folders", tmp_path / "empty")
-    refused("bee: class without images", write_folder(tmp_path / "e1" / "train", (1, 0, 1)).parent)
+    refused("bee: a class without images", write_folder(tmp_path / "e1" / "train", (1, 0, 1)).parent)
     refused("only one class, 'ant'", write_folder(tmp_path / "e2" / "train", (3,), ("ant",)).parent)
     refused("val share 1", where, val_share=1.0)
     refused("--num-classes 4: .* has 3 classes", where, num_classes=4)
@@ -215,17 +247,17 @@ def test_classes_must_agree(where, tmp_path, folder):
     refused("lacks .* and 19 more, has also", folder, test=str(where / "test"))
 
 
-# what is carved
+# what is held out
 
 
-def test_carving_is_stratified_disjoint_and_by_seed(where):
+def test_holding_out_is_stratified_disjoint_and_by_seed(where):
     first, again, other = (open_splits(str(where), val_share=0.2, seed=seed) for seed in (1, 1, 2))
     assert np.bincount(first.val.labels).tolist() == [4, 2, 6]
     assert sorted(names(first.train) + names(first.val)) == names(open_splits(str(where), val_share=0).train)
     assert names(first.val) == names(again.val) != names(other.val)
     assert first.val.fingerprint == again.val.fingerprint != other.val.fingerprint
     for examples in (first.train, first.val):
-        pixels = [examples.picture(n).getpixel((0, 0))[0] for n in range(len(examples))]
+        pixels = [examples.open(n).getpixel((0, 0))[0] for n in range(len(examples))]
         assert pixels == [80 * label for label in examples.labels]
 
 
@@ -260,119 +292,164 @@ def test_modes(tmp_path):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(tmp_path / "train" / name)
     train = open_splits(str(tmp_path), val_share=0).train
-    found = [train.picture(n).getpixel((0, 0)) for n in range(7)]
+    found = [train.open(n).convert("RGB").getpixel((0, 0)) for n in range(7)]
+    assert [train.open(n).mode for n in (0, 3)] == ["L", "RGB"]
     gray = [(50,) * 3, (100,) * 3, (40,) * 3]
     assert found == [*gray, (40, 20, 10), (9, 8, 7), (0, 0, 0), (255,) * 3]
-    assert hold(train.take([0, 1, 2, 6]), skipped=Skipped()).images[:, :, 0, 0].tolist() == [[50], [100], [40], [255]]
-    held = hold(train, skipped=Skipped(), threads=1)
+    assert hold(train.subset([0, 1, 2, 6])).images[:, :, 0, 0].tolist() == [[50], [100], [40], [255]]
+    held = hold(train, threads=1)
     assert held.images.shape == (7, 3, 4, 4) and held.images[:, :, 0, 0].tolist() == [list(pixel) for pixel in found]
 
 
-def test_holding_pictures_of_mixed_sizes(tmp_path):
+def test_pictures_of_mixed_sizes(tmp_path):
     write_folder(tmp_path / "train", (2, 2, 2), size=lambda n: (30, 20 + n), suffix="jpg")
     train = open_splits(str(tmp_path), val_share=0).train
-    with pytest.raises(UsageError, match=r"000\.jpg has 30 x 20, .*001\.jpg 30 x 21; give --resize N"):
-        hold(train, skipped=Skipped())
-    held, calls = hold(train, resize=8, skipped=Skipped()), []
+    with pytest.raises(
+        UsageError, match=r"000\.jpg has 30 x 20 pixels, .*001\.jpg has 30 x 21 pixels; give --resize N"
+    ):
+        make(train, "memory")
+    held, calls = hold(train, resize=8), []
     assert held.images.shape == (6, 3, 8, 8) and held.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    hold(train, resize=8, skipped=Skipped(), progress=lambda *words: calls.append(words))
+    hold(train, resize=8, progress=lambda *words: calls.append(words))
     assert calls[-1] == (6, 6)
-    assert needed(train, resize=8) == (6 * 3 * 64, True) and needed(train) == (6 * 3 * 30 * 21, False)
+    shape = sample_shape(train)
+    assert (shape.num_bytes, shape.sampled) == (3 * 30 * 21, True) and "000.jpg has 30 x 20" in shape.differing
+    assert sample_shape(train, 8).num_bytes == 3 * 64 and not sample_shape(train, 8).differing
 
 
 def test_broken_pictures(broken):
-    with pytest.raises(DataError, match=r"bee/001\.png: no PNG, JPEG"):
-        broken.picture(4)
+    with pytest.raises(DataError, match=r"bee/001\.png: no JPEG, PNG") as caught:
+        broken.open(4)
+    assert caught.value.exit_code == 2, "the user's to mend"
     with pytest.raises(DataError, match=r"bee/001\.png"):
-        hold(broken, skipped=Skipped())
+        hold(broken)
     skipped = Skipped()
     with pytest.warns(SkippedDataWarning, match=r"bee/001\.png"):
         held = hold(broken, skip_bad=True, skipped=skipped)
     assert skipped.counts == {"image": 1} and held.numbers.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
-    with pytest.raises(DataError, match="no image of 1 can be used"), pytest.warns(SkippedDataWarning):
-        hold(broken.take([4]), skip_bad=True, skipped=Skipped())
+    assert held.rows.tolist() == [0, 1, 2, 3, 4, 4, 5, 6, 7], "the next in place of the broken one"
+    with pytest.raises(DataError, match=r"bee/001\.png"):
+        hold(broken.subset([4]), skip_bad=True)
 
 
-# feeds
+def test_pictures_converted_one_by_one(broken):
+    with pytest.raises(DataError, match=r"bee/001\.png"):
+        convert_examples(broken, range(9), np.asarray, skip_bad=False)
+    numbers, arrays, skipped = convert_examples(broken, [3, 4, 5], np.asarray, skip_bad=True)
+    assert numbers == [3, 5] and [array[0, 0].tolist() for array in arrays] == [[80, 0, 7], [80, 2, 7]]
+    assert [each.reason for each in skipped] == ["image"]
+
+
+# the loader
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_a_feed_gives_the_batches_of_a_resident_set(where, workers, repeats):
+@pytest.mark.parametrize("augment", ["device", "timm"])
+def test_streamed_batches_are_those_in_memory(where, workers, repeats, augment):
+    """Streamed images of a folder may differ in size, so workers transform them; so they do in memory with timm."""
     train = open_splits(str(where), val_share=0).train
-    options = {"batch_size": 16, "seed": 5, "device": CPU, "transform": Jitter(), "repeats": repeats}
-    resident = Resident.from_arrays(*hold(train, skipped=Skipped()), **options, num_workers=1)
-    feed = ExampleFeed(train, **options, num_workers=workers)
-    batches = take(resident, 9)
-    same(take(feed, 9), batches)
-    same(take(feed, 2, 7), batches[7:])
-    assert feed.num_samples == resident.num_samples == 60 and not feed.skipped
-    ranks = [take(ExampleFeed(train, **options, num_workers=1, rank=rank, world=2), 2) for rank in range(2)]
+    options = {"transform": Jitter(), "repeats": repeats, "workers": workers}
+    stream = make(train, augment=augment, **options)
+    batches = take(make(train, "memory", augment="timm", **options), 9)
+    same(take(stream, 9), batches)
+    same(take(stream, 2, 7), batches[7:])
+    assert stream.transformed and stream.num_samples == 60 and not stream.skipped()
+    ranks = [take(make(train, rank=rank, world=2, **options), 2) for rank in range(2)]
     for step in range(2):
         assert torch.equal(torch.cat([mine[step].images for mine in ranks]), batches[step].images)
 
 
-def test_a_resident_set_of_arrays(where):
+def test_a_folder_is_fully_shuffled(where):
+    """Its neighbours are of one class: blocks of them would not do."""
     train = open_splits(str(where), val_share=0).train
-    held = hold(train, skipped=Skipped())
-    resident = Resident.from_arrays(*held, batch_size=60, seed=1, device=CPU)
-    (batch,) = take(resident, 1)
+    (batch,) = take(make(train, "memory", batch_size=60, shuffle=4), 1)
     assert sorted(batch.labels.tolist()) == train.labels.tolist()
-    clean = list(resident.clean(batch_size=32))
-    assert torch.equal(torch.cat([each.images for each in clean]), held.images)
-    with pytest.raises(UsageError, match="--batch-size 61"):
-        Resident.from_arrays(*held, batch_size=61, seed=1, device=CPU)
+    assert set(batch.labels[:20].tolist()) == {0, 1, 2}
+    same([batch], take(make(train, "memory", batch_size=60), 1))
 
 
-def test_a_feed_replaces_what_is_broken(broken):
-    options = {"batch_size": 9, "seed": 1, "device": CPU, "transform": Jitter()}
+def test_a_broken_picture_leaves_its_place_to_the_next(broken):
+    options = {"batch_size": 9, "transform": Jitter(), "augment": "timm"}
     with pytest.raises(UsageError, match=r"bee/001\.png"):
-        take(ExampleFeed(broken, **options, num_workers=2), 1)
-    found = []
+        take(make(broken, workers=2, **options), 1)
+    with pytest.warns(SkippedDataWarning, match=r"bee/001\.png"):
+        memory = make(broken, "memory", skip_bad=True, **options)
+    batches = take(memory, 4)
     for workers in (1, 3):
-        feed = ExampleFeed(broken, **options, num_workers=workers, skip_bad=True)
+        stream = make(broken, workers=workers, skip_bad=True, **options)
         with pytest.warns(SkippedDataWarning, match=r"bee/001\.png"):
-            found.append(take(feed, 4))
-        assert feed.skipped == {"image": 1}, "once, although every epoch and worker meets it"
-    same(*found)
-    seen = [(batch.images[:, :2, 0, 0].floor()).tolist() for batch in found[0]]
-    assert all([80.0, 1.0] not in epoch and len(epoch) == 9 for epoch in seen)
-    with pytest.raises(DataError, match=r"no image of 1 can be used; .*bee/001\.png"):
-        take(ExampleFeed(broken.take([4]), **{**options, "batch_size": 1}, num_workers=1, skip_bad=True), 1)
+            same(take(stream, 4), batches)
+        assert stream.skipped() == memory.skipped() == {"image": 1}, "once, although every epoch and worker meets it"
+    for batch in batches:
+        numbers = sorted((label, int(image[1, 0, 0])) for image, label in zip(batch.images, batch.labels, strict=True))
+        assert numbers == sorted(
+            [(label, n) for label in range(3) for n in range(3) if (label, n) != (1, 1)] + [(1, 2)]
+        )
+
+
+def look(source, *, rank=0, world=1, **options):
+    """(images, labels), batch by batch."""
+    options = {"transform": lambda images: images.float(), "picture_transform": plainly, "batch_size": 2, **options}
+    return list(eval_batches(source, ranks=Alone(rank, world), **options))
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (3, 1), (7, 2)])
-def test_clean_batches_have_every_example_once(where, world, workers):
-    test = open_splits(str(where), val_share=0).test.take(range(5))
-    numbers, labels = [], []
-    for rank in range(world):
-        for images, mine, few in clean_batches(test, plainly, 2, rank, world, workers):
-            assert len(images) == len(few) <= 2 and images.shape[1:] == (3, 8, 8) and images.dtype == torch.float32
-            for image, number in zip(images, few, strict=True):
-                assert torch.equal(image, plainly(test.picture(number)))
-            numbers, labels = numbers + few.tolist(), labels + mine.tolist()
-        assert world > 1 or numbers == sorted(numbers)
-    assert sorted(numbers) == list(range(5)) and [test.labels[n] for n in numbers] == labels
+@pytest.mark.parametrize("mode", ["memory", "stream"])
+def test_every_picture_is_looked_at_once(where, mode, world, workers):
+    splits = open_splits(str(where), val_share=0)
+    test = splits.test.subset([8, 3, 4, 1, 6])
+    loader = make(splits.train, mode, transform=Jitter(), beside=[test])
+    found = [
+        look(loader.eval_source(test, skipped=Skipped()), rank=rank, world=world, workers=workers)
+        for rank in range(world)
+    ]
+    for rank, batches in enumerate(found):
+        numbers = list(range(rank, 5, world))
+        assert [len(labels) for _, labels in batches] == [len(numbers[n : n + 2]) for n in range(0, len(numbers), 2)]
+        assert [label for _, labels in batches for label in labels.tolist()] == test.labels[numbers].tolist()
+        for image, number in zip((image for images, _ in batches for image in images), numbers, strict=True):
+            assert torch.equal(image, plainly(test.open(number)))
 
 
-def test_clean_batches_leave_out_what_is_broken(broken):
-    with pytest.raises(UsageError, match=r"bee/001\.png"):
-        list(clean_batches(broken, plainly, 4))
+def test_looking_leaves_out_what_is_broken(broken):
+    source = PixelReader(broken, sample_shape(broken), any_size=True)
+    for workers in (0, 2):
+        with pytest.raises(UsageError, match=r"bee/001\.png"):
+            look(source, workers=workers)
     skipped = Skipped()
     with pytest.warns(SkippedDataWarning):
-        batches = list(clean_batches(broken, plainly, 1, num_workers=2, skip_bad=True, skipped=skipped))
-    assert [batch.positions.tolist() for batch in batches] == [[n] for n in (0, 1, 2, 3, 5, 6, 7, 8)]
+        batches = look(source, workers=2, batch_size=1, skip_bad=True, skipped=skipped)
+    assert [(int(labels), int(images[0, 1, 0, 0])) for images, labels in batches] == GOOD
     assert skipped.counts == {"image": 1}
 
 
 def test_tars_are_read_by_many_forked_workers(tmp_path):
     tar = write_tar(tmp_path / "t.tar", [n % 2 for n in range(60)])
     train = open_splits(tar, num_classes=2, val_share=0).train
-    train.picture(0)
-    batches = list(clean_batches(train, plainly, 10, num_workers=4))
-    assert [int(image[1, 0, 0]) for batch in batches for image in batch.images] == list(range(60))
+    train.open(0)
+    batches = look(PixelReader(train, sample_shape(train), any_size=True), workers=4, batch_size=10)
+    assert [int(image[1, 0, 0]) for images, _ in batches for image in images] == list(range(60))
     pickled = pickle.loads(pickle.dumps(train))
-    assert pickled.picture(7).getpixel((0, 0)) == (0, 7, 0)
+    assert pickled.open(7).getpixel((0, 0)) == (0, 7, 0)
+
+
+# some of many
+
+
+def test_a_stratified_subset_has_each_class():
+    labels = np.repeat([0, 1, 2], [100, 50, 2])
+    chosen = stratified_subset(labels, 30, seed=0, purpose=2)
+    assert np.bincount(labels[chosen]).tolist() == [19, 10, 1] and (np.diff(chosen) > 0).all()
+    assert (chosen == stratified_subset(labels, 30, seed=0, purpose=2)).all()
+    assert (chosen != stratified_subset(labels, 30, seed=1, purpose=2)).any()
+    assert len(stratified_subset(labels, 1000, seed=0, purpose=2)) == 152
+    assert set(labels[stratified_subset(labels, 3, seed=0, purpose=2)]) == {0, 1, 2}
+
+
+def test_evenly_spaced():
+    assert evenly_spaced(10, 4).tolist() == [0, 2, 5, 7] and evenly_spaced(3, 5).tolist() == [0, 1, 2]
+    assert evenly_spaced(3, 0).tolist() == []
 
 
 # timm's names
@@ -394,14 +471,15 @@ def test_timm_opens_torchvisions_sets(tmp_path, monkeypatch):
     splits = open_splits("torch/cifar10", root=str(tmp_path), val_share=0.2)
     assert splits.train.class_names == ("plane", "car")
     assert (len(splits.train), len(splits.val), len(splits.test)) == (8, 2, 2)
-    assert splits.train.picture(0).getpixel((0, 0)) == (9, 9, 9) and splits.test.picture(1).getpixel((0, 0)) == (
+    assert splits.train.open(0).getpixel((0, 0)) == (9, 9, 9) and splits.test.open(1).getpixel((0, 0)) == (
         0,
         0,
         0,
     )
-    assert hold(splits.train, skipped=Skipped()).images.shape == (8, 3, 32, 32)
-    (batch,) = clean_batches(splits.test, plainly, 4, num_workers=1)
-    assert batch.labels.tolist() == [0, 1]
+    assert hold(splits.train).images.shape == (8, 3, 32, 32)
+    ((_, labels),) = look(PixelReader(splits.test, sample_shape(splits.test), any_size=True), workers=1)
+    assert labels.tolist() == [0, 1]
+    assert len(open_examples("torch/cifar10", root=str(tmp_path))) == 10
 
 
 def test_a_set_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
@@ -426,9 +504,9 @@ def test_sets_of_tensorflow_are_kept_in_memory(monkeypatch):
         def __iter__(self):
             return ((Image.new("RGB", (5, 5), (n, 0, 0)), label) for n, label in enumerate(self.labels))
 
-    monkeypatch.setattr(named, "_create", lambda data, root, split: Fake(split))
+    monkeypatch.setattr(catalog, "_create", lambda data, root, split: Fake(split))
     splits = open_splits("tfds/fake", val_share=0)
-    assert splits.train.class_names == ("x", "y") and splits.train.picture(3).getpixel((0, 0)) == (3, 0, 0)
+    assert splits.train.class_names == ("x", "y") and splits.train.open(3).getpixel((0, 0)) == (3, 0, 0)
     assert splits.test.labels.tolist() == [1], "a test split without labels is none"
 
 
@@ -436,5 +514,12 @@ def test_images_of_other_formats_are_left_out_with_a_word(tmp_path):
     write_folder(tmp_path / "train", (3, 3, 3))
     (tmp_path / "train" / "bee" / "x.GIF").write_bytes(b"GIF89a")
     (tmp_path / "train" / "bee" / "notes.txt").write_text("none")
-    with pytest.warns(SkippedDataWarning, match=r"left out: 1 images of formats that are not read, as bee/x\.GIF"):
+    with pytest.warns(SkippedDataWarning, match=r"1 \.gif, 1 \.txt: no images by their extension"):
         assert len(open_splits(str(tmp_path), val_share=0).train) == 9
+
+
+def test_a_local_folder_of_a_sets_name_is_taken_and_that_is_said(tmp_path, monkeypatch):
+    write_folder(tmp_path / "hfds" / "cifar10" / "train", (3, 3, 3))
+    monkeypatch.chdir(tmp_path)
+    splits = open_splits("hfds/cifar10", val_share=0)
+    assert len(splits.train) == 9 and splits.description.startswith("hfds/cifar10: a local folder is taken; ")

@@ -13,9 +13,6 @@ from fracgen.shards.images import decode_picture
 from fracgen.train.data.examples import Examples, Indices, Pixels
 from fracgen.train.data.skipped import BadSampleError, SkippedDataWarning
 
-_FORMATS = (".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif", ".heic")
-"""Of images that are not read, which is said."""
-
 
 @dataclass(frozen=True)
 class FolderStore:
@@ -37,8 +34,7 @@ class FolderStore:
 
     def labels(self) -> Indices:
         """The position of each image's class, int64."""
-        counts = np.diff([*self.folder.starts, len(self.folder)])
-        return np.repeat(np.arange(len(counts)), counts)
+        return self.folder.labels
 
     def describe(self, number: int) -> str:
         """The path of an image."""
@@ -50,13 +46,7 @@ def open_folder(folder: Path) -> Examples:
 
     Raises UsageError for a folder without classes, a class without images, and what else `list_images` refuses.
     """
-    images = list_images(folder, split=folder.name)
-    left_out = {suffix: count for suffix, count in images.others.items() if suffix in _FORMATS}
-    if left_out:
-        listed = ", ".join(f"{count} {suffix}" for suffix, count in left_out.items())
-        warnings.warn(
-            f"{folder}: left out: images of formats that are not read ({listed}); convert them",
-            SkippedDataWarning,
-            stacklevel=2,
-        )
+    images = list_images(folder)
+    for line in images.passed_over():
+        warnings.warn(f"{folder}: {line}", SkippedDataWarning, stacklevel=2)
     return Examples(str(folder), images.class_names, images.sha256, FolderStore(images), np.arange(len(images)))

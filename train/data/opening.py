@@ -3,14 +3,12 @@
 from pathlib import Path
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.imagefolder import find_splits
 from fracgen.shards.manifest import MANIFEST, PARTIAL
 from fracgen.train.data.catalog import is_name, open_named
 from fracgen.train.data.examples import Examples, Progress
 from fracgen.train.data.folders import open_folder
 from fracgen.train.data.tars import is_pattern, open_shards_folder, open_tars
-
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""Folders of splits."""
 
 
 def open_examples(
@@ -56,13 +54,8 @@ def holds_classes(folder: Path) -> bool:
     return any(each.is_dir() and not each.name.startswith(".") for each in folder.iterdir())
 
 
-def split_folder(folder: Path, split: str) -> Path | None:
-    """The folder of a split, by any of its usual names; None where there is none."""
-    return next((folder / name for name in SPLIT_NAMES[split] if (folder / name).is_dir()), None)
-
-
 def _splits_in(folder: Path) -> list[str]:
     """Names of the splits that a folder holds, where it holds no other folder."""
-    names = [each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith(".")]
-    known = [name for same in SPLIT_NAMES.values() for name in same if name in names]
-    return known if len(known) == len(names) else []
+    splits = [path.name for path in find_splits(folder).values()]
+    others = [each for each in folder.iterdir() if each.is_dir() and each.name not in splits]
+    return [] if any(not each.name.startswith(".") for each in others) else splits

@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.imagefolder import SPLITS, find_splits
 from fracgen.train.data.catalog import is_name, open_named
 from fracgen.train.data.examples import Examples, Progress, numbered
 from fracgen.train.data.opening import (
-    SPLIT_NAMES,
     holds_classes,
     is_shards_folder,
     open_examples,
-    split_folder,
 )
 from fracgen.train.data.skipped import Skipped
 from fracgen.train.data.subsets import hold_out, take_per_class
@@ -132,11 +131,12 @@ def _find(data: str, root: str, progress: Progress | None) -> tuple[Mapping[str,
         raise UsageError(f"{data}: no such folder, nor a name that timm knows, as torch/cifar100")
     if is_shards_folder(folder):
         return {"train": data}, note
-    if not (folder / "train").is_dir():
-        if any(folder.name in names for names in SPLIT_NAMES.values()) and holds_classes(folder):
+    places = find_splits(folder)
+    if "train" not in places:
+        if any(folder.name in names for names in SPLITS.values()) and holds_classes(folder):
             raise UsageError(f"{data}: no train/ in it, but classes: it is a split itself; give {folder.parent}")
         raise UsageError(f"{data}: no train/ in it; its images are to lie in {folder / 'train'}/<class>/, or in shards")
-    return {split: str(place) for split in SPLIT_NAMES if (place := split_folder(folder, split)) is not None}, note
+    return {split: str(path) for split, path in places.items()}, note
 
 
 def _check_train(train: Examples) -> None:

@@ -77,9 +77,9 @@ def make_batches(
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         with contextlib.closing(steps):
             for pieces in steps:
-                if any(piece.failure for piece in pieces):
+                if any(piece.failure for piece in pieces) or all(piece.images is None for piece in pieces):
                     yield pieces, None, None, None
-                    return
+                    continue
                 with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
                     images, labels = (t.to(device, non_blocking=True) for t in _join(pieces, device.type == "cuda"))
                     yield pieces, images, labels, stream.record_event() if stream else None
@@ -90,7 +90,8 @@ def make_batches(
                 skipped.extend(piece.skipped)
                 if piece.failure:
                     raise piece.failure[0](piece.failure[1])
-            assert images is not None and labels is not None
+            if images is None or labels is None:  # all of its examples were left out
+                continue
             if copied is not None:
                 copied.wait(torch.cuda.current_stream(device))
                 for tensor in (images, labels):
@@ -99,7 +100,7 @@ def make_batches(
 
 
 def _join(pieces: list[Piece], pin: bool) -> tuple[Tensor, Tensor]:
-    """One batch of its pieces, in memory of its own."""
+    """One batch of its pieces, in memory of its own; at least one has images."""
     labels = torch.from_numpy(np.concatenate([piece.labels for piece in pieces]))
     filled = [piece.images for piece in pieces if piece.images is not None]
     if pin:
