@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError
+from fracgen.shards.options import help_record, read_plainly
 from fracgen.shards.options import options_from as options_from
-from fracgen.shards.options import read_plainly
 
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 """click's base of all errors in the words of a command line; typer brings its own click, or not, by version."""
@@ -36,7 +36,7 @@ class Command(TyperCommand):
         """Write arguments, then a section for each panel in the order of the options, those of no panel last."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = help_record(param, ctx)
             if record is not None:
                 other = "Arguments" if param.param_type_name == "argument" else "Options"
                 sections.setdefault(getattr(param, "rich_help_panel", None) or other, []).append(record)
@@ -83,7 +83,7 @@ class LazyGroup(TyperGroup):
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.lazy.items():
             sections.setdefault(command.panel, []).append((name, command.summary))
-        records = (param.get_help_record(ctx) for param in self.get_params(ctx))
+        records = (help_record(param, ctx) for param in self.get_params(ctx))
         _write_sections(formatter, {**sections, "Options": [record for record in records if record is not None]})
 
 

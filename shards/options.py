@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fracgen.shards.fields import FieldInfo, Setting, fields_of
+from fracgen.shards.fields import FieldInfo, Setting, fields_of, text_of
 from fracgen.shards.settings import check_value
 
 
@@ -63,21 +63,14 @@ def options_from(
 
 def _parameter(field: FieldInfo, option: str) -> inspect.Parameter:
     """The keyword of a command that stands for a field; None where it is not typed."""
-    words = [field.setting.help]
-    notes = [field.setting.range] if field.setting.range else []
-    if field.default_text and field.default is not False:
-        notes.append(f"default: {field.default_text}")
-    if notes:
-        words.append(f" [{'; '.join(notes)}]")
+    words = with_notes(field.setting.help, field.setting.range, "" if field.default is False else field.default_text)
     spelling = f"{option}/--no-{option[2:]}" if field.default is True else option
     kind = _option_type(field.type)
-    parts = typing.get_args(kind) if typing.get_origin(kind) in (list, tuple) else ()
-    if kind is str and Path in (field.type, *typing.get_args(field.type)):
-        parts = (Path,)
+    is_path = Path in (field.type, *typing.get_args(field.type))
     info = typer.Option(
         spelling,
-        help=" ".join(words),
-        metavar=field.setting.metavar or " ".join(f"<{part.__name__.lower()}>" for part in parts) or None,
+        help=words,
+        metavar=field.setting.metavar or ("<path>" if is_path else _metavar(kind)),
         rich_help_panel=field.setting.panel,
         show_default=False,
     )
@@ -85,6 +78,12 @@ def _parameter(field: FieldInfo, option: str) -> inspect.Parameter:
     return inspect.Parameter(
         field.name.replace(".", "__"), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
     )
+
+
+def with_notes(text: str, numbers: str, default: str) -> str:
+    """What an option means, with its range and its default behind it."""
+    notes = [note for note in (numbers, default and f"default: {default}") if note]
+    return f"{text}  [{'; '.join(notes)}]" if notes else text
 
 
 def _option_type(kind: Any) -> Any:
@@ -106,6 +105,30 @@ def read_plainly(params: list[Any]) -> list[Any]:
         if descriptor is not None and _is_plain(descriptor.annotation):
             param._runtime_param = _TextReader(descriptor.annotation)
     return params
+
+
+def help_record(param: Any, ctx: Any) -> tuple[str, str] | None:
+    """A line of the help, the same for options made of settings and for others; None where there is none."""
+    record: tuple[str, str] | None = param.get_help_record(ctx)
+    if record is None or not hasattr(param, "type_descriptor"):
+        return record
+    if param.param_type_name == "argument":
+        return param.display_name_raw, param.help or ""
+    kind, names = param.type_descriptor.annotation, ", ".join(sorted(param.opts, key=len))
+    names += f" / {', '.join(param.secondary_opts)}" if param.secondary_opts else ""
+    names += "" if param.is_flag else f" {param.metavar or _metavar(kind)}"
+    limits = Setting("", at_least=param.min, at_most=param.max)
+    default = text_of(param.default) if param.show_default and param.default is not False else ""
+    default = param.show_default if isinstance(param.show_default, str) else default
+    return names, with_notes(param.help or "", limits.range, default)
+
+
+def _metavar(kind: Any) -> str:
+    """The type of an option in the help: <int>, <a|b>, <float> <float>."""
+    parts = [part for part in typing.get_args(kind) if part is not Ellipsis]
+    if typing.get_origin(kind) is Literal:
+        return f"<{'|'.join(map(str, parts))}>"
+    return " ".join(f"<{getattr(part, '__name__', 'value').lower()}>" for part in parts or [kind])
 
 
 class _TextReader:

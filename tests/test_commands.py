@@ -235,7 +235,7 @@ def test_other_commands_with_bad_input(fracgen, tmp_path):
         (["search", "--categories", 0], "categories 0"),
         (["search", "--seed", -1], "seed -1"),
         (["search", "--seed", 2**32], "seed 4294967296"),
-        (["search", "--min-fill", 2], "min_fill 2.0"),
+        (["search", "--min-fill", 2], "--min-fill 2.0: must be 0 to 1"),
         (["merge", "absent"], "absent: no such folder"),
         (["merge", "full"], "full: holds no unfinished shards"),
         (["merge", "file"], "file: no such folder"),

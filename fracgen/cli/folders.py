@@ -29,7 +29,8 @@ def pack(
     split: Annotated[
         list[str] | None,
         typer.Option(
-            help="Split to pack; may be given again for others.  [default: FOLDER/CLASS/*.jpg, as train]",
+            help="Split to pack; may be given again for others.",
+            show_default="FOLDER/CLASS/*.jpg, as train",
             rich_help_panel="Images",
         ),
     ] = None,
@@ -45,7 +46,8 @@ def pack(
         str | None,
         typer.Option(
             metavar="<path>",
-            help="Folder to write or to resume; with --split, OUT/SPLIT is.  [default: FOLDER's name-shards]",
+            help="Folder to write or to resume; with --split, OUT/SPLIT is.",
+            show_default="FOLDER's name-shards",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -54,8 +56,9 @@ def pack(
     shards: Annotated[
         int | None,
         typer.Option(
-            help="Number of tars.  [at least 1; default: 64, more for big sets, fewer for small]",
+            help="Number of tars.",
             min=1,
+            show_default="64, more for big sets, fewer for small",
             rich_help_panel="Output",
         ),
     ] = None,

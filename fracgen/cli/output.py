@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -27,7 +27,7 @@ class InterruptError(FracgenError):
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
 Workers = Annotated[
-    int | None, typer.Option(help="Threads.  [at least 1; default: all cores]", min=1, rich_help_panel="Machine")
+    int | None, typer.Option(help="Threads.", min=1, show_default="all cores", rich_help_panel="Machine")
 ]
 AnyVersions = Annotated[
     bool,
@@ -50,7 +50,9 @@ class Output:
     shards: Annotated[
         int | None, Setting("Number of tars.", at_least=1, panel="Output", default="64, more for big sets")
     ] = None
-    png_bits: Annotated[int, Setting("Bits a pixel: 8, or 1 (small; readers see 0 and 255).", panel="Output")] = 8
+    png_bits: Annotated[
+        Literal[8, 1], Setting("Bits a pixel; 1 is small, and readers see 0 and 255.", panel="Output")
+    ] = 8
     metadata: Annotated[bool, Setting("Store with each image what made it.", panel="Output")] = True
     as_json: Annotated[bool, Setting("Print the result as JSON.", option="--json", panel="Output")] = False
     workers: Annotated[int | None, Setting("Threads.", at_least=1, panel="Machine", default="all cores")] = None

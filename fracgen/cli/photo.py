@@ -15,12 +15,12 @@ def photo(
     values: dict[str, Any],
     output: dict[str, Any],
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGE...", help="One photograph or several, in any format.")
+        list[Path] | None, typer.Argument(metavar="IMAGE", help="One photograph or several, in any format.")
     ] = None,
     max_side: Annotated[
         int | None,
         typer.Option(
-            help="Photographs are reduced to this many pixels first.  [default: 2048]", rich_help_panel="Image"
+            help="Photographs are reduced to this many pixels first.", show_default="2048", rich_help_panel="Image"
         ),
     ] = None,
 ) -> None:

@@ -17,7 +17,7 @@ def search(
     ] = 1,
     min_fill: Annotated[
         float,
-        typer.Option(help="Least share of pixels that a category fills.  [0 to 1]", rich_help_panel="Formula"),
+        typer.Option(help="Least share of pixels that a category fills.", min=0, max=1, rich_help_panel="Formula"),
     ] = 0.2,
     out: Annotated[
         str | None,

@@ -27,7 +27,8 @@ def draw(
             "-o",
             "--out",
             metavar="<path>",
-            help="PNG to write.  [default: SOURCE's name-drawing.png]",
+            help="PNG to write.",
+            show_default="SOURCE's name-drawing.png",
             rich_help_panel="Output",
         ),
     ] = None,
@@ -95,7 +96,7 @@ def preview(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")],
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", metavar="<path>", help="PNG to write.  [default: DIR-preview.png]"),
+        typer.Option("-o", "--out", metavar="<path>", help="PNG to write.", show_default="DIR-preview.png"),
     ] = None,
     tile: Annotated[int, typer.Option(help="Pixels of a tile.", min=32, max=1024)] = 384,
 ) -> None:
