@@ -369,21 +369,26 @@ def test_stock_readers(tmp_path, monkeypatch, kinds):
 
 
 def test_training_reads_packed_folders(tmp_path):
-    from fracgen.train.data.old.samples import Skipped, decode_first
-    from fracgen.train.data.old.source import open_source
+    import torch
+
+    from fracgen.train.data.loader import TrainLoader
+    from fracgen.train.data.opening import open_examples
+    from fracgen.train.data.settings import LoaderSettings
+    from fracgen.train.ranks import Ranks
 
     draw(tmp_path / "set" / "a" / "1.jpg", size=(20, 10))
     draw(tmp_path / "set" / "b" / "2.png", size=(8, 30), mode="RGBA")
     packed(tmp_path / "set", tmp_path / "out")
-    source = open_source(str(tmp_path / "out"))
-    assert (source.num_classes, source.shape, source.one_size, source.ours) == (2, (30, 20, 3), False, True)
-    with pytest.raises(UsageError, match="greatest image has 20 x 30; give --resize"):
-        list(decode_first(source, 2, Skipped(), threads=1))
-    kept = {sample.label: sample.image for sample in decode_first(source, 2, Skipped(), threads=1, any_size=True)}
+    examples = open_examples(str(tmp_path / "out"))
+    assert (len(examples), examples.class_names, str(examples.shape)) == (2, ("a", "b"), "20 x 30 (the largest) RGB")
+    ranks = Ranks(rank=0, world=1, device=torch.device("cpu"))
+    with pytest.raises(UsageError, match="differ in size: .* images up to 20 wide and up to 30 high; give --resize"):
+        TrainLoader(examples, LoaderSettings(batch_size=2), seed=0, ranks=ranks)
     stored = {sample.label: sample.image for sample in open_shards(tmp_path / "out")}
-    assert all(np.array_equal(kept[label], stored[label]) for label in stored) and len(kept) == 2
-    resized = open_source(str(tmp_path / "out"), resize=8)
-    assert resized.one_size and {s.image.shape for s in decode_first(resized, 2, Skipped(), threads=1)} == {(8, 8, 3)}
+    for number, label in enumerate(examples.labels.tolist()):
+        assert np.array_equal(np.asarray(examples.open(number)), stored[label])
+    loader = TrainLoader(examples, LoaderSettings(batch_size=2, resize=8), seed=0, ranks=ranks)
+    assert next(loader.batches()).images.shape == (2, 3, 8, 8)
 
 
 def test_files_that_change_meanwhile(tmp_path):

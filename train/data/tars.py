@@ -60,7 +60,7 @@ def open_shards_folder(folder: Path, *, num_classes: int = 0, skip_bad: bool = F
         has_manifest=True,
         skip_bad=skip_bad,
     )
-    differing = "" if image.one_size else f"the largest of {folder} are {width} wide, or {height} high"
+    differing = "" if image.one_size else f"{folder} has images up to {width} wide and up to {height} high"
     shape = ImageShape(channels[0] if channels else 1, height, width, differing)
     fingerprint = hashlib.sha256(manifest.to_bytes()).hexdigest()
     return _examples(str(folder), manifest.class_names, fingerprint, store, shape)
