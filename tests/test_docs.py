@@ -21,6 +21,9 @@ import yaml
 from PIL import Image
 
 from fracgen.cli.app import app, run
+from fracgen.shards.fields import fields_of
+from fracgen.train.finetune import Finetuning
+from fracgen.train.pretrain import Pretraining
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "examples/cifar10-laptop/README.md"]
@@ -68,6 +71,9 @@ def read(arguments: list[str]) -> None:
     for option, value in itertools.pairwise(rest):
         assert option not in ("--config", "--recipe") or (ROOT / value).exists(), f"{value}: no such file"
     assert all((ROOT / word).exists() for word in rest if word.startswith("examples/"))
+    kind = {"pretrain": Pretraining, "finetune": Finetuning, "compare": Finetuning}.get(name)
+    for setting in re.findall(r"(?<= )[a-z_]+\.[a-z_]+(?==)", " ".join(["", *rest])) if kind else ():
+        assert setting in {field.name for field in fields_of(kind)} | {"model.options"}, f"{name} has no {setting}"
 
 
 def read_extras(words: list[str]) -> None:
