@@ -161,33 +161,33 @@ class FractalDB(CategoryRecipe):
 
         Neighbours of one weight vector share their orbit, and flips of one instance their drawing.
         """
-        from fracgen.renderer import Renderer
+        from fracgen.renderer import borrow_renderer
 
-        renderer = Renderer(self.style)
-        for group, members in groupby(indices, lambda index: self.check_index(index) // self.group):
-            category, weight = divmod(group, len(weight_vectors(self.weights)))
-            weights = weight_vectors(self.weights)[weight]
-            self.trace(renderer, category, weights)
-            for instance, flips in groupby(members, lambda index: index % self.group // len(FLIPS)):
-                key = stream_key(self.seed, group * self.instances + instance, "masks")
-                renderer.stamp(mask_key=key)
-                for index in flips:
-                    flip = index % len(FLIPS)
-                    yield Sample(
-                        image=renderer.image(top_bottom=flip in (1, 3), left_right=flip in (2, 3)),
-                        index=index,
-                        label=category,
-                        metadata={
-                            "formula": self.NAME,
-                            "category": category,
-                            "weights": weights.tolist(),
-                            "instance": instance,
-                            "flip": FLIPS[flip],
-                            "points": renderer.length(),
-                            "mask_key": f"{key:016x}",
-                        },
-                        counts={"trimmed": int(renderer.diverged())},
-                    )
+        with borrow_renderer(self.style) as renderer:
+            for group, members in groupby(indices, lambda index: self.check_index(index) // self.group):
+                category, weight = divmod(group, len(weight_vectors(self.weights)))
+                weights = weight_vectors(self.weights)[weight]
+                self.trace(renderer, category, weights)
+                for instance, flips in groupby(members, lambda index: index % self.group // len(FLIPS)):
+                    key = stream_key(self.seed, group * self.instances + instance, "masks")
+                    renderer.stamp(mask_key=key)
+                    for index in flips:
+                        flip = index % len(FLIPS)
+                        yield Sample(
+                            image=renderer.image(top_bottom=flip in (1, 3), left_right=flip in (2, 3)),
+                            index=index,
+                            label=category,
+                            metadata={
+                                "formula": self.NAME,
+                                "category": category,
+                                "weights": weights.tolist(),
+                                "instance": instance,
+                                "flip": FLIPS[flip],
+                                "points": renderer.length(),
+                                "mask_key": f"{key:016x}",
+                            },
+                            counts={"trimmed": int(renderer.diverged())},
+                        )
 
     def preview(self) -> Iterator[Column]:
         """Columns of categories: each as it is, with other weights, as another instance, and mirrored."""
@@ -230,26 +230,26 @@ class OFDB(CategoryRecipe):
 
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
-        from fracgen.renderer import Renderer
+        from fracgen.renderer import borrow_renderer
 
-        renderer = Renderer(self.style)
-        weights = weight_vectors(0.4)[0] if self.weights == "published" else np.ones(6)
-        for index in indices:
-            self.trace(renderer, self.check_index(index), weights)
-            key = stream_key(self.seed, index, "masks")
-            yield Sample(
-                image=renderer.draw(mask_key=key),
-                index=index,
-                label=index,
-                metadata={
-                    "formula": self.NAME,
-                    "category": index,
-                    "weights": weights.tolist(),
-                    "points": renderer.length(),
-                    "mask_key": f"{key:016x}",
-                },
-                counts={"trimmed": int(renderer.diverged())},
-            )
+        with borrow_renderer(self.style) as renderer:
+            weights = weight_vectors(0.4)[0] if self.weights == "published" else np.ones(6)
+            for index in indices:
+                self.trace(renderer, self.check_index(index), weights)
+                key = stream_key(self.seed, index, "masks")
+                yield Sample(
+                    image=renderer.draw(mask_key=key),
+                    index=index,
+                    label=index,
+                    metadata={
+                        "formula": self.NAME,
+                        "category": index,
+                        "weights": weights.tolist(),
+                        "points": renderer.length(),
+                        "mask_key": f"{key:016x}",
+                    },
+                    counts={"trimmed": int(renderer.diverged())},
+                )
 
     def preview(self) -> Iterator[Column]:
         """Columns of categories."""

@@ -160,35 +160,35 @@ class OnePFrac(DrawnRecipe):
         none has that). A base that was given must pass the fill test only.
         Raises DataError with the counts where none is fit.
         """
-        from fracgen.renderer import Renderer
+        from fracgen.renderer import borrow_renderer
 
-        renderer = Renderer(self.style)
-        if self.ifs is not None:
-            acceptance = _Vetting(self, self.ifs, renderer).given_acceptance()
-            return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
-        rejections, candidates, best, best_base = Counter[str](), 0, 0.0, None
-        for attempt in range(self.max_base_tries):
-            try:
-                ifs = IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, attempt, "ifs")))
-            except UsageError:  # determinants that underflow
-                rejections["degenerate"] += 1
-                continue
-            vetting = _Vetting(self, ifs, renderer, attempt)
-            if (reason := vetting.base_fails()) is not None:
-                rejections[reason] += 1
-                continue
-            candidates += 1
-            if (acceptance := vetting.acceptance(better_than=best)) > best:
-                best, best_base = acceptance, (attempt, ifs)
-            if best_base and best >= self.min_acceptance and (candidates >= self.base_candidates or best == 1):
-                counts = {"base_tries": attempt + 1, "base_rejections": dict(sorted(rejections.items()))}
-                return replace(self, ifs=best_base[1]), {"base": best_base[0], **counts, "base_acceptance": best}
-        raise DataError(
-            f"no base fractal in {self.max_base_tries} tries at sigma {self.sigma:g} and delta {self.delta:g} "
-            f"(failed themselves: {_counts(rejections) or 'none'}; of {candidates} others at best {best:.2f} of the "
-            f"perturbations passed, at least {self.min_acceptance:g} must); "
-            "lower --min-fill or --min-acceptance, or try another --seed"
-        )
+        with borrow_renderer(self.style) as renderer:
+            if self.ifs is not None:
+                acceptance = _Vetting(self, self.ifs, renderer).given_acceptance()
+                return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
+            rejections, candidates, best, best_base = Counter[str](), 0, 0.0, None
+            for attempt in range(self.max_base_tries):
+                try:
+                    ifs = IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, attempt, "ifs")))
+                except UsageError:  # determinants that underflow
+                    rejections["degenerate"] += 1
+                    continue
+                vetting = _Vetting(self, ifs, renderer, attempt)
+                if (reason := vetting.base_fails()) is not None:
+                    rejections[reason] += 1
+                    continue
+                candidates += 1
+                if (acceptance := vetting.acceptance(better_than=best)) > best:
+                    best, best_base = acceptance, (attempt, ifs)
+                if best_base and best >= self.min_acceptance and (candidates >= self.base_candidates or best == 1):
+                    counts = {"base_tries": attempt + 1, "base_rejections": dict(sorted(rejections.items()))}
+                    return replace(self, ifs=best_base[1]), {"base": best_base[0], **counts, "base_acceptance": best}
+            raise DataError(
+                f"no base fractal in {self.max_base_tries} tries at sigma {self.sigma:g} and delta {self.delta:g} "
+                f"(failed themselves: {_counts(rejections) or 'none'}; of {candidates} others at best {best:.2f} of "
+                f"the perturbations passed, at least {self.min_acceptance:g} must); "
+                "lower --min-fill or --min-acceptance, or try another --seed"
+            )
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
         """A delta that tells no classes apart, and a given base of which few perturbations pass."""
@@ -208,37 +208,37 @@ class OnePFrac(DrawnRecipe):
         Two orbits are traced at a time; a rejected draw is tried again in the next pair.
         Raises DataError for a class that cannot be rendered within `max_tries`.
         """
-        from fracgen.renderer import Renderer
+        from fracgen.renderer import borrow_renderer
 
-        renderer = Renderer(self.style)
-        queue, pending = enumerate(indices), list[tuple[int, _Draw]]()
-        drawn, next_place = dict[int, Sample](), 0
-        while True:
-            wanted = max((2 if len(drawn) < MAX_WAITING else 1) - len(pending), 0)
-            pending += [(place, _Draw(self, index)) for place, index in islice(queue, wanted)]
-            if not pending:
-                return
-            renderer.trace(self.base.p, *(draw.maps for _, draw in pending))
-            judged = [(place, draw, draw.judge(renderer, lane)) for lane, (place, draw) in enumerate(pending)]
-            pending = [(place, draw) for place, draw, sample in judged if sample is None]
-            drawn.update((place, sample) for place, _, sample in judged if sample is not None)
-            while next_place in drawn:
-                yield drawn.pop(next_place)
-                next_place += 1
+        with borrow_renderer(self.style) as renderer:
+            queue, pending = enumerate(indices), list[tuple[int, _Draw]]()
+            drawn, next_place = dict[int, Sample](), 0
+            while True:
+                wanted = max((2 if len(drawn) < MAX_WAITING else 1) - len(pending), 0)
+                pending += [(place, _Draw(self, index)) for place, index in islice(queue, wanted)]
+                if not pending:
+                    return
+                renderer.trace(self.base.p, *(draw.maps for _, draw in pending))
+                judged = [(place, draw, draw.judge(renderer, lane)) for lane, (place, draw) in enumerate(pending)]
+                pending = [(place, draw) for place, draw, sample in judged if sample is None]
+                drawn.update((place, sample) for place, _, sample in judged if sample is not None)
+                while next_place in drawn:
+                    yield drawn.pop(next_place)
+                    next_place += 1
 
     def preview(self) -> Iterator[Column]:
         """The base fractal and some classes; below each class, where it differs from the base in the same masks."""
-        from fracgen.renderer import Renderer
+        from fracgen.renderer import borrow_renderer
 
-        renderer = Renderer(self.style)
-        renderer.trace(self.base.p, self.base.maps)
-        base = renderer.draw(mask_key=self.mask_key(0))
-        yield [("base fractal", base), ("", Difference(image=np.zeros_like(base), base=base, names=("", "base")))]
-        shown = np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int)
-        for sample in self.render(shown.tolist()):
-            base = renderer.draw(mask_key=self.mask_key(sample.index))
-            difference = Difference(image=sample.image, base=base, names=(f"class {sample.label}", "base"))
-            yield [(f"class {sample.label}", sample.image), ("", difference)]
+        with borrow_renderer(self.style) as renderer:
+            renderer.trace(self.base.p, self.base.maps)
+            base = renderer.draw(mask_key=self.mask_key(0))
+            yield [("base fractal", base), ("", Difference(image=np.zeros_like(base), base=base, names=("", "base")))]
+            shown = np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int)
+            for sample in self.render(shown.tolist()):
+                base = renderer.draw(mask_key=self.mask_key(sample.index))
+                difference = Difference(image=sample.image, base=base, names=(f"class {sample.label}", "base"))
+                yield [(f"class {sample.label}", sample.image), ("", difference)]
 
     def perturb(self, eps: Floats, base: IFS | None = None) -> Floats:
         """The base's maps moved by eps, (6N,) in the order a, b, c, d, e, f of each map: (N, 2, 3) float64."""

@@ -1,5 +1,7 @@
 """From an IFS to an image: the published renderer (REFERENCE section 2), over the kernels of `chaos`."""
 
+import contextlib
+from collections.abc import Iterator
 from functools import cache, lru_cache
 
 import numpy as np
@@ -14,6 +16,7 @@ from fracgen.style import Style, fill_rate
 
 TRIM = 100
 """A diverging orbit loses this many points before its first NaN."""
+MAX_KEPT_POINTS = 1_000_000
 
 
 class Canvas:
@@ -161,6 +164,29 @@ class Renderer:
         chaos.locate(self._xs[lane, :length], self._ys[lane, :length], extent, style.size, style.pad, stride, offsets)
         self._canvas.place(offsets)
         self._placed = lane
+
+
+_idle: list[Renderer] = []
+
+
+@contextlib.contextmanager
+def borrow_renderer(style: Style) -> Iterator[Renderer]:
+    """Lend a renderer to one user, and keep it for the next one of the same style, in whichever thread.
+
+    The first touch of a new one's memory takes as long as three images, and a shard may have 16. Those of more than
+    a million points are not kept.
+    """
+    try:
+        renderer = _idle.pop()
+    except IndexError:
+        renderer = Renderer(style)
+    if renderer.style != style:
+        renderer = Renderer(style)
+    try:
+        yield renderer
+    finally:
+        if style.points <= MAX_KEPT_POINTS:
+            _idle.append(renderer)
 
 
 def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key: int = 0) -> Image:

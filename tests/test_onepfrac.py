@@ -205,3 +205,16 @@ def test_a_given_base_is_used_as_it_is():
     resolved, provenance = OnePFrac(**{**SMALL, "min_fill": 0.01}, ifs=ifs).resolve()
     assert (resolved.maps, resolved.sigma) == (2, ifs.sigma), "not the 3.5 of the defaults"
     assert resolved.base is ifs and provenance["base_tries"] == 0 and 0 < provenance["base_acceptance"] <= 1
+
+
+def test_renderers_that_are_used_again_change_nothing():
+    """Two at a time, of other styles between, and after one that was not used up."""
+    recipe = small_recipe(classes=6)
+    coloured = replace(recipe, color="color", points=1000)
+    alone = [sample.image.tobytes() for index in range(6) for sample in recipe.render([index])]
+    first, second = recipe.render(range(6)), recipe.render(reversed(range(6)))
+    turns = [(next(first).image.tobytes(), next(second).image.tobytes(), next(coloured.render([0]))) for _ in range(4)]
+    del first, second
+    assert [turn[0] for turn in turns] == alone[:4]
+    assert [turn[1] for turn in turns] == alone[:1:-1]
+    assert [sample.image.tobytes() for sample in recipe.render(range(6))] == alone
