@@ -473,9 +473,9 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, cache, below):
     [
         ({"seed": -1}, "seed -1"),
         ({"seed": 2**32}, "seed 4294967296"),
-        ({"min_fill": 1.5}, r"min-fill 1\.5"),
-        ({"min_fill": -0.1}, r"min-fill -0\.1"),
-        ({"min_fill": float("nan")}, "min-fill nan"),
+        ({"min_fill": 1.5}, r"min_fill 1\.5"),
+        ({"min_fill": -0.1}, r"min_fill -0\.1"),
+        ({"min_fill": float("nan")}, "min_fill nan"),
     ],
 )
 def test_impossible_values(changes, message):
