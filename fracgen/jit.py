@@ -11,11 +11,11 @@ from numba.core.runtime import _nrt_python as runtime  # type: ignore[attr-defin
 
 
 class _KernelCache(FunctionCache):
-    """numba's cache of one function, which loads machine code at a fifth of the cost.
+    """numba's cache of one function, which loads machine code without preparing to compile.
 
-    numba's own prepares everything for compiling before it loads anything: 40 modules with the types and functions
-    that it can compile, SciPy among them where that is installed, and a library of its runtime, which it compiles.
-    Machine code needs the addresses of the runtime's functions only. Compiling prepares itself, where it comes to that.
+    numba's own prepares before it loads: it imports all modules with types and functions that it can compile, SciPy
+    among them where that is installed, and compiles a library of its runtime. Machine code needs the addresses of the
+    runtime's functions only, and the compiler prepares itself where it comes to that. Uses numba's private modules.
     """
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
