@@ -35,7 +35,7 @@ optim: {name: adamw, lr: 1.0e-2}
 schedule: {steps: 2}
 augment: {size: 32}
 mix: {mixup: 0, cutmix: 0}
-feed: {batch_size: 8, workers: 0}
+loader: {batch_size: 8, workers: 0}
 run: {device: cpu, log_every: 1}
 """
 TINY = {"patch_size": 16, "depth": 1, "embed_dim": 16, "num_heads": 2}
@@ -159,6 +159,24 @@ def test_a_comparison_is_done_once_and_extended(here, images, start, recipe, tmp
     assert run(*words, "--seeds=2") == 0 and "run " not in capfd.readouterr().err
 
 
+def test_a_batch_larger_than_the_set(here, images, start, recipe, tmp_path, capfd):
+    """At few images a class the set is repeated, which finetune says."""
+    words = ["--config", recipe, "--data", images, "--start", f"a={start}", "--seeds=1", "--out", tmp_path / "out"]
+    assert run(*words, "--per-class=2", "loader.batch_size=16") == 0
+    shown = capfd.readouterr()
+    assert "each image comes 3 times an epoch" in shown.err and "2 training images a class" in shown.out
+    results = json.loads((tmp_path / "out" / "per-class-2" / "a" / "seed-0" / "results.json").read_text())
+    assert results["outcome"]["steps"] == 2
+
+
+def test_a_stream_without_a_letter_does_not_lose_the_table(images, recipe, tmp_path):
+    words = ["--config", recipe, "--data", images, "--start=a=none", "--seeds=1", "--out", tmp_path / "out", *NET]
+    place = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, ROOT / "train" / "compare.py", *words]
+    process = subprocess.run(list(map(str, command)), env=place, capture_output=True, text=True)
+    assert process.returncode == 0 and r"\xb1" in process.stdout, process.stderr
+
+
 def test_what_changed_is_done_again(images, start, recipe, tmp_path):
     about = comparison.FinetuneCommand(config=str(recipe), overrides=(), data=str(images), model=None)
     (asked,) = comparison.plan_comparison(
@@ -172,7 +190,7 @@ def test_what_changed_is_done_again(images, start, recipe, tmp_path):
     assert asked not in FinishedRuns(about)
     FinishedRuns(about).add(asked)
     assert asked in FinishedRuns(about)
-    for other in ("augment.hflip=0", "feed.batch_size=4"):
+    for other in ("augment.hflip=0", "loader.batch_size=4"):
         assert asked not in FinishedRuns(comparison.FinetuneCommand(**{**vars(about), "overrides": (other,)}))
     same = comparison.FinetuneCommand(**{**vars(about), "overrides": ("run.log_every=7",)})
     assert asked in FinishedRuns(same), "changes no weight"

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from fracgen.shards.commandline import command_app
 from fracgen.shards.errors import UsageError
 from fracgen.train import cli as console
 from fracgen.train import options
@@ -23,29 +24,46 @@ from fracgen.train.experiments.finished_runs import FinishedRuns
 from fracgen.train.experiments.report import NOTE, REPORT, report_tables, to_text, write_report
 from fracgen.train.experiments.subprocesses import SubprocessRunner, python_command
 
-app = console.app()
 
-
-@app.command()
 def main(
     *,
     overrides: options.Overrides = None,
     start: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=WHERE", help="A checkpoint as finetune takes it; again for more.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WHERE", help="A checkpoint as finetune takes it; again for more.", rich_help_panel="Networks"
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Image folder, shards, or a name of timm's: torch/cifar100.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Image folder, shards, or a name of timm's: torch/cifar100.", rich_help_panel="Data"),
+    ] = None,
     out: options.Out = None,
     config: options.Config = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each start, of seeds one after the other.", min=1)] = 3,
-    seed: Annotated[int | None, typer.Option(help="The first one.  [default: the recipe's]", min=0)] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Runs of each start, of seeds one after the other.", min=1, rich_help_panel="Protocol")
+    ] = 3,
+    seed: Annotated[
+        int | None, typer.Option(help="The first one.  [default: the recipe's]", min=0, rich_help_panel="Protocol")
+    ] = None,
     per_class: Annotated[
-        list[int] | None, typer.Option(help="Images of each class to train with; again for another table.", min=1)
+        list[int] | None,
+        typer.Option(
+            help="Images of each class to train with; again for another table.", min=1, rich_help_panel="Protocol"
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A timm model, for 'none'.  [default: the first start's that has one]")
+        str | None,
+        typer.Option(
+            help="A timm model, for 'none'.  [default: the first start's that has one]", rich_help_panel="Networks"
+        ),
     ] = None,
     launcher: Annotated[
-        str, typer.Option(help="What starts each run, as 'torchrun --nproc-per-node 8'.  [default: this Python]")
+        str,
+        typer.Option(
+            help="What starts each run, as 'torchrun --nproc-per-node 8'.  [default: this Python]",
+            rich_help_panel="Machine",
+        ),
     ] = "",
     as_json: options.AsJson = False,
 ) -> None:
@@ -67,6 +85,9 @@ def main(
         print(json.dumps(report))
         return
     print(f"{to_text(report_tables(report))}\n\n{NOTE}\n{out / REPORT}.json, .md, .png")
+
+
+app = command_app(main)
 
 
 def compare(comparison: Comparison, program: list[str], runner: SubprocessRunner) -> dict[str, object]:

@@ -42,7 +42,9 @@ def main(
     *,
     given: Mapping[str, Any],
     overrides: options.Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for probe.json and probe.png.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for probe.json and probe.png.", rich_help_panel="Output")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Linear probe and nearest neighbours on every block of frozen networks."""
@@ -134,9 +136,8 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
     # the accuracy of each block
     num_held_out = max(1, round(HELD_OUT * num_train))
     held_out = torch.zeros(num_train, dtype=torch.bool)
-    held_out[stratified_subset(train_features.labels.numpy(), num_held_out, seed=settings.seed, purpose=_HELD_OUT)] = (
-        True
-    )
+    rows = stratified_subset(train_features.labels.numpy(), num_held_out, seed=settings.seed, purpose=_HELD_OUT)
+    held_out[rows] = True
     nets = []
     for number, backbone in enumerate(backbones):
         data = ProbeData(

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fracgen.shards.commandline import command_app
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import read_json, write_atomically
 from fracgen.train import cli as console
@@ -26,13 +27,11 @@ from fracgen.train.experiments.report import NOTE, report_tables, to_markdown, t
 from fracgen.train.experiments.step_times import StepTimes
 from fracgen.train.experiments.subprocesses import SubprocessRunner
 
-app = console.app()
 REPORT = "study"
 TIMES = "times.json"
 SPREAD = "Each variant is pre-trained once: the spread is that of fine-tuning."
 
 
-@app.command()
 def main(
     *,
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="As in examples/ablations.")],
@@ -40,23 +39,46 @@ def main(
         list[str] | None,
         typer.Argument(metavar="[NAME=VALUE]...", help="As pretrain.schedule.steps=100 or finetune.optim.lr=0.05."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Image folder, shards, or a name of timm's: torch/cifar100.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for everything, to write or to resume.")] = None,
-    published: Annotated[bool, typer.Option("--published", help="At the published size.  [default: laptop]")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Image folder, shards, or a name of timm's: torch/cifar100.", rich_help_panel="Data"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for everything, to write or to resume.", rich_help_panel="Output")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="At the published size.  [default: laptop]", rich_help_panel="Protocol")
+    ] = False,
     photo: Annotated[
-        Path | None, typer.Option(help="For studies of one photograph.  [default: scikit-image's astronaut]")
+        Path | None,
+        typer.Option(
+            help="For studies of one photograph.  [default: scikit-image's astronaut]", rich_help_panel="Data"
+        ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Fine-tuning runs of each variant.  [default: the study's]", min=1)
+        int | None,
+        typer.Option(
+            help="Fine-tuning runs of each variant.  [default: the study's]", min=1, rich_help_panel="Protocol"
+        ),
     ] = None,
     per_class: Annotated[
         list[int] | None,
-        typer.Option(help="Images of each class; again for another table.  [default: the study's]", min=1),
+        typer.Option(
+            help="Images of each class; again for another table.  [default: the study's]",
+            min=1,
+            rich_help_panel="Protocol",
+        ),
     ] = None,
     launcher: Annotated[
-        str, typer.Option(help="What starts training, as 'torchrun --nproc-per-node 8'.  [default: this Python]")
+        str,
+        typer.Option(
+            help="What starts training, as 'torchrun --nproc-per-node 8'.  [default: this Python]",
+            rich_help_panel="Machine",
+        ),
     ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands in order, and run none.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands in order, and run none.", rich_help_panel="Output")
+    ] = False,
     as_json: options.AsJson = False,
     pretrain: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
     finetune: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
@@ -101,6 +123,9 @@ def main(
         print(json.dumps(report))
         return
     print(f"{to_text(by_title)}\n\n{NOTE}\n{SPREAD}\n{out / REPORT}.json, .md; {comparison.with_suffix('.png')}")
+
+
+app = command_app(main)
 
 
 def split_overrides(words: Sequence[str]) -> dict[str, Any]:

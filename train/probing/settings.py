@@ -32,21 +32,21 @@ class ProbeSettings:
     ] = "auto"
     data: Annotated[
         str,
-        Setting("Folder of train/ and test/ with class folders or shards; or a timm name.", panel="Images"),
+        Setting("Folder of train/ and test/ with class folders or shards; or a timm name.", panel="Data"),
     ] = ""
-    test: Annotated[str, Setting("Test images, where they do not lie in --data.", panel="Images")] = ""
-    num_classes: Annotated[int, Setting("Number of classes of tars without our manifest.", panel="Images")] = 0
-    root: Annotated[str, Setting("Folder in which sets with timm names are kept.", panel="Images")] = "data"
-    images: Annotated[int, Setting("Training images at most; 0: all.", at_least=0, panel="Images")] = 10_000
-    test_images: Annotated[int, Setting("Test images at most; 0: all.", at_least=0, panel="Images")] = 0
+    test: Annotated[str, Setting("Test images, where they do not lie in --data.", panel="Data")] = ""
+    num_classes: Annotated[int, Setting("Number of classes of tars without our manifest.", panel="Data")] = 0
+    root: Annotated[str, Setting("Folder in which sets with timm names are kept.", panel="Data")] = "data"
+    images: Annotated[int, Setting("Training images at most; 0: all.", at_least=0, panel="Data")] = 10_000
+    test_images: Annotated[int, Setting("Test images at most; 0: all.", at_least=0, panel="Data")] = 0
     size: Annotated[
         int,
-        Setting("Image size in pixels.", at_least=0, at_most=MAX_SEED, panel="Images", default="the checkpoint's own"),
+        Setting("Image size in pixels.", at_least=0, at_most=1 << 16, panel="Data", default="the checkpoint's own"),
     ] = 0
-    crop: Annotated[
-        float, Setting("Share of the shorter side that is visible.", above=0, at_most=1, panel="Images")
-    ] = 1.0
-    skip_bad: Annotated[bool, Setting("Leave out images that cannot be read, and count them.", panel="Images")] = False
+    crop: Annotated[float, Setting("Share of the shorter side that is visible.", above=0, at_most=1, panel="Data")] = (
+        1.0
+    )
+    skip_bad: Annotated[bool, Setting("Leave out images that cannot be read, and count them.", panel="Data")] = False
     k: Annotated[int, Setting("Number of nearest neighbours that vote.", at_least=1, panel="Classifiers")] = 20
     seed: Annotated[
         int,
@@ -61,6 +61,5 @@ class ProbeSettings:
         check_settings(self)
 
 
-OPTIONS = {each.name: "" for each in fields_of(ProbeSettings) if not each.name.startswith("model.")}
-OPTIONS["model.name"] = "--model"
-"""The settings that have an option: of the model, its name alone."""
+OPTIONS = [each.name for each in fields_of(ProbeSettings) if each.name != "model.drop_path"]
+"""The settings that have an option: drop path does nothing in evaluation."""
