@@ -47,7 +47,7 @@ variants:
 PRETRAIN = {
     "model": {"drop_path": 0.0, "options": TINY},
     "schedule": {"steps": 2},
-    "feed": {"batch_size": 8, "workers": 0},
+    "loader": {"batch_size": 8, "workers": 0},
     "augment": {"size": 32},
     "run": {"device": "cpu", "clean_images": 0},
 }
@@ -83,7 +83,7 @@ def test_the_studies_of_the_examples(path, size, capsys):
         at = words.index("--config") + 1
         settings = load(Pretraining, words[at], {}, [word for word in words[at:] if "=" in word])
         assert words[words.index("--shards") + 1] in [each[-1] for each in listed if kind(each) == "fracgen"]
-        assert settings.feed.repeats * (16 if "l-16" in words[-2] else 64) >= settings.feed.batch_size or (
+        assert settings.loader.repeats * (16 if "l-16" in words[-2] else 64) >= settings.loader.batch_size or (
             size == "published"
         )
     starts = [words for words in listed[-1] if words.startswith(tuple(f"{name}=" for name in variants))]

@@ -46,12 +46,13 @@ class FinetuneCommand:
             if name in _PER_RUN_SETTINGS:
                 raise UsageError(f"{override}: differs from run to run; give {_PER_RUN_SETTINGS[name]}")
 
-    def settings(self, options_given: Mapping[str, Any]) -> Finetuning:
+    def settings(self, extra: Mapping[str, Any]) -> Finetuning:
         """The settings that train/finetune.py makes of these words and further options, by dotted name.
 
-        Raises UsageError for what it refuses.
+        An option that is None counts as left out. Raises UsageError for what train/finetune.py refuses.
         """
-        settings = load(Finetuning, self.config, {"data": self.data, **options_given}, list(self.overrides))
+        values = {name: value for name, value in {"data": self.data, **extra}.items() if value is not None}
+        settings = load(Finetuning, self.config, values, list(self.overrides))
         if not settings.data:
             raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")
         return settings
