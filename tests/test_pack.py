@@ -382,7 +382,7 @@ def test_training_reads_packed_folders(tmp_path):
     examples = open_examples(str(tmp_path / "out"))
     assert (len(examples), examples.class_names, str(examples.shape)) == (2, ("a", "b"), "20 x 30 (the largest) RGB")
     ranks = Ranks(rank=0, world=1, device=torch.device("cpu"))
-    with pytest.raises(UsageError, match="differ in size: .* images up to 20 wide and up to 30 high; give --resize"):
+    with pytest.raises(UsageError, match=r"differ in size: .* images up to 20 wide and up to 30 high; give --resize"):
         TrainLoader(examples, LoaderSettings(batch_size=2), seed=0, ranks=ranks)
     stored = {sample.label: sample.image for sample in open_shards(tmp_path / "out")}
     for number, label in enumerate(examples.labels.tolist()):
