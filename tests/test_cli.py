@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +134,8 @@ def test_draw(fracgen, tmp_path):
         assert np.array_equal(
             np.asarray(Image.open("o.png")), draw_plain(ifs.maps * factors, ifs.p, Style(**style, **changes))
         )
+    code, out, err = fracgen("draw", "a.csv", *base[4:])
+    assert (code, err) == (0, "") and out.startswith("a-drawing.png: 64 x 64") and (tmp_path / "a-drawing.png").exists()
     first = [fracgen(*base, "--seed", seed) and (tmp_path / "o.png").read_bytes() for seed in (1, 1, 2)]
     assert first[0] == first[1] != first[2]
 
@@ -163,6 +166,15 @@ BAD = [
     (["render", "--ifs", "bad.csv"], "bad.csv: line 1 has 3 columns"),
     (["render", "--ifs", "good.csv", "--sigma", 3.5], "--ifs gives the base fractal"),
     (["render", *FLAGS, "--out", "full"], "full: not empty"),
+    (["render", *FLAGS, "--out", "s3://bucket/x"], "--out 's3://bucket/x': is a URL"),
+    (["baseline", "noise", "--out", "hf://datasets/x"], "is a URL"),
+    (["photo", "good.csv", "--out", "gs://bucket/x"], "is a URL"),
+    (["search", "--out", "https://host/x"], "is a URL"),
+    (["pack", "full", "--out", "s3://bucket/x"], "is a URL"),
+    (["draw", "good.csv", "--out", "s3://bucket/x.png"], "is a URL"),
+    (["preview", "full", "--out", "s3://bucket/x.png"], "is a URL"),
+    (["render", "--recipe", "empty.yaml"], "empty.yaml: empty"),
+    (["render", "--sigma", "9", "--maps", "2"], "sigma 9.0: must be in (0, 6]"),
     (["render", *FLAGS, "--out", "good.csv"], "good.csv: is a file"),
     (["render", *FLAGS, "--out", "good.csv/below"], "cannot be written"),
     (["render", "--nonsense"], "--nonsense"),
@@ -188,6 +200,7 @@ BAD = [
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(fracgen, tmp_path, words, message):
     (tmp_path / "typo.yaml").write_text("delt: 0.1")
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
     (tmp_path / "bad.csv").write_text("1,2,3")
     (tmp_path / "good.csv").write_text(CSV)
     (tmp_path / "full").mkdir()
@@ -196,7 +209,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(fracgen, tmp_path, wor
     code, out, err = fracgen(*words)
     assert (code, out) == (2, "")
     assert err.startswith("fracgen: ") and err.count("\n") == 1 and message in err
-    assert contents(tmp_path) == before and len(list(tmp_path.rglob("*"))) == 5
+    assert contents(tmp_path) == before and len(list(tmp_path.rglob("*"))) == 6
 
 
 def test_what_cannot_be_made_is_exit_1(fracgen, tmp_path):
@@ -333,3 +346,78 @@ def test_version_and_help(fracgen):
     for words in ([], ["--help"], ["render", "--help"], ["draw", "-h"]):
         code, out, _ = fracgen(*words)
         assert code == 0 and "Usage: fracgen" in out
+
+
+def test_the_list_of_commands_says_what_the_commands_say(fracgen, monkeypatch):
+    from fracgen.cli.app import BASELINES, COMMANDS, PROGRAMS
+    from fracgen.shards.commandline import summary_of
+
+    for name, command in {**COMMANDS, **BASELINES}.items():
+        if name != "baseline":
+            assert summary_of(command.load().help) == command.summary, name
+    monkeypatch.setenv("COLUMNS", "150")
+    out = fracgen("--help")[1]
+    for name, command in COMMANDS.items():
+        assert f"\n  {name} " in out and command.summary in out, "not cut where it fits"
+    assert set(PROGRAMS) < set(COMMANDS)
+
+
+def test_help_of_recipes_shows_every_field(fracgen, monkeypatch):
+    from fracgen.registry import RECIPES
+    from fracgen.shards.settings import fields_of
+
+    monkeypatch.setenv("COLUMNS", "400")
+    for words, name in [(["render"], "1p-frac"), (["photo"], "photo")] + [
+        (["baseline", name], name) for name in ("fractaldb", "ofdb", "visualatom", "noise")
+    ]:
+        out = fracgen(*words, "--help")[1]
+        for info in fields_of(RECIPES[name]):
+            if info.option:
+                (line,) = [line for line in out.splitlines() if line.startswith(f"  {info.option} ")]
+                assert info.setting.help and info.setting.panel, info.name
+                text = line if info.setting.help in line else out.split(line)[1].splitlines()[1]
+                assert info.setting.help in text and info.setting.range in text and info.default_text in text
+        for panel in ("Formula", "Output", "Machine"):
+            assert f"\n{panel}:\n" in out
+
+
+def test_programs_of_train_are_commands(fracgen, monkeypatch):
+    for name in ("pretrain", "study"):
+        code, out, err = fracgen(name, "--help")
+        assert (code, err) == (0, "") and "Usage: " in out and name in out
+    code, out, err = fracgen("pretrain", "--nonsense")
+    assert (code, out) == (2, "") and "pretrain: " in err and "--nonsense" in err
+    monkeypatch.setattr("fracgen.cli.app.find_spec", lambda name: None)
+    for words in (["pretrain", "--help"], ["compare", "--data", "x"]):
+        code, out, err = fracgen(*words)
+        assert (code, out) == (2, "") and err.count("\n") == 1
+        assert err.startswith(f"fracgen {words[0]}: needs torch") and "pip install 'fracgen[train]'" in err
+
+
+def test_public_names_are_shown_before_they_are_imported():
+    code = (
+        "import fracgen, io, pydoc, sys; names = dir(fracgen); assert 'fracgen.onepfrac' not in sys.modules\n"
+        "assert {'OnePFrac', 'open_shards', 'shards', 'train', '__doc__'} <= set(names), names\n"
+        "assert all(getattr(fracgen, name) is not None for name in fracgen.__all__)\n"
+        "text = pydoc.plain(pydoc.render_doc(fracgen)); assert 'class OnePFrac' in text and 'open_shards(' in text\n"
+        "assert fracgen.shards.__name__ == 'fracgen.shards' and fracgen.train.__name__ == 'fracgen.train'"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+
+
+def test_help_imports_neither_recipes_nor_kernels():
+    code = "import sys; from fracgen.cli.app import run; run(sys.argv[1:]); print(sorted(sys.modules), file=sys.stderr)"
+    for words, absent in [
+        (["--help"], {"numpy", "yaml", "fracgen.onepfrac", "fracgen.registry", "pydantic"}),
+        (["render", "--help"], {"numba", "fracgen.photo.recipe", "fracgen.visualatom", "fracgen.fractaldb"}),
+    ]:
+        shown = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+        loaded = set(shown.stderr.replace("'", "").strip("[]\n").split(", "))
+        assert not (absent | {"torch", "rich", "timm"}) & loaded
+
+
+def test_the_example_of_the_api_has_help(tmp_path):
+    path = Path(__file__).parents[1] / "examples" / "python_api.py"
+    shown = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert shown.returncode == 0 and "python_api.py OUT" in shown.stdout and not list(tmp_path.iterdir())

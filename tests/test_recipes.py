@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import small_recipe
 
@@ -115,3 +116,21 @@ def test_examples_load():
     assert paths
     published = next(path for path in paths if path.name == "1p-frac.yaml")
     assert load_recipe(published) == OnePFrac()
+
+
+def test_numbers_from_python_are_checked_as_in_yaml():
+    numbers = {"classes": np.int64(4), "size": np.int32(32), "delta": np.float64(0.1), "seed": np.uint8(3)}
+    recipe = OnePFrac(points=1000, **numbers)
+    assert recipe == OnePFrac(points=1000, classes=4, size=32, delta=0.1, seed=3)
+    assert json.dumps(to_dict(recipe)) == json.dumps(
+        to_dict(OnePFrac(points=1000, classes=4, size=32, delta=0.1, seed=3))
+    )
+    for changes in (
+        {"classes": "4"}, {"classes": 4.0}, {"classes": True}, {"seed": None}, {"sigma": "3"}, {"patch": "rnd"},
+        {"patch": ["fill"]}, {"sigma": np.bool_(True)}, {"delta": [0.1]},
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=next(iter(changes))) as caught:
+            OnePFrac(**changes)
+        assert type(caught.value) is UsageError
+    with pytest.raises(UsageError, match=r"systems .*: must be left out, or a Categories; --categories-from"):
+        RECIPES["ofdb"](systems=[1, 2])
