@@ -62,8 +62,8 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="session")
 def start(tmp_path_factory):
     """A timm folder, as a run leaves it."""
-    from fracgen.train.config import Model
     from fracgen.train.engine import model as models
+    from fracgen.train.engine.settings import Model
 
     path = tmp_path_factory.mktemp("start")
     made = models.create(Model(drop_path=0.0, options=TINY), num_classes=4, size=32)

@@ -500,9 +500,7 @@ def test_a_transform_takes_mixed_sizes_from_a_stream(tmp_path):
         loader = make(examples, "auto", transform=noisy, augment=augment, workers=1)
         assert loader.mode == "stream" and loader.transformed and "differ in size" in loader.reason
         assert take(loader, 1)[0].images.shape == (10, 3, 4, 4)
-    with pytest.raises(
-        UsageError, match=r"differ in size: .* 8 x 8 .* 9 x 8 .*--resize N .*--workers 1 or more"
-    ):
+    with pytest.raises(UsageError, match=r"differ in size: .* 8 x 8 .* 9 x 8 .*--resize N .*--workers 1 or more"):
         make(examples, "auto", transform=noisy, augment="device", workers=0)
     with pytest.raises(UsageError, match=r"images differ in size: .*--resize N .*--loader stream"):
         make(examples, "memory", transform=noisy, augment="device", workers=1)

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from fracgen.train import probe
-from fracgen.train.config import Model
 from fracgen.train.data.splits import open_splits
 from fracgen.train.data.subsets import stratified_subset
 from fracgen.train.engine.model import create, export
+from fracgen.train.engine.settings import Model
 from fracgen.train.probing import figure
 from fracgen.train.probing.backbones import (
     Backbone,

@@ -11,11 +11,11 @@ from test_compare import RECIPE, TINY, run_here, write_images
 
 from fracgen.shards.errors import UsageError
 from fracgen.train import study
+from fracgen.train.config import load
 from fracgen.train.experiments.plan import Step, load_study
 from fracgen.train.experiments.step_times import StepTimes
 from fracgen.train.experiments.subprocesses import SubprocessError, SubprocessRunner
 from fracgen.train.finetune import Finetuning
-from fracgen.train.options import resolve
 from fracgen.train.pretrain import Pretraining
 
 ROOT = Path(__file__).parents[1]
@@ -81,14 +81,14 @@ def test_the_studies_of_the_examples(path, size, capsys):
     assert len(trained) == sum(bool(variant.render) for variant in variants.values())
     for words in trained:
         at = words.index("--config") + 1
-        settings = resolve(Pretraining, words[at], {}, [word for word in words[at:] if "=" in word])
+        settings = load(Pretraining, words[at], {}, [word for word in words[at:] if "=" in word])
         assert words[words.index("--shards") + 1] in [each[-1] for each in listed if kind(each) == "fracgen"]
         assert settings.feed.repeats * (16 if "l-16" in words[-2] else 64) >= settings.feed.batch_size or (
             size == "published"
         )
     starts = [words for words in listed[-1] if words.startswith(tuple(f"{name}=" for name in variants))]
     assert [start.partition("=")[0] for start in starts] == list(variants)
-    resolve(Finetuning, chosen.finetune or None, {}, [])
+    load(Finetuning, chosen.finetune or None, {}, [])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

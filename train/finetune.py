@@ -8,12 +8,11 @@ The defaults are the published fine-tuning recipe of "Scaling Backwards" (ECCV 2
 on a validation split, and the test split is looked at when the run has ended. The same command goes on after a stop.
 """
 
-import hashlib
 import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -21,86 +20,20 @@ import typer
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import write_atomically
-from fracgen.shards.settings import Setting, check_settings
 from fracgen.train import cli, options
-from fracgen.train.augment.settings import Augmentation, Mix
 from fracgen.train.config import load
-from fracgen.train.data.settings import LoaderSettings
 from fracgen.train.engine import results
 from fracgen.train.engine.run_folder import CONFIG, RunFolder
-from fracgen.train.engine.settings import Model, Optim, Run, Schedule
+from fracgen.train.experiments.finetuning import COMPARABLE, Finetuning, fingerprint_of
 
 if TYPE_CHECKING:
-    from fracgen.train.data.splits import Splits
     from fracgen.train.engine.evaluate import Scores
-    from fracgen.train.engine.init_weights import InitWeights
     from fracgen.train.ranks import Ranks
 
 Split = Literal["val", "test"]
 CONFUSION, CONFUSION_FIGURE = "confusion.csv", "confusion.png"
-_COMPARABLE = ("protocol", "eval_crop", "augment.size", "augment.mean", "augment.std")
-"""Settings without which accuracies of one run cannot be compared."""
 _EPOCHS = 1000.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finetuning:
-    """A fine-tuning run."""
-
-    checkpoint: Annotated[
-        str, Setting("A run, a timm folder, a .pth; or none: from scratch.", panel="Data", identity=False)
-    ] = "none"
-    data: Annotated[
-        str, Setting("Image folder, shards, or a name of timm's: torch/cifar100.", panel="Data", identity=False)
-    ] = ""
-    val: Annotated[
-        str, Setting("Split to choose the epoch on, if it lies elsewhere.", panel="Data", identity=False)
-    ] = ""
-    test: Annotated[str, Setting("Split to report on, if it lies elsewhere.", panel="Data", identity=False)] = ""
-    root: Annotated[str, Setting("Folder where timm keeps its sets.", panel="Data", identity=False)] = "data"
-    num_classes: Annotated[
-        int, Setting("Classes of tars without our manifest.", at_least=0, default="", panel="Data")
-    ] = 0
-    per_class: Annotated[int, Setting("Images of each class to train with; 0: all.", at_least=0, panel="Data")] = 0
-    val_share: Annotated[
-        float,
-        Setting(
-            "Share of train that is held out to choose the epoch on, where no validation split is given.",
-            at_least=0,
-            below=1,
-            panel="Protocol",
-        ),
-    ] = 0.1
-    keep_head: Annotated[bool, Setting("Keep a head that fits.", panel="Protocol")] = False
-    protocol: Annotated[
-        Literal["honest", "published"],
-        Setting(
-            "Choose the epoch on the validation split; published: on the test split, as papers do.", panel="Protocol"
-        ),
-    ] = "honest"
-    check_epochs: Annotated[float, Setting("Epochs between two evaluations.", above=0, below=1e9, panel="Protocol")] = (
-        1.0
-    )
-    eval_crop: Annotated[
-        float, Setting("Share of the shorter side that evaluation shows.", above=0, at_most=1, panel="Protocol")
-    ] = 0.875
-    model: Model = field(default_factory=lambda: Model(name=""))
-    optim: Optim = field(default_factory=lambda: Optim(name="sgd", lr=0.01, weight_decay=1e-4))
-    schedule: Schedule = field(default_factory=lambda: Schedule(warmup_steps=0, warmup_epochs=10.0))
-    augment: Augmentation = field(
-        default_factory=lambda: Augmentation(
-            vflip=0.0, erase=0.25, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-        )
-    )
-    mix: Mix = field(default_factory=Mix)
-    loader: LoaderSettings = field(default_factory=lambda: LoaderSettings(batch_size=768))
-    run: Run = field(default_factory=Run)
-
-    def __post_init__(self) -> None:
-        """Raise UsageError for values out of range."""
-        check_settings(self)
-
-
+"""Length of the published recipe."""
 _NAMES = ("checkpoint", "data", "val", "test", "root", "num_classes", "per_class", "val_share", "keep_head", "protocol")
 
 
@@ -250,7 +183,7 @@ def finetune(
         earlier = results.read(folder.path, kind, fingerprint=fingerprint, config=config) if ranks.first else None
         if (earlier := ranks.agree(earlier)) is not None:
             return earlier
-    best = BestWeights(trainer, _COMPARABLE)
+    best = BestWeights(trainer, COMPARABLE)
     if folder is not None and ranks.first:
         (folder / results.RESULTS).unlink(missing_ok=True)  # of other settings, or of fewer steps
 
@@ -350,12 +283,6 @@ def write_results(
         evaluate.write_confusion(scores, class_names, folder / CONFUSION)
         evaluate.draw_confusion(scores, class_names, f"{split}: {scores.top1:.1%}", folder / CONFUSION_FIGURE)
     write_atomically(folder / results.RESULTS, json.dumps({**record, "classes": list(class_names)}, indent=1))
-
-
-def fingerprint_of(splits: "Splits", init: "InitWeights") -> str:
-    """sha256 (hex) of all that a run begins with: its images, as split, and its weights."""
-    parts = [each.fingerprint for each in (splits.train, splits.val, splits.test) if each is not None]
-    return hashlib.sha256("".join([*parts, init.fingerprint()]).encode()).hexdigest()
 
 
 def run(argv: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fracgen.shards.errors import UsageError
 from fracgen.train.config import load
 from fracgen.train.engine.settings import Model
-from fracgen.train.finetune import Finetuning
+from fracgen.train.experiments.finetuning import Finetuning
 
 if TYPE_CHECKING:
     from fracgen.train.data.splits import Splits

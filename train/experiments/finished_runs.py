@@ -13,7 +13,7 @@ from fracgen.shards.files import read_json, write_atomically
 from fracgen.shards.settings import differences, to_plain
 from fracgen.train.engine.results import RESULTS
 from fracgen.train.experiments.comparison import FinetuneCommand, FinetuneRun, open_run_splits
-from fracgen.train.finetune import Finetuning, fingerprint_of
+from fracgen.train.experiments.finetuning import Finetuning, fingerprint_of
 
 if TYPE_CHECKING:
     from fracgen.train.data.splits import Splits

@@ -1,0 +1,81 @@
+"""Settings of a fine-tuning run, and the fingerprint of its data and weights: of the script, and of comparisons."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fracgen.shards.settings import Setting, check_settings
+from fracgen.train.augment.settings import Augmentation, Mix
+from fracgen.train.data.settings import LoaderSettings
+from fracgen.train.engine.settings import Model, Optim, Run, Schedule
+
+if TYPE_CHECKING:
+    from fracgen.train.data.splits import Splits
+    from fracgen.train.engine.init_weights import InitWeights
+
+COMPARABLE = ("protocol", "eval_crop", "augment.size", "augment.mean", "augment.std")
+"""Settings without which accuracies of one run cannot be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning:
+    """A fine-tuning run."""
+
+    checkpoint: Annotated[
+        str, Setting("A run, a timm folder, a .pth; or none: from scratch.", panel="Data", identity=False)
+    ] = "none"
+    data: Annotated[
+        str, Setting("Image folder, shards, or a name of timm's: torch/cifar100.", panel="Data", identity=False)
+    ] = ""
+    val: Annotated[
+        str, Setting("Split to choose the epoch on, if it lies elsewhere.", panel="Data", identity=False)
+    ] = ""
+    test: Annotated[str, Setting("Split to report on, if it lies elsewhere.", panel="Data", identity=False)] = ""
+    root: Annotated[str, Setting("Folder where timm keeps its sets.", panel="Data", identity=False)] = "data"
+    num_classes: Annotated[
+        int, Setting("Classes of tars without our manifest.", at_least=0, default="", panel="Data")
+    ] = 0
+    per_class: Annotated[int, Setting("Images of each class to train with; 0: all.", at_least=0, panel="Data")] = 0
+    val_share: Annotated[
+        float,
+        Setting(
+            "Share of train that is held out to choose the epoch on, where no validation split is given.",
+            at_least=0,
+            below=1,
+            panel="Protocol",
+        ),
+    ] = 0.1
+    keep_head: Annotated[bool, Setting("Keep a head that fits.", panel="Protocol")] = False
+    protocol: Annotated[
+        Literal["honest", "published"],
+        Setting(
+            "Choose the epoch on the validation split; published: on the test split, as papers do.", panel="Protocol"
+        ),
+    ] = "honest"
+    check_epochs: Annotated[float, Setting("Epochs between two evaluations.", above=0, below=1e9, panel="Protocol")] = (
+        1.0
+    )
+    eval_crop: Annotated[
+        float, Setting("Share of the shorter side that evaluation shows.", above=0, at_most=1, panel="Protocol")
+    ] = 0.875
+    model: Model = field(default_factory=lambda: Model(name=""))
+    optim: Optim = field(default_factory=lambda: Optim(name="sgd", lr=0.01, weight_decay=1e-4))
+    schedule: Schedule = field(default_factory=lambda: Schedule(warmup_steps=0, warmup_epochs=10.0))
+    augment: Augmentation = field(
+        default_factory=lambda: Augmentation(
+            vflip=0.0, erase=0.25, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        )
+    )
+    mix: Mix = field(default_factory=Mix)
+    loader: LoaderSettings = field(default_factory=lambda: LoaderSettings(batch_size=768))
+    run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values out of range."""
+        check_settings(self)
+
+
+def fingerprint_of(splits: "Splits", init: "InitWeights") -> str:
+    """sha256 (hex) of all that a run begins with: its images, as split, and its weights."""
+    parts = [each.fingerprint for each in (splits.train, splits.val, splits.test) if each is not None]
+    return hashlib.sha256("".join([*parts, init.fingerprint()]).encode()).hexdigest()
