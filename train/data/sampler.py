@@ -35,14 +35,17 @@ class Sampler:
         return self.num_examples * self.repeats
 
     def numbers(self, positions: Indices) -> Indices:
-        """The example at each position, 0 to num_examples - 1. positions: (n,) int64, counted from the run's start."""
-        entries = np.empty(len(positions), np.int64)
-        epochs, places = np.divmod(positions, self.epoch_length)
-        chunks = places // self._chunk_length
-        for epoch, chunk in dict.fromkeys(zip(epochs.tolist(), chunks.tolist(), strict=True)):
-            rows = (epochs == epoch) & (chunks == chunk)
-            entries[rows] = _chunk(self, epoch, chunk)[places[rows] - chunk * self._chunk_length]
-        return entries % self.num_examples
+        """The example at each position, 0 to num_examples - 1. positions: (n,) int64, ascending, from the run's start."""
+        parts, first = list[Indices](), 0
+        while first < len(positions):
+            epoch, place = divmod(int(positions[first]), self.epoch_length)
+            chunk = place // self._chunk_length
+            begin = epoch * self.epoch_length + chunk * self._chunk_length
+            end = min(begin + self._chunk_length, (epoch + 1) * self.epoch_length)
+            last = len(positions) if positions[-1] < end else int(np.searchsorted(positions, end))
+            parts.append(_chunk(self, epoch, chunk)[positions[first:last] - begin])
+            first = last
+        return np.concatenate(parts or [positions]) % self.num_examples
 
     @property
     def _chunk_length(self) -> int:
