@@ -35,7 +35,7 @@ class Sampler:
         return self.num_examples * self.repeats
 
     def numbers(self, positions: Indices) -> Indices:
-        """The example at each position, as a number from 0. positions: (n,) int64, ascending, counted from the run's start."""
+        """The example at each position, from 0. positions: (n,) int64, ascending, counted from the start of the run."""
         parts, first = list[Indices](), 0
         while first < len(positions):
             epoch, place = divmod(int(positions[first]), self.epoch_length)
