@@ -330,7 +330,7 @@ def test_a_damaged_checkpoint_is_refused(folder, tmp_path, capsys):
         (["--batch-size=7"], "make it even"),
         (["--num-classes=7"], "24 classes"),
         (["--steps=2", "--epochs=1"], "give one of them"),
-        (["--lr=0"], "optim.lr 0"),
+        (["--lr=0"], "--lr 0.0: must be"),
         (["optim.name=adamq"], "adamq"),
         (["optim.rl=3"], "did you mean 'lr'"),
         (["model.options.colour=3"], "colour"),
