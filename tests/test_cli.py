@@ -280,16 +280,6 @@ def test_an_interrupt_is_one_line(fracgen, monkeypatch):
     assert (code, out) == (130, "") and "nothing was written; run the same command" in err
 
 
-def test_where_no_machine_code_can_be_kept_it_is_compiled(monkeypatch):
-    from fracgen import jit
-
-    def refuse(function):
-        raise RuntimeError("cannot cache function: no locator available")
-
-    monkeypatch.setattr(jit, "_KernelCache", refuse)
-    assert jit.kernel(lambda number: number + 1)(2) == 3
-
-
 def test_verify_render_is_not_idle(fracgen, tmp_path):
     fracgen("render", *FLAGS, "--out", "set")
     values = json.loads((tmp_path / "set" / "dataset.json").read_text())

@@ -109,7 +109,7 @@ def load_photographs(paths: Sequence[Path], *, max_side: int = MAX_SIDE) -> tupl
     """
     if max_side < 8:
         raise UsageError(f"max-side {max_side}: must be at least 8 pixels")
-    loaded = [_load(path, max_side) for path in paths]
+    loaded = [_load(Path(path), max_side) for path in paths]
     return Photographs(tuple(image for image, _ in loaded)), [note for _, notes in loaded for note in notes]
 
 
