@@ -20,7 +20,7 @@ from fracgen.preview import recipe_sheet
 from fracgen.recipe import UnmakeableError
 from fracgen.registry import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
 from fracgen.shards.commit import commit_shard
-from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.layout import Layout, Part, default_num_shards
@@ -43,23 +43,43 @@ def versions(name: str = "") -> dict[str, str]:
     return {**{package: metadata.version(package) for package in _VERSIONED}, **own}
 
 
-def plan(recipe: Recipe, *, num_shards: int | None = None, png_bits: int = 8, keep_metadata: bool = True) -> Layout:
+def plan(
+    recipe: Recipe,
+    *,
+    num_shards: int | None = None,
+    png_bits: int = 8,
+    keep_metadata: bool = True,
+    folder: Path | None = None,
+) -> Layout:
     """How a recipe's samples are laid out.
 
+    num_shards: by default as many as `folder` has, where that holds shards of this recipe, else by the size of the set.
     Raises UsageError for a number of shards that is not possible, and for bits that cannot hold the recipe's images.
     """
     if png_bits == 1 and not recipe.two_level:
         raise UsageError(
             "--png-bits 1 holds gray images of the levels 0 and 127 only, and these have others; leave it out"
         )
+    if num_shards is None:
+        begun = _begun_layout(folder, recipe) if folder is not None else None
+        num_shards = begun.num_shards if begun is not None else default_num_shards(len(recipe), recipe.group)
     return Layout(
         name=recipe.NAME,
         num_samples=len(recipe),
-        num_shards=default_num_shards(len(recipe), recipe.group) if num_shards is None else num_shards,
+        num_shards=num_shards,
         group=recipe.group,
         png_bits=png_bits,
         metadata=keep_metadata,
     )
+
+
+def _begun_layout(folder: Path, recipe: Recipe) -> Layout | None:
+    """The layout of a folder that holds shards of this resolved recipe; None of any other, which the writer refuses."""
+    try:
+        begun = load_manifest(folder) if (folder / MANIFEST).exists() else read_plan(folder)
+    except FracgenError:
+        return None
+    return begun.layout if begun is not None and begun.recipe_hash == recipe_hash(recipe) else None
 
 
 def write_shards(
@@ -86,7 +106,8 @@ def write_shards(
     shards that are committed by then stay, and the same call goes on from there. UsageError too where this call made
     the folder and a class turns out to be one that cannot be made: the folder is removed again.
     """
-    folder, layout, started = Path(folder), layout or plan(recipe), time.perf_counter()
+    folder, started = Path(folder), time.perf_counter()
+    layout = layout or plan(recipe, folder=folder)
     work = replace(plan_of(recipe, layout, provenance), any_versions=any_versions)
     with FolderWriter(folder, work, inputs=inputs(recipe), part=part) as writer:
         for record in writer.records.values():

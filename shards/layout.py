@@ -15,6 +15,8 @@ Indices = npt.NDArray[np.int64]
 
 MIN_SHARDS = 64
 """Enough for 8 ranks with 8 workers each, where there are that many groups."""
+MIN_SHARD_SAMPLES = 8
+"""Of a small set: readers gain nothing from tars of an image or two."""
 MAX_SHARD_SAMPLES = 10_000
 MAX_GROUPED_SAMPLES = 5_000
 """Less where samples share work, as they are made group by group and held, encoded, until their turn."""
@@ -124,9 +126,13 @@ class Part:
 
 
 def default_num_shards(num_samples: int, group: int = 1) -> int:
-    """64 shards, or as many as keep a shard at 10,000 samples (5,000 in groups), but no more than there are groups."""
+    """64 shards; fewer where these would hold less than 8 samples each, more where they would hold over 10,000.
+
+    Over 5,000 in groups, which a shard never splits.
+    """
     most = MAX_SHARD_SAMPLES if group == 1 else MAX_GROUPED_SAMPLES
-    return min(-(-num_samples // group), max(MIN_SHARDS, -(-num_samples // most)))
+    few, many = -(-num_samples // MIN_SHARD_SAMPLES), -(-num_samples // most)
+    return min(-(-num_samples // group), max(min(MIN_SHARDS, few), many))
 
 
 def _random_order(count: int, seed: int, stream: int) -> Indices:

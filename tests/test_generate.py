@@ -94,6 +94,27 @@ def test_a_complete_folder_is_left_alone(recipe, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == before
 
 
+def test_a_folder_goes_on_with_the_number_of_shards_that_it_has(recipe, folder, tmp_path, monkeypatch):
+    """One image a tar was the default of small sets once."""
+    out, render_one, rendered = tmp_path / "set", generate.render_shard, []
+
+    def stop_after_two(path, shard, token):
+        if len(rendered) == 2:
+            raise DataError("stopped")
+        rendered.append(shard)
+        return render_one(path, shard, token)
+
+    monkeypatch.setattr(generate, "render_shard", stop_after_two)
+    with pytest.raises(DataError, match="stopped"):
+        write_shards(recipe, out, layout=plan(recipe, num_shards=5), provenance=PROVENANCE, workers=1)
+    monkeypatch.undo()
+    assert plan(recipe).num_shards != 5 and plan(recipe, folder=out).num_shards == 5
+    assert plan(small_recipe(seed=9), folder=out) == plan(small_recipe(seed=9)), "another recipe's folder says nothing"
+    write_shards(recipe, out, provenance=PROVENANCE)
+    assert contents(out) == contents(folder)
+    assert write_shards(recipe, out, provenance=PROVENANCE).new_samples == 0
+
+
 def test_failing_in_the_middle_keeps_shards_and_resumes(recipe, folder, tmp_path, monkeypatch):
     def failing(folder, shard, token):
         if shard == 3:

@@ -54,7 +54,7 @@ def test_layout_is_pinned():
 
 
 def test_default_number_of_shards():
-    assert [default_num_shards(n) for n in (1, 10, 1000, 640_000, 1_000_000)] == [1, 10, 64, 64, 100]
+    assert [default_num_shards(n) for n in (1, 10, 64, 400, 1000, 640_000, 1_000_000)] == [1, 2, 8, 50, 64, 64, 100]
     assert default_num_shards(1000, group=40) == 25
 
 

@@ -9,7 +9,7 @@ samples in batches of 256, AdamW, DeiT's augmentation. The same command goes on 
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -148,11 +148,10 @@ def pretrain(
     eval_transform = EvalTransform(size=augment.size, crop=1.0, mean=augment.mean, std=augment.std)
     clean_numbers, clean_skipped = evenly_spaced(len(examples), settings.run.clean_images), Skipped()
 
-    def clean_accuracy() -> dict[str, float]:
-        """Accuracy on training images, whole and unaugmented."""
+    def accuracy(transform: Callable[[torch.Tensor], torch.Tensor]) -> float:
         batches = eval_batches(
             loader.source,
-            transform=eval_transform.on_device,
+            transform=transform,
             picture_transform=eval_transform,
             ranks=ranks,
             numbers=clean_numbers,
@@ -160,8 +159,12 @@ def pretrain(
             skip_bad=settings.loader.skip_bad,
             skipped=clean_skipped,
         )
-        scores = evaluate(model, batches, num_classes=num_classes, amp=trainer.amp, ranks=ranks, confusion=False)
-        return {"clean_accuracy": scores.top1}
+        return evaluate(model, batches, num_classes=num_classes, amp=trainer.amp, ranks=ranks, confusion=False).top1
+
+    def accuracies() -> dict[str, float]:
+        """Accuracy on training images, whole and unaugmented; beside it, that on training crops of the same images."""
+        clean = {"clean_accuracy": accuracy(eval_transform.on_device)}
+        return clean if loader.transformed else {**clean, "crop_accuracy": accuracy(train_inputs.crops())}
 
     trainer.describe({"data": f"{examples}; {loader.shape}", "loader": loader.reason})
     if folder is None:
@@ -174,7 +177,7 @@ def pretrain(
     ending = trainer.fit(
         loader.batches,
         inputs,
-        evaluate=clean_accuracy if len(clean_numbers) else None,
+        evaluate=accuracies if len(clean_numbers) else None,
         evaluate_every=settings.run.clean_every,
         stop_after=stop_after,
     )
@@ -184,15 +187,16 @@ def pretrain(
         return
     exported = trainer.export(class_names=examples.class_names)
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
+    labels = {"clean_accuracy": "clean accuracy (whole images)", "crop_accuracy": "accuracy on training crops"}
     outcome: dict[str, Any] = {
         "run": str(folder.path),
         "ending": ending,
         **trainer.outcome(),
-        **{name: float(f"{logged[name]:.4g}") for name in ("loss", "clean_accuracy") if name in logged},
+        **{name: float(f"{logged[name]:.4g}") for name in ("loss", *labels) if name in logged},
         "skipped": num_skipped,
         "model": exported,
     }
-    cli.result(outcome, as_json=as_json, labels={"clean_accuracy": "clean accuracy (whole images)"})
+    cli.result(outcome, as_json=as_json, labels=labels)
     trainer.raise_if_interrupted()
 
 

@@ -58,7 +58,7 @@ def pack(
         typer.Option(
             help="Number of tars.",
             min=1,
-            show_default="64, more for big sets, fewer for small",
+            show_default="64, fewer for small sets, more for big ones",
             rich_help_panel="Output",
         ),
     ] = None,

@@ -48,7 +48,8 @@ class Output:
         Setting("Folder to write or to resume.", panel="Output", default="named after the recipe"),
     ] = None
     shards: Annotated[
-        int | None, Setting("Number of tars.", at_least=1, panel="Output", default="64, more for big sets")
+        int | None,
+        Setting("Number of tars.", at_least=1, panel="Output", default="64, fewer for small sets, more for big ones"),
     ] = None
     png_bits: Annotated[
         Literal[8, 1], Setting("Bits a pixel; 1 is small, and readers see 0 and 255.", panel="Output")
@@ -95,7 +96,7 @@ def render_recipe(name: str | None, values: Mapping[str, Any], output: Mapping[s
         folders.append(to.out or report.default_folder(resolved))
         for warning in resolved.warnings(provenance):
             report.warn(warning)
-        layout = plan(resolved, **shards)
+        layout = plan(resolved, **shards, folder=folders[-1])
         with report.Progress(layout, part, enabled=not to.as_json) as progress:
             result = write_shards(
                 resolved,

@@ -1,5 +1,9 @@
 """From a loaded batch to what the model trains on: augmented, mixed images and their targets."""
 
+import itertools
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,3 +29,12 @@ class TrainInputs:
         images: uint8 (B, C, H, W); or float32, augmented in the workers, where `transformed`. positions: (B,) int64.
         """
         return self._mix(images if transformed else self._augment(images, positions), labels, step)
+
+    def crops(self) -> Callable[[Tensor], Tensor]:
+        """A transform of batches, uint8 to float32, that augments without mixing: image n as sample n of the run is."""
+        counter = itertools.count()
+
+        def augment(images: Tensor) -> Tensor:
+            return self._augment(images, np.fromiter(counter, np.int64, len(images)))
+
+        return augment

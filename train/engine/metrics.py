@@ -14,6 +14,12 @@ from fracgen.shards.files import write_atomically
 from fracgen.train.engine.run_folder import write_figure
 
 ACCURACIES = ("clean_accuracy", "crop_accuracy", "val_accuracy", "test_accuracy")
+_LABELS = {
+    "clean_accuracy": "whole images",
+    "crop_accuracy": "training crops",
+    "val_accuracy": "validation split",
+    "test_accuracy": "test split",
+}
 METRICS, CURVES = "metrics.jsonl", "curves.png"
 
 
@@ -90,15 +96,21 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = read(metrics)
-    panels = [name for name in ("loss", "lr", *ACCURACIES) if any(name in line for line in lines)]
+    accuracies = [name for name in ACCURACIES if any(name in line for line in lines)]
+    panels = [[name] for name in ("loss", "lr") if any(name in line for line in lines)] + [accuracies] * bool(
+        accuracies
+    )
     if not panels:
         return
     figure = Figure(figsize=(8, 2.4 * len(panels)), layout="constrained")
     rows = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
-    for axes, name in zip(rows, panels, strict=True):
-        points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
-        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "")
-        axes.set_ylabel(name.replace("_", " "))
+    for axes, names in zip(rows, panels, strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=_LABELS.get(name, name))
+        axes.set_ylabel(names[0] if len(names) == 1 and names[0] not in ACCURACIES else "accuracy")
+        if names == accuracies:
+            axes.legend()
         axes.grid(alpha=0.3)
     axes.set_xlabel("step")
     axes.set_xlim(0, max(line["step"] for line in lines))
