@@ -43,7 +43,8 @@ def main(
     overrides: options.Overrides = None,
     given: dict[str, Any],
     seeds: Annotated[
-        int, typer.Option(help="Runs, of seeds one after the other.", min=1, rich_help_panel="Protocol")
+        int,
+        typer.Option(help="Number of runs, of consecutive seeds from --seed on.", min=1, rich_help_panel="Protocol"),
     ] = 1,
     out: options.Out = None,
     config: options.Config = None,

@@ -26,23 +26,39 @@ NAMES = (
 """Settings of pre-training and fine-tuning that have an option; all others are given as NAME=VALUE, or in a file."""
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Any setting, as in augment.erase=0.25.")
+    list[str] | None,
+    typer.Argument(metavar="[NAME=VALUE]...", help="Any setting by its dotted name, as in augment.erase=0.25."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder of the run, to write or to resume.", rich_help_panel="Output")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder to write the run to, or to resume it from.", rich_help_panel="Output")
+]
 Config = Annotated[
-    str | None, typer.Option(metavar="FILE.yaml", help="Settings; options override them.", rich_help_panel="Output")
+    str | None,
+    typer.Option(
+        metavar="FILE.yaml", help="YAML file of settings; options and NAME=VALUE override it.", rich_help_panel="Output"
+    ),
 ]
 Resume = Annotated[
-    Literal["auto", "never"], typer.Option(help="Go on with the run in --out, or refuse to.", rich_help_panel="Output")
+    Literal["auto", "never"],
+    typer.Option(help="auto: go on with the run that --out holds. never: refuse to.", rich_help_panel="Output"),
 ]
 AllowChanges = Annotated[
-    bool, typer.Option("--allow-changes", help="Go on with other settings than before.", rich_help_panel="Output")
+    bool,
+    typer.Option(
+        "--allow-changes", help="Go on with a run even if its settings were others.", rich_help_panel="Output"
+    ),
 ]
 StopAfter = Annotated[
-    int, typer.Option(help="Pause after this many steps in all; 0: never.", min=0, rich_help_panel="Training")
+    int,
+    typer.Option(
+        help="Pause when the run has taken this many steps in all; 0: do not pause.", min=0, rich_help_panel="Training"
+    ),
 ]
 Benchmark = Annotated[
-    bool, typer.Option("--benchmark", help="Measure images/s instead of training.", rich_help_panel="Output")
+    bool,
+    typer.Option(
+        "--benchmark", help="Measure images/s of model, data and both, and keep nothing.", rich_help_panel="Output"
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
 OldData = Annotated[str | None, typer.Option("--data", "--feed", hidden=True)]

@@ -29,10 +29,13 @@ class Pretraining:
     """A pre-training run."""
 
     shards: Annotated[
-        str, Setting("Folder of shards, or a pattern: 'set-{000..063}.tar'.", panel="Data", identity=False)
+        str,
+        Setting(
+            "Shards to train on: a folder, or a pattern such as 'set-{000..063}.tar'.", panel="Data", identity=False
+        ),
     ] = ""
     num_classes: Annotated[
-        int, Setting("Classes of tars without our manifest.", at_least=0, default="", panel="Data")
+        int, Setting("Number of classes, for tars without our manifest.", at_least=0, default="", panel="Data")
     ] = 0
     model: Model = field(default_factory=Model)
     optim: Optim = field(default_factory=Optim)

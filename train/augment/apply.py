@@ -1,6 +1,6 @@
-"""One layer of RandAugment or colour jitter: each operation on those samples of a batch that drew it.
+"""Applies a layer to a batch: one operation (or none) for each sample, of RandAugment or of colour jitter.
 
-Who drew what is known on the host. The batch stands in the order of the operations, so that each kernel gets one slice.
+The host knows which sample drew what. The batch is sorted by operation, so that each kernel gets one slice.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,20 @@ from fracgen.train.augment import ops as imageops
 from fracgen.train.augment.draws import CODES, Layer
 from fracgen.train.augment.ops import upload
 
-_BY_NUMBER = {CODES["Invert"]: 0, CODES["Posterize"]: 1, CODES["Solarize"]: 10, CODES["SolarizeAdd"]: 267}
-"""Operations whose table of levels depends on one whole number at most: which table is that of number 0."""
+_FIRST_TABLE = {CODES["Invert"]: 0, CODES["Posterize"]: 1, CODES["Solarize"]: 10, CODES["SolarizeAdd"]: 267}
+"""Row of `_tables` for argument 0 of each operation whose argument is a whole number (or none); argument k: k rows on.
+
+Posterize has 9 rows (0 to 8 bits), Solarize 257 (thresholds), SolarizeAdd 129 (addends).
+"""
 
 
 def apply(canvas: Tensor, layer: Layer, fill: Tensor) -> None:
-    """Do one layer, in place.
+    """Apply one layer, in place.
 
     Args:
         canvas: uint8 (B, C, S, S).
-        layer: operations of the B samples, in ascending order of their codes.
-        fill: (C, 1, 1) uint8, what comes into view from outside.
+        layer: operations of the B samples, in ascending order of their codes; NOTHING, the highest, comes last.
+        fill: (C, 1, 1) uint8, level of what comes into view from outside.
     """
     for first, last, kernel in _KERNELS:
         part = _span(layer, first, last)
@@ -33,13 +36,14 @@ def apply(canvas: Tensor, layer: Layer, fill: Tensor) -> None:
 
 
 def _span(layer: Layer, first: str, last: str) -> slice:
+    """The samples whose operation is one of first..last in the order of OPERATIONS."""
     start, stop = np.searchsorted(layer.codes, (CODES[first], CODES[last] + 1)).tolist()
     return slice(start, stop)
 
 
 @cache
 def _tables(device: torch.device) -> Tensor:
-    """The tables of _BY_NUMBER, uint8 (396, 1, 256)."""
+    """The rows of _FIRST_TABLE: new levels by level, uint8 (396, 1, 256)."""
     levels = np.arange(256)
     tables = [255 - levels]
     tables += [levels >> 8 - bits << 8 - bits for bits in range(9)]
@@ -49,16 +53,16 @@ def _tables(device: torch.device) -> Tensor:
 
 
 def _levels(images: Tensor, layer: Layer, _: Tensor) -> Tensor:
-    """All operations that give each level a new one."""
+    """Operations that map each level to a new one, by a table for each sample."""
     numbered = _span(layer, "Invert", "SolarizeAdd")
-    first = np.array([_BY_NUMBER[code] for code in layer.codes[numbered].tolist()], np.int64)
-    which = upload(first + layer.args[numbered].astype(np.int64), images.device)
-    spread, contrasted = _span(layer, "Brightness", "Contrast"), _span(layer, "Contrast", "Contrast")
-    means = torch.zeros(spread.stop - spread.start, dtype=torch.int64, device=images.device)
-    means[contrasted.start - spread.start :] = imageops.mean_levels(images[contrasted])
+    first = np.array([_FIRST_TABLE[code] for code in layer.codes[numbered].tolist()], np.int64)
+    rows = upload(first + layer.args[numbered].astype(np.int64), images.device)
+    scaled, contrasted = _span(layer, "Brightness", "Contrast"), _span(layer, "Contrast", "Contrast")
+    centres = torch.zeros(scaled.stop - scaled.start, dtype=torch.int64, device=images.device)
+    centres[contrasted.start - scaled.start :] = imageops.mean_levels(images[contrasted])
     tables = [
-        _tables(images.device).index_select(0, which),
-        imageops.spread(means, _factors(layer, spread, images.device)),
+        _tables(images.device).index_select(0, rows),
+        imageops.scale_levels(centres, _factors(layer, scaled, images.device)),
         imageops.auto_contrast(images[_span(layer, "AutoContrast", "AutoContrast")]),
         imageops.equalize(images[_span(layer, "Equalize", "Equalize")]),
     ]
@@ -86,15 +90,18 @@ def _rotate(images: Tensor, layer: Layer, fill: Tensor) -> Tensor:
 
 
 def _slide(images: Tensor, layer: Layer, fill: Tensor) -> Tensor:
-    """Shears and translations."""
+    """Shears and translations: each row (or column) moves by its own distance, in pixels."""
     size = images.shape[3]
     sheared = (layer.codes == CODES["ShearX"]) | (layer.codes == CODES["ShearY"])
     distances = layer.args[:, None] * np.where(sheared[:, None], np.arange(size) + 0.5, size)
-    whole = np.floor(distances)
-    rest = upload((distances - whole).astype(np.float32), images.device)
-    num_across = _span(layer, "ShearX", "TranslateX").stop
-    whole_ = upload(whole.astype(np.int64), images.device)
-    return imageops.slide(images, whole_, rest, num_across=num_across, fill=fill)
+    whole_pixels = np.floor(distances)
+    return imageops.slide(
+        images,
+        upload(whole_pixels.astype(np.int64), images.device),
+        upload((distances - whole_pixels).astype(np.float32), images.device),
+        num_along_x=_span(layer, "ShearX", "TranslateX").stop,
+        fill=fill,
+    )
 
 
 _KERNELS: tuple[tuple[str, str, Callable[[Tensor, Layer, Tensor], Tensor]], ...] = (
@@ -104,4 +111,4 @@ _KERNELS: tuple[tuple[str, str, Callable[[Tensor, Layer, Tensor], Tensor]], ...]
     ("Rotate", "Rotate", _rotate),
     ("ShearX", "TranslateY", _slide),
 )
-"""First and last operation of each slice, and what does them."""
+"""First and last operation of each slice, in the order of OPERATIONS, and the kernel that does all of them."""

@@ -1,15 +1,12 @@
 """Augmentation of training images on the device, batched, each sample with its own draws; and timm's own pipeline.
 
 What happens to sample number n of a run depends on the seed and n alone, so that batches, ranks, workers and resuming
-cannot change it. All draws are made on the host (0.7 ms for 256 samples), and nothing is read back from the device.
+cannot change it. All draws are made on the host, and nothing is read back from the device.
 
-Against timm on Pillow, the same draws give the same levels, but for less than one in a thousand that is off by 1. Only
+Given the same draws, levels are those of timm on Pillow, but for less than one in a thousand that is off by 1. Only
 flips are folded into the crop's resampling: two geometric operations in one are not what Pillow makes of them one after
 the other (rotate 20 degrees, shear 0.2: 5 levels apart on average), and only 1 sample in 36 draws two.
-
-Kornia 0.9 was measured beside this, on two cores: whole pipeline 10,000 images/s (here 19,500) for colour 32 px, 8,200
-(21,700) for gray 64 to 32 px, 96 (810) for gray 512 to 224 px, although it does one operation for a whole batch. Its
-crops are grid_sample's: not antialiased, a = -0.75; off from Pillow's by 1.2 to 14 levels on average (here 0.0001).
+Speed, also beside Kornia's, is in docs/benchmarks.md.
 """
 
 from collections.abc import Callable
@@ -24,7 +21,16 @@ from PIL import Image
 from torch import Tensor
 
 from fracgen.train.augment.apply import apply
-from fracgen.train.augment.draws import Layer, draw_augment, draw_crops, draw_erased, draw_jitter, draw_layers
+from fracgen.train.augment.draws import (
+    HFLIP,
+    VFLIP,
+    Layer,
+    draw_augment,
+    draw_crops,
+    draw_erased,
+    draw_jitter,
+    draw_layers,
+)
 from fracgen.train.augment.ops import Window, erase, resample, upload
 from fracgen.train.augment.settings import Augmentation
 
@@ -33,13 +39,13 @@ Channels = tuple[float, float, float]
 
 
 class DeviceAugment:
-    """Batches of bytes into augmented, normalised batches, on one device."""
+    """Turns batches of bytes into augmented, normalised batches, on one device."""
 
-    def __init__(self, config: Augmentation, *, seed: int, device: torch.device) -> None:
-        self.config, self.seed, self.device = config, seed, device
-        self._rule = config.rule
-        self._gray_fill = len(set(config.fill)) == 1
-        self._fill = torch.tensor(config.fill, dtype=torch.uint8, device=device).view(3, 1, 1)
+    def __init__(self, settings: Augmentation, *, seed: int, device: torch.device) -> None:
+        self._settings, self._seed, self._device = settings, seed, device
+        self._rand_augment = settings.rand_augment_rule
+        self._gray_fill = len(set(settings.fill)) == 1
+        self._fill = torch.tensor(settings.fill, dtype=torch.uint8, device=device).view(3, 1, 1)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, positions: Positions) -> Tensor:
@@ -53,27 +59,29 @@ class DeviceAugment:
             float32 (B, 3, size, size), normalised. Gray images become colour at the very end, which takes a third of
             the work.
         """
-        config = self.config
-        draws = draw_augment(self.seed, positions, self._rule)
-        boxes = draw_crops(draws, images.shape[2], images.shape[3], config.scale, config.ratio)
-        rows = _window(boxes[:, 0], boxes[:, 2], config.size, draws[:, 23] < config.vflip)
-        columns = _window(boxes[:, 1], boxes[:, 3], config.size, draws[:, 22] < config.hflip)
-        canvas = resample(images, rows, columns, config.size)
+        settings = self._settings
+        draws = draw_augment(self._seed, positions, self._rand_augment)
+        boxes = draw_crops(draws, images.shape[2], images.shape[3], settings.scale, settings.ratio)
+        rows = _window(boxes[:, 0], boxes[:, 2], settings.size, draws[:, VFLIP] < settings.vflip)
+        columns = _window(boxes[:, 1], boxes[:, 3], settings.size, draws[:, HFLIP] < settings.hflip)
+        canvas = resample(images, rows, columns, settings.size)
         if not self._gray_fill:
             canvas = canvas.expand(-1, 3, -1, -1).contiguous()
+        rule = self._rand_augment
         order = np.arange(len(images))  # which sample stands where on the canvas
-        for layer in draw_layers(draws, self._rule) if self._rule else draw_jitter(draws, config.color_jitter):
+        for layer in draw_layers(draws, rule) if rule else draw_jitter(draws, settings.color_jitter):
             moved = layer.codes[order].argsort(kind="stable")
             order = order[moved]
-            canvas = canvas.index_select(0, upload(moved, self.device))
+            canvas = canvas.index_select(0, upload(moved, self._device))
             apply(canvas, Layer(layer.codes[order], layer.args[order]), self._fill[: canvas.shape[1]])
-        canvas = canvas.index_select(0, upload(order.argsort(), self.device))
-        out = normalise(canvas, config.mean, config.std)
-        erase(out, *draw_erased(self.seed, positions, config.erase, config.size))
+        canvas = canvas.index_select(0, upload(order.argsort(), self._device))
+        out = normalise(canvas, settings.mean, settings.std)
+        erase(out, *draw_erased(self._seed, positions, settings.erase, settings.size))
         return out
 
 
 def _window(start: Positions, length: Positions, size: int, flipped: npt.NDArray[np.bool_]) -> Window:
+    """One axis of crops, for an output of `size` pixels. start, length: of each crop, in source pixels."""
     step = length / size
     low = start.astype(np.float64)
     high = low + length
@@ -94,16 +102,17 @@ def _scaling(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devi
 
 
 @dataclass(frozen=True)
-class _Converted:
-    """A transform of RGB images, for any image; unlike a closure it can be sent to workers."""
+class RgbTransform:
+    """A transform that converts any image to RGB first; unlike a closure it can be sent to workers."""
 
     transform: Callable[[Image.Image], Tensor]
 
     def __call__(self, image: Image.Image) -> Tensor:
+        """The transformed image. image: of any mode."""
         return self.transform(image.convert("RGB"))
 
 
-def timm_transform(config: Augmentation) -> Callable[[Image.Image], Tensor]:
+def timm_transform(settings: Augmentation) -> Callable[[Image.Image], Tensor]:
     """timm's own pipeline of the same settings: a PIL image of any mode into float32 (3, size, size), normalised.
 
     It draws from Python's, numpy's and torch's global generators, which the caller seeds.
@@ -112,18 +121,18 @@ def timm_transform(config: Augmentation) -> Callable[[Image.Image], Tensor]:
     from timm.data.transforms_factory import create_transform
 
     transform: Any = create_transform(
-        (3, config.size, config.size),
+        (3, settings.size, settings.size),
         is_training=True,
-        scale=config.scale,
-        ratio=config.ratio,
-        hflip=config.hflip,
-        vflip=config.vflip,
-        auto_augment=config.rand_augment or None,
-        color_jitter=config.color_jitter,
+        scale=settings.scale,
+        ratio=settings.ratio,
+        hflip=settings.hflip,
+        vflip=settings.vflip,
+        auto_augment=settings.rand_augment or None,
+        color_jitter=settings.color_jitter,
         interpolation="bicubic",
-        mean=config.mean,
-        std=config.std,
-        re_prob=config.erase,
+        mean=settings.mean,
+        std=settings.std,
+        re_prob=settings.erase,
         re_mode="pixel",
     )
     # timm asks to keep 0 bits where the magnitude reaches 10 (1 of 44 at m9-mstd0.5), which Pillow 13 refuses
@@ -131,7 +140,7 @@ def timm_transform(config: Augmentation) -> Callable[[Image.Image], Tensor]:
         for op in getattr(step, "ops", []):
             if isinstance(op, AugmentOp) and op.name.startswith("Posterize"):
                 op.aug_fn = _posterize
-    return _Converted(transform)
+    return RgbTransform(transform)
 
 
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:

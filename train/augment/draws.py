@@ -1,7 +1,8 @@
 """What augmentation does to which sample: boxes, flips, operations and their arguments, all drawn on the host.
 
-Every row is a function of the seed and the sample's position in the run. The columns of uniform numbers are fixed, so
-that switching one thing off leaves the others as they were. Purpose "augment":
+Every row is a function of the seed and the sample's position in the run. Each draw has its own column of uniform
+numbers, so that switching one thing off leaves the others as they were. Columns are append-only: runs are repeated by
+their seed, so none changes its meaning; a new draw takes new columns. Purpose "augment":
 
     0 to 9, 10 to 19    area and aspect of ten attempts at a crop        20, 21    its top and left
     22, 23              horizontal and vertical flip                     24 to 27  colour jitter: three factors, order
@@ -40,19 +41,23 @@ OPERATIONS = (
     "ShearY",
     "TranslateY",
 )
-"""timm's fifteen, neighbours sharing a kernel. An operation's code is its place here."""
+"""timm's fifteen. An operation's code is its place here. The order matters: `apply` gives neighbours to one kernel."""
 CODES = {name: code for code, name in enumerate(OPERATIONS)}
 NOTHING = len(OPERATIONS)
+"""Code of samples that are left as they are: the highest, so that a batch sorted by code has them last."""
 MAX_LEVEL = 10.0
 MIN_ERASED, MAX_ERASED, MIN_ERASED_ASPECT = 0.02, 1 / 3, 0.3
 _JITTERED = [CODES[name] for name in ("Brightness", "Contrast", "Color")]
 _JITTER_ORDERS = np.array(list(permutations(_JITTERED)), np.int64)
+HFLIP, VFLIP = 22, 23
+"""Columns of "augment" that decide on flips."""
 _JITTER, _LAYERS, _LAYER_COLUMNS = 24, 28, 5
+"""First column of colour jitter and of RandAugment, and how many columns each layer has."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation, or none, for each of B samples."""
+    """One operation, or none, for each of B samples: of RandAugment (`num_layers` of them) or of colour jitter."""
 
     codes: Ints
     """(B,), places in OPERATIONS, or NOTHING."""
@@ -87,26 +92,26 @@ def _middle(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, i
     return (height - inside_height) // 2, (width - inside_width) // 2, inside_height, inside_width
 
 
-def draw_layers(draws: Floats, rule: RandAugment) -> list[Layer]:
+def draw_layers(draws: Floats, settings: RandAugment) -> list[Layer]:
     """RandAugment's operations and arguments, by layer."""
-    return [_draw_layer(draws[:, start : start + 5], rule) for start in _layer_starts(rule)]
+    return [_draw_layer(draws[:, start : start + _LAYER_COLUMNS], settings) for start in _layer_starts(settings)]
 
 
-def _layer_starts(rule: RandAugment) -> range:
-    return range(_LAYERS, _LAYERS + _LAYER_COLUMNS * rule.num_layers, _LAYER_COLUMNS)
+def _layer_starts(settings: RandAugment) -> range:
+    return range(_LAYERS, _LAYERS + _LAYER_COLUMNS * settings.num_layers, _LAYER_COLUMNS)
 
 
-def _draw_layer(draws: Floats, rule: RandAugment) -> Layer:
+def _draw_layer(draws: Floats, settings: RandAugment) -> Layer:
     which, whether, sign, first, second = draws.T
     codes = (which * len(OPERATIONS)).astype(np.int64)
-    codes[whether > rule.prob] = NOTHING
-    if np.isinf(rule.std):
-        levels = first * rule.magnitude
+    codes[whether > settings.prob] = NOTHING
+    if np.isinf(settings.std):
+        levels = first * settings.magnitude
     else:  # Box and Muller; 1 - u is never 0
-        levels = rule.magnitude + rule.std * np.sqrt(-2 * np.log(1 - first)) * np.cos(2 * np.pi * second)
+        levels = settings.magnitude + settings.std * np.sqrt(-2 * np.log(1 - first)) * np.cos(2 * np.pi * second)
     levels = levels.clip(0, MAX_LEVEL) / MAX_LEVEL
     signed = np.where(sign > 0.5, -levels, levels)
-    by_code = arguments(levels, signed, increasing=rule.increasing)
+    by_code = arguments(levels, signed, increasing=settings.increasing)
     return Layer(codes, by_code[codes, np.arange(len(codes))])
 
 
@@ -140,24 +145,25 @@ def draw_jitter(draws: Floats, strength: float) -> list[Layer]:
     return [Layer(codes, np.take_along_axis(by_code, codes[:, None], 1)[:, 0]) for codes in orders.T]
 
 
-def draw_augment(seed: int, positions: Ints, rule: RandAugment | None) -> Floats:
+def draw_augment(seed: int, positions: Ints, rand_augment: RandAugment | None) -> Floats:
     """The uniform numbers of purpose "augment", a row a sample."""
-    return uniforms(seed, "augment", positions, _LAYERS + _LAYER_COLUMNS * (rule.num_layers if rule else 0))
+    num_layers = rand_augment.num_layers if rand_augment else 0
+    return uniforms(seed, "augment", positions, _LAYERS + _LAYER_COLUMNS * num_layers)
 
 
 def draw_erased(seed: int, positions: Ints, prob: float, size: int) -> tuple[Ints, Ints, Ints]:
-    """Boxes of timm's RandomErasing in a square of `size`: whose, where, and a key for the noise in each.
+    """Boxes of timm's RandomErasing in a square of `size`, for the m samples that have one.
 
     Returns:
-        (m,) int64 places in the batch; (m, 4) int64 top, left, height, width; (m,) int64 in [0, 2^32).
+        (m,) int64 places in the batch; (m, 4) int64 top, left, height, width; (m,) int64 noise keys < 2^32.
     """
     draws = uniforms(seed, "erase", positions, 24)
     areas = (MIN_ERASED + draws[:, 1:11] * (MAX_ERASED - MIN_ERASED)) * size * size
     aspects = np.exp(np.log(MIN_ERASED_ASPECT) * (1 - 2 * draws[:, 11:21]))
     heights, widths = np.rint(np.sqrt(areas * aspects)), np.rint(np.sqrt(areas / aspects))
     fits = (widths < size) & (heights < size)
-    whose = np.flatnonzero((draws[:, 0] <= prob) & fits.any(1) & (prob > 0))
-    first = fits.argmax(1)[whose]
-    sizes = np.stack([heights[whose, first], widths[whose, first]], 1)
-    boxes = np.concatenate([np.floor(draws[whose, 21:23] * (size + 1 - sizes)), sizes], 1).astype(np.int64)
-    return whose, boxes, (draws[whose, 23] * 2**32).astype(np.int64)
+    samples = np.flatnonzero((draws[:, 0] <= prob) & fits.any(1) & (prob > 0))
+    first = fits.argmax(1)[samples]
+    sizes = np.stack([heights[samples, first], widths[samples, first]], 1)
+    boxes = np.concatenate([np.floor(draws[samples, 21:23] * (size + 1 - sizes)), sizes], 1).astype(np.int64)
+    return samples, boxes, (draws[samples, 23] * 2**32).astype(np.int64)

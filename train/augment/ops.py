@@ -1,8 +1,8 @@
 """Pillow's image operations on batches, on any device, without one transfer back to the host.
 
-Images are uint8 (n, C, H, W) in and out, C 1 or 3, with a parameter a sample: Pillow rounds to 256 levels after every
-operation, so that keeping bytes between them is both exact and small. A gray image gives what its three equal channels
-would. What these are held to is Pillow's behaviour; the tests compare with it, level by level.
+Images are uint8 (n, C, H, W) in and out, C 1 or 3, with one parameter for each sample. Pillow rounds to 256 levels
+after every operation, so bytes between operations are exact, and small. A gray image gives what its three equal
+channels would. The reference is Pillow: the tests compare level by level.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ CPU_CHUNK, DEVICE_CHUNK = 1 << 20, 1 << 28
 
 @dataclass(frozen=True)
 class Window:
-    """What one axis of an output shows: its place k lies at start + (k + 0.5) step of an input's axis.
+    """What one axis of the output shows of the source: the middle of output pixel k lies at start + (k + 0.5) step.
 
-    low, high bound the pixels that count. All are (n,) float64 on the host; step is negative where the axis is flipped.
+    All are in source pixels, (n,) float64 on the host. step: negative where the axis is flipped. low, high: the source
+    pixels in [low, high) count, those outside do not.
     """
 
     start: npt.NDArray[np.float64]
@@ -92,15 +93,15 @@ def resample(images: Tensor, rows: Window, columns: Window, size: int) -> Tensor
         left, right = int(columns.low[part].min()), int(columns.high[part].max())
         top, bottom = int(rows.low[part].min()), int(rows.high[part].max())
         lines = images[part, :, top:bottom, left:right].permute(0, 3, 1, 2).float()
-        across = _bags(lines.contiguous(), taps[0][0][part] - left, taps[0][1][part])
+        across = _weighted_sums(lines.contiguous(), taps[0][0][part] - left, taps[0][1][part])
         across = across.add_(0.5).floor_().clamp_(0, 255).transpose(1, 3).contiguous()
-        down = _bags(across, taps[1][0][part] - top, taps[1][1][part])
+        down = _weighted_sums(across, taps[1][0][part] - top, taps[1][1][part])
         out[part] = down.add_(0.5).clamp_(0, 255).transpose(1, 2)
     return out
 
 
-def _bags(lines: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of lines: (n, L, C, M) float32 by (n, size, taps) to (n, size, C, M)."""
+def _weighted_sums(lines: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    """Output lines, each a weighted sum of input lines: (n, L, C, M) float32, (n, size, taps) to (n, size, C, M)."""
     num, length, channels, across = lines.shape
     size = places.shape[1]
     places = places + length * torch.arange(num, dtype=torch.int32, device=places.device).view(-1, 1, 1)
@@ -159,13 +160,13 @@ def mean_levels(images: Tensor) -> Tensor:
     return (2 * _luma(images).flatten(1).sum(1) + num) // (2 * num)
 
 
-def spread(means: Tensor, factors: Tensor) -> Tensor:
-    """Tables that take levels away from (factor above 1) or towards a mean: (n,) and (n,) to uint8 (n, 1, 256).
+def scale_levels(centres: Tensor, factors: Tensor) -> Tensor:
+    """Tables of centre + factor (level - centre): (n,) and (n,) to uint8 (n, 1, 256).
 
-    Contrast is this about the image's mean, brightness about 0.
+    The centre of contrast is the image's mean level, that of brightness is 0.
     """
-    means = means.float()[:, None, None]
-    table = means + factors[:, None, None] * (torch.arange(256, device=means.device) - means)
+    centres = centres.float()[:, None, None]
+    table = centres + factors[:, None, None] * (torch.arange(256, device=centres.device) - centres)
     return table.clamp_(0, 255).byte()
 
 
@@ -202,28 +203,28 @@ def _filled(images: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
     return (images - fill).mul_(inside).add_(fill)
 
 
-def slide(images: Tensor, whole: Tensor, rest: Tensor, *, num_across: int, fill: Tensor) -> Tensor:
-    """Shears and translations: every row moved by its own distance, for the first `num_across`; the others' columns.
+def slide(images: Tensor, whole_pixels: Tensor, rest: Tensor, *, num_along_x: int, fill: Tensor) -> Tensor:
+    """Shears and translations: moves each row of the first `num_along_x` images, each column of the others.
 
     Args:
         images: uint8 (n, C, S, S).
-        whole, rest: (n, S) int64 and float32 in [0, 1): output x shows x + whole + rest.
-        num_across: how many slide along x.
+        whole_pixels, rest: (n, S) int64 and float32 in [0, 1), the distance of each line: output x shows the source at
+            x + whole_pixels + rest.
         fill: (C, 1, 1) uint8 for what comes from outside.
     """
     size = images.shape[3]
-    images = torch.cat([images[:num_across], images[num_across:].mT])
-    places = torch.arange(-1, size + 2, device=images.device) + whole[..., None]
+    images = torch.cat([images[:num_along_x], images[num_along_x:].mT])
+    places = torch.arange(-1, size + 2, device=images.device) + whole_pixels[..., None]
     near = images.gather(3, places.clamp(0, size - 1)[:, None].expand(-1, images.shape[1], -1, -1)).float()
     rest = rest[:, None, :, None]
     moved = _cubic([near[..., k : k + size] for k in range(4)], rest).clamp_(0, 255).byte()
     place = places[:, None, :, 1:-2] + (rest + 0.5)
     moved = _filled(moved, (place >= 0) & (place < size), fill)
-    return torch.cat([moved[:num_across], moved[num_across:].mT])
+    return torch.cat([moved[:num_along_x], moved[num_along_x:].mT])
 
 
 def rotate(images: Tensor, turns: Tensor, *, fill: Tensor) -> Tensor:
-    """About the middle.
+    """Rotates about the middle, bicubic.
 
     Args:
         images: uint8 (n, C, S, S).
@@ -238,7 +239,8 @@ def rotate(images: Tensor, turns: Tensor, *, fill: Tensor) -> Tensor:
     inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
     left, top = (x - 0.5).floor(), (y - 0.5).floor()
     along, below = x - 0.5 - left, y - 0.5 - top
-    # windows of 4 by 4: four neighbours in a row, the border repeated, are packed into one word, for a single read
+    # 4 by 4 source pixels each: four neighbours in a row, the border repeated, are one 32-bit word, for a single read;
+    # the first of them is its lowest byte, as on all little-endian machines
     wide = size + 1
     corner = (top.clamp_(-1, size - 1) + 1) * wide + left.clamp_(-1, size - 1) + 1
     places = corner.long().view(num, 1, 1, -1) + torch.arange(4, device=images.device)[:, None] * wide
@@ -252,35 +254,36 @@ def rotate(images: Tensor, turns: Tensor, *, fill: Tensor) -> Tensor:
 
 
 def erase(
-    images: Tensor, whose: npt.NDArray[np.int64], boxes: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]
+    images: Tensor, samples: npt.NDArray[np.int64], boxes: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]
 ) -> None:
     """Fill boxes with N(0, 1) noise, in place, each pixel and channel its own.
 
     Args:
         images: float32 (B, C, S, S), contiguous, of fewer than 2^31 numbers.
-        whose: (m,) places in the batch.
+        samples: (m,) places in the batch, of the image that each box lies in.
         boxes: (m, 4) top, left, height, width.
         keys: (m,) in [0, 2^32): the noise of a box depends on its key and shape alone.
     """
-    if not len(whose):
+    if not len(samples):
         return
     _, channels, height, width = images.shape
     tops, lefts, heights, widths = boxes.T
     areas = heights * widths
-    first = whose * (channels * height * width) + tops * width + lefts
-    each = np.stack([areas, areas.cumsum() - areas, first, widths, keys], 1).astype(np.uint32).view(np.int32)
-    sent = upload(each, images.device)
-    # a row for every erased pixel: what its box has in `each`
-    pixels = sent.repeat_interleave(sent[:, 0], dim=0, output_size=int(areas.sum()))
-    lengths, starts, firsts, across, mixed = pixels.unbind(1)
-    within = torch.arange(len(pixels), dtype=torch.int32, device=images.device) - starts
-    places = firsts + torch.div(within, across, rounding_mode="trunc") * (width - across) + within
+    firsts = samples * (channels * height * width) + tops * width + lefts
+    columns = [areas, areas.cumsum() - areas, firsts, widths, keys]  # areas and their start in all erased pixels
+    boxes_table = upload(np.stack(columns, 1).astype(np.uint32).view(np.int32), images.device)
+    # its box's row for every erased pixel
+    pixels = boxes_table.repeat_interleave(boxes_table[:, 0], dim=0, output_size=int(areas.sum()))
+    box_areas, box_starts, box_firsts, box_widths, box_keys = pixels.unbind(1)
+    within = torch.arange(len(pixels), dtype=torch.int32, device=images.device) - box_starts
+    places = box_firsts + torch.div(within, box_widths, rounding_mode="trunc") * (width - box_widths) + within
     planes = torch.arange(channels, dtype=torch.int32, device=images.device)[:, None]
-    noise = normals((within + planes * lengths) * _SPREAD ^ mixed)
+    noise = normals((within + planes * box_areas) * _GOLDEN_RATIO ^ box_keys)
     images.view(-1).scatter_(0, (places + planes * (height * width)).view(-1).long(), noise.view(-1))
 
 
-_SPREAD = 0x9E3779B9 - 2**32
+_GOLDEN_RATIO = 0x9E3779B9 - 2**32
+"""2^32 / golden ratio as an int32. It is odd, so that different counters stay different when multiplied by it."""
 
 
 def normals(counters: Tensor) -> Tensor:

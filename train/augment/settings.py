@@ -13,8 +13,9 @@ from fracgen.shards.settings import Setting, check_settings
 class RandAugment:
     """timm's RandAugment: `num_layers` operations a sample, drawn with replacement, each done with probability `prob`.
 
-    The magnitude of each is normal around `magnitude` (uniform below it for an infinite `std`), clipped to [0, 10].
-    `increasing`: severity grows with the magnitude for all.
+    The magnitude of each is normal around `magnitude` with standard deviation `std` (uniform below it for an infinite
+    `std`), clipped to [0, 10]. increasing: all operations get stronger with the magnitude. In timm's text these are m,
+    n, p, mstd and inc, and the defaults here are timm's for what a text leaves out.
     """
 
     magnitude: int = 10
@@ -25,7 +26,7 @@ class RandAugment:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From timm's words, as in "rand-m9-n2-mstd0.5-inc1". Raises UsageError for parts other than m n mstd inc p."""
+        """Read timm's text, as in "rand-m9-n2-mstd0.5-inc1". Raises UsageError for parts other than m n mstd inc p."""
         head, *parts = text.split("-")
         values = {}
         for part in parts:
@@ -50,30 +51,46 @@ class RandAugment:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Augmentation of one sample, in order: RandomResizedCrop to `size`, flips, RandAugment or (only where that is '')
-    colour jitter, normalisation, random erasing by N(0, 1) noise.
+    """Augmentation of one sample.
+
+    In order: RandomResizedCrop to `size`, flips, RandAugment or (only where that is '') colour jitter, normalisation,
+    random erasing by N(0, 1) noise.
     """
 
-    size: Annotated[int, Setting("Side of the images that the model sees, in pixels.", at_least=1)] = 224
-    scale: Annotated[tuple[float, float], Setting("Least and most area of a crop, as shares.", above=0)] = (0.08, 1.0)
-    ratio: Annotated[tuple[float, float], Setting("Least and most aspect of a crop.", above=0)] = (3 / 4, 4 / 3)
+    size: Annotated[int, Setting("Side of the square images that the model sees, in pixels.", at_least=1)] = 224
+    scale: Annotated[
+        tuple[float, float], Setting("Smallest and largest area of a random crop, as shares of the image.", above=0)
+    ] = (0.08, 1.0)
+    ratio: Annotated[tuple[float, float], Setting("Smallest and largest width / height of a random crop.", above=0)] = (
+        3 / 4,
+        4 / 3,
+    )
     hflip: Annotated[float, Setting("Probability of a horizontal flip.", at_least=0, at_most=1)] = 0.5
     vflip: Annotated[float, Setting("Probability of a vertical flip.", at_least=0, at_most=1)] = 0.5
-    rand_augment: Annotated[str, Setting("RandAugment in timm's words; '' for none.")] = "rand-m9-n2-mstd0.5-inc1"
-    color_jitter: Annotated[float, Setting("Strength of colour jitter.", at_least=0)] = 0.4
+    rand_augment: Annotated[str, Setting("RandAugment, as timm writes it; '' for none.")] = "rand-m9-n2-mstd0.5-inc1"
+    color_jitter: Annotated[
+        float, Setting("Strength of colour jitter, which is used only without RandAugment.", at_least=0)
+    ] = 0.4
     erase: Annotated[float, Setting("Probability of random erasing.", at_least=0, at_most=1)] = 0.5
-    mean: Annotated[tuple[float, float, float], Setting("Subtracted from levels in [0, 1].")] = (0.5, 0.5, 0.5)
-    std: Annotated[tuple[float, float, float], Setting("Levels are divided by it.", above=0)] = (0.5, 0.5, 0.5)
+    mean: Annotated[tuple[float, float, float], Setting("Mean of each channel, subtracted from levels in [0, 1].")] = (
+        0.5,
+        0.5,
+        0.5,
+    )
+    std: Annotated[
+        tuple[float, float, float],
+        Setting("Standard deviation of each channel, by which levels are divided then.", above=0),
+    ] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range, and for a RandAugment that we do not have."""
         check_settings(self)
         if self.scale[0] > self.scale[1] or self.ratio[0] > self.ratio[1]:
             raise UsageError(f"crops of scale {self.scale}, ratio {self.ratio}: give (least, most)")
-        _ = self.rule
+        _ = self.rand_augment_rule
 
     @property
-    def rule(self) -> RandAugment | None:
+    def rand_augment_rule(self) -> RandAugment | None:
         """RandAugment's numbers, None where it is off."""
         return RandAugment.parse(self.rand_augment) if self.rand_augment else None
 
@@ -87,11 +104,15 @@ class Augmentation:
 class Mix:
     """timm's mixup and cutmix of a batch, and label smoothing."""
 
-    mixup: Annotated[float, Setting("Alpha of mixup; 0: off.", at_least=0, below=1e9)] = 0.8
-    cutmix: Annotated[float, Setting("Alpha of cutmix; 0: off.", at_least=0, below=1e9)] = 1.0
+    mixup: Annotated[float, Setting("Alpha of mixup's beta distribution; 0: no mixup.", at_least=0, below=1e9)] = 0.8
+    cutmix: Annotated[float, Setting("Alpha of cutmix's beta distribution; 0: no cutmix.", at_least=0, below=1e9)] = 1.0
     prob: Annotated[float, Setting("Probability that a batch is mixed.", at_least=0, at_most=1)] = 1.0
-    switch: Annotated[float, Setting("Share of mixed batches that get cutmix.", at_least=0, at_most=1)] = 0.5
-    smoothing: Annotated[float, Setting("Label smoothing.", at_least=0, at_most=1)] = 0.1
+    switch: Annotated[
+        float, Setting("Share of mixed batches that get cutmix, where both are on.", at_least=0, at_most=1)
+    ] = 0.5
+    smoothing: Annotated[
+        float, Setting("Label smoothing: share of the target that is spread over all classes.", at_least=0, at_most=1)
+    ] = 0.1
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""

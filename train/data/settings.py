@@ -15,7 +15,7 @@ class LoaderSettings:
     """How examples reach the model."""
 
     batch_size: Annotated[
-        int, Setting("Images of a batch, of all processes together.", at_least=1, at_most=1 << 30, panel="Training")
+        int, Setting("Images in a batch, over all processes.", at_least=1, at_most=1 << 30, panel="Training")
     ] = 256
     repeats: Annotated[
         int,
@@ -29,35 +29,45 @@ class LoaderSettings:
     mode: Annotated[
         LoaderMode,
         Setting(
-            "Keep decoded images in memory, or stream them. auto: in memory where a quarter of it is enough.",
+            "Keep the decoded images in memory, or stream them. auto: in memory if they fit into a quarter of it.",
             option="--loader",
             panel="Data",
         ),
     ] = "auto"
     augment: Annotated[
-        AugmentPlace, Setting("On the device, or by timm's own pipeline in the workers.", panel="Data")
+        AugmentPlace,
+        Setting("Augment batches on the device, or by timm's own pipeline in worker processes.", panel="Data"),
     ] = "device"
     workers: Annotated[
         int,
         Setting(
-            "Worker processes of each process; 0: a thread.", at_least=0, at_most=1024, panel="Machine", identity=False
+            "Worker processes that load images, for each training process; 0: a thread instead.",
+            at_least=0,
+            at_most=1024,
+            panel="Machine",
+            identity=False,
         ),
     ] = 2
     shuffle: Annotated[
         int,
-        Setting("Images of tars that are shuffled among each other.", at_least=0, at_most=1 << 30, option=""),
+        Setting(
+            "Size of the shuffle buffer of larger sets, in images; a set of at most this size is shuffled as a whole.",
+            at_least=0,
+            at_most=1 << 30,
+            option="",
+        ),
     ] = 8192
     resize: Annotated[
         int,
         Setting(
-            "Bring images of other sizes to N x N pixels: shorter edge, then the central square. 0: do not.",
+            "Resize images to N x N pixels first: the shorter edge to N, then the central square. 0: keep their size.",
             at_least=0,
             at_most=1 << 16,
             panel="Data",
         ),
     ] = 0
     skip_bad: Annotated[
-        bool, Setting("Leave out images that cannot be read, and count them; else they are errors.", panel="Data")
+        bool, Setting("Leave out images that cannot be read, and count them; without it they are errors.", panel="Data")
     ] = False
 
     def __post_init__(self) -> None:

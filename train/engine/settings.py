@@ -19,7 +19,9 @@ class Model:
     """A timm classification model."""
 
     name: Annotated[str, Setting("Name of a timm model.", option="--model", panel=_TRAINING)] = DEFAULT_MODEL
-    drop_path: Annotated[float, Setting("Stochastic depth; 0 where the model has none.", at_least=0, below=1)] = 0.1
+    drop_path: Annotated[
+        float, Setting("Probability of stochastic depth; set 0 for models that have none.", at_least=0, below=1)
+    ] = 0.1
     options: Annotated[
         Mapping[str, Any], Setting("More arguments of `timm.create_model`, such as patch_size or depth.")
     ] = field(default_factory=dict)
@@ -37,17 +39,19 @@ class Optim:
     lr: Annotated[
         float,
         Setting(
-            "Learning rate for a batch of 512; lr x batch size / 512 is used.",
+            "Learning rate for batches of 512 images; it is scaled by batch size / 512.",
             above=0,
             at_most=1e30,
             panel=_TRAINING,
         ),
     ] = 1e-3
-    weight_decay: Annotated[float, Setting("Of weights; not of biases, norms and tokens.", at_least=0, at_most=1e9)] = (
-        0.05
+    weight_decay: Annotated[
+        float, Setting("Weight decay; biases, norms and tokens have none.", at_least=0, at_most=1e9)
+    ] = 0.05
+    momentum: Annotated[float, Setting("Momentum of SGD; Adam's beta_1 stays timm's.", at_least=0, at_most=1)] = 0.9
+    clip: Annotated[float, Setting("Norm to which gradients are clipped; 0: no clipping.", at_least=0, at_most=1e9)] = (
+        0.0
     )
-    momentum: Annotated[float, Setting("Of SGD; beta_1 of Adam stays timm's.", at_least=0, at_most=1)] = 0.9
-    clip: Annotated[float, Setting("Largest norm of the gradients; 0: not clipped.", at_least=0, at_most=1e9)] = 0.0
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
@@ -59,16 +63,39 @@ class Schedule:
     """Length, in one of three units, and a cosine after a linear warm-up. All rates are scaled as `Optim.lr`."""
 
     steps: Annotated[
-        int, Setting("Length in steps; or --samples, or --epochs.", at_least=0, default="", panel=_TRAINING)
+        int,
+        Setting(
+            "Length of the run in steps (give one of --steps, --samples, --epochs).",
+            at_least=0,
+            default="",
+            panel=_TRAINING,
+        ),
     ] = 0
-    samples: Annotated[int, Setting("Length in samples.", at_least=0, default="", panel=_TRAINING)] = 0
-    epochs: Annotated[float, Setting("Length in epochs.", at_least=0, below=1e15, default="", panel=_TRAINING)] = 0.0
-    warmup_steps: Annotated[int, Setting("Warm-up; at most 5 % of the run.", at_least=0)] = 5000
-    warmup_epochs: Annotated[
-        float, Setting("Warm-up in epochs, in place of warmup_steps where above 0.", at_least=0, below=1e15)
+    samples: Annotated[
+        int,
+        Setting(
+            "Length of the run in samples: images that the model is trained on, repeats counted.",
+            at_least=0,
+            default="",
+            panel=_TRAINING,
+        ),
+    ] = 0
+    epochs: Annotated[
+        float,
+        Setting(
+            "Length of the run in epochs: passes over the training images.",
+            at_least=0,
+            below=1e15,
+            default="",
+            panel=_TRAINING,
+        ),
     ] = 0.0
-    warmup_lr: Annotated[float, Setting("Learning rate of the first step.", at_least=0)] = 1e-6
-    min_lr: Annotated[float, Setting("Learning rate of the last step.", at_least=0)] = 1e-5
+    warmup_steps: Annotated[int, Setting("Warm-up in steps, cut to 5 % of the run.", at_least=0)] = 5000
+    warmup_epochs: Annotated[
+        float, Setting("Warm-up in epochs; above 0 it replaces warmup_steps.", at_least=0, below=1e15)
+    ] = 0.0
+    warmup_lr: Annotated[float, Setting("Learning rate of the first step, scaled as --lr is.", at_least=0)] = 1e-6
+    min_lr: Annotated[float, Setting("Learning rate of the last step, scaled as --lr is.", at_least=0)] = 1e-5
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
@@ -79,15 +106,25 @@ class Schedule:
 class Run:
     """Seed, machine, and how often the run logs and saves."""
 
-    seed: Annotated[int, Setting("Of every draw of the run.", at_least=0, at_most=MAX_SEED, panel=_MACHINE)] = 0
-    device: Annotated[Device, Setting("auto: a GPU where there is one.", panel=_MACHINE)] = "auto"
-    precision: Annotated[Precision, Setting("auto: bf16 where the processor has it.", panel=_MACHINE)] = "auto"
-    compile: Annotated[bool, Setting("Compile the model.", panel=_MACHINE)] = False
+    seed: Annotated[
+        int, Setting("Seed of everything random in the run.", at_least=0, at_most=MAX_SEED, panel=_MACHINE)
+    ] = 0
+    device: Annotated[
+        Device, Setting("Where the model is trained. auto: on a GPU where there is one.", panel=_MACHINE)
+    ] = "auto"
+    precision: Annotated[
+        Precision,
+        Setting(
+            "Precision of training. auto: bf16 where the processor has it; else fp16 on a GPU, fp32 on a CPU.",
+            panel=_MACHINE,
+        ),
+    ] = "auto"
+    compile: Annotated[bool, Setting("Compile the model with torch.compile.", panel=_MACHINE)] = False
     log_every: Annotated[int, Setting("Steps between logs; 0: never.", at_least=0, identity=False)] = 50
     checkpoint_every: Annotated[
         int, Setting("Steps between checkpoints; 0: only at the end.", at_least=0, identity=False)
     ] = 1000
-    tensorboard: Annotated[bool, Setting("Write TensorBoard's events too.", identity=False, panel="Output")] = False
+    tensorboard: Annotated[bool, Setting("Write metrics for TensorBoard too.", identity=False, panel="Output")] = False
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""

@@ -22,41 +22,65 @@ class Finetuning:
     """A fine-tuning run."""
 
     checkpoint: Annotated[
-        str, Setting("A run, a timm folder, a .pth; or none: from scratch.", panel="Data", identity=False)
+        str,
+        Setting(
+            "Pre-trained weights: a run's folder, a timm folder, or a .pth file; none: train from scratch.",
+            panel="Data",
+            identity=False,
+        ),
     ] = "none"
     data: Annotated[
-        str, Setting("Image folder, shards, or a name of timm's: torch/cifar100.", panel="Data", identity=False)
+        str,
+        Setting(
+            "Labelled images: a folder of class folders, shards, or a timm name such as torch/cifar100.",
+            panel="Data",
+            identity=False,
+        ),
     ] = ""
     val: Annotated[
-        str, Setting("Split to choose the epoch on, if it lies elsewhere.", panel="Data", identity=False)
+        str,
+        Setting(
+            "Validation images, which the epoch is chosen on, if they do not lie in --data.",
+            panel="Data",
+            identity=False,
+        ),
     ] = ""
-    test: Annotated[str, Setting("Split to report on, if it lies elsewhere.", panel="Data", identity=False)] = ""
-    root: Annotated[str, Setting("Folder where timm keeps its sets.", panel="Data", identity=False)] = "data"
+    test: Annotated[
+        str,
+        Setting(
+            "Test images, which accuracy is reported on, if they do not lie in --data.", panel="Data", identity=False
+        ),
+    ] = ""
+    root: Annotated[
+        str, Setting("Folder in which timm keeps the sets that it downloads.", panel="Data", identity=False)
+    ] = "data"
     num_classes: Annotated[
-        int, Setting("Classes of tars without our manifest.", at_least=0, default="", panel="Data")
+        int, Setting("Number of classes, for tars without our manifest.", at_least=0, default="", panel="Data")
     ] = 0
-    per_class: Annotated[int, Setting("Images of each class to train with; 0: all.", at_least=0, panel="Data")] = 0
+    per_class: Annotated[int, Setting("Number of training images of each class; 0: all.", at_least=0, panel="Data")] = 0
     val_share: Annotated[
         float,
         Setting(
-            "Share of train that is held out to choose the epoch on, where no validation split is given.",
+            "Share of the training images held out for validation, where there is no validation split.",
             at_least=0,
             below=1,
             panel="Protocol",
         ),
     ] = 0.1
-    keep_head: Annotated[bool, Setting("Keep a head that fits.", panel="Protocol")] = False
+    keep_head: Annotated[
+        bool, Setting("Keep the checkpoint's classification head where its number of classes fits.", panel="Protocol")
+    ] = False
     protocol: Annotated[
         Literal["honest", "published"],
         Setting(
-            "Choose the epoch on the validation split; published: on the test split, as papers do.", panel="Protocol"
+            "honest: choose the epoch on validation images. published: on the test images, as papers do.",
+            panel="Protocol",
         ),
     ] = "honest"
-    check_epochs: Annotated[float, Setting("Epochs between two evaluations.", above=0, below=1e9, panel="Protocol")] = (
-        1.0
-    )
+    check_epochs: Annotated[float, Setting("Epochs between evaluations.", above=0, below=1e9, panel="Protocol")] = 1.0
     eval_crop: Annotated[
-        float, Setting("Share of the shorter side that evaluation shows.", above=0, at_most=1, panel="Protocol")
+        float,
+        Setting("Share of the shorter side that evaluation shows the model.", above=0, at_most=1, panel="Protocol"),
     ] = 0.875
     model: Model = field(default_factory=lambda: Model(name=""))
     optim: Optim = field(default_factory=lambda: Optim(name="sgd", lr=0.01, weight_decay=1e-4))
