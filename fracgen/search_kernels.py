@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fracgen.chaos import NUM_BUCKETS, UNSURE, tabulate
 from fracgen.ifs import Floats
 from fracgen.jit import kernel
+from fracgen.search_settings import SIZE as SIZE
 
 Words = npt.NDArray[np.uint32]
 
@@ -25,7 +26,7 @@ MIN_MAPS, MAX_MAPS = 2, 7
 POINTS = 100_000
 BLOCK = 1024
 """Points that are traced, and looked at, at a time: they stay in the nearest cache."""
-SIZE, PAD = 512, 6
+PAD = 6
 CHUNK_WORDS = 4096
 """Words of the stream that are made at a time: they stay in the nearest cache."""
 OVERFLOW, FLAT = -1, -2

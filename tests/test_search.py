@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from fracgen import search
-from fracgen import search_kernels as judge
+from fracgen import search_kernels as kernels
 from fracgen.categories import category_files
 from fracgen.chaos import NUM_BUCKETS, tabulate
 from fracgen.rng import legacy_state
-from fracgen.search import Found, Search, find_categories
+from fracgen.search import Search, SearchState, find_categories
 from fracgen.shards.errors import DataError, UsageError
 
 POINTS, SIZE, PAD = 100_000, 512, 6
@@ -77,32 +77,32 @@ def oracle_lit(rows, uniforms):
 def test_words_are_numpys(seed):
     words = np.empty(624 + 5000, np.uint32)
     words[:624] = legacy_state(seed)
-    judge.twist(words)
+    kernels.twist(words)
     expected = np.random.RandomState(seed).randint(0, 2**32, 5000, dtype=np.uint32)
-    assert [int(judge.temper(word)) for word in words[624:]] == expected.tolist()
+    assert [int(kernels.temper(word)) for word in words[624:]] == expected.tolist()
 
 
 def test_the_stream_goes_on_from_any_624_words():
     words = np.empty(624 + 4000, np.uint32)
     words[:624] = legacy_state(1)
-    judge.twist(words)
+    kernels.twist(words)
     for start in (1, 623, 624, 1777):
         again = np.empty(624 + 1000, np.uint32)
         again[:624] = words[start : start + 624]
-        judge.twist(again)
+        kernels.twist(again)
         assert np.array_equal(again, words[start : start + 1624])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_candidates_are_numpys(seed):
     state, published, numbers = legacy_state(seed), candidates(seed), set()
-    words, rows, p = np.empty(624 + judge.CHUNK_WORDS, np.uint32), np.zeros((7, 6)), np.zeros(7)
-    choices, coefficients = np.empty(judge.POINTS, np.uint8), np.zeros(64)
+    words, rows, p = np.empty(624 + kernels.CHUNK_WORDS, np.uint32), np.zeros((7, 6)), np.zeros(7)
+    choices, coefficients = np.empty(kernels.POINTS, np.uint8), np.zeros(64)
     words[:624] = state
-    judge.twist(words)
+    kernels.twist(words)
     position = 624
     for _ in range(60):
-        position = judge.draw_candidate(words, position, rows, p, choices, coefficients)
+        position = kernels.draw_candidate(words, position, rows, p, choices, coefficients)
         expected, uniforms = next(published)
         num_maps = int(np.count_nonzero(p))
         assert rows[:num_maps].tolist() == expected and p[:num_maps].tolist() == probabilities(expected)
@@ -120,7 +120,7 @@ def test_choices_are_of_numpys_random_numbers(seed):
     count = 5000
     words = np.empty(624 + 2 * count, np.uint32)
     words[:624] = legacy_state(seed)
-    judge.twist(words)
+    kernels.twist(words)
     uniforms = np.random.RandomState(seed).random_sample(count)
     for rows, _ in itertools.islice(candidates(seed), 4):
         limits, table = np.empty(len(rows)), np.empty(NUM_BUCKETS, np.uint8)
@@ -129,20 +129,22 @@ def test_choices_are_of_numpys_random_numbers(seed):
         expected = [sum(r > limit for limit in sums) for r in uniforms.tolist()]
         chosen = np.empty(1000, np.uint8)
         for start in range(0, count, 1000):
-            judge.choose(words[624 + 2 * start : 624 + 2 * (start + 1000)], limits, table, chosen)
-            assert (chosen // judge.ROW).tolist() == expected[start : start + 1000] and not (chosen % judge.ROW).any()
+            kernels.choose(words[624 + 2 * start : 624 + 2 * (start + 1000)], limits, table, chosen)
+            assert (chosen // kernels.ROW).tolist() == expected[start : start + 1000] and not (
+                chosen % kernels.ROW
+            ).any()
 
 
 def test_a_random_number_above_the_last_sum_takes_no_map():
     """p that sums to less than 1: the point stays."""
     words = np.empty(624 + 2000, np.uint32)
     words[:624] = legacy_state(3)
-    judge.twist(words)
+    kernels.twist(words)
     uniforms = np.random.RandomState(3).random_sample(1000)
     limits, table, chosen = np.empty(2), np.empty(NUM_BUCKETS, np.uint8), np.empty(1000, np.uint8)
     tabulate(np.array([0.25, 0.5]), limits, table)
-    judge.choose(words[624:], limits, table, chosen)
-    assert (chosen // judge.ROW).tolist() == [0 if r <= 0.25 else 1 if r <= 0.75 else 2 for r in uniforms.tolist()]
+    kernels.choose(words[624:], limits, table, chosen)
+    assert (chosen // kernels.ROW).tolist() == [0 if r <= 0.25 else 1 if r <= 0.75 else 2 for r in uniforms.tolist()]
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------
@@ -165,10 +167,10 @@ def first() -> list[tuple]:
 def kernel_lit(least):
     """What the kernels give for the first candidates when they may stop at `least` pixels."""
     batch, lit, position = search._Batch(), [], 624
-    words = np.empty(624 + judge.CHUNK_WORDS, np.uint32)
+    words = np.empty(624 + kernels.CHUNK_WORDS, np.uint32)
     words[:624] = legacy_state(1)
-    judge.twist(words)
-    for _ in range(NUM_FIRST // judge.LANES):
+    kernels.twist(words)
+    for _ in range(NUM_FIRST // kernels.LANES):
         position = batch.read(words, position)
         batch.judge(least)
         lit += batch.lit.tolist()
@@ -184,7 +186,7 @@ def test_numbers_of_pixels_are_the_oracles(first):
             assert kernel_lit(lit)[number] >= lit > 0
             assert kernel_lit(lit + 1)[number] < lit + 1
         else:
-            expected = judge.OVERFLOW if lit == "overflow" else judge.FLAT
+            expected = kernels.OVERFLOW if lit == "overflow" else kernels.FLAT
             assert kernel_lit(1)[number] == kernel_lit(50_000)[number] == expected
 
 
@@ -196,7 +198,7 @@ def test_verdicts_are_the_oracles(first, least):
 
 def test_overflows_and_flat_candidates_are_the_oracles(cache):
     """The first of each kind among some 1900 candidates."""
-    codes = list(Found.load(Search().cache_path(cache)).outcomes)
+    codes = list(SearchState.load(Search().cache_path(cache)).outcomes)
     names = [search._OUTCOMES[code] for code in codes]
     assert names.count("overflow") > 30 and names.count("flat") > 5
     seen = dict.fromkeys(search._OUTCOMES, 0)
@@ -301,7 +303,7 @@ def test_a_search_that_was_stopped_goes_on(tmp_path, cache, error, workers):
     with pytest.raises(error):
         find_categories(6, workers=workers, cache=tmp_path, on_progress=stop)
     categories_then, candidates_then = calls[-1]
-    known = Found.load(Search().cache_path(tmp_path))
+    known = SearchState.load(Search().cache_path(tmp_path))
     assert (len(known.systems), known.num_candidates) == (categories_then, candidates_then)
     assert calls == sorted(calls) and candidates_then < 200
 
@@ -309,7 +311,7 @@ def test_a_search_that_was_stopped_goes_on(tmp_path, cache, error, workers):
     result = find_categories(
         6, workers=workers, cache=tmp_path, on_progress=lambda *progress: going_on.append(progress)
     )
-    assert going_on[0][1] == candidates_then + judge.LANES, "not from the beginning"
+    assert going_on[0][1] == candidates_then + kernels.LANES, "not from the beginning"
     assert result == find_categories(6, cache=cache)
 
 
@@ -330,7 +332,7 @@ def test_control_c_keeps_what_was_found(tmp_path, cache):
             find_categories(10_000, workers=2, cache=tmp_path, on_progress=press)
     finally:
         signal.signal(signal.SIGINT, before)
-    known = Found.load(Search().cache_path(tmp_path))
+    known = SearchState.load(Search().cache_path(tmp_path))
     assert (len(known.systems), known.num_candidates) == calls[-1]
     assert find_categories(5, cache=tmp_path) == find_categories(5, cache=cache)
 
@@ -368,9 +370,9 @@ def test_what_is_known_is_not_searched(tmp_path, cache, no_search):
 
 def test_a_larger_request_goes_on(tmp_path, cache):
     find_categories(2, cache=tmp_path)
-    known, calls = Found.load(Search().cache_path(tmp_path)).num_candidates, []
+    known, calls = SearchState.load(Search().cache_path(tmp_path)).num_candidates, []
     larger = find_categories(9, cache=tmp_path, on_progress=lambda *progress: calls.append(progress))
-    assert calls[0][1] == known + judge.LANES
+    assert calls[0][1] == known + kernels.LANES
     assert larger == find_categories(9, cache=cache)
     assert [path.name for path in tmp_path.iterdir()] == [Search().cache_path(tmp_path).name]
 
@@ -393,7 +395,7 @@ def test_a_search_without_categories_is_kept_too(tmp_path, cache):
 
     with pytest.raises(KeyboardInterrupt):
         find_categories(1, cache=tmp_path, on_progress=stop)
-    known = Found.load(Search().cache_path(tmp_path))
+    known = SearchState.load(Search().cache_path(tmp_path))
     assert (known.num_candidates, known.systems) == (8, [])
     assert find_categories(1, cache=tmp_path) == find_categories(1, cache=cache)
 
@@ -401,7 +403,7 @@ def test_a_search_without_categories_is_kept_too(tmp_path, cache):
 def test_a_file_that_has_come_further_is_left(tmp_path, cache):
     path = Search().cache_path(tmp_path)
     find_categories(3, cache=tmp_path)
-    further, stopped = path.read_bytes(), Found(legacy_state(1), [np.zeros(4, np.uint8)])
+    further, stopped = path.read_bytes(), SearchState(legacy_state(1), [np.zeros(4, np.uint8)])
     stopped.save(path)
     assert path.read_bytes() == further
 

@@ -16,7 +16,7 @@ from fracgen.shards.settings import Setting, check_settings, from_plain
 if TYPE_CHECKING:
     from fracgen.categories import Categories
     from fracgen.recipe import Recipe
-    from fracgen.search import Search
+    from fracgen.search_settings import Search
 
 
 class InterruptError(FracgenError):
@@ -116,7 +116,7 @@ def _resolve(recipe: "Recipe", to: Output) -> tuple["Recipe", dict[str, Any]]:
 
     of_categories: Any = recipe
     if getattr(recipe, "systems", recipe) is None:
-        from fracgen.search import Search
+        from fracgen.search_settings import Search
 
         systems, provenance, _ = find_categories(Search(), of_categories.categories, to.workers, quiet=to.as_json)
         resolved: tuple[Recipe, dict[str, Any]] = of_categories.with_found(systems, provenance)

@@ -1,24 +1,23 @@
 """`fracgen search`: FractalDB's categories."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fracgen.cli.output import Json, Workers, find_categories
-from fracgen.shards.settings import convert
+from fracgen.fractaldb import CategoryRecipe
+from fracgen.search_settings import Search
+from fracgen.shards.commandline import options_from
+from fracgen.shards.fields import schema_of
+from fracgen.shards.settings import convert, from_plain
 
 
+@options_from(CategoryRecipe, ["categories"], into="number")
+@options_from(Search, into="settings")
 def search(
-    categories: Annotated[int, typer.Option(help="Number of categories.", rich_help_panel="Formula")] = 1000,
-    seed: Annotated[
-        int,
-        typer.Option(help="Seed of numpy's legacy generator; the published one is 1.", rich_help_panel="Formula"),
-    ] = 1,
-    min_fill: Annotated[
-        float,
-        typer.Option(help="Least share of pixels that a category fills.", min=0, max=1, rich_help_panel="Formula"),
-    ] = 0.2,
+    number: dict[str, Any],
+    settings: dict[str, Any],
     out: Annotated[
         str | None,
         typer.Option(
@@ -36,9 +35,9 @@ def search(
     """
     from fracgen.categories import check_category_folder, write_categories
     from fracgen.cli import report
-    from fracgen.search import Search
 
-    conditions = Search(seed=seed, min_fill=min_fill)
+    conditions = from_plain(Search, settings)
+    categories: int = number.get("categories", schema_of(CategoryRecipe)["categories"].default)
     folder: Path | None = convert(Path | None, out, "--out")
     if folder is not None:
         check_category_folder(folder)
