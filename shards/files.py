@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ from weakref import WeakSet
 from fracgen.shards.errors import DataError, FracgenError
 
 _locked_files = WeakSet[TextIO]()
+_URL = re.compile(r"[A-Za-z][\w+.-]+:/")  # a Path has one slash where a URL has two
+
+
+def is_url(path: Path | str) -> bool:
+    """Whether a path, as text or as Path, is the URL of something that is not on this machine."""
+    return _URL.match(str(path)) is not None
 
 
 def write_atomically(

@@ -32,7 +32,7 @@ from typing import IO, Self
 
 from fracgen.shards.commit import commit_guard, open_lasting
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import unique_temporary, write_atomically
+from fracgen.shards.files import is_url, unique_temporary, write_atomically
 from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
 from fracgen.shards.plan import FolderPlan, has_tar, num_parts, read_plan, read_record
@@ -64,6 +64,8 @@ class FolderWriter:
         inputs: Mapping[str, bytes] | None = None,
         part: Part | None = None,
     ) -> None:
+        if is_url(folder):
+            raise UsageError(f"{folder}: is a URL; only paths of this machine are supported")
         self.folder = folder
         self.plan, self.layout = plan, plan.layout
         self.part = part

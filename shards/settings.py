@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import re
 import reprlib
 import types
 import typing
@@ -17,11 +16,11 @@ from fracgen.shards.fields import Setting as Setting
 from fracgen.shards.fields import can_be_written, schema_of
 from fracgen.shards.fields import fields_of as fields_of
 from fracgen.shards.fields import markdown_table as markdown_table
+from fracgen.shards.files import is_url
 
 T = TypeVar("T")
 _MAX_FILE_BYTES = 1 << 20
 _MAX_MANIFEST_BYTES = 256 << 20
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def check_settings(instance: Any) -> None:
@@ -155,7 +154,7 @@ def _scalar(kind: Any, value: Any, refusal: Callable[[str], Exception]) -> Any:
         except OverflowError:
             raise refusal("too large") from None
     if kind is Path and isinstance(value, str | Path):
-        if _URL.match(str(value)):
+        if is_url(value):
             raise refusal("is a URL; only paths of this machine are supported")
         return Path(value)
     if kind is int and is_whole:

@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from conftest import small_recipe
 
+from fracgen.render_shards import write_shards
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import read_json, replacing, take_lock, unique_temporary, write_atomically
+from fracgen.shards.files import is_url, read_json, replacing, take_lock, unique_temporary, write_atomically
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -58,3 +61,16 @@ def test_a_lock_ends_with_its_holder(tmp_path):
     assert subprocess.check_output([sys.executable, "-c", code], text=True) != "None\n"
     again = take_lock(path)
     assert again is not None
+
+
+def test_urls_are_told_from_paths():
+    assert is_url("s3://bucket/x") and is_url(Path("gs://bucket")) and is_url("file:///x")
+    assert not any(map(is_url, ("/a/b", "a/b:c", Path("C:/x"), "a", "")))
+
+
+def test_no_folder_is_written_at_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("s3://bucket/x", Path("s3://bucket/x")):
+        with pytest.raises(UsageError, match="bucket/x: is a URL; only paths of this machine"):
+            write_shards(small_recipe(), folder)
+    assert not list(tmp_path.iterdir())
