@@ -77,7 +77,7 @@ def _begun_layout(folder: Path, recipe: Recipe) -> Layout | None:
     """The layout of a folder that holds shards of this resolved recipe; None of any other, which the writer refuses."""
     try:
         begun = load_manifest(folder) if (folder / MANIFEST).exists() else read_plan(folder)
-    except FracgenError:
+    except (FracgenError, OSError):
         return None
     return begun.layout if begun is not None and begun.recipe_hash == recipe_hash(recipe) else None
 

@@ -36,7 +36,7 @@ SMALL_RUN = ["--steps=2", "--batch-size=4", "--workers=0", "--device=cpu", "augm
 SMALL = {  # what follows a command's own words, of which the last one counts
     "render": SMALL_RECIPE,
     "baseline fractaldb": ["--categories=2", "--instances=1", "--size=32", "--points=2000"],
-    "baseline ofdb": ["--categories=4", "--size=32", "--points=2000"],
+    "baseline ofdb": ["--categories=16", "--size=32", "--points=2000"],
     "baseline visualatom": ["--classes=2", "--instances=2", "--size=64"],
     "baseline noise": ["--classes=4", "--size=48", "--points=1000"],
     "photo": ["--classes=4", "--size=48"],
