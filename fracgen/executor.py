@@ -43,20 +43,35 @@ def make_missing(
 ) -> tuple[int, T]:
     """Have the missing shards of a folder made: (number of new samples, what `meanwhile` gave).
 
+    Shards of an earlier run whose tars were changed since are made again; of parts, `FolderWriter.finish` finds them.
+
     work: makes and commits one shard, of (folder, number, token of the run). on_shard: called with each record.
     """
     futures: dict[Future[ShardRecord], int] = {}
     new_samples = 0
-    try:
+
+    def submit() -> None:
+        futures.clear()
         for shard in writer.missing():
             futures[pool.submit(work, writer.folder.absolute(), shard, writer.token)] = shard
-        given = meanwhile()
+
+    def collect() -> int:
+        num_samples = 0
         for future in as_completed(futures):
             record = future.result()
             writer.add(futures[future], record)
-            new_samples += record.samples
+            num_samples += record.samples
             if on_shard:
                 on_shard(record)
+        return num_samples
+
+    try:
+        submit()
+        given = meanwhile()
+        new_samples = collect()
+        if writer.part is None and writer.drop_changed():
+            submit()
+            new_samples += collect()
     except BaseException as error:
         _cancelled.add(writer.token)
         for future in futures:

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError
+from fracgen.shards.errors import one_line as one_line
 from fracgen.shards.options import help_record, read_plainly
 from fracgen.shards.options import options_from as options_from
 
@@ -192,11 +193,3 @@ def main(
     if code == 130:  # typer's word for Ctrl-C
         return fail("interrupted", code)
     return code if isinstance(code, int) else 0
-
-
-def one_line(text: str) -> str:
-    """`text` in one line, with control characters as escapes."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in " ".join(text.split())
-    )

@@ -16,7 +16,8 @@ from typing import IO
 from fracgen.shards.errors import DataError
 from fracgen.shards.files import unique_temporary, write_atomically
 from fracgen.shards.layout import Layout
-from fracgen.shards.manifest import PARTIAL, ShardRecord, to_json
+from fracgen.shards.manifest import PARTIAL, ShardRecord
+from fracgen.shards.plan import seal
 from fracgen.shards.writer import Entry, write_tar
 
 _commit_lock = threading.Lock()
@@ -40,7 +41,7 @@ def commit_shard(
                 raise DataError(f"{name}: the run that asked for it has ended; nothing was committed")
             temporary.replace(folder / name)
             path = partial / f"{shard:06d}.json"
-            write_atomically(path, to_json(asdict(record)), temporary=unique_temporary(path), error=None)
+            write_atomically(path, seal(asdict(record)), temporary=unique_temporary(path), error=None)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -23,3 +23,13 @@ class UsageError(FracgenError):
     """What was asked for cannot be done as asked: a bad value, file or folder (exit code 2)."""
 
     exit_code = 2
+
+
+def one_line(text: str) -> str:
+    """`text` in one line, with control characters as escapes."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, line ends too, as escapes: names of files never reach a terminal raw."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

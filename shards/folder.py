@@ -13,18 +13,22 @@
     <folder>/dataset.json                   the manifest, written last: the folder is finished
 
 A crash leaves a shard without its record (rubbish: removed), or everything but the removal of `.partial` (removed by
-the next run). Only the shards are flushed to the disk before their records, so after a power cut a record may be
-missing or empty, which costs one shard, but none can vouch for a shard that did not survive. Locks are fcntl's: the
-system frees them with the process, and network file systems that know POSIX locks share them between machines.
+the next run). Plan and records end in a hash of what they say, so one that is damaged is known, and a shard without a
+good record is made again; so is one whose tar was changed after it was committed. Only the shards are flushed to the
+disk before their records, so after a power cut a record may be missing or empty, which costs one shard, but none can
+vouch for a shard that did not survive. Locks are fcntl's: the system frees them with the process, and network file
+systems that know POSIX locks share them between machines.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import re
 import secrets
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +36,7 @@ from typing import IO, Self
 
 from fracgen.shards.commit import commit_guard, open_lasting
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import is_url, unique_temporary, write_atomically
+from fracgen.shards.files import is_url, num_cores, unique_temporary, write_atomically
 from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
 from fracgen.shards.plan import FolderPlan, has_tar, num_parts, read_plan, read_record
@@ -75,6 +79,7 @@ class FolderWriter:
         self._slug = "whole" if part is None else f"{part.number:05d}-of-{part.count:05d}"
         self.token = f"{self._slug}-{secrets.token_hex(16)}"
         self._expected: dict[int, ShardRecord] = {}
+        self._unchecked: set[int] = set()
         self._inputs = dict(inputs or {})
         self._created_partial = self._created_folder = self._was_empty = False
         self._key = folder.resolve()
@@ -124,9 +129,34 @@ class FolderWriter:
         if record.pixels_sha256 != expected.pixels_sha256:
             raise DataError(f"{record.name}: rendered again, and its pixels differ from those that the manifest names")
         self.records[shard] = record
+        self._unchecked.discard(shard)
+
+    def drop_changed(self) -> list[int]:
+        """Check the tars that this run did not write against their sha256; those that differ become missing.
+
+        Each is read once a run, on all cores. Returns the numbers of those that differ.
+        """
+        checked = sorted(self._unchecked)
+        with ThreadPoolExecutor(num_cores()) as pool:
+            is_same = list(pool.map(lambda shard: _is_same(self.folder, self.records[shard]), checked))
+        self._unchecked.clear()
+        changed = [shard for shard, same in zip(checked, is_same, strict=True) if not same]
+        for shard in changed:
+            del self.records[shard]
+            self._remove_shard(shard)
+        return changed
 
     def finish(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-        """Write `files`, then the manifest, which names them, and remove the state. All shards must be committed."""
+        """Write `files`, then the manifest, which names them, and remove the state. All shards must be committed.
+
+        Raises DataError where the tar of one was changed since, which is then removed.
+        """
+        if changed := self.drop_changed():
+            names = ", ".join(map(self.layout.filename, changed[:8])) + (", ..." if len(changed) > 8 else "")
+            raise DataError(
+                f"{self.folder}: {names}: changed after being committed, so removed; render what is missing again, by "
+                "the command that began the folder"
+            )
         for name, data in {**files, MANIFEST: manifest.to_bytes()}.items():
             self._write(self.folder / name, data, durable=True)
         self.manifest = manifest
@@ -223,6 +253,7 @@ class FolderWriter:
         for shard, record in {**listed, **remade}.items():
             if shard in self._shards:
                 self.add(shard, record)
+                self._unchecked.add(shard)
         if manifest is None:
             return False
         complete = len({**listed, **remade}) == self.layout.num_shards
@@ -293,8 +324,11 @@ class FolderWriter:
             for path in self.partial.glob(pattern):
                 path.unlink(missing_ok=True)
         for shard in self.missing():
-            (self.folder / self.layout.filename(shard)).unlink(missing_ok=True)
-            (self.partial / f"{shard:06d}.json").unlink(missing_ok=True)
+            self._remove_shard(shard)
+
+    def _remove_shard(self, shard: int) -> None:
+        (self.partial / f"{shard:06d}.json").unlink(missing_ok=True)
+        (self.folder / self.layout.filename(shard)).unlink(missing_ok=True)
 
     def _remove_state(self) -> None:
         for path in self.partial.iterdir():
@@ -311,6 +345,15 @@ def _lock(file: IO[bytes], kind: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def _is_same(folder: Path, record: ShardRecord) -> bool:
+    """Whether a tar has the bytes that its record says."""
+    try:
+        with (folder / record.name).open("rb") as file:
+            return has_tar(folder, record) and hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+    except FileNotFoundError:
+        return False
 
 
 def _is_state(path: Path) -> bool:

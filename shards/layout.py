@@ -81,9 +81,10 @@ class Layout:
 
     def indices(self, shard: int) -> Indices:
         """Indices of the samples of one shard, in the order in which they are written: (n,) int64."""
-        groups = self._groups(shard)
-        samples = (groups[:, None] * self.group + np.arange(self.group)).ravel()
-        samples = samples[samples < self.num_samples]
+        starts = self._groups(shard) * self.group
+        sizes = np.minimum(self.group, self.num_samples - starts)  # the last group of all may be short
+        ends = np.cumsum(sizes)
+        samples = np.repeat(starts - ends + sizes, sizes) + np.arange(ends[-1])
         return samples[_random_order(len(samples), self.seed, shard + 1)]
 
     def work_order(self, shard: int) -> Indices:

@@ -24,6 +24,10 @@ PACK = "pack"
 """Stands in the place of a recipe's name where images were packed."""
 PARTIAL = ".partial"
 """Where the state of an unfinished folder lies."""
+MAX_IMAGE_PIXELS = 178_956_970
+"""Of an image that was rendered; where Pillow too speaks of a decompression bomb."""
+_LEAST_MEMBER = _TAR_END = 1024
+"""Bytes in a tar: of a member, header and content, and of the blocks that close it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,20 +184,42 @@ def load_manifest(folder: Path) -> Manifest:
             raise DataError(
                 f"{path}: version {values['version']!r}; this release reads {VERSION} and {PACKED_VERSION} only"
             )
+        if values.pop("sha256", None) != hash_json(values):
+            raise ValueError("it is not what its own sha256 says")
         manifest = from_json(Manifest, values)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error
-    layout, names = manifest.layout, [shard.name for shard in manifest.shards]
-    if any("/" in name for name in manifest.files):
-        raise DataError(f"{path}: damaged (a file outside the folder)")
-    num_skipped = sum(len(shard.skipped) for shard in manifest.shards)
-    if manifest.num_samples + num_skipped != layout.num_samples or names != [
-        layout.filename(n) for n in range(len(names))
-    ]:
-        raise DataError(f"{path}: damaged (its shards are not those of its layout)")
+    if (fault := _fault(manifest)) is not None:
+        raise DataError(f"{path}: damaged ({fault})")
     return manifest
+
+
+def _fault(manifest: Manifest) -> str | None:
+    """Why a manifest cannot be of a folder of ours: numbers that do not fit each other are found before any is used."""
+    layout, image, shards = manifest.layout, manifest.image, manifest.shards
+    if any("/" in name or name in ("", ".", "..") for name in manifest.files):
+        return "a file outside the folder"
+    if any(ord(letter) < 32 for name in manifest.files for letter in name):
+        return "a file's name with control characters"
+    too_large = not image.original and image.width * image.height > MAX_IMAGE_PIXELS
+    if min(image.width, image.height) < 1 or too_large or image.mode not in ("L", "RGB"):
+        return f"images of {image.width} x {image.height} pixels, mode {image.mode!r:.20}"
+    each = [shard.samples + len(shard.skipped) for shard in shards]
+    fewest = layout.num_groups // layout.num_shards * layout.group
+    if (
+        [shard.name for shard in shards] != [layout.filename(n) for n in range(len(shards))]
+        or len(shards) != layout.num_shards
+        or sum(each) != layout.num_samples
+        or not all(fewest - layout.group < number <= fewest + layout.group for number in each)
+    ):
+        return "its shards are not those of its layout"
+    for shard in shards:
+        num_members = shard.samples * (3 if layout.metadata else 2)
+        if shard.samples < 0 or shard.bytes < num_members * _LEAST_MEMBER + _TAR_END:
+            return f"{shard.name}: {shard.samples} samples in {shard.bytes} bytes"
+    return None
 
 
 def differing_files(folder: Path, manifest: Manifest) -> list[str]:

@@ -1,19 +1,24 @@
-"""The state of an unfinished folder of shards, as files in `.partial`: its plan, inputs and committed shards."""
+"""The state of an unfinished folder of shards, as files in `.partial`: its plan, inputs and committed shards.
+
+Plan and records end in the sha256 of what they say. Those of fracgen 0.2 have none, and count as long as they are
+well-formed: `FolderWriter.finish` checks every tar against its record whichever wrote it.
+"""
 
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.layout import Layout
-from fracgen.shards.manifest import PARTIAL, ShardRecord, to_json
+from fracgen.shards.manifest import PARTIAL, ShardRecord, hash_json, to_json
 from fracgen.shards.settings import from_json
 
 T = TypeVar("T")
 _MAX_INPUT_BYTES = 1 << 30
+_CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,7 @@ class FolderPlan:
 
     def to_bytes(self) -> bytes:
         """The file `plan.json`."""
-        return to_json(asdict(self), indent=1).encode()
+        return seal(asdict(self), indent=1)
 
 
 def read_plan(folder: Path, name: str = "plan.json") -> FolderPlan | None:
@@ -89,8 +94,23 @@ def num_parts(folder: Path) -> int | None:
     return None
 
 
+def seal(values: Mapping[str, Any], indent: int | None = None) -> bytes:
+    """JSON of the values and, last, their sha256, by which a damaged file is known."""
+    plain = json.loads(to_json(values))
+    return to_json({**plain, _CHECKSUM: hash_json(plain)}, indent).encode()
+
+
 def _read(kind: type[T], path: Path) -> T | None:
+    """A file that `seal` made, or fracgen 0.2. Raises ValueError and the like where it is damaged."""
     try:
-        return from_json(kind, json.loads(path.read_text("utf-8")))
+        values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
+    if not isinstance(values, dict):
+        raise ValueError("no mapping")
+    checksum = values.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != hash_json(values):
+        raise ValueError("it is not what its checksum says")
+    if unknown := values.keys() - {field.name for field in fields(kind)}:  # type: ignore[arg-type]
+        raise ValueError(f"unknown key {min(unknown)!r}")
+    return from_json(kind, values)

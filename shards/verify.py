@@ -17,13 +17,29 @@ def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:
     Checked are the size and sha256 of each tar and of every other file; that a tar holds the samples that the layout
     puts there, in that order, and nothing else; that labels are in range and images decode to the stated size and
     mode; the hash of pixels and labels (of files as they were found: of bytes and labels); and that the manifest's
-    totals and hash follow from what it lists.
+    totals and hash follow from what it lists. A file that is a link counts as what it points to.
     """
     folder, manifest = shards.folder, shards.manifest
     with ThreadPoolExecutor(workers) as pool:
         by_shard = pool.map(lambda shard: _verify_shard(folder, manifest, shard), range(len(manifest.shards)))
         problems = [problem for problems in by_shard for problem in problems]
     return problems + differing_files(folder, manifest) + _verify_manifest(folder, manifest)
+
+
+def unlisted_files(shards: ShardFolder) -> list[str]:
+    """List what lies in a folder and is not looked at, as its manifest does not name it: "NAME (folder)", and so on.
+
+    Tars are not among it: those `verify_folder` calls a problem, as readers would take them for data.
+    """
+    known = {MANIFEST, PARTIAL, *shards.manifest.files, *(record.name for record in shards.manifest.shards)}
+    others = sorted(path for path in shards.folder.iterdir() if path.name not in known and path.suffix != ".tar")
+    return [f"{path.name} ({_kind(path)})" for path in others]
+
+
+def _kind(path: Path) -> str:
+    if path.is_symlink():
+        return "link"
+    return "folder" if path.is_dir() else "file" if path.is_file() else "special file"
 
 
 def _verify_shard(folder: Path, manifest: Manifest, shard: int) -> list[str]:

@@ -1,7 +1,9 @@
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run beside 
 
 from fracgen.onepfrac import OnePFrac
 from fracgen.render_shards import plan, write_shards
+from fracgen.shards.manifest import hash_json
 
 SMALL = {"classes": 24, "size": 48, "pad": 3, "points": 1500, "min_fill": 0.1, "seed": 3, "base_candidates": 1}
 """A recipe of which an image takes well under a millisecond, and of which some draws are rejected."""
@@ -54,3 +57,9 @@ def two_processes(script: str, arguments: list[object], place: Path) -> subproce
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder, hidden ones too."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def forge_manifest(folder: Path, values: dict[str, Any]) -> None:
+    """Write a manifest of other values, with the hash that belongs to them."""
+    plain = {name: value for name, value in values.items() if name != "sha256"}
+    (folder / "dataset.json").write_text(json.dumps({**plain, "sha256": hash_json(plain)}))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import SMALL, contents
+from conftest import SMALL, contents, forge_manifest
 from PIL import Image
 
 from fracgen.cli.app import run
@@ -289,8 +289,21 @@ def test_verify_render_is_not_idle(fracgen, tmp_path):
     ]:
         values["recipe"] |= changes
         (tmp_path / "set" / "dataset.json").write_text(json.dumps(values))
+        for command in (["verify", "set"], ["inspect", "set"], ["preview", "set"]):
+            code, _, err = fracgen(*command)
+            assert code == 1 and "own sha256" in err
+        forge_manifest(tmp_path / "set", values)
         code, _, err = fracgen("verify", "set", "--render")
-        assert code == 1 and message in err and "own sha256" in err
+        assert code == 1 and message in err
+
+
+def test_verify_says_what_it_does_not_look_at(fracgen, tmp_path):
+    fracgen("render", *FLAGS, "--out", "set")
+    (tmp_path / "set" / "no\x1b[31mtes").write_text("mine")
+    code, out, err = fracgen("verify", "set")
+    assert code == 0 and "all good" in out and "not looked at: no\\x1b[31mtes (file)" in err
+    code, out, err = fracgen("verify", "set", "--json")
+    assert json.loads(out)["ok"] and json.loads(out)["not_looked_at"] == ["no\x1b[31mtes (file)"]
 
 
 def test_outputs_that_are_no_plain_files_are_left_alone(fracgen, tmp_path):

@@ -1,5 +1,6 @@
 """Folders: the same bytes whatever the workers, the executor and the interruptions; one writer; nothing lost."""
 
+import contextlib
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import PROVENANCE, contents, small_recipe
 
@@ -20,8 +22,11 @@ from fracgen.registry import save_recipe
 from fracgen.render_shards import merge, plan, render_shard, write_shards
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.folder import FolderWriter
-from fracgen.shards.manifest import load_manifest
+from fracgen.shards.layout import Part
+from fracgen.shards.manifest import ShardRecord, load_manifest
+from fracgen.shards.plan import read_plan, read_record
 from fracgen.shards.reader import open_shards
+from fracgen.shards.settings import from_json
 from fracgen.shards.verify import verify_folder
 
 
@@ -319,6 +324,72 @@ def test_a_state_that_is_damaged_is_refused_or_ignored_in_one_line(recipe, folde
         with pytest.raises(DataError, match="damaged"):
             merge(tmp_path / str(number))
         assert without_locks(tmp_path / str(number)) == before
+
+
+def unfinished(recipe, path, num_shards=3):
+    """A folder of which some shards are committed."""
+    with FolderWriter(path, plan_key(recipe)) as writer:
+        for shard in range(num_shards):
+            writer.add(shard, render_shard(path, shard, writer.token))
+    return path
+
+
+def test_one_flipped_byte_of_a_record_costs_no_more_than_its_shard(recipe, folder, tmp_path):
+    path = unfinished(recipe, tmp_path / "set")
+    record = path / ".partial" / "000001.json"
+    good = record.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.permutation(len(good))[:40].tolist():
+        bad = bytearray(good)
+        bad[place] ^= 1 << rng.integers(8)
+        record.write_bytes(bad)
+        assert read_record(path, plan_key(recipe).layout, 1) in (None, from_json(ShardRecord, json.loads(good))), place
+    write(recipe, path)
+    assert contents(path) == contents(folder)
+
+
+def test_one_flipped_byte_of_a_plan_is_found(recipe, tmp_path):
+    path = unfinished(recipe, tmp_path / "set", 1) / ".partial" / "plan.json"
+    good, rng = path.read_bytes(), np.random.default_rng(0)
+    expected = read_plan(path.parent.parent)
+    for place in rng.permutation(len(good))[:100].tolist():
+        bad = bytearray(good)
+        bad[place] ^= 1 << rng.integers(8)
+        path.write_bytes(bad)
+        with contextlib.suppress(DataError):
+            assert read_plan(path.parent.parent) == expected, place
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1] + b"x", lambda data: data[:700] + b"y" + data[701:]])
+def test_a_tar_that_changes_while_the_folder_is_unfinished_is_made_again(recipe, folder, tmp_path, change):
+    path = unfinished(recipe, tmp_path / "set")
+    tar = path / "1p-frac-train-000001.tar"
+    tar.write_bytes(change(tar.read_bytes()))
+    write(recipe, path)
+    assert contents(path) == contents(folder)
+    write(recipe, tmp_path / "parts", part=Part(1, 2))
+    write(recipe, tmp_path / "parts", part=Part(2, 2))
+    tar = tmp_path / "parts" / "1p-frac-train-000001.tar"
+    tar.write_bytes(change(tar.read_bytes()))
+    with pytest.raises(DataError, match=r"000001\.tar: changed after being committed"):
+        merge(tmp_path / "parts")
+    assert not (tmp_path / "parts" / "dataset.json").exists()
+    write(recipe, tmp_path / "parts", part=Part(2, 2))
+    merge(tmp_path / "parts")
+    assert contents(tmp_path / "parts") == contents(folder)
+
+
+def test_a_folder_that_0_2_began_ends_the_same(recipe, folder, tmp_path):
+    """Its plan and records had no checksum, and a record may be wrong about its tar."""
+    path = unfinished(recipe, tmp_path / "set")
+    for state in (*path.glob(".partial/*.json"),):
+        values = json.loads(state.read_text())
+        assert values.pop("checksum")
+        if state.name == "000001.json":
+            values["sha256"] = "0" * 64
+        state.write_text(json.dumps(values, separators=(",", ":")))
+    assert 0 < write(recipe, path).new_samples < 24
+    assert contents(path) == contents(folder)
 
 
 def test_one_writer_at_a_time(recipe, tmp_path):

@@ -22,6 +22,7 @@ from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import load_manifest
+from fracgen.shards.plan import seal
 from fracgen.shards.reader import open_shards
 from fracgen.shards.verify import verify_folder
 
@@ -222,7 +223,12 @@ def test_merging_what_is_no_folder_in_parts(recipe, folder, tmp_path):
             merge(path)
     write(recipe, tmp_path / "set", part=Part(1, 1))
     plan_path = tmp_path / "set" / ".partial" / "plan.json"
-    plan_path.write_text(plan_path.read_text().replace('"sigma"', '"simga"'))
+    text = plan_path.read_text().replace('"sigma"', '"simga"')
+    plan_path.write_text(text)
+    with pytest.raises(DataError, match=r"plan\.json: damaged .*checksum"):
+        merge(tmp_path / "set")
+    values = {name: value for name, value in json.loads(text).items() if name != "checksum"}
+    plan_path.write_bytes(seal(values))
     with pytest.raises(DataError, match=r"plan is damaged.*sigma"):
         merge(tmp_path / "set")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import forge_manifest
 from PIL import Image
 
 from fracgen.shards.errors import DataError, UsageError
@@ -222,7 +223,7 @@ def test_manifests_of_the_wrong_types_are_refused(folder, tmp_path, where, value
     for key in where[:-1]:
         inner = inner[key]
     inner[where[-1]] = value
-    (tmp_path / "dataset.json").write_text(json.dumps(values))
+    forge_manifest(tmp_path, values)
     with pytest.raises(DataError, match=message):
         load_manifest(tmp_path)
 

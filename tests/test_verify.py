@@ -6,14 +6,17 @@ import json
 import os
 import shutil
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
+from conftest import forge_manifest
 
 from fracgen.rerender import differing_samples
+from fracgen.shards.errors import DataError
 from fracgen.shards.png import encode_png
 from fracgen.shards.reader import open_shards
-from fracgen.shards.verify import verify_folder
+from fracgen.shards.verify import unlisted_files, verify_folder
 from fracgen.shards.writer import write_tar
 
 NAME = "1p-frac-train-000002.tar"
@@ -51,7 +54,7 @@ def rewrite(path, change):
     values = json.loads((path / "dataset.json").read_text())
     old = values["shards"][2]
     values["shards"][2] = {**old, "bytes": record.bytes, "sha256": record.sha256}
-    (path / "dataset.json").write_text(json.dumps(values))
+    forge_manifest(path, values)
     return record
 
 
@@ -70,7 +73,6 @@ def changed(sample, **values):
         (lambda samples: [changed(samples[0], image=np.stack([samples[0].image] * 3, -1)), *samples[1:]], "shape"),
         (lambda samples: [changed(samples[0], metadata={}), *samples[1:]], "no metadata"),
         (lambda samples: samples[::-1], "keys are not"),
-        (lambda samples: samples[:-1], "keys are not"),
         (lambda samples: [*samples, samples[0]], "keys are not"),
     ],
 )
@@ -79,16 +81,24 @@ def test_forged_shards_are_found(copy, change, message):
     assert any(message in problem and NAME in problem for problem in problems(copy))
 
 
+def test_a_lost_sample_is_found(copy):
+    rewrite(copy, lambda samples: [changed(samples[0], metadata={"x": "y" * 4096}), *samples[1:-1]])
+    assert any("keys are not" in problem for problem in problems(copy))
+    rewrite(copy, lambda samples: samples[:1])
+    with pytest.raises(DataError, match=r"000002\.tar: \d samples in 4096 bytes"):
+        open_shards(copy)
+
+
 def test_render_finds_pixels_that_the_recipe_does_not_make(copy):
     record = rewrite(copy, lambda samples: [changed(sample, image=sample.image[::-1]) for sample in samples])
     values = json.loads((copy / "dataset.json").read_text())
     values["shards"][2]["pixels_sha256"] = record.pixels_sha256
-    (copy / "dataset.json").write_text(json.dumps(values))
+    forge_manifest(copy, values)
     assert not any(NAME in problem for problem in problems(copy))
     found = differing_samples(open_shards(copy), 5)
     assert len(found) == 1 and NAME in found[0]
     values["recipe"]["delta"] = 0.2
-    (copy / "dataset.json").write_text(json.dumps(values))
+    forge_manifest(copy, values)
     assert "does not have the hash" in differing_samples(open_shards(copy), 5)[0]
 
 
@@ -110,6 +120,54 @@ def test_missing_and_foreign_files(copy):
     assert any(NAME in problem for problem in differing_samples(open_shards(copy), 24))
 
 
+def test_what_the_manifest_does_not_name_is_listed(copy):
+    assert unlisted_files(open_shards(copy)) == []
+    (copy / "notes.txt").write_text("x")
+    (copy / "more").mkdir()
+    (copy / "link").symlink_to("/")
+    os.mkfifo(copy / "pipe")
+    (copy / NAME).rename(copy.parent / NAME)
+    (copy / NAME).symlink_to(copy.parent / NAME)
+    listed = ["link (link)", "more (folder)", "notes.txt (file)", "pipe (special file)"]
+    assert unlisted_files(open_shards(copy)) == listed and problems(copy) == []
+
+
+HUGE = [
+    {"num_samples": 300_000_000},
+    {"num_samples": 10**30},
+    {"num_shards": 10**9},
+    {"num_shards": 10**9, "num_samples": 10**9},
+    {"group": 10**9},
+    {"group": 10**30},
+]
+
+
+@pytest.mark.parametrize("layout", HUGE)
+@pytest.mark.parametrize("spread", ["one", "all"])
+def test_counts_that_cannot_be_are_refused_before_anything_is_allocated(copy, layout, spread):
+    """Forged so that they agree with each other as far as they can; files' sizes tell."""
+    values = json.loads((copy / "dataset.json").read_text())
+    values["layout"] |= layout
+    count = values["layout"]["num_samples"]
+    shards = values["shards"]
+    for number, shard in enumerate(shards):
+        shard["samples"] = count // 5 if spread == "all" else shard["samples"]
+        shard["samples"] += (count - count // 5 * 5 if spread == "all" else count - 24) * (number == 0)
+    forge_manifest(copy, values)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"dataset\.json: damaged"):
+        verify_folder(open_shards(copy))
+    for shard in shards:
+        shard["bytes"] = 10**31
+    forge_manifest(copy, values)
+    try:
+        assert all("bytes, the manifest says" in problem for problem in problems(copy) if ".tar" in problem)
+    except DataError as error:
+        assert "damaged" in str(error)  # noqa: PT017  # either is right
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
 def test_undecodable_image_is_named(copy, monkeypatch):
     monkeypatch.setattr("fracgen.shards.writer.encode_png", lambda image, bits: encode_png(image, bits)[:60])
     rewrite(copy, lambda samples: samples)
@@ -119,7 +177,7 @@ def test_undecodable_image_is_named(copy, monkeypatch):
 def test_totals_must_follow_from_the_shards(copy):
     values = json.loads((copy / "dataset.json").read_text())
     values["num_samples"] = 25
-    (copy / "dataset.json").write_text(json.dumps(values))
+    forge_manifest(copy, values)
     assert any("totals or its own sha256" in problem for problem in problems(copy))
 
 
@@ -129,7 +187,11 @@ def test_one_changed_byte_beside_the_shards_is_found(copy, name):
     text = data.replace(b"0.8", b"0.9", 1) if name == "dataset.json" else data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
     assert text != data
     (copy / name).write_bytes(text)
-    assert any(name in problem for problem in problems(copy))
+    if name == "dataset.json":
+        with pytest.raises(DataError, match="not what its own sha256 says"):
+            open_shards(copy)
+    else:
+        assert any(name in problem for problem in problems(copy))
 
 
 def forge_tar(path, change):
@@ -143,7 +205,7 @@ def forge_tar(path, change):
     data = (path / NAME).read_bytes()
     values = json.loads((path / "dataset.json").read_text())
     values["shards"][2] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (path / "dataset.json").write_text(json.dumps(values))
+    forge_manifest(path, values)
 
 
 def with_type(kind, target=""):

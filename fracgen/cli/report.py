@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from fracgen.registry import Recipe, recipe_hash
-from fracgen.shards.errors import UsageError
+from fracgen.shards.errors import UsageError, one_line, printable
 from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import Manifest, ShardRecord
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from fracgen.benchmark import Table
     from fracgen.executor import Result
 
+_MOST_NAMES = 8
+"""Of files, in one line."""
+
 
 def warn(message: str) -> None:
     """One line on stderr."""
-    print(f"fracgen: {message}", file=sys.stderr)
+    print(f"fracgen: {one_line(message)}", file=sys.stderr)
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -239,12 +242,17 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
     _print_rows(rows)
 
 
-def verified(manifest: Manifest, problems: Sequence[str], *, rendered: int, as_json: bool) -> None:
-    """What `verify` found: the problems on stderr, a summary on stdout."""
+def verified(
+    manifest: Manifest, problems: Sequence[str], unlisted: Sequence[str], *, rendered: int, as_json: bool
+) -> None:
+    """What `verify` found: the problems on stderr, a summary on stdout. unlisted: what it did not look at."""
     if as_json:
         values = {"ok": not problems, "images": manifest.num_samples, "rendered": rendered, "problems": list(problems)}
-        print(json.dumps(values, indent=1))
+        print(json.dumps({**values, "not_looked_at": list(unlisted)}, indent=1))
         return
+    if unlisted:
+        more = ", ..." if len(unlisted) > _MOST_NAMES else ""
+        warn(f"not in the manifest, so not looked at: {', '.join(unlisted[:_MOST_NAMES])}{more}")
     for problem in problems:
         warn(problem)
     again = f", {rendered} of them rendered again" if rendered else ""
@@ -302,7 +310,7 @@ def listed(counts: Mapping[str, int]) -> str:
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
     if not sys.stdout.isatty():
         for name, text in rows:
-            print(f"{name:<12}{text}")
+            print(f"{name:<12}{printable(text)}")
         return
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -310,5 +318,5 @@ def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
 
     grid = RichTable.grid(padding=(0, 2))
     for name, text in rows:
-        grid.add_row(name, Text(text, overflow="fold"))
+        grid.add_row(name, Text(printable(text), overflow="fold"))
     Console(highlight=False).print(grid)

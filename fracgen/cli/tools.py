@@ -7,7 +7,7 @@ import typer
 
 from fracgen.cli.output import Json, Workers
 from fracgen.shards.commandline import options_from
-from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.errors import DataError, UsageError, printable
 from fracgen.shards.settings import convert, from_plain
 from fracgen.style import Style
 
@@ -49,7 +49,7 @@ def draw(
     image = draw_ifs(system, drawn_in, weights=factors, mask_key=stream_key(seed, 0, "masks"))
     report.write_file(path, encode_png(image))
     print(
-        f"{path}: {drawn_in.size} x {drawn_in.size}, fill rate {fill_rate(image):.4f}, sigma-factor {system.sigma:.4f}"
+        f"{printable(str(path))}: {drawn_in.size} x {drawn_in.size}, fill rate {fill_rate(image):.4f}, sigma-factor {system.sigma:.4f}"
     )
 
 
@@ -77,7 +77,7 @@ def verify(
     from fracgen.rerender import differing_samples
     from fracgen.shards.files import num_cores
     from fracgen.shards.reader import open_shards
-    from fracgen.shards.verify import verify_folder
+    from fracgen.shards.verify import unlisted_files, verify_folder
 
     shards = open_shards(folder)
     if render and shards.manifest.image.original:
@@ -87,7 +87,7 @@ def verify(
         if render:
             problems += differing_samples(shards, samples)
     again = min(samples, len(shards)) if render else 0
-    report.verified(shards.manifest, problems, rendered=again, as_json=as_json)
+    report.verified(shards.manifest, problems, unlisted_files(shards), rendered=again, as_json=as_json)
     if problems:
         raise typer.Exit(DataError.exit_code)
 
@@ -111,7 +111,7 @@ def preview(
     original, recipe = shards.manifest.image.original, shards.manifest.recipe
     sheet = packed_sheet(shards, tile) if original else recipe_sheet(from_dict(recipe, folder), tile)
     report.write_file(path, sheet)
-    print(path)
+    print(printable(str(path)))
 
 
 def bench(
