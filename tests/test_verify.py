@@ -85,7 +85,7 @@ def test_a_lost_sample_is_found(copy):
     rewrite(copy, lambda samples: [changed(samples[0], metadata={"x": "y" * 4096}), *samples[1:-1]])
     assert any("keys are not" in problem for problem in problems(copy))
     rewrite(copy, lambda samples: samples[:1])
-    with pytest.raises(DataError, match=r"000002\.tar: \d samples in 4096 bytes"):
+    with pytest.raises(DataError, match=r"000002\.tar: \d samples in \d+ bytes"):
         open_shards(copy)
 
 
@@ -163,7 +163,7 @@ def test_counts_that_cannot_be_are_refused_before_anything_is_allocated(copy, la
     try:
         assert all("bytes, the manifest says" in problem for problem in problems(copy) if ".tar" in problem)
     except DataError as error:
-        assert "damaged" in str(error)  # noqa: PT017  # either is right
+        assert "damaged" in str(error)  # either is right
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
 

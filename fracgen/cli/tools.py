@@ -49,7 +49,8 @@ def draw(
     image = draw_ifs(system, drawn_in, weights=factors, mask_key=stream_key(seed, 0, "masks"))
     report.write_file(path, encode_png(image))
     print(
-        f"{printable(str(path))}: {drawn_in.size} x {drawn_in.size}, fill rate {fill_rate(image):.4f}, sigma-factor {system.sigma:.4f}"
+        f"{printable(str(path))}: {drawn_in.size} x {drawn_in.size}, "
+        f"fill rate {fill_rate(image):.4f}, sigma-factor {system.sigma:.4f}"
     )
 
 
