@@ -424,3 +424,12 @@ def test_the_example_of_the_api_has_help(tmp_path):
     path = Path(__file__).parents[1] / "examples" / "python_api.py"
     shown = subprocess.run([sys.executable, path, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert shown.returncode == 0 and "python_api.py OUT" in shown.stdout and not list(tmp_path.iterdir())
+
+
+def test_programs_are_called_as_they_were_typed(fracgen, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/fracgen"])
+    assert fracgen("pretrain", "--help")[1].startswith("Usage: fracgen pretrain ")
+    code, _, err = fracgen("pretrain", "--shard", "x")
+    assert code == 2 and err.startswith("fracgen pretrain: ")
+    monkeypatch.setattr("sys.argv", ["train/pretrain.py"])
+    assert fracgen("pretrain", "--help")[1].startswith("Usage: pretrain ")

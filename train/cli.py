@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -29,7 +30,12 @@ def app() -> typer.Typer:
 
 
 def run(application: typer.Typer, name: str, argv: Sequence[str]) -> int:
-    """Run a command line; returns the exit code: 0, 1 for data, 2 for usage, 128 + signal when interrupted."""
+    """Run a command line; returns the exit code: 0, 1 for data, 2 for usage, 128 + signal when interrupted.
+
+    Usage and errors begin with `name`, or with "fracgen " and the name where that command was typed.
+    """
+    if Path(sys.argv[0]).name in ("fracgen", "__main__.py"):
+        name = f"fracgen {name}"
     return commandline.main(application, name, argv, explain=_explain, memory_hint=_MEMORY_HINT, place=_rank)
 
 
