@@ -104,7 +104,7 @@ def _read(kind: type[T], path: Path) -> T | None:
     """A file that `seal` made, or fracgen 0.2. Raises ValueError and the like where it is damaged."""
     try:
         values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if not isinstance(values, dict):
         raise ValueError("no mapping")
