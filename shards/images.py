@@ -8,6 +8,7 @@ nowhere in the protocols of this field.
 
 import contextlib
 import io
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +19,10 @@ from fracgen.shards.errors import BadImageError, FracgenError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """Pillow's names of the formats that are read."""
+_SMALL_PIXELS = 1 << 22
+_PIXELS_AT_ONCE = 1 << 26
+"""Of the large images that the threads of a process decode at the same time: at most some 0.5 GiB, or one image."""
+_BAND_PIXELS = 1 << 20
 _ALPHA_MODES = ("LA", "PA", "RGBA")
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
@@ -43,7 +48,7 @@ def open_picture(data: bytes, formats: tuple[str, ...] | None = FORMATS) -> Iter
     "too large" or "damaged".
     """
     try:
-        with PillowImage.open(io.BytesIO(data), formats=formats) as picture:
+        with PillowImage.open(io.BytesIO(data), formats=formats) as picture, _decoding(picture.width * picture.height):
             if picture.format == "PNG" and "transparency" in picture.info:
                 picture.info["transparency"] = _transparency(data, picture.info["transparency"])
             yield picture
@@ -55,6 +60,35 @@ def open_picture(data: bytes, formats: tuple[str, ...] | None = FORMATS) -> Iter
         raise BadImageError("more pixels than Pillow takes (a decompression bomb?)", "too large") from None
     except Exception as error:  # which errors there are depends on the format's decoder
         raise BadImageError(f"cannot be decoded ({error or type(error).__name__}); cut off?", "damaged") from error
+
+
+class _Budget:
+    """Pixels of large images that may be decoded at once; one that is larger than all of it waits to be alone."""
+
+    def __init__(self) -> None:
+        self.free = _PIXELS_AT_ONCE
+        self.changed = threading.Condition()
+
+
+_budget = _Budget()
+
+
+@contextlib.contextmanager
+def _decoding(num_pixels: int) -> Iterator[None]:
+    """Wait until a large image can be decoded beside the others that are."""
+    if num_pixels <= _SMALL_PIXELS:
+        yield
+        return
+    num_pixels = min(num_pixels, _PIXELS_AT_ONCE)
+    with _budget.changed:
+        _budget.changed.wait_for(lambda: _budget.free >= num_pixels)
+        _budget.free -= num_pixels
+    try:
+        yield
+    finally:
+        with _budget.changed:
+            _budget.free += num_pixels
+            _budget.changed.notify_all()
 
 
 def _no_image(formats: tuple[str, ...] | None) -> str:
@@ -72,9 +106,10 @@ def is_gray(mode: str) -> bool:
 def to_gray_or_rgb(picture: PillowImage.Image) -> PillowImage.Image:
     """A loaded picture of any mode in mode L or RGB, by the policy of this module.
 
+    What takes several copies on the way is done in bands of a million pixels.
     Raises BadImageError for numbers whose scale is not known: floats, and more than 16 bits.
     """
-    transparent = picture.info.get("transparency")
+    mode = "L" if is_gray(picture.mode) else "RGB"
     if picture.mode == "F":
         raise BadImageError("mode F; 8 or 16 bits a channel are read", "unknown scale")
     if picture.mode.startswith("I"):
@@ -82,17 +117,36 @@ def to_gray_or_rgb(picture: PillowImage.Image) -> PillowImage.Image:
         if levels.min() < 0 or levels.max() > 0xFFFF:
             span = f"{levels.min()} to {levels.max()}"
             raise BadImageError(f"mode {picture.mode} with levels {span}; 8 or 16 bits are read", "unknown scale")
-        gray = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        if isinstance(transparent, int):
-            gray[levels == transparent] = 0
-        return PillowImage.fromarray(gray)
-    mode = "L" if is_gray(picture.mode) else "RGB"
+        del levels
+        convert = _scaled
+    elif picture.mode in (*_ALPHA_MODES, *_PREMULTIPLIED) or picture.info.get("transparency") is not None:
+        convert = _over_black
+    else:
+        return picture.convert(mode)
+    rows = max(1, _BAND_PIXELS // picture.width)
+    if picture.height <= rows:
+        return convert(picture).convert(mode)
+    whole = PillowImage.new(mode, picture.size)
+    for top in range(0, picture.height, rows):
+        box = (0, top, picture.width, min(top + rows, picture.height))
+        whole.paste(convert(picture.crop(box)).convert(mode), box)
+    return whole
+
+
+def _scaled(picture: PillowImage.Image) -> PillowImage.Image:
+    """16-bit gray as 8-bit gray."""
+    levels, transparent = np.asarray(picture), picture.info.get("transparency")
+    gray = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if isinstance(transparent, int):
+        gray[levels == transparent] = 0
+    return PillowImage.fromarray(gray)
+
+
+def _over_black(picture: PillowImage.Image) -> PillowImage.Image:
     if picture.mode in _PREMULTIPLIED:
         picture = picture.convert(_PREMULTIPLIED[picture.mode])
-    if picture.mode in _ALPHA_MODES or transparent is not None:
-        picture = picture.convert("RGBA")
-        picture = PillowImage.alpha_composite(PillowImage.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
-    return picture.convert(mode)
+    picture = picture.convert("RGBA")
+    return PillowImage.alpha_composite(PillowImage.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
 
 
 def _transparency(png: bytes, level: int | tuple[int, ...] | bytes) -> int | tuple[int, ...] | bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fracgen.shards.errors import DataError
-from fracgen.shards.images import decode_picture
+from fracgen.shards.images import decode_picture, open_picture
 from fracgen.shards.manifest import ImageFormat, Manifest, load_manifest
 from fracgen.shards.png import decode_png
 from fracgen.shards.sample import Sample
@@ -100,6 +100,20 @@ def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -
         raise DataError(f"{path.name}: sample {key} has no .{error.args[0]}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path.name}: sample {key}: {error}") from None
+
+
+def check_original(raw: EncodedSample, image_format: ImageFormat) -> None:
+    """Decode an image that was packed as a file, and forget it.
+
+    Raises DataError where it cannot be, is greater than the format says, or its key is no index.
+    """
+    try:
+        int(raw.key)
+        with open_picture(raw.image_bytes) as picture:
+            _check_size((picture.height, picture.width), image_format)
+            picture.load()
+    except (DataError, ValueError) as error:
+        raise DataError(f"sample {raw.key}: {error}") from error
 
 
 def _check_size(shape: tuple[int, ...], image_format: ImageFormat) -> None:

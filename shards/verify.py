@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fracgen.shards.errors import DataError
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files
-from fracgen.shards.reader import ShardFolder, decode_sample, read_tar
+from fracgen.shards.reader import EncodedSample, ShardFolder, check_original, decode_sample, read_tar
 from fracgen.shards.tar_members import TAR_END, encode_member
 
 
@@ -75,15 +75,9 @@ def _verify_samples(path: Path, digest: str, manifest: Manifest, record: ShardRe
         if manifest.layout.metadata and not raw.metadata:
             problems.append(f"{sample_name}: no metadata")
         try:
-            sample = decode_sample(raw, manifest.image, manifest.layout.png_bits)
+            pixels.update(_digest(raw, manifest))
         except DataError as error:
             problems.append(f"{record.name}: {error}")
-            continue
-        original = manifest.image.original
-        digest_file, digest_pixels = PixelHash.digest_file, PixelHash.digest
-        pixels.update(
-            digest_file(raw.image_bytes, raw.label) if original else digest_pixels(sample.image, sample.label)
-        )
     if keys != expected or len(keys) != record.samples:
         problems.append(f"{record.name}: its {len(keys)} keys are not the {len(expected)} of the layout, in order")
     rewritten.update(TAR_END)
@@ -92,6 +86,15 @@ def _verify_samples(path: Path, digest: str, manifest: Manifest, record: ShardRe
     if not problems and pixels.hexdigest() != record.pixels_sha256:
         problems.append(f"{record.name}: pixels or labels differ from the manifest's hash")
     return problems
+
+
+def _digest(raw: EncodedSample, manifest: Manifest) -> bytes:
+    """The digest of a sample, whose image is decoded. Raises DataError where it cannot be."""
+    if manifest.image.original:
+        check_original(raw, manifest.image)
+        return PixelHash.digest_file(raw.image_bytes, raw.label)
+    sample = decode_sample(raw, manifest.image, manifest.layout.png_bits)
+    return PixelHash.digest(sample.image, sample.label)
 
 
 def _verify_manifest(folder: Path, manifest: Manifest) -> list[str]:

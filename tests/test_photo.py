@@ -52,6 +52,17 @@ def pixels(sample) -> str:
     return hashlib.sha256(sample.image).hexdigest()
 
 
+@pytest.mark.parametrize("size", [64, 223, 224, 225, 512])
+@pytest.mark.parametrize("kind", ["board", "step", "slant", "weak", "bars"])
+def test_edges_are_found_where_gradients_tie(size, kind):
+    y, x = np.indices((512, 512))
+    on = {"board": (x // 64 + y // 64) % 2, "bars": x // 32 % 2, "slant": x > y}.get(kind, y > 255)
+    picture = square(np.where(on, 255 if kind != "weak" else 9, 0).astype(np.uint8), size)
+    canny = derive_canny(picture, blur=None, low=None, high=None)
+    lines = np.count_nonzero(canny.edges(picture)) / size
+    assert {"board": 9, "bars": 13}.get(kind, 0.9) < lines < {"board": 15, "bars": 16}.get(kind, 2.1)
+
+
 # files
 
 

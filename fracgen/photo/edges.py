@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from fracgen.photo.opencv import opencv
 from fracgen.shards.sample import Image
@@ -17,6 +18,8 @@ EDGE_SHARE = 0.2
 """Share of the gradients, of those that are not 0, above the high threshold, where none is given."""
 LOW_OF_HIGH = 0.4
 """The low threshold, as a share of the high one: that of MATLAB's `edge`."""
+_TIE = 0.002
+"""Lengths that differ by less are the same: they are of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +44,29 @@ def derive_canny(gray: Image, *, blur: float | None, low: float | None, high: fl
     """Canny's numbers for a picture, uint8 (H, W), where they are not given.
 
     blur: sqrt(2) px at 512 px and in proportion, at least 1. high: what a fifth of the gradients' lengths exceed, of
-    those that are not 0, in the blurred picture, to three digits after the point; at least `low`, where that is given.
+    those that are not 0, in the blurred picture, to three digits after the point; where they tie there, so that less
+    than half as many exceed it, the next length below; at least `low`, where that is given.
     low: 0.4 of high.
     """
     blur = max(1.0, round(BLUR * min(gray.shape) / 512, 3)) if blur is None else blur
     if high is None:
         cv2, picture = opencv(), _blurred(gray, blur)
         x, y = (cv2.Sobel(picture, cv2.CV_32F, *order, ksize=3) for order in ((1, 0), (0, 1)))
-        lengths = np.hypot(x, y)
-        high = round(float(np.quantile(lengths[lengths > 0], 1 - EDGE_SHARE)), 3) if lengths.any() else 0.0
+        high = _exceeded_by_a_fifth(np.hypot(x, y))
         high = max(high, low or 0.0)
     low = round(LOW_OF_HIGH * high, 3) if low is None else low
     return Canny(blur=blur, low=low, high=high)
+
+
+def _exceeded_by_a_fifth(lengths: npt.NDArray[np.floating]) -> float:
+    lengths = lengths[lengths > 0]
+    if not lengths.size:
+        return 0.0
+    high = round(float(np.quantile(lengths, 1 - EDGE_SHARE)), 3)
+    if np.mean(lengths > high) < EDGE_SHARE / 2:  # straight edges of one strength, as a checkerboard's
+        lower = lengths[lengths < high - _TIE]
+        high = math.floor(1000 * float(lower.max() if lower.size else high / 2)) / 1000
+    return high
 
 
 def _blurred(gray: Image, blur: float) -> Image:
