@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -149,3 +151,51 @@ def test_resize_and_center_crop():
     crop = resize_and_center_crop(picture, 30)
     assert crop.size == (30, 30) and np.asarray(crop)[0].tolist() == list(range(30, 60))
     assert resize_and_center_crop(picture, 15).size == (15, 15)
+
+
+def palette_png(side: int) -> bytes:
+    """A palette PNG with tRNS, of few bytes however large it is."""
+    picture = Image.new("P", (side, side), 1)
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    file = io.BytesIO()
+    picture.save(file, "PNG", transparency=bytes([255, 128]), compress_level=9)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA", "I;16", "L"])
+def test_bands_make_no_difference(monkeypatch, mode):
+    rng = np.random.default_rng(0)
+    channels = {"LA": 2, "RGBA": 4}.get(mode)
+    levels = rng.integers(0, 65536 if mode == "I;16" else 256, (37, 21, channels) if channels else (37, 21))
+    file, options = io.BytesIO(), {"transparency": 77} if mode in ("L", "I;16") else {}
+    picture = Image.fromarray(levels.astype(np.uint16 if mode == "I;16" else np.uint8))
+    if mode == "P":
+        picture = Image.fromarray(levels.astype(np.uint8), "P")
+        picture.putpalette(rng.integers(0, 256, 768).tolist())
+        options = {"transparency": bytes(rng.integers(0, 256, 256).tolist())}
+    picture.save(file, "PNG", **options)
+    whole = np.asarray(decode_picture(file.getvalue()))
+    monkeypatch.setattr("fracgen.shards.images._BAND_PIXELS", 64)
+    assert np.array_equal(np.asarray(decode_picture(file.getvalue())), whole)
+
+
+MEASURE = """
+import resource, sys, threading
+from fracgen.shards.images import decode_picture
+data, threads = open(sys.argv[1], "rb").read(), int(sys.argv[2])
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+before = peak()
+workers = [threading.Thread(target=lambda: decode_picture(data) and None) for _ in range(threads)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 6])
+def test_a_small_file_of_a_large_image_does_not_take_copies(tmp_path, threads):
+    """64 million pixels: 4 bytes each as Pillow keeps RGB, and 1 for the palette's numbers; one such at a time."""
+    (tmp_path / "x.png").write_bytes(palette_png(8000))
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "x.png"), str(threads)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 200 < int(run.stdout) < 450

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zipfile
 from dataclasses import replace
@@ -61,6 +62,30 @@ def test_edges_are_found_where_gradients_tie(size, kind):
     canny = derive_canny(picture, blur=None, low=None, high=None)
     lines = np.count_nonzero(canny.edges(picture)) / size
     assert {"board": 9, "bars": 13}.get(kind, 0.9) < lines < {"board": 15, "bars": 16}.get(kind, 2.1)
+
+
+def zipped(images) -> bytes:
+    """`photographs.zip` of PNGs of these bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for number, image in enumerate(images):
+            archive.writestr(f"{number}.png", image)
+    return file.getvalue()
+
+
+def test_photographs_of_more_pixels_than_allowed_are_refused_by_their_headers():
+    from fracgen.shards.png import encode_png
+
+    png = encode_png(np.zeros((6000, 6000, 3), np.uint8))
+    data = zipped([png] * 20)
+    assert len(data) < 10_000_000
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=r"2\.0 GiB of pixels in all photographs together"):
+        Photographs.from_bytes(data)
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+    with pytest.raises(UsageError, match="1001 photographs"):
+        Photographs.from_bytes(zipped([b""] * 1001))
 
 
 # files

@@ -17,7 +17,7 @@ from PIL import ImageCms, ImageOps
 
 from fracgen.assets import Stored
 from fracgen.shards.errors import BadImageError, DataError, UsageError
-from fracgen.shards.images import open_picture, to_gray_or_rgb
+from fracgen.shards.images import is_gray, open_picture, to_gray_or_rgb
 from fracgen.shards.manifest import PixelHash
 from fracgen.shards.png import decode_png, encode_png
 from fracgen.shards.sample import Image
@@ -27,6 +27,8 @@ MAX_SIDE = 2048
 """Longer side, in pixels, to which greater photographs are reduced."""
 MAX_PIXELS = 178_956_970
 """Of a file, before it is reduced: where Pillow itself speaks of a decompression bomb."""
+MAX_BYTES = 1 << 31
+"""Of the pixels of all photographs together, a byte each, or three in colour."""
 _MAX_FILE_BYTES = 1 << 30
 
 
@@ -58,6 +60,7 @@ class Photographs(Stored):
             pixels.flags.writeable = False
             kept.append(pixels)
         object.__setattr__(self, "images", tuple(kept))
+        _check_total(sum(pixels.size for pixels in kept))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,9 +99,29 @@ class Photographs(Stored):
                     raise ValueError("other members than 0.png, 1.png ...")
                 if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                     raise ValueError("members that are compressed")
-                return cls(tuple(decode_png(archive.read(member)) for member in members))
+                if len(members) > MAX_PHOTOGRAPHS:
+                    raise ValueError(f"{len(members)} photographs")
+                if sum(member.file_size for member in members) > len(data):
+                    raise ValueError("members that lie over each other")
+                files = [archive.read(member) for member in members]
+                _check_total(sum(map(_num_bytes, files)))
+                return cls(tuple(decode_png(file) for file in files))
         except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, DataError) as error:
             raise UsageError(f"{cls.FILE}: damaged ({error})") from None
+
+
+def _check_total(num_bytes: int) -> None:
+    if num_bytes > MAX_BYTES:
+        raise UsageError(
+            f"{num_bytes / 2**30:.1f} GiB of pixels in all photographs together; must be at most "
+            f"{MAX_BYTES / 2**30:g}: give fewer, or lower --max-side"
+        )
+
+
+def _num_bytes(png: bytes) -> int:
+    """Of the pixels in a PNG, decoded, by its header."""
+    with open_picture(png, ("PNG",)) as picture:
+        return picture.width * picture.height * (1 if is_gray(picture.mode) else 3)
 
 
 def load_photographs(paths: Sequence[Path], *, max_side: int = MAX_SIDE) -> tuple[Photographs, list[str]]:
