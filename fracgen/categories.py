@@ -107,25 +107,25 @@ def load_categories(folder: Path, *, count: int | None = None) -> Categories:
         files[number] = path
     if not files:
         raise UsageError(f"{folder}: holds no category files; they are named 00000.csv, 00001.csv ...")
-    wanted = max(files) + 1 if count is None else count
+    num_categories = max(files) + 1 if count is None else count
     gap = next(number for number in range(len(files) + 1) if number not in files)
-    if gap < min(wanted, max(files)):
-        missing = min(wanted, max(files)) - sum(number < min(wanted, max(files)) for number in files)
+    if gap < min(num_categories, max(files)):
+        missing = min(num_categories, max(files)) - sum(number < min(num_categories, max(files)) for number in files)
         more = f" and {missing - 1} more" if missing > 1 else ""
         raise UsageError(f"{folder}: {gap:05d}.csv is missing{more}; category numbers must have no gaps")
-    if wanted > len(files):
-        raise UsageError(f"{folder}: holds {len(files)} categories, {wanted} are asked for; lower --categories")
-    return Categories(tuple(load_ifs(files[number]) for number in range(wanted)))
+    if num_categories > len(files):
+        raise UsageError(f"{folder}: holds {len(files)} categories, {num_categories} are asked for; lower --categories")
+    return Categories(tuple(load_ifs(files[number]) for number in range(num_categories)))
 
 
 def _csv_files(folder: Path) -> list[Path]:
     """All that end in .csv, however it is written, in a folder and those below it, links to folders included."""
-    found, seen = [], {os.path.realpath(folder)}
+    paths, seen = [], {os.path.realpath(folder)}
     for where, folders, files in os.walk(folder, followlinks=True):
-        found += [Path(where, name) for name in [*files, *folders] if name.lower().endswith(".csv")]
+        paths += [Path(where, name) for name in [*files, *folders] if name.lower().endswith(".csv")]
         folders[:] = [name for name in folders if os.path.realpath(Path(where, name)) not in seen]
         seen |= {os.path.realpath(Path(where, name)) for name in folders}
-    return sorted(found)
+    return sorted(paths)
 
 
 def _number(path: Path) -> int | None:

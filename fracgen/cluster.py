@@ -88,16 +88,16 @@ class _Watched(Executor):
 
     def _watch(self) -> None:
         alone_since: float | None = None
-        told = False
+        is_announced = False
         while not self._stopped.wait(_LOOK_SECONDS):
             with contextlib.suppress(Exception):  # the scheduler is busy, or has gone: then the work fails by itself
                 if not self._pending or self._count_workers():
-                    alone_since, told = None, False
+                    alone_since, is_announced = None, False
                     continue
                 now = time.monotonic()
                 alone_since = now if alone_since is None else alone_since
-                if not told and now - alone_since >= min(_TELL_SECONDS, self._patience):
-                    told = True
+                if not is_announced and now - alone_since >= min(_TELL_SECONDS, self._patience):
+                    is_announced = True
                     message = f"the cluster has no workers; waiting {self._patience:g} s for some"
                     print(f"fracgen: {message}", file=sys.stderr)
                 if now - alone_since > self._patience:
@@ -120,7 +120,11 @@ def _pass_on(done: Future[Any], outer: Future[Any]) -> None:
         if done.cancelled():
             outer.set_exception(CancelledError())
         elif error := done.exception():
-            told = isinstance(error, FracgenError | OSError | BrokenExecutor) or type(error).__name__ == "KilledWorker"
-            outer.set_exception(error if told else DataError(f"a worker failed ({type(error).__name__}: {error})"))
+            has_message = (
+                isinstance(error, FracgenError | OSError | BrokenExecutor) or type(error).__name__ == "KilledWorker"
+            )
+            outer.set_exception(
+                error if has_message else DataError(f"a worker failed ({type(error).__name__}: {error})")
+            )
         else:
             outer.set_result(done.result())

@@ -41,7 +41,7 @@ def make_missing(
     meanwhile: Callable[[], T],
     on_shard: Callable[[ShardRecord], None] | None,
 ) -> tuple[int, T]:
-    """Have the missing shards of a folder made: (number of new samples, what `meanwhile` gave).
+    """Make the missing shards of a folder; returns (number of new samples, result of `meanwhile`).
 
     Shards of an earlier run whose tars were changed since are made again; of parts, `FolderWriter.finish` finds them.
 
@@ -67,7 +67,7 @@ def make_missing(
 
     try:
         submit()
-        given = meanwhile()
+        result = meanwhile()
         new_samples = collect()
         if writer.part is None and writer.drop_changed():
             submit()
@@ -79,7 +79,7 @@ def make_missing(
         if isinstance(error, UnmakeableError):
             wait(futures, timeout=_LAST_SECONDS)  # what they write is removed
         raise
-    return new_samples, given
+    return new_samples, result
 
 
 def until_cancelled(samples: Iterable[T], token: str) -> Iterator[T]:

@@ -106,17 +106,17 @@ class Noise(Recipe):
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
         """Classes that only their patches tell apart, and values that change nothing."""
-        found = []
+        lines = []
         if self.two_level and self.cloud == "shared" and not self._reach:
             same = f"all {self.classes} classes are the same cloud; they differ in their patch masks only"
-            found.append(f"delta {self.delta:g}: moves no point by a pixel; {same}")
+            lines.append(f"delta {self.delta:g}: moves no point by a pixel; {same}")
         unused = {"std"} if self.kind.endswith("uniform") else set()
         unused |= {"delta"} if self.cloud == "class" else set()
         unused |= set() if self.two_level else {"pad", "points", "cloud", "delta"}
         for name in sorted(unused):
             if (value := getattr(self, name)) != getattr(type(self), name):
-                found.append(f"{name} {value}: changes nothing in noise of kind {self.kind} and cloud {self.cloud}")
-        return found
+                lines.append(f"{name} {value}: changes nothing in noise of kind {self.kind} and cloud {self.cloud}")
+        return lines
 
     @property
     def _width(self) -> int:

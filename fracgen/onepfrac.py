@@ -192,15 +192,15 @@ class OnePFrac(DrawnRecipe):
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
         """A delta that tells no classes apart, and a given base of which few perturbations pass."""
-        found = []
+        lines = []
         if self.delta == 0:
             own = self.style.random_masks and self.masks == "class"
             texture = "they differ in their patch masks only" if own else "they are identical"
-            found.append(f"delta 0: all {self.classes} classes are the same fractal; {texture}")
+            lines.append(f"delta 0: all {self.classes} classes are the same fractal; {texture}")
         acceptance = provenance.get("base_acceptance", 1.0)
         if acceptance < self.min_acceptance:
-            found.append(f"only {acceptance:.2f} of this base's perturbations pass the fill test")
-        return found
+            lines.append(f"only {acceptance:.2f} of this base's perturbations pass the fill test")
+        return lines
 
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them.
@@ -214,8 +214,8 @@ class OnePFrac(DrawnRecipe):
             queue, pending = enumerate(indices), list[tuple[int, _Draw]]()
             drawn, next_place = dict[int, Sample](), 0
             while True:
-                wanted = max((2 if len(drawn) < MAX_WAITING else 1) - len(pending), 0)
-                pending += [(place, _Draw(self, index)) for place, index in islice(queue, wanted)]
+                num_new = max((2 if len(drawn) < MAX_WAITING else 1) - len(pending), 0)
+                pending += [(place, _Draw(self, index)) for place, index in islice(queue, num_new)]
                 if not pending:
                     return
                 renderer.trace(self.base.p, *(draw.maps for _, draw in pending))

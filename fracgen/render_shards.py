@@ -175,26 +175,26 @@ def _existing_plan(folder: Path) -> FolderPlan:
     """The plan of a folder, finished or not, of which all shards are there. Raises as `merge`."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    found: FolderPlan | None
+    unfinished: FolderPlan | None
     if (folder / MANIFEST).exists():
         manifest = load_manifest(folder)
-        found = FolderPlan(
+        unfinished = FolderPlan(
             recipe=manifest.recipe,
             recipe_hash=manifest.recipe_hash,
             provenance=manifest.provenance,
             layout=manifest.layout,
             versions=manifest.versions,
         )
-        there = {shard for shard, record in enumerate(manifest.shards) if has_tar(folder, record)}
+        present = {shard for shard, record in enumerate(manifest.shards) if has_tar(folder, record)}
     else:
-        found, there = read_plan(folder), set()
-    if found is None:
+        unfinished, present = read_plan(folder), set()
+    if unfinished is None:
         raise UsageError(f"{folder}: holds no unfinished shards")
-    layout = found.layout
-    shards = [shard for shard in range(layout.num_shards) if shard not in there]
+    layout = unfinished.layout
+    shards = [shard for shard in range(layout.num_shards) if shard not in present]
     if missing := [shard for shard in shards if read_record(folder, layout, shard) is None]:
         raise DataError(_missing_shards(folder, missing, num_parts(folder)))
-    return found
+    return unfinished
 
 
 def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:

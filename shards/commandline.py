@@ -33,6 +33,10 @@ class Command(TyperCommand):
         """Arguments and options."""
         return read_plainly(super().get_params(ctx))
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The names behind the command's in the line of its usage, without the braces that typer puts around some."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then a section for each panel in the order of the options, those of no panel last."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}

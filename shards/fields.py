@@ -165,5 +165,5 @@ def _number(value: float) -> str:
     if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 1e15:
         value = int(value)
     if isinstance(value, int) and value > 2**31 and value & (value + 1) == 0:
-        return f"2^{value.bit_length()} - 1"
+        return f"2^{value.bit_length()}-1"
     return str(value) if isinstance(value, int) else f"{value:.4g}"

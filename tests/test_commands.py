@@ -255,12 +255,12 @@ def test_instances_that_nothing_tells_apart_are_told(fracgen):
 
 
 def test_an_interrupted_search_keeps_what_it_found(fracgen, monkeypatch):
-    from fracgen.cli import report
+    from fracgen.cli import progress
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report.SearchProgress, "advance", interrupted)
+    monkeypatch.setattr(progress.SearchProgress, "advance", interrupted)
     code, out, err = fracgen("search", "--categories", 2)
     assert (code, out) == (130, "") and "what was found is kept" in err
 

@@ -21,7 +21,7 @@ def merge(
 
     with interruptible(folder):
         result = merge(folder, any_versions=any_versions)
-    report.rendered(result, where="", as_json=as_json)
+    report.rendered(result, machine="", as_json=as_json)
 
 
 def pack(
@@ -29,6 +29,7 @@ def pack(
     split: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="<name>",
             help="Split to pack; may be given again for others.",
             show_default="FOLDER/CLASS/*.jpg, as train",
             rich_help_panel="Images",
@@ -51,7 +52,9 @@ def pack(
             rich_help_panel="Output",
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="Begins the tars' names.", rich_help_panel="Output")] = "images",
+    name: Annotated[
+        str, typer.Option(metavar="<text>", help="Begins the tars' names.", rich_help_panel="Output")
+    ] = "images",
     seed: Annotated[int, typer.Option(help="Seed of the order of the images.", min=0, rich_help_panel="Output")] = 0,
     shards: Annotated[
         int | None,
@@ -75,6 +78,7 @@ def pack(
     Run it again after any interruption: it goes on, and the folder ends the same to the byte.
     """
     from fracgen.cli import report
+    from fracgen.cli.progress import RenderProgress, status
     from fracgen.pack import check_siblings, emptied_classes, plan
     from fracgen.pack import pack as pack_images
     from fracgen.shards.files import num_cores
@@ -85,7 +89,7 @@ def pack(
     results = []
     if len(set(splits)) < len(splits):
         raise UsageError(f"--split {' '.join(map(str, splits))}: each once")
-    with report.status(f"listing {folder}"):
+    with status(f"listing {folder}"):
         listed = {
             each: list_images(find_split(folder, each), split=each, extensions=PACKED_EXTENSIONS) for each in splits
         }
@@ -98,7 +102,7 @@ def pack(
         layout = plan(images, split=each or "train", name=name, num_shards=shards, seed=seed, keep_metadata=metadata)
         for line in images.passed_over():
             report.warn(f"{images.root}: {line}")
-        with interruptible(target), report.Progress(layout, enabled=not as_json) as progress:
+        with interruptible(target), RenderProgress(layout, enabled=not as_json) as progress:
             result = pack_images(
                 images,
                 target,
@@ -112,4 +116,4 @@ def pack(
         if emptied := emptied_classes(images, result.manifest):
             report.warn(f"{target}: every image of {', '.join(emptied[:8])} was left out")
         results.append(result)
-    report.packed(results, where=f"{workers or num_cores()} threads", as_json=as_json)
+    report.packed(results, machine=f"{workers or num_cores()} threads", as_json=as_json)

@@ -57,12 +57,12 @@ class Output:
     metadata: Annotated[bool, Setting("Store with each image what made it.", panel="Output")] = True
     as_json: Annotated[bool, Setting("Print the result as JSON.", option="--json", panel="Output")] = False
     workers: Annotated[int | None, Setting("Threads.", at_least=1, panel="Machine", default="all cores")] = None
-    scheduler: Annotated[str | None, Setting("Dask scheduler to render on, as tcp://host:8786.", panel="Machine")] = (
-        None
-    )
+    scheduler: Annotated[
+        str | None, Setting("Dask scheduler to render on, as tcp://host:8786.", panel="Machine", metavar="<address>")
+    ] = None
     only: Annotated[
         str | None,
-        Setting("Render part I of N only; `fracgen merge` finishes the folder.", panel="Machine", metavar="I/N"),
+        Setting("Render part I of N only; `fracgen merge` finishes the folder.", panel="Machine", metavar="<I/N>"),
     ] = None
     any_versions: Annotated[bool, Setting("Go on though versions of the libraries changed.", panel="Machine")] = False
 
@@ -79,6 +79,7 @@ def recipe_options(kind: type["Recipe"]) -> Callable[[Callable[..., None]], Call
 def render_recipe(name: str | None, values: Mapping[str, Any], output: Mapping[str, Any]) -> None:
     """Render the recipe `name` with these values; without a name, 1p-frac or whichever a recipe file holds."""
     from fracgen.cli import report
+    from fracgen.cli.progress import RenderProgress
     from fracgen.registry import from_dict, load_recipe
     from fracgen.render_shards import plan, write_shards
     from fracgen.shards.layout import Part
@@ -97,7 +98,7 @@ def render_recipe(name: str | None, values: Mapping[str, Any], output: Mapping[s
         for warning in resolved.warnings(provenance):
             report.warn(warning)
         layout = plan(resolved, **shards, folder=folders[-1])
-        with report.Progress(layout, part, enabled=not to.as_json) as progress:
+        with RenderProgress(layout, part, enabled=not to.as_json) as progress:
             result = write_shards(
                 resolved,
                 folders[-1],
@@ -108,11 +109,11 @@ def render_recipe(name: str | None, values: Mapping[str, Any], output: Mapping[s
                 any_versions=to.any_versions,
                 on_shard=progress.advance,
             )
-    report.rendered(result, where=machine, as_json=to.as_json)
+    report.rendered(result, machine=machine, as_json=to.as_json)
 
 
 def _resolve(recipe: "Recipe", to: Output) -> tuple["Recipe", dict[str, Any]]:
-    from fracgen.cli import report
+    from fracgen.cli.progress import status
 
     of_categories: Any = recipe
     if getattr(recipe, "systems", recipe) is None:
@@ -121,7 +122,7 @@ def _resolve(recipe: "Recipe", to: Output) -> tuple["Recipe", dict[str, Any]]:
         systems, provenance, _ = find_categories(Search(), of_categories.categories, to.workers, quiet=to.as_json)
         resolved: tuple[Recipe, dict[str, Any]] = of_categories.with_found(systems, provenance)
         return resolved
-    with report.status(f"resolving the recipe of {recipe.NAME}"):
+    with status(f"resolving the recipe of {recipe.NAME}"):
         return recipe.resolve()
 
 
@@ -131,12 +132,13 @@ def find_categories(
     """Search with a progress bar: the categories, their provenance, and whether they are kept for the next time."""
     from fracgen import search
     from fracgen.cli import report
+    from fracgen.cli.progress import SearchProgress
     from fracgen.machine import cache_folder
     from fracgen.shards.files import num_cores
 
     cache = cache_folder()
     try:
-        with report.SearchProgress(count, enabled=not quiet) as progress:
+        with SearchProgress(count, enabled=not quiet) as progress:
             systems, provenance = search.find_categories(
                 count, conditions, workers=workers or num_cores(), cache=cache, on_progress=progress.advance
             )

@@ -20,7 +20,10 @@ def photo(
     max_side: Annotated[
         int | None,
         typer.Option(
-            help="Photographs are reduced to this many pixels first.", show_default="2048", rich_help_panel="Image"
+            help="Longer side in pixels to which greater photographs are reduced first.",
+            min=8,
+            show_default="2048",
+            rich_help_panel="Image",
         ),
     ] = None,
 ) -> None:

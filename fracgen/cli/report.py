@@ -1,19 +1,17 @@
-"""What the commands print: progress on stderr, results on stdout, as text or as JSON."""
+"""What the commands print: warnings on stderr, results on stdout, as text or as JSON."""
 
-import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from fracgen.registry import Recipe, recipe_hash
 from fracgen.shards.errors import UsageError, one_line, printable
-from fracgen.shards.layout import Layout, Part
-from fracgen.shards.manifest import Manifest, ShardRecord
+from fracgen.shards.files import write_atomically
+from fracgen.shards.manifest import Manifest
 
 if TYPE_CHECKING:
     from fracgen.benchmark import Table
@@ -24,7 +22,7 @@ _MOST_NAMES = 8
 
 
 def warn(message: str) -> None:
-    """One line on stderr."""
+    """Print a warning as one line on stderr."""
     print(f"fracgen: {one_line(message)}", file=sys.stderr)
 
 
@@ -33,100 +31,18 @@ def default_folder(recipe: Recipe) -> Path:
     return Path(f"{recipe.title}-{recipe_hash(recipe)[:8]}")
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_png(path: Path, data: bytes) -> None:
     """Write a PNG file whole or not at all. Raises UsageError where it cannot be written, or is no plain file."""
     path = path.resolve()
     if path.is_dir() or not path.name:
         raise UsageError(f"{path}: is a folder; name a file")
     if path.suffix.lower() != ".png" or (path.exists() and not path.is_file()):
         raise UsageError(f"{path}: name a plain file that ends in .png")
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-@contextlib.contextmanager
-def status(doing: str) -> Iterator[None]:
-    """A spinner on stderr while something runs; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(doing):
-        yield
-
-
-class _Bar:
-    """A progress bar on stderr; silent where that is no terminal."""
-
-    def __init__(self, name: str, total: int, *, enabled: bool, **told: str) -> None:
-        """told: what is written beside the bar, as rich's format strings of the task's fields."""
-        self._bar: Any = None
-        if enabled and sys.stderr.isatty():
-            from rich import progress
-            from rich.console import Console
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                *(progress.TextColumn(f"{{task.fields[{field}]}} {unit}") for field, unit in told.items()),
-                progress.TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._task = self._bar.add_task(name, total=total, **dict.fromkeys(told, 0))
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-
-class SearchProgress(_Bar):
-    """Categories, candidates and the time left."""
-
-    def __init__(self, categories: int, *, enabled: bool = True) -> None:
-        super().__init__("categories", categories, enabled=enabled, candidates="candidates")
-
-    def advance(self, categories: int, candidates: int) -> None:
-        """So many are found, among so many candidates."""
-        if self._bar:
-            self._bar.update(self._task, completed=categories, candidates=candidates)
-
-
-class Progress(_Bar):
-    """Images, images/s, rejects and the time left."""
-
-    def __init__(self, layout: Layout, part: Part | None = None, *, enabled: bool = True) -> None:
-        shards = part.shards(layout.num_shards) if part else range(layout.num_shards)
-        total = sum(layout.num_indices(shard) for shard in shards)
-        name = f"{layout.name} {part}" if part else layout.name
-        super().__init__(name, total, enabled=enabled, speed="images/s", rejects="rejects")
-        self._rejects = 0
-
-    def advance(self, record: ShardRecord) -> None:
-        """One more shard is committed."""
-        if self._bar:
-            self._rejects += sum(record.rejections.values())
-            speed = f"{self._bar.tasks[0].speed or 0:.0f}"
-            self._bar.update(self._task, advance=record.samples, rejects=self._rejects, speed=speed)
+    write_atomically(path, data, error=UsageError)
 
 
 def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, kept: bool, as_json: bool) -> None:
-    """The closing block of `search`."""
+    """Print the closing block of `search`."""
     if as_json:
         print(json.dumps({"categories": count, **provenance, "folder": str(out) if out else None}, indent=1))
         return
@@ -139,20 +55,20 @@ def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, kep
     _print_rows(rows)
 
 
-def rendered(result: "Result", *, where: str, as_json: bool) -> None:
-    """The closing block of what renders. where: on what it ran; "" where nothing did."""
+def rendered(result: "Result", *, machine: str, as_json: bool) -> None:
+    """Print the closing block of a command that renders. machine: on what it ran; "" where nothing did."""
     manifest, rate = result.manifest, result.new_samples / result.seconds if result.new_samples else 0.0
     if manifest is None:
-        _part_rendered(result, rate, where, as_json=as_json)
+        _part_rendered(result, rate, machine, as_json=as_json)
         return
     if as_json:
         print(json.dumps(_values(result, manifest, rate), indent=1))
         return
-    _print_rows(_rendered_rows(result, manifest, rate, where))
+    _print_rows(_rendered_rows(result, manifest, rate, machine))
 
 
-def packed(results: Sequence["Result"], *, where: str, as_json: bool) -> None:
-    """The closing blocks of `pack`, one a folder; as JSON always a list."""
+def packed(results: Sequence["Result"], *, machine: str, as_json: bool) -> None:
+    """Print the closing blocks of `pack`, one a folder; as JSON always a list."""
     blocks = []
     for result in results:
         rate = result.new_samples / result.seconds if result.new_samples else 0.0
@@ -160,7 +76,7 @@ def packed(results: Sequence["Result"], *, where: str, as_json: bool) -> None:
         if as_json:
             blocks.append(_values(result, result.manifest, rate))
         else:
-            _print_rows(_rendered_rows(result, result.manifest, rate, where))
+            _print_rows(_rendered_rows(result, result.manifest, rate, machine))
     if as_json:
         print(json.dumps(blocks, indent=1))
 
@@ -183,16 +99,16 @@ def _values(result: "Result", manifest: Manifest, rate: float) -> dict[str, Any]
     }
 
 
-def _rendered_rows(result: "Result", manifest: Manifest, rate: float, where: str) -> list[tuple[str, str]]:
+def _rendered_rows(result: "Result", manifest: Manifest, rate: float, machine: str) -> list[tuple[str, str]]:
     rows = [("images", f"{manifest.num_samples} of {manifest.num_classes} classes, in {len(manifest.shards)} shards")]
     rows += [("bytes", f"{manifest.num_bytes:,} ({manifest.num_bytes / manifest.num_samples:,.0f} an image)")]
-    rows += [("time", _time(result, rate, where))] if where else []
-    rows += _story(manifest)
+    rows += [("time", _time(result, rate, machine))] if machine else []
+    rows += _origin(manifest)
     again = "" if manifest.image.original else " --render"
     return [*rows, ("folder", str(result.folder)), ("next", f"fracgen verify {shlex.quote(str(result.folder))}{again}")]
 
 
-def _part_rendered(result: "Result", rate: float, where: str, *, as_json: bool) -> None:
+def _part_rendered(result: "Result", rate: float, machine: str, *, as_json: bool) -> None:
     if as_json:
         values = {
             "folder": str(result.folder),
@@ -203,7 +119,7 @@ def _part_rendered(result: "Result", rate: float, where: str, *, as_json: bool) 
         }
         print(json.dumps(values, indent=1))
         return
-    rows = [("images", f"{result.num_samples} of this part"), ("time", _time(result, rate, where))]
+    rows = [("images", f"{result.num_samples} of this part"), ("time", _time(result, rate, machine))]
     rows += [
         ("folder", str(result.folder)),
         ("next", f"fracgen merge {shlex.quote(str(result.folder))}, once all parts are there"),
@@ -211,16 +127,16 @@ def _part_rendered(result: "Result", rate: float, where: str, *, as_json: bool) 
     _print_rows(rows)
 
 
-def _time(result: "Result", rate: float, where: str) -> str:
+def _time(result: "Result", rate: float, machine: str) -> str:
     if not result.new_samples:
         return "nothing to do: all shards are there"
     before = result.num_samples - result.new_samples
     kept = f" ({before} were there)" if before else ""
-    return f"{result.seconds:.2f} s, {rate:,.0f} images/s on {where}{kept}"
+    return f"{result.seconds:.2f} s, {rate:,.0f} images/s on {machine}{kept}"
 
 
 def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
-    """What `inspect` shows."""
+    """Print what `inspect` shows."""
     if as_json:
         print(manifest.to_bytes().decode(), end="")
         return
@@ -228,14 +144,14 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
     recipe = {key: value for key, value in manifest.recipe.items() if not isinstance(value, dict | list)}
     sizes = [shard.bytes for shard in manifest.shards]
     size = f"{'' if image.one_size else 'up to '}{image.width} x {image.height}"
-    kept = "files as they were found" if image.original else f"{bits} bits"
+    encoding = "files as they were found" if image.original else f"{bits} bits"
     rows = [
         ("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items())),
         ("recipe hash", manifest.recipe_hash),
         ("images", f"{manifest.num_samples} of {manifest.num_classes} classes"),
-        ("format", f"{size} {image.extension}, mode {image.mode}, {kept}"),
+        ("format", f"{size} {image.extension}, mode {image.mode}, {encoding}"),
         ("shards", f"{len(sizes)}, {min(sizes):,} to {max(sizes):,} bytes, {sum(sizes):,} in all"),
-        *_story(manifest),
+        *_origin(manifest),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("folder", str(folder)),
     ]
@@ -245,7 +161,7 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
 def verified(
     manifest: Manifest, problems: Sequence[str], unlisted: Sequence[str], *, rendered: int, as_json: bool
 ) -> None:
-    """What `verify` found: the problems on stderr, a summary on stdout. unlisted: what it did not look at."""
+    """Print what `verify` found: problems on stderr, a summary on stdout. unlisted: files that it did not look at."""
     if as_json:
         values = {"ok": not problems, "images": manifest.num_samples, "rendered": rendered, "problems": list(problems)}
         print(json.dumps({**values, "not_looked_at": list(unlisted)}, indent=1))
@@ -257,12 +173,12 @@ def verified(
         warn(problem)
     again = f", {rendered} of them rendered again" if rendered else ""
     mend = "; delete what is bad and run the command that made the folder"
-    found = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}{mend}" if problems else "all good"
-    print(f"{manifest.num_samples} images in {len(manifest.shards)} shards{again}: {found}")
+    verdict = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}{mend}" if problems else "all good"
+    print(f"{manifest.num_samples} images in {len(manifest.shards)} shards{again}: {verdict}")
 
 
 def measured(table: "Table", *, as_json: bool) -> None:
-    """What `bench` measured."""
+    """Print what `bench` measured."""
     if as_json:
         print(json.dumps(asdict(table), indent=1))
         return
@@ -278,8 +194,8 @@ def measured(table: "Table", *, as_json: bool) -> None:
     Console().print(grid)
 
 
-def _story(manifest: Manifest) -> list[tuple[str, str]]:
-    """How the images came about: draws that were rejected, orbits that were trimmed, the base or the categories."""
+def _origin(manifest: Manifest) -> list[tuple[str, str]]:
+    """Rows on how the images came about: rejected draws, trimmed orbits, the base fractal or the categories."""
     provenance, rows = manifest.provenance, []
     if any(shard.rejections for shard in manifest.shards):
         rejected = listed(manifest.rejections)

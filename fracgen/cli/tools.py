@@ -18,7 +18,11 @@ def draw(
     style: dict[str, Any],
     weights: Annotated[
         str | None,
-        typer.Option(help='Factors of a..f: "w,w,w,w,w,w", or one vector per map as "..;..".', rich_help_panel="Image"),
+        typer.Option(
+            metavar="<numbers>",
+            help='Factors of a, b, c, d, e, f: "w,w,w,w,w,w"; or such six for each map, with ";" between them.',
+            rich_help_panel="Image",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random patch masks.", rich_help_panel="Image")] = 0,
     out: Annotated[
@@ -47,7 +51,7 @@ def draw(
     system = load_ifs(source)
     factors = None if weights is None else parse_weights(weights)
     image = draw_ifs(system, drawn_in, weights=factors, mask_key=stream_key(seed, 0, "masks"))
-    report.write_file(path, encode_png(image))
+    report.write_png(path, encode_png(image))
     print(
         f"{printable(str(path))}: {drawn_in.size} x {drawn_in.size}, "
         f"fill rate {fill_rate(image):.4f}, sigma-factor {system.sigma:.4f}"
@@ -75,6 +79,7 @@ def verify(
 ) -> None:
     """Check file and pixel hashes, tar structure, counts, labels and decodability; exit 1 names what is bad."""
     from fracgen.cli import report
+    from fracgen.cli.progress import status
     from fracgen.rerender import differing_samples
     from fracgen.shards.files import num_cores
     from fracgen.shards.reader import open_shards
@@ -83,7 +88,7 @@ def verify(
     shards = open_shards(folder)
     if render and shards.manifest.image.original:
         raise UsageError(f"--render: the images of {folder} were packed, not rendered; leave it out")
-    with report.status(f"verifying {folder}"):
+    with status(f"verifying {folder}"):
         problems = verify_folder(shards, workers=workers or num_cores())
         if render:
             problems += differing_samples(shards, samples)
@@ -111,7 +116,7 @@ def preview(
     shards = open_shards(folder)
     original, recipe = shards.manifest.image.original, shards.manifest.recipe
     sheet = packed_sheet(shards, tile) if original else recipe_sheet(from_dict(recipe, folder), tile)
-    report.write_file(path, sheet)
+    report.write_png(path, sheet)
     print(printable(str(path)))
 
 
@@ -129,9 +134,10 @@ def bench(
     """Measure ms per image and images/s: of 1p-frac's steps, or of all data sets end to end."""
     from fracgen import benchmark
     from fracgen.cli import report
+    from fracgen.cli.progress import status
     from fracgen.shards.files import num_cores
 
-    with report.status("measuring"):
+    with status("measuring"):
         if baselines:
             table = benchmark.measure_baselines(images=images, cores=num_cores())
         else:

@@ -210,6 +210,6 @@ def levels_of(photograph: Image) -> list[Level]:
     cv2, levels = opencv(), [photograph]
     height, width = photograph.shape[:2]
     while min(height, width) >> len(levels) >= 8:
-        wanted = (round(width / 2 ** len(levels)), round(height / 2 ** len(levels)))
-        levels.append(cv2.resize(photograph, wanted, interpolation=cv2.INTER_AREA))
+        half = (round(width / 2 ** len(levels)), round(height / 2 ** len(levels)))
+        levels.append(cv2.resize(photograph, half, interpolation=cv2.INTER_AREA))
     return levels

@@ -29,9 +29,9 @@ def opencv_version() -> dict[str, str]:
     version = opencv().__version__
     for name in _DISTRIBUTIONS:
         try:
-            found = metadata.version(name)
+            installed = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-        if found.startswith(version):  # of several, the one that was written last is imported
-            return {name: found}
+        if installed.startswith(version):  # of several, the one that was written last is imported
+            return {name: installed}
     return {"opencv": version}

@@ -20,8 +20,9 @@ def warp_matrix(
     (x, y), cv2 = fineness, opencv()
     fine = product(np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]]), matrix)
     border = cv2.BORDER_REPLICATE if extend else cv2.BORDER_CONSTANT
-    wanted = (size * x, size * y)
-    warped = cv2.warpPerspective(picture, fine, wanted, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=0)
+    warped = cv2.warpPerspective(
+        picture, fine, (size * x, size * y), flags=cv2.INTER_LINEAR, borderMode=border, borderValue=0
+    )
     return _mean(warped, size)
 
 

@@ -1,0 +1,85 @@
+"""Progress on stderr, where that is a terminal: a spinner, and bars."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from fracgen.shards.layout import Layout, Part
+from fracgen.shards.manifest import ShardRecord
+
+
+@contextlib.contextmanager
+def status(message: str) -> Iterator[None]:
+    """A spinner on stderr while something runs; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(message):
+        yield
+
+
+class _Bar:
+    """A progress bar on stderr; silent where that is no terminal."""
+
+    def __init__(self, name: str, total: int, *, enabled: bool, **units: str) -> None:
+        """units: of the numbers beside the bar, by the name of the task's field that holds each."""
+        self._bar: Any = None
+        if enabled and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                *(progress.TextColumn(f"{{task.fields[{field}]}} {unit}") for field, unit in units.items()),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(name, total=total, **dict.fromkeys(units, 0))
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+class SearchProgress(_Bar):
+    """Categories, candidates and the time left."""
+
+    def __init__(self, categories: int, *, enabled: bool = True) -> None:
+        super().__init__("categories", categories, enabled=enabled, candidates="candidates")
+
+    def advance(self, categories: int, candidates: int) -> None:
+        """Show how many categories were found, among how many candidates."""
+        if self._bar:
+            self._bar.update(self._task, completed=categories, candidates=candidates)
+
+
+class RenderProgress(_Bar):
+    """Images, images/s, rejects and the time left."""
+
+    def __init__(self, layout: Layout, part: Part | None = None, *, enabled: bool = True) -> None:
+        shards = part.shards(layout.num_shards) if part else range(layout.num_shards)
+        total = sum(layout.num_indices(shard) for shard in shards)
+        name = f"{layout.name} {part}" if part else layout.name
+        super().__init__(name, total, enabled=enabled, speed="images/s", rejects="rejects")
+        self._rejects = 0
+
+    def advance(self, record: ShardRecord) -> None:
+        """Add a shard that was committed."""
+        if self._bar:
+            self._rejects += sum(record.rejections.values())
+            speed = f"{self._bar.tasks[0].speed or 0:.0f}"
+            self._bar.update(self._task, advance=record.samples, rejects=self._rejects, speed=speed)
