@@ -132,7 +132,10 @@ def load_photographs(paths: Sequence[Path], *, max_side: int = MAX_SIDE) -> tupl
     """
     if max_side < 8:
         raise UsageError(f"max-side {max_side}: must be at least 8 pixels")
-    loaded = [_load(Path(path), max_side) for path in paths]
+    loaded, num_bytes = [], 0
+    for path in paths:
+        loaded.append(_load(Path(path), max_side))
+        _check_total(num_bytes := num_bytes + loaded[-1][0].size)
     return Photographs(tuple(image for image, _ in loaded)), [note for _, notes in loaded for note in notes]
 
 
