@@ -1,6 +1,7 @@
 """Members of tars: ours as bytes and back, and those of any tar listed from its headers alone."""
 
 import contextlib
+import io
 import mmap
 import os
 import tarfile
@@ -35,6 +36,7 @@ def read_members(file: BinaryIO, tar_name: str) -> Iterator[tuple[str, bytes]]:
     tar_name: for messages.
     Raises DataError for a member that is no plain file, tarfile's errors, EOFError and OSError for no whole tar.
     """
+    file = _Bounded(file)
     while (header := file.read(_BLOCK)) and header != bytes(_BLOCK):
         name, size = header[:100].rstrip(b"\0"), header[124:135]
         if not (name.isascii() and size.isdigit()) or header != _header(name, size):
@@ -47,6 +49,25 @@ def read_members(file: BinaryIO, tar_name: str) -> Iterator[tuple[str, bytes]]:
             raise EOFError(f"ends within {name.decode()}")
         yield name.decode(), padded[:length]
     yield from _other_members(file, tar_name)
+
+
+class _Bounded(io.RawIOBase, BinaryIO):
+    """A file of which no more is asked for than it holds: a header that claims 8 GiB allocates nothing."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, start = file, file.tell()
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._file.tell())
+        return self._file.read(left if size is None or size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def _other_members(file: BinaryIO, tar_name: str) -> Iterator[tuple[str, bytes]]:
@@ -176,7 +197,7 @@ def _tarfile_members(file: BinaryIO, offset: int) -> tuple[Members, int, str | N
     names, places, error = list[bytes](), array("q"), None
     file.seek(offset)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=_Bounded(file), mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # they would all be kept
                 if member.isreg():

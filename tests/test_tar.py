@@ -2,12 +2,14 @@
 
 import io
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from fracgen.shards.errors import DataError
+from fracgen.shards.reader import read_tar
 from fracgen.shards.tar import index_tar
 from fracgen.shards.tar_members import TAR_END, encode_member, read_members
 
@@ -181,3 +183,24 @@ def test_our_members_are_what_tarfile_writes(tmp_path):
         assert [tar.extractfile(member).read() for member in tar] == [data for _, data in SAMPLES]
     assert list(read_members(io.BytesIO(ours), "x")) == SAMPLES
     assert list(read_members(theirs.open("rb"), "x")) == SAMPLES
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_header_that_claims_gigabytes_is_damage(tmp_path, kind):
+    info = tarfile.TarInfo("huge.png")
+    info.size, info.type = (1 << 33) - 512, kind
+    path = tmp_path / "x.tar"
+    path.write_bytes(
+        b"".join(
+            [
+                *(encode_member(*member) for member in SAMPLES if "json" not in member[0]),
+                info.tobuf(tarfile.USTAR_FORMAT),
+            ]
+        )
+    )
+    tracemalloc.start()
+    with pytest.raises(DataError, match="no whole tar"):
+        list(read_tar(path, "png"))
+    assert index_tar(path).fault is not None
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
