@@ -1,14 +1,16 @@
 """Looks of a photograph: its centre square in colours, in gray, or its Canny edges."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fracgen.photo.opencv import opencv
 from fracgen.shards.sample import Image
+from fracgen.shards.settings import Setting
 
 Look = Literal["canny", "gray", "rgb"]
 
@@ -20,6 +22,34 @@ LOW_OF_HIGH = 0.4
 """The low threshold, as a share of the high one: that of MATLAB's `edge`."""
 _TIE = 0.002
 """Lengths that differ by less are the same: they are of float32."""
+
+
+CANNY_FIELDS = ("blur", "low", "high")
+"""The fields of a recipe that hold Canny's numbers: one, or one a photograph."""
+Blur = Annotated[
+    tuple[float, ...] | None,
+    Setting(
+        "Sigma of Canny's Gaussian in pixels; once, or once for each photograph.",
+        at_least=0,
+        at_most=100,
+        panel="Edges",
+        default="derived from the photograph",
+    ),
+]
+Low = Annotated[
+    tuple[float, ...] | None,
+    Setting("Low threshold of Canny.", at_least=0, at_most=1e4, panel="Edges", default="0.4 of the high one"),
+]
+High = Annotated[
+    tuple[float, ...] | None,
+    Setting(
+        "High threshold of Canny.",
+        at_least=0,
+        at_most=1e4,
+        panel="Edges",
+        default="a fifth of the gradients exceed it",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +97,22 @@ def _exceeded_by_a_fifth(lengths: npt.NDArray[np.floating]) -> float:
         lower = lengths[lengths < high - _TIE]
         high = math.floor(1000 * float(lower.max() if lower.size else high / 2)) / 1000
     return high
+
+
+def forget_derived(values: Mapping[str, Any], *, one_for_all: bool) -> dict[str, Any]:
+    """A stored recipe's values without the numbers of Canny that were derived; those that were given stay.
+
+    one_for_all: a number that all photographs share is given once, so that it holds for any number of them.
+    """
+    kept = dict(values)
+    derived = kept.pop("derived", None)
+    for name in derived if isinstance(derived, list) else ():
+        kept.pop(name, None)
+    for name in CANNY_FIELDS if one_for_all else ():
+        numbers = kept.get(name)
+        if isinstance(numbers, list) and numbers and all(number == numbers[0] for number in numbers):
+            kept[name] = numbers[:1]
+    return kept
 
 
 def _blurred(gray: Image, blur: float) -> Image:

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -19,11 +19,33 @@ from fracgen.photo.extent import LATTICE, Extent, judge_map, judge_matrix
 from fracgen.photo.matrices import affine_matrix, inverse, perspective_matrix
 from fracgen.photo.resample import pixel_places, warp_map, warp_matrix
 from fracgen.shards.sample import Image
+from fracgen.shards.settings import Setting
 
 FOLD_LATTICE = 256
 """Cells along an axis in which a map is searched for folds."""
 TERMS = 6
 """Of a quadratic polynomial: 1, x, y, x x, x y, y y."""
+
+WarpName = Literal["affine", "perspective", "polynomial", "elastic", "crops"]
+Strength = Annotated[
+    float,
+    Setting(
+        "Width of the warps' numbers; 1 is half of the picture, for elastic a cell.",
+        at_least=0,
+        at_most=1e6,
+        panel="Formula",
+    ),
+]
+Cells = Annotated[int, Setting("Cells of an elastic warp along a side.", at_least=1, at_most=16, panel="Formula")]
+MinFill = Annotated[
+    float,
+    Setting(
+        "Share of the image that a warp must cover, and of the photograph that it must show.",
+        at_least=0,
+        at_most=1,
+        panel="Rejection",
+    ),
+]
 
 
 class Warp(ABC):
@@ -215,3 +237,15 @@ class Elastic(_MapWarp):
     def metadata(self) -> Mapping[str, Any]:
         """nodes: how far the control points are moved, row by row, x and y, in the frame."""
         return {"nodes": self.numbers.tolist(), "fineness": list(self.extent.fineness)}
+
+
+WARPS: Mapping[str, type[Warp]] = {
+    "affine": Affine,
+    "perspective": Perspective,
+    "polynomial": Polynomial,
+    "elastic": Elastic,
+}
+"""By the name in a recipe. Their numbers are uniform in [-strength/2, strength/2], in the frame, where 1 is half the
+width. affine: the six coefficients about the identity. perspective: x and y of the four corners. polynomial: the twelve
+coefficients of a quadratic about the identity. elastic: x and y of the control points of cells x cells cells, where 1
+is the width of a cell."""
