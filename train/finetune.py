@@ -259,7 +259,7 @@ def finetune(
         if reported == "test" and not published:
             outcome["val_accuracy_best"] = round(best.accuracy, 6)
     skipped = loader.skipped() + eval_skipped.over_ranks(ranks) + splits.skipped.over_ranks(ranks)
-    outcome |= {"skipped": sum(skipped.values()), "seconds": trainer.seconds}
+    outcome |= {"skipped": sum(skipped.values()), "seconds": trainer.speed.seconds}
     if ranks.first:
         outcome["model"] = trainer.export(crop=settings.eval_crop, class_names=class_names)
         record = {"outcome": outcome, **accuracies, "loaded": vars(loaded), "skipped": skipped}

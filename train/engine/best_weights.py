@@ -1,4 +1,4 @@
-"""The weights of the step that did best on the split that weights are chosen on, kept in best.pt."""
+"""The weights of the step with the best accuracy on the split that weights are chosen on, kept in best.pt."""
 
 from typing import Any
 
@@ -9,13 +9,17 @@ from fracgen.train.engine.trainer import Trainer
 
 
 class BestWeights:
-    """step, accuracy: of the best weights so far; step is 0 where there are none yet."""
+    """Chooses the best weights of a run, and owns best.pt, which `Trainer.save_best` writes for it.
 
-    def __init__(self, trainer: Trainer[Any], choice: tuple[str, ...]) -> None:
-        """Find those of a run that goes on.
+    step, accuracy: of the best weights so far; step is 0 where there are none yet.
+    """
 
-        None count that were chosen on other images or in another way, or that other settings made after the last
-        checkpoint. choice: dotted names of the settings without which accuracies cannot be compared.
+    def __init__(self, trainer: Trainer[Any], same_settings: tuple[str, ...]) -> None:
+        """Read the best weights' step and accuracy, where the run goes on from a checkpoint.
+
+        They are left out where their accuracy cannot be compared with today's: where the images or one of
+        `same_settings` (dotted names) were others; or where any setting was and they are younger than the checkpoint.
+        trainer: after `set_up`.
         Raises DataError where best.pt is damaged, or gone.
         """
         self._trainer = trainer
@@ -30,7 +34,7 @@ class BestWeights:
             return
         best = checkpoint.load(path)
         changed = differences(type(trainer.settings), best.config, trainer.config)
-        chosen_alike = not any(change.split(" ")[0] in choice for change in changed)
+        chosen_alike = not any(change.split(" ")[0] in same_settings for change in changed)
         if best.data == trainer.fingerprint and chosen_alike and (not changed or best.step <= last.step):
             self._keep(int(best.scores["step"]), best.scores["accuracy"])
 
@@ -39,14 +43,14 @@ class BestWeights:
         self._trainer.scores = {"step": step, "accuracy": accuracy}
 
     def update(self, accuracy: float) -> None:
-        """Keep the weights of this step where they are better.
+        """Keep the weights of this step where they are better. accuracy: of these weights, a share.
 
         They are written before the checkpoint of their step: a run that is killed between the two comes to the step
         again.
         """
         if accuracy > self.accuracy:
             self._keep(self._trainer.state.step, accuracy)
-            self._trainer.save(checkpoint.BEST)
+            self._trainer.save_best()
 
     def load(self) -> None:
         """Put the best weights into the trainer's model, on every rank."""

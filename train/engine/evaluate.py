@@ -17,8 +17,10 @@ from fracgen.train.engine.run_folder import write_figure
 from fracgen.train.ranks import Ranks
 
 _TOP = 5
-_NAMED = 40
-"""Most classes whose names fit on the axes of the figure."""
+_MOST_NAMES, _MOST_NUMBERS = 40, 15
+"""Most classes whose names fit on the axes of the figure, and whose shares fit into its cells."""
+_INCHES, _INCHES_PER_CLASS = (4.0, 12.0), 0.35
+"""Least and greatest side of the figure, and what each class adds to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,8 @@ def evaluate(
     batches: float images (B, 3, H, W) and labels int64 (B,), each image on one rank only. confusion: whether to count
     the matrix, which takes 8 x num_classes^2 bytes on the device.
     """
-    counts = torch.zeros(3, dtype=torch.int64, device=ranks.device)  # images, right, in the first five
+    counts = torch.zeros(3, dtype=torch.int64, device=ranks.device)  # one tensor, to be summed over ranks at once
+    num_images, num_right, num_in_top5 = counts.unbind()  # views, counted up in place
     matrix = torch.zeros(num_classes**2 if confusion else 0, dtype=torch.int64, device=ranks.device)
     training = model.training
     model.eval()
@@ -85,17 +88,17 @@ def evaluate(
             with torch.autocast(images.device.type, dtype=amp, enabled=amp is not None):
                 logits = model(images)
             guesses = logits.argmax(1)
-            counts[0] += len(labels)
-            counts[1] += (guesses == labels).sum()
+            num_images += len(labels)
+            num_right += (guesses == labels).sum()
             if num_classes > _TOP:
-                counts[2] += (logits.topk(_TOP, 1).indices == labels[:, None]).sum()
+                num_in_top5 += (logits.topk(_TOP, 1).indices == labels[:, None]).sum()
             if confusion:
                 matrix += torch.bincount(labels * num_classes + guesses, minlength=len(matrix))
     model.train(training)
-    num_images, right, in_top5 = ranks.sum(counts).tolist()
+    images_in_all, right, in_top5 = ranks.sum(counts).tolist()
     side = num_classes if confusion else 0
     return Scores(
-        images=num_images,
+        images=images_in_all,
         right=right,
         in_top5=in_top5 if num_classes > _TOP else None,
         confusion=ranks.sum(matrix).cpu().numpy().reshape(side, side),
@@ -117,15 +120,15 @@ def draw_confusion(scores: Scores, names: Sequence[str], title: str, path: Path)
 
     names = [name.encode("utf-8", "replace").decode() for name in names]  # folders may have any bytes as names
     shares = scores.confusion / np.maximum(scores.confusion.sum(1, keepdims=True), 1)
-    side = min(12.0, max(4.0, 2 + 0.35 * len(names)))
+    side = min(_INCHES[1], max(_INCHES[0], 2 + _INCHES_PER_CLASS * len(names)))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     shown = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
     axes.set(xlabel="first guess", ylabel="class", title=title)
-    if len(names) <= _NAMED:
+    if len(names) <= _MOST_NAMES:
         axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
         axes.set_yticks(range(len(names)), names, parse_math=False)
-    if len(names) <= 15:
+    if len(names) <= _MOST_NUMBERS:
         for row, column in np.ndindex(*shares.shape):
             colour = "white" if shares[row, column] < 0.5 else "black"
             axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour, size=8)

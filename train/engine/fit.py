@@ -1,11 +1,11 @@
-"""The loop of every protocol: steps, logs, evaluations, checkpoints, stops. What a step does is the protocol's."""
+"""The loop of every protocol: steps, logs, evaluations, checkpoints, stops. `TrainStep` says what a step does."""
 
 import contextlib
 import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,17 @@ Ending = Literal["finished", "stopped", "interrupted"]
 _SHARE_EVERY = 10
 """With several GPUs, a signal is shared this often, in steps; on CPUs, where steps are slow, after each."""
 _MOST_LOSSES = 1000
+"""Losses that wait on the device at most: without logs too, one that is not finite is seen, and memory is bounded."""
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What comes after a step. last: the loop ends here."""
+
+    log: bool
+    evaluate: bool
+    save: bool
+    last: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +43,25 @@ class Intervals:
     log_every: int = 50
     checkpoint_every: int = 1000
     evaluate_every: int = 0
+
+    @property
+    def end(self) -> int:
+        """The step that the loop ends after."""
+        return min(self.steps, self.stop_after) if self.stop_after else self.steps
+
+    def due_after(self, step: int, *, stop: bool) -> _Due:
+        """What is due when `step` steps are taken. The last step is logged and saved; the run's last, evaluated too."""
+        last = stop or step == self.end
+        return _Due(
+            log=last or _is_due(step, self.log_every),
+            evaluate=step == self.steps or _is_due(step, self.evaluate_every),
+            save=last or _is_due(step, self.checkpoint_every),
+            last=last,
+        )
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 @dataclass(kw_only=True)
@@ -58,57 +88,69 @@ def fit(
     for the device between logs, and all are checked before anything is logged or saved.
     Raises DataError with the step of the first loss that is not finite; the last checkpoint is good.
     """
-    end = min(intervals.steps, intervals.stop_after) if intervals.stop_after else intervals.steps
-    losses: list[Tensor] = []
-    latest = deque(state.losses, maxlen=intervals.log_every or _MOST_LOSSES)
-    clock, counted = time.perf_counter(), state.step
+    losses: list[Tensor] = []  # on the device, of the steps since the last check
+    rate = _Rate(state.step)
     with _catch_signals(callbacks.signals):
-        while state.step < end:
+        while state.step < intervals.end:
             losses.append(take_step(state.step).detach())
             state.step += 1
             callbacks.advance()
-            log, save, evaluate = (
-                _is_due(state.step, every)
-                for every in (intervals.log_every, intervals.checkpoint_every, intervals.evaluate_every)
-            )
-            evaluate = evaluate or state.step == intervals.steps
-            share = ranks.world == 1 or ranks.device.type == "cpu" or state.step % _SHARE_EVERY == 0
-            stop = ranks.most(max(callbacks.signals, default=0)) if share else 0
-            last = state.step == end or stop > 0
-            if not (log or save or evaluate or last or len(losses) >= _MOST_LOSSES):
-                continue
-            latest.extend(_check_losses(losses, state.step, ranks))
-            losses.clear()
-            state.losses = list(latest)
-            logged = log or last
-            if logged:
-                rate = (state.step - counted) * intervals.batch_size / (time.perf_counter() - clock)
-                values = {
-                    "samples": state.step * intervals.batch_size,
-                    "loss": sum(latest) / len(latest),
-                    "lr": float(state.optimizer.param_groups[0]["lr"]),
-                    "images_per_second": round(rate, 1),
-                }
-                callbacks.log(state.step, values)
-            if save or evaluate or last:
-                _check_weights(state)
-            if callbacks.evaluate is not None and evaluate:  # before the checkpoint: a run goes on after both
-                callbacks.log(state.step, dict(callbacks.evaluate()))
-                logged = True
-            if save or last:
-                callbacks.save()
-            if last:
+            stop = _shared_signal(callbacks.signals, state.step, ranks)
+            due = intervals.due_after(state.step, stop=stop > 0)
+            if due.log or due.evaluate or due.save or len(losses) >= _MOST_LOSSES:
+                latest = deque(state.losses, maxlen=intervals.log_every or _MOST_LOSSES)
+                latest.extend(_check_losses(losses, state.step, ranks))
+                state.losses = list(latest)
+                losses.clear()
+                _call_back(state, due, callbacks, intervals.batch_size, rate)
+            if due.last:
                 ranks.wait()  # for the checkpoint: the end of one process is the end of all
-            if logged:
-                clock, counted = time.perf_counter(), state.step
-            if stop and state.step < end:
+            if stop and state.step < intervals.end:
                 callbacks.signals[:] = [stop]
                 return "interrupted"
     return "finished" if state.step >= intervals.steps else "stopped"
 
 
-def _is_due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+def _call_back(state: TrainState, due: _Due, callbacks: Callbacks, batch_size: int, rate: "_Rate") -> None:
+    """Log, evaluate and save what is due. Evaluation comes before the checkpoint: a run goes on after both."""
+    if due.log:
+        values = {
+            "samples": state.step * batch_size,
+            "loss": sum(state.losses) / len(state.losses),
+            "lr": float(state.optimizer.param_groups[0]["lr"]),
+            "images_per_second": round(rate.steps_per_second(state.step) * batch_size, 1),
+        }
+        callbacks.log(state.step, values)
+    if due.save or due.evaluate:
+        _check_weights(state)
+    evaluate = callbacks.evaluate if due.evaluate else None
+    if evaluate is not None:
+        callbacks.log(state.step, dict(evaluate()))
+    if due.save:
+        callbacks.save()
+    if due.log or evaluate is not None:
+        rate.restart(state.step)
+
+
+class _Rate:
+    """Steps per second since the last log, without the time that logs, evaluations and checkpoints took."""
+
+    def __init__(self, step: int) -> None:
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Count from here on."""
+        self._step, self._clock = step, time.perf_counter()
+
+    def steps_per_second(self, step: int) -> float:
+        """The mean since the last restart."""
+        return (step - self._step) / (time.perf_counter() - self._clock)
+
+
+def _shared_signal(signals: Sequence[int], step: int, ranks: Ranks) -> int:
+    """The signal that came to any rank, 0 for none; with several GPUs, known after every tenth step only."""
+    shared = ranks.world == 1 or ranks.device.type == "cpu" or step % _SHARE_EVERY == 0
+    return ranks.most(max(signals, default=0)) if shared else 0
 
 
 def _check_losses(losses: list[Tensor], step: int, ranks: Ranks) -> list[float]:

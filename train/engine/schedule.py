@@ -12,7 +12,15 @@ from fracgen.train.engine.settings import Optim, Schedule
 PUBLISHED_SAMPLES = 61_440_000
 """240,000 steps of 256 ("Scaling Backwards", its pre-training of ViT-Tiny)."""
 _WARMUP_SHARE = 0.05
+"""Longest warm-up as a share of the run: our choice, for short runs. A run of published length (2 %) is not touched."""
 _LR_BATCH = 512
+"""Batch size that `optim.lr` is given for, as in DeiT."""
+_LONG_SAMPLES, _LONG_EPOCHS = 1_000_000, 1000
+"""A run of at least both is as long as published fine-tuning."""
+LONG_ON_CPU = (
+    "a published length, on a CPU: this may take days or weeks (the expected time follows); --steps, --samples or "
+    "--epochs make it shorter, and examples/ has recipes for a laptop"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,9 @@ class ResolvedSchedule:
 
 
 def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: int) -> ResolvedSchedule:
-    """Steps from steps, samples or epochs (of num_samples), whichever is given; the published samples if none is.
+    """A schedule in steps, from whichever of steps, samples or epochs (of num_samples) is given.
+
+    If none is, PUBLISHED_SAMPLES is the length. Warm-up is cut to 5 % of the run.
 
     Raises UsageError where more than one is given.
     """
@@ -45,13 +55,6 @@ def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: i
         warmup_lr=min(schedule.warmup_lr, optim.lr) * scale,
         min_lr=min(schedule.min_lr, optim.lr) * scale,
     )
-
-
-LONG_ON_CPU = (
-    "a published length, on a CPU: this may take days or weeks (the expected time follows); --steps, --samples or "
-    "--epochs make it shorter, and examples/ has recipes for a laptop"
-)
-_LONG_SAMPLES, _LONG_EPOCHS = 1_000_000, 1000
 
 
 def is_published_length(schedule: Schedule, resolved: ResolvedSchedule, batch_size: int) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from fracgen.shards.settings import Setting, check_settings
 from fracgen.train.seeding import MAX_SEED
@@ -141,3 +141,57 @@ class CleanRun(Run):
     clean_images: Annotated[
         int, Setting("Images that the clean accuracy is measured on; 0: none.", at_least=0, identity=False)
     ] = 1000
+
+
+class ModelInput(Protocol):
+    """Side (px), mean and standard deviation of the images that the model sees: `Augmentation` has them."""
+
+    @property
+    def size(self) -> int:
+        """Side in pixels."""
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Of levels in [0, 1], by channel."""
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Of levels in [0, 1], by channel."""
+
+
+class BatchSize(Protocol):
+    """Images in a batch, over all ranks: `LoaderSettings` has it."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch."""
+
+
+class ProtocolSettings(Protocol):
+    """What a trainer needs of a protocol's settings: a frozen dataclass with these groups, and any others."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def model(self) -> Model:
+        """The model that is trained."""
+
+    @property
+    def optim(self) -> Optim:
+        """Its optimiser."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """Length and learning rate."""
+
+    @property
+    def augment(self) -> ModelInput:
+        """Augmentation of the training images."""
+
+    @property
+    def loader(self) -> BatchSize:
+        """How images reach the model."""
+
+    @property
+    def run(self) -> Run:
+        """Seed, machine, and how often the run logs and saves."""

@@ -87,7 +87,8 @@ class TrainStep:
     def __call__(self, step: int, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of step number `step`, a scalar on the device. images: (B, 3, H, W). targets: (B, num_classes)."""
         state = self.state
-        torch.manual_seed(key(self.seed, "layers", step, self.ranks.rank))  # of drop path and dropout
+        # drop path and dropout draw from torch's global generator: seeded here, each step draws alike after a resume
+        torch.manual_seed(key(self.seed, "layers", step, self.ranks.rank))
         self.lr_schedule.step_update(step)
         with torch.autocast(self.ranks.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.network(images)

@@ -6,13 +6,15 @@ A protocol opens its data and makes its model between the calls, and hands over 
     trainer.set_up(model, loss, ...)                # schedule, optimiser, restored state, config.yaml
     trainer.fit(batches, inputs, ...)               # steps, logs, evaluations, checkpoints, stops
     trainer.export(...)                             # model/ for timm, curves.png
+
+Calls in another order raise RuntimeError with the call that is missing.
 """
 
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ from fracgen.train.engine import benchmark, checkpoint, metrics, schedule
 from fracgen.train.engine import model as models
 from fracgen.train.engine.fit import Callbacks, Ending, Intervals, fit
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
+from fracgen.train.engine.run_speed import RunSpeed
+from fracgen.train.engine.settings import ProtocolSettings
 from fracgen.train.engine.train_step import TrainState, TrainStep, wrap
 from fracgen.train.ranks import Ranks
 
@@ -32,12 +36,8 @@ Batches = Callable[[int], Iterator[Any]]
 """From a start step to batches without end, in a generator (which is closed)."""
 Inputs = Callable[[int, Any], tuple[Tensor, Tensor]]
 """From step and batch to images (B, 3, H, W) and targets (B, num_classes) on the device."""
-_RATE_SECONDS, _RATE_STEPS = 5.0, 3
-"""After the first step, so long at least before the length of the run is estimated."""
 
-
-S = TypeVar("S")
-"""A protocol's settings: a dataclass with the groups model, optim, schedule, augment, loader and run."""
+S = TypeVar("S", bound=ProtocolSettings)
 
 
 class Trainer(Generic[S]):
@@ -45,7 +45,8 @@ class Trainer(Generic[S]):
 
     settings: as the run began, where it goes on; resolved after `set_up`. last: the checkpoint that it goes on from.
     amp: dtype of autocast, None for float32. After `set_up`: state; schedule; config, the settings as plain values;
-    fingerprint of the data. scores: best accuracy and its step, which a protocol that chooses weights keeps here.
+    fingerprint of the data. scores: step and accuracy of the best weights, empty where a protocol chooses none. They
+    are `BestWeights`' to set; every checkpoint holds them.
     """
 
     def __init__(
@@ -63,36 +64,34 @@ class Trainer(Generic[S]):
         allow_changes: go on with other settings than before.
         Raises UsageError for settings that cannot work, and what `RunFolder.checkpoint` raises.
         """
-        self._began = time.perf_counter() if began is None else began
+        self.speed = RunSpeed(time.perf_counter() if began is None else began, ranks.device)
         self.folder, self.ranks, self._allow_changes = folder, ranks, allow_changes
         self.last = folder.checkpoint() if folder is not None else None
         self.settings = continue_as_begun(settings, self.last.config) if self.last is not None else settings
         self.scores: Mapping[str, float] = {}
-        groups = self._groups
-        self._precision = models.resolve_precision(groups.run.precision, ranks.device)
+        self._done: set[Literal["set_up", "fit"]] = set()
+        self._precision = models.resolve_precision(self.settings.run.precision, ranks.device)
         self.amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
-        self._first_step: tuple[int, float] | None = None
-        self._rate_shown = False
         self._signal = 0
-        if groups.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        if self.settings.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UsageError("--tensorboard needs TensorBoard: pip install tensorboard")
-        models.optimizer(nn.Linear(1, 1), groups.optim, lr=1.0)
+        # both only check their settings, before any data is opened; what they make is dropped
+        models.optimizer(nn.Linear(1, 1), self.settings.optim, lr=1.0)
         self._resolve_schedule(num_samples=1)
         torch.set_float32_matmul_precision("high")
 
-    @property
-    def _groups(self) -> Any:
-        """The settings, whose groups every protocol has."""
-        return self.settings
+    def _require(self, call: Literal["set_up", "fit"]) -> None:
+        """Raise RuntimeError where `call` has not been made."""
+        if call not in self._done:
+            raise RuntimeError(f"Trainer: {call}() comes first; the order is Trainer, set_up, fit, export")
 
     @property
     def _batch_size(self) -> int:
-        size: int = self._groups.loader.batch_size
-        return size
+        return self.settings.loader.batch_size
 
     def _resolve_schedule(self, num_samples: int) -> schedule.ResolvedSchedule:
-        groups = self._groups
-        return schedule.resolve(groups.schedule, groups.optim, batch_size=self._batch_size, num_samples=num_samples)
+        optim, batch_size = self.settings.optim, self._batch_size
+        return schedule.resolve(self.settings.schedule, optim, batch_size=batch_size, num_samples=num_samples)
 
     def set_up(
         self,
@@ -103,20 +102,24 @@ class Trainer(Generic[S]):
         fingerprint: str,
         resolved: Mapping[str, Any],
     ) -> None:
-        """Make what trains the model, and bring it to where the run goes on.
+        """Make what trains the model, and bring it to where the run goes on. Once.
 
         loss: a mean over the batch, from logits and targets. num_samples: of an epoch. fingerprint: of all data that
         the run begins with. resolved: settings that follow from the data.
         Raises UsageError where the folder holds another run or is in use, DataError for a checkpoint of another model.
         """
-        settings, ranks = self._groups, self.ranks
+        if self._done:
+            raise RuntimeError("Trainer: set_up() was called before; a run has one model")
+        settings, ranks = self.settings, self.ranks
         self.num_samples, self.fingerprint = num_samples, fingerprint
         self.schedule = self._resolve_schedule(num_samples)
         self._published = schedule.is_published_length(settings.schedule, self.schedule, settings.loader.batch_size)
         self.settings = settings = replace(
             settings,
             schedule=replace(settings.schedule, steps=self.schedule.steps, samples=0, epochs=0.0),
-            run=replace(settings.run, device=ranks.device.type, precision=self._precision),
+            run=replace(
+                settings.run, device="cuda" if ranks.device.type == "cuda" else "cpu", precision=self._precision
+            ),
             **resolved,
         )
         self.config = to_plain(settings)
@@ -136,6 +139,7 @@ class Trainer(Generic[S]):
             seed=settings.run.seed,
             ranks=ranks,
         )
+        self._done.add("set_up")
 
     def _restore(self) -> None:
         """Lock the folder, go back to its checkpoint, and write config.yaml."""
@@ -156,10 +160,11 @@ class Trainer(Generic[S]):
         ranks.wait()
 
     def describe(self, rows: Mapping[str, str]) -> None:
-        """Print the protocol's rows, then model, length and learning rate, on stderr."""
+        """Print the protocol's rows, then model, length and learning rate, on stderr. After `set_up`."""
+        self._require("set_up")
         if not self.ranks.first:
             return
-        settings, batch_size = self._groups, self._batch_size
+        settings, batch_size = self.settings, self._batch_size
         length = schedule.describe(self.schedule, batch_size, self.num_samples) + checkpoint.describe(self.last)
         warning = self._published and self.ranks.device.type == "cpu" and self.folder is not None
         say(
@@ -173,7 +178,8 @@ class Trainer(Generic[S]):
         )
 
     def measure(self, batches: Batches, inputs: Inputs) -> dict[str, float]:
-        """Images/s, without a run folder. It trains: the weights are not to be kept."""
+        """Images/s, without a run folder. It trains: the weights are not to be kept. After `set_up`."""
+        self._require("set_up")
         return benchmark.measure(batches, inputs, self.train_step, batch_size=self._batch_size, ranks=self.ranks)
 
     def fit(
@@ -187,17 +193,24 @@ class Trainer(Generic[S]):
     ) -> Ending:
         """Train until the end, `stop_after` (in steps; 0: never) or a signal; leaves a checkpoint and curves.png.
 
-        evaluate: called every `evaluate_every` steps and at the end, on every rank; gives accuracies to log.
+        After `set_up`, in a folder. evaluate: called every `evaluate_every` steps and at the end, on every rank; gives
+        accuracies to log.
         """
-        assert self.folder is not None, "a run is kept in a folder"
-        run, state, out = self._groups.run, self.state, self.folder.path if self.ranks.first else None
+        self._require("set_up")
+        if self.folder is None:
+            raise RuntimeError("Trainer: fit() needs a folder; without one a run is only measured")
+        run, state, out = self.settings.run, self.state, self.folder.path if self.ranks.first else None
         logger = metrics.MetricLogger(out, steps=self.schedule.steps, start=state.step, tensorboard=run.tensorboard)
         iterator: Any = batches(state.step)
 
+        def take_step(step: int) -> Tensor:
+            return self.train_step(step, *inputs(step, next(iterator)))
+
         def advance() -> None:
             logger.advance()
-            if not self._rate_shown:
-                self._show_rate(logger)
+            line = self.speed.advance(state.step, steps=self.schedule.steps, batch_size=self._batch_size)
+            if line is not None and self.ranks.first:
+                logger.write(line)
 
         callbacks = Callbacks(log=logger.log, save=self.save, evaluate=evaluate, advance=advance)
         intervals = Intervals(
@@ -209,59 +222,39 @@ class Trainer(Generic[S]):
             evaluate_every=evaluate_every,
         )
         try:
-            ending = fit(
-                state,
-                lambda step: self.train_step(step, *inputs(step, next(iterator))),
-                callbacks,
-                intervals,
-                self.ranks,
-            )
+            ending = fit(state, take_step, callbacks, intervals, self.ranks)
         finally:
             iterator.close()
             logger.close()
-        self._trained = time.perf_counter()
+        self.speed.end()
+        self._done.add("fit")
         self._signal = callbacks.signals[0] if ending == "interrupted" else 0
         if self.ranks.first:
             metrics.draw_curves(self.folder / metrics.METRICS, self.folder / metrics.CURVES)
         return ending
 
-    def _show_rate(self, logger: metrics.MetricLogger) -> None:
-        """Print when the first step is done and, a little later, how long the run will take."""
-        step = self.state.step
-        if self._first_step is None:
-            self._wait_for_device()
-            self._first_step = step, time.perf_counter()
-            if self.ranks.first:
-                logger.write(f"{'first':<9} step after {self._first_step[1] - self._began:.1f} s")
-            return
-        steps, seconds = step - self._first_step[0], time.perf_counter() - self._first_step[1]
-        if steps >= _RATE_STEPS and seconds >= _RATE_SECONDS:
-            self._wait_for_device()
-            seconds_per_step = (time.perf_counter() - self._first_step[1]) / steps
-            self._rate_shown = True
-            if self.ranks.first:
-                rate = self._batch_size / seconds_per_step
-                left = schedule.describe_seconds((self.schedule.steps - step) * seconds_per_step)
-                logger.write(f"{'length':<9} about {left} at this rate ({rate:,.0f} images/s)")
+    def save(self) -> None:
+        """Write last.pt, which a run goes on from. Every rank may call it."""
+        self._write_checkpoint(checkpoint.LAST, self._to_checkpoint())
 
-    def _wait_for_device(self) -> None:
-        if self.ranks.device.type == "cuda":
-            torch.cuda.synchronize(self.ranks.device)
+    def save_best(self) -> None:
+        """Write best.pt: these weights, without an optimiser, for `BestWeights`. Every rank may call it."""
+        self._write_checkpoint(checkpoint.BEST, replace(self._to_checkpoint(), optimizer={}, scaler={}, losses=()))
 
-    def save(self, name: str = checkpoint.LAST) -> None:
-        """Write a checkpoint, with the best scores so far; best.pt holds no optimiser. Every rank may call it."""
-        if self.folder is None or not self.ranks.first:
-            return
+    def _to_checkpoint(self) -> checkpoint.Checkpoint:
+        self._require("set_up")
         state = self.state.to_checkpoint(config=self.config, data=self.fingerprint, world=self.ranks.world)
-        state = replace(state, scores=self.scores)
-        if name == checkpoint.BEST:
-            state = replace(state, optimizer={}, scaler={}, losses=())
-        checkpoint.save(state, self.folder / name)
+        return replace(state, scores=self.scores)
+
+    def _write_checkpoint(self, name: str, state: checkpoint.Checkpoint) -> None:
+        if self.folder is not None and self.ranks.first:
+            checkpoint.save(state, self.folder / name)
 
     def export(self, *, crop: float = 1.0, class_names: Sequence[str] = ()) -> str:
-        """Write model/ for timm, and return its path. crop: share of the shorter side that evaluation shows."""
-        assert self.folder is not None
-        settings = self._groups
+        """Write model/ for timm, and return its path. After `fit`. crop: share of the shorter side for evaluation."""
+        self._require("fit")
+        assert self.folder is not None, "fit needs one"
+        settings = self.settings
         models.export(
             self.model,
             self.folder / MODEL,
@@ -277,28 +270,25 @@ class Trainer(Generic[S]):
 
     @property
     def is_finished(self) -> bool:
-        """Whether all steps are taken."""
+        """Whether all steps are taken. After `set_up`."""
+        self._require("set_up")
         return self.state.step >= self.schedule.steps
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return round(time.perf_counter() - self._began, 1)
 
     def outcome(self) -> dict[str, Any]:
         """What the run took: steps, samples, images per second after the first step, seconds since the start."""
+        self._require("fit")
         batch_size, step = self._batch_size, self.state.step
-        first_step, clock = self._first_step or (step, 0.0)
-        rate = (step - first_step) * batch_size / (self._trained - clock)
+        rate = self.speed.steps_per_second(step) * batch_size
         return {
             "steps": step,
             "samples": step * batch_size,
             **({"images_per_second": round(rate, 1)} if rate else {}),
-            "seconds": self.seconds,
+            "seconds": self.speed.seconds,
         }
 
     def raise_if_interrupted(self) -> None:
-        """Raises StopError where a signal ended the run before its last step."""
+        """Raise StopError where a signal ended the run before its last step. After `fit`."""
+        self._require("fit")
         if self._signal:
             raise StopError(
                 f"stopped at step {self.state.step} of {self.schedule.steps}; the same command goes on", self._signal
@@ -306,5 +296,5 @@ class Trainer(Generic[S]):
 
 
 def _are_numbers(class_names: Sequence[str]) -> bool:
-    """Whether the names say no more than the labels."""
+    """Whether the names are the labels themselves."""
     return all(name.isdecimal() and int(name) == label for label, name in enumerate(class_names))
