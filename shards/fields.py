@@ -19,8 +19,8 @@ class Setting:
 
     help: one sentence. at_least, at_most, above, below: the range of a number, or of each number of a tuple.
     option: its option, where it is not its last name with dashes; "" where it has none. panel: the group of options in
-    the help. default: the default in words, where it is derived. metavar: what
-    stands for the value in the help, where it is not the type. identity: False where a run may go on with
+    the help; of a nested dataclass, that of all its fields. default: the default in words, where it is derived.
+    metavar: what stands for the value in the help, where it is not the type. identity: False where a run may go on with
     another value, since no weight and no pixel depends on it.
     """
 
@@ -92,9 +92,12 @@ def fields_of(kind: type, *, name: str = "", instance: Any = None) -> list[Field
     for field in schema_of(kind).values():
         default = field.default if instance is None else getattr(instance, field.name)
         if is_group(field.type):
-            found += fields_of(
-                field.type, name=f"{name}{field.name}.", instance=None if default is MISSING else default
-            )
+            group = fields_of(field.type, name=f"{name}{field.name}.", instance=None if default is MISSING else default)
+            panel = field.setting.panel
+            found += [
+                dataclasses.replace(each, setting=dataclasses.replace(each.setting, panel=panel)) if panel else each
+                for each in group
+            ]
         else:
             found.append(dataclasses.replace(field, name=f"{name}{field.name}", default=default))
     return found

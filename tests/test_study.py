@@ -111,12 +111,18 @@ def test_what_a_user_adds(capsys):
         "finetune.optim.lr=0.5",
         "--per-class=7",
         "--seeds=5",
+        "--seed=3",
         "--launcher=python -u",
     ]
     listed = commands(capsys, STUDIES[-1], *words)
     assert listed[2][1] == "-u" and "run.device=cpu" in listed[2]
     text = shlex.join(listed[-1])
-    assert "--seeds 5" in text and text.count("--per-class") == 1 and "--per-class 7" in text and "optim.lr=0.5" in text
+    assert (
+        "--seeds 5 --seed 3" in text
+        and text.count("--per-class") == 1
+        and "--per-class 7" in text
+        and "optim.lr=0.5" in text
+    )
     assert "--launcher 'python -u'" in text
 
 
@@ -125,7 +131,7 @@ def test_what_a_user_adds(capsys):
     [
         ("--finetune=optim.lr=0.5", "--finetune optim.lr=0.5: is written finetune.optim.lr=0.5 now"),
         ("optim.lr=0.5", "'optim.lr=0.5': give pretrain.NAME=VALUE or finetune.NAME=VALUE"),
-        ("finetune.run.seed=3", "run.seed=3: differs from run to run"),
+        ("finetune.run.seed=3", "run.seed=3: differs from run to run; give --seed"),
         ("--seeds=0", "--seeds"),
     ],
 )

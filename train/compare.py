@@ -11,12 +11,12 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-import typer
-
-from fracgen.shards.commandline import command_app
+from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
+from fracgen.shards.settings import Setting
 from fracgen.train import cli as console
 from fracgen.train import options
 from fracgen.train.experiments.comparison import Comparison, FinetuneCommand, parse_starts, plan_comparison
@@ -25,60 +25,76 @@ from fracgen.train.experiments.report import NOTE, REPORT, report_tables, to_tex
 from fracgen.train.experiments.subprocesses import SubprocessRunner, python_command
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What the command line says of a comparison, beside fine-tuning's settings."""
+
+    start: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Name of a start, and its weights as finetune --checkpoint takes them; repeat for more.",
+            metavar="NAME=WHERE",
+            panel="Networks",
+        ),
+    ] = ()
+    model: Annotated[
+        str | None,
+        Setting(
+            "timm model of starts that name none.", default="that of the first start that names one", panel="Networks"
+        ),
+    ] = None
+    data: Annotated[
+        str,
+        Setting(
+            "Labelled images: a folder of class folders, shards, or a timm name such as torch/cifar100.", panel="Data"
+        ),
+    ] = ""
+    per_class: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Number of training images of each class; repeat for another table.",
+            at_least=1,
+            default="the recipe's",
+            panel="Protocol",
+        ),
+    ] = ()
+    seeds: Annotated[int, Setting("Runs of each start, of consecutive seeds.", at_least=1, panel="Protocol")] = 3
+    seed: Annotated[
+        int | None,
+        Setting("Seed of the first run; the others follow.", at_least=0, default="the recipe's", panel="Protocol"),
+    ] = None
+    launcher: Annotated[
+        str,
+        Setting(
+            "Program that starts each run, such as 'torchrun --nproc-per-node 8'.",
+            default="this Python",
+            panel="Machine",
+        ),
+    ] = ""
+
+
+@options_from(CompareOptions)
 def main(
     *,
     overrides: options.Overrides = None,
-    start: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=WHERE", help="A checkpoint as finetune takes it; again for more.", rich_help_panel="Networks"
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Image folder, shards, or a name of timm's: torch/cifar100.", rich_help_panel="Data"),
-    ] = None,
+    given: dict[str, Any],
     out: options.Out = None,
     config: options.Config = None,
-    seeds: Annotated[
-        int, typer.Option(help="Runs of each start, of seeds one after the other.", min=1, rich_help_panel="Protocol")
-    ] = 3,
-    seed: Annotated[
-        int | None, typer.Option(help="The first one.  [default: the recipe's]", min=0, rich_help_panel="Protocol")
-    ] = None,
-    per_class: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="Images of each class to train with; again for another table.", min=1, rich_help_panel="Protocol"
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A timm model, for 'none'.  [default: the first start's that has one]", rich_help_panel="Networks"
-        ),
-    ] = None,
-    launcher: Annotated[
-        str,
-        typer.Option(
-            help="What starts each run, as 'torchrun --nproc-per-node 8'.  [default: this Python]",
-            rich_help_panel="Machine",
-        ),
-    ] = "",
     as_json: options.AsJson = False,
 ) -> None:
     """Fine-tune from several starts under the same settings and seeds, and compare them."""
-    starts = parse_starts(start or [])
+    settings = CompareOptions(**given)
+    starts, per_class = parse_starts(settings.start), settings.per_class
     if out is None:
         raise UsageError("--out: give a folder for the runs and the table")
-    if len(set(per_class or [])) < len(per_class or []):
-        raise UsageError(f"--per-class {' '.join(map(str, per_class or []))}: each once")
-    command = FinetuneCommand(config=config, overrides=tuple(overrides or []), data=data or "", model=model)
-    first = command.settings({"run.seed": seed}).run.seed
-    program = python_command("finetune", shlex.split(launcher))
+    if len(set(per_class)) < len(per_class):
+        raise UsageError(f"--per-class {' '.join(map(str, per_class))}: each once")
+    command = FinetuneCommand(config=config, overrides=tuple(overrides or []), data=settings.data, model=settings.model)
+    first = command.settings({"run.seed": settings.seed}).run.seed
+    program = python_command("finetune", shlex.split(settings.launcher))
     with SubprocessRunner() as runner:
         comparison = plan_comparison(
-            command, starts, seeds=range(first, first + seeds), per_class=per_class or [0], out=out
+            command, starts, seeds=range(first, first + settings.seeds), per_class=per_class or [0], out=out
         )
         report = compare(comparison, program, runner)
     if as_json:

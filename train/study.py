@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fracgen.shards.commandline import command_app
+from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import read_json, write_atomically
 from fracgen.train import cli as console
@@ -32,50 +32,17 @@ TIMES = "times.json"
 SPREAD = "Each variant is pre-trained once: the spread is that of fine-tuning."
 
 
+@options_from(StudyOptions)
 def main(
     *,
-    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="As in examples/ablations.")],
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="A study, such as those in examples/ablations.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=VALUE]...", help="As pretrain.schedule.steps=100 or finetune.optim.lr=0.05."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Image folder, shards, or a name of timm's: torch/cifar100.", rich_help_panel="Data"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for everything, to write or to resume.", rich_help_panel="Output")
-    ] = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="At the published size.  [default: laptop]", rich_help_panel="Protocol")
-    ] = False,
-    photo: Annotated[
-        Path | None,
-        typer.Option(
-            help="For studies of one photograph.  [default: scikit-image's astronaut]", rich_help_panel="Data"
+        typer.Argument(
+            metavar="[NAME=VALUE]...", help="Settings, as in pretrain.schedule.steps=100 or finetune.optim.lr=0.05."
         ),
     ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            help="Fine-tuning runs of each variant.  [default: the study's]", min=1, rich_help_panel="Protocol"
-        ),
-    ] = None,
-    per_class: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="Images of each class; again for another table.  [default: the study's]",
-            min=1,
-            rich_help_panel="Protocol",
-        ),
-    ] = None,
-    launcher: Annotated[
-        str,
-        typer.Option(
-            help="What starts training, as 'torchrun --nproc-per-node 8'.  [default: this Python]",
-            rich_help_panel="Machine",
-        ),
-    ] = "",
+    given: dict[str, Any],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the commands in order, and run none.", rich_help_panel="Output")
     ] = False,
@@ -87,24 +54,17 @@ def main(
     for program, words in (("pretrain", pretrain), ("finetune", finetune)):
         if words:
             raise UsageError(f"--{program} {words[0]}: is written {program}.{words[0]} now")
-    if data is None:
+    if "data" not in given:
         raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")
-    if out is None:
+    if "out" not in given:
         raise UsageError("--out: give a folder for everything")
-    about, size, variants = load_study(study, "published" if published else "laptop")
-    settings = StudyOptions(
-        data=data,
-        out=out,
-        photo=photo,
-        per_class=tuple(per_class or ()),
-        seeds=seeds or 0,
-        launcher=launcher,
-        **split_overrides(overrides or []),
-    )
+    settings = StudyOptions(**given, **split_overrides(overrides or []))
+    about, size, variants = load_study(study, "published" if settings.published else "laptop")
     steps = plan_steps(size, variants, settings)
     if dry_run:
         print("\n".join(shlex.join(step.argv) for step in steps))
         return
+    out = settings.out
     out.mkdir(parents=True, exist_ok=True)
     times = StepTimes(out / TIMES)
     with SubprocessRunner() as runner:

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.settings import from_plain, parse_yaml, read_text
+from fracgen.shards.settings import Setting, from_plain, parse_yaml, read_text
 from fracgen.train.experiments.comparison import SCRATCH, FinetuneCommand, parse_starts
 from fracgen.train.experiments.subprocesses import python_command
 
@@ -123,20 +123,55 @@ def _relative_to(study: Path, name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """What the command line adds to a study. per_class (), seeds 0: the study's own.
+    """What the command line adds to a study. pretrain, finetune: overrides NAME=VALUE of the two programs."""
 
-    data: labelled images to fine-tune on. out: folder of everything. photo: None for scikit-image's astronaut.
-    launcher: what starts training, "" for this Python. pretrain, finetune: overrides NAME=VALUE of the two programs.
-    """
-
-    data: str
-    out: Path
-    photo: Path | None = None
-    per_class: tuple[int, ...] = ()
-    seeds: int = 0
-    launcher: str = ""
-    pretrain: tuple[str, ...] = ()
-    finetune: tuple[str, ...] = ()
+    data: Annotated[
+        str,
+        Setting(
+            "Images to fine-tune on: a folder of class folders, shards, or a timm name such as torch/cifar100.",
+            panel="Data",
+        ),
+    ]
+    out: Annotated[Path, Setting("Folder to write everything to, or to resume it from.", panel="Output")]
+    photo: Annotated[
+        Path | None,
+        Setting("Photograph, for studies of one.", default="scikit-image's astronaut", panel="Data"),
+    ] = None
+    published: Annotated[
+        bool, Setting("Run the study at its published size, not at that for a laptop.", panel="Protocol")
+    ] = False
+    per_class: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Number of training images of each class; repeat for another table.",
+            at_least=1,
+            default="the study's",
+            panel="Protocol",
+        ),
+    ] = ()
+    seeds: Annotated[
+        int | None,
+        Setting("Fine-tuning runs of each variant.", at_least=1, default="the study's", panel="Protocol"),
+    ] = None
+    seed: Annotated[
+        int | None,
+        Setting(
+            "Seed of the first fine-tuning run; the others follow.",
+            at_least=0,
+            default="the recipe's",
+            panel="Protocol",
+        ),
+    ] = None
+    launcher: Annotated[
+        str,
+        Setting(
+            "Program that starts training, such as 'torchrun --nproc-per-node 8'.",
+            default="this Python",
+            panel="Machine",
+        ),
+    ] = ""
+    pretrain: Annotated[tuple[str, ...], Setting("", option="")] = ()
+    finetune: Annotated[tuple[str, ...], Setting("", option="")] = ()
 
     def finetune_command(self, size: Size) -> FinetuneCommand:
         """What train/compare.py will make of the words of the last step."""
@@ -210,6 +245,7 @@ def _compare_step(
 ) -> Step:
     out, seeds = options.out / "compare", options.seeds or size.seeds
     argv = [*python_command("compare"), "--data", options.data, "--out", str(out), "--seeds", str(seeds)]
+    argv += ["--seed", str(options.seed)] if options.seed is not None else []
     argv += ["--config", size.finetune] if size.finetune else []
     for name in variants:
         checkpoint = str(pretraining[name].product.parents[1]) if name in pretraining else SCRATCH

@@ -22,7 +22,9 @@ class ProbeSettings:
             panel="Networks",
         ),
     ] = ()
-    model: Model = field(default_factory=lambda: Model(name="", drop_path=0.0))
+    model: Annotated[Model, Setting("Architecture of nameless weights.", panel="Networks")] = field(
+        default_factory=lambda: Model(name="", drop_path=0.0)
+    )
     random: Annotated[
         bool, Setting("Probe a randomly initialised network of each architecture too.", panel="Networks")
     ] = True
