@@ -51,7 +51,7 @@ class LoaderSettings:
     shuffle: Annotated[
         int,
         Setting(
-            "Size of the shuffle buffer of larger sets, in images; a set of at most this size is shuffled as a whole.",
+            "Size of the shuffle buffer for sets in tars, in images; smaller sets and folders are shuffled whole.",
             at_least=0,
             at_most=1 << 30,
             option="",
