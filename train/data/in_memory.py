@@ -53,6 +53,8 @@ class InMemory:
             raise UsageError(f"{self.images.nbytes} bytes of images do not fit on {device}; {_STREAM}") from error
 
 
+Source = InMemory | PixelReader
+"""Examples as pixels of one mode: from memory, or decoded when they are read."""
 _STREAM = "give --loader stream"
 
 

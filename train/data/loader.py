@@ -13,7 +13,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.shards.files import num_cores
 from fracgen.train.data.choose import Choice, choose_mode
 from fracgen.train.data.examples import Examples, ImageShape, Indices, Progress
-from fracgen.train.data.in_memory import InMemory, load_into_memory, read_all
+from fracgen.train.data.in_memory import InMemory, Source, load_into_memory, read_all
 from fracgen.train.data.pieces import EvalPieces, TrainPieces
 from fracgen.train.data.pixels import PixelReader, Transform, sample_shape
 from fracgen.train.data.sampler import Sampler
@@ -82,7 +82,7 @@ class TrainLoader:
             self.reason += f"; each image comes {repeats} times an epoch, as a batch has more than there are"
         self._sampler = Sampler(len(examples), seed, repeats, settings.shuffle, examples.block)
         mend = _RESIZE + (", or --loader stream" if transform is not None and self.mode == "memory" else "")
-        self.source: InMemory | PixelReader = PixelReader(examples, self.shape, settings.resize, any_size, mend)
+        self.source: Source = PixelReader(examples, self.shape, settings.resize, any_size, mend)
         if self.mode == "memory":
             self.source = self._load(self.source, self._skipped, progress)
             if self._transform is None:
@@ -125,9 +125,7 @@ class TrainLoader:
         """Examples left out so far by any rank, by reason. Every rank must call it."""
         return self._skipped.over_ranks(self._ranks)
 
-    def eval_source(
-        self, examples: Examples, *, skipped: Skipped, progress: Progress | None = None
-    ) -> InMemory | PixelReader:
+    def eval_source(self, examples: Examples, *, skipped: Skipped, progress: Progress | None = None) -> Source:
         """Another set as `eval_batches` takes it: kept in memory where this one is."""
         shape = sample_shape(examples, self._settings.resize)
         any_size = self.mode == "stream" and not _one_size(shape, self._settings)
@@ -181,7 +179,7 @@ def _choose(
 
 
 def eval_batches(
-    source: InMemory | PixelReader,
+    source: Source,
     *,
     transform: Callable[[Tensor], Tensor],
     picture_transform: Transform,

@@ -1,7 +1,6 @@
 """What workers make: pieces of batches to train on, and to evaluate on."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,20 +8,11 @@ from torch import Tensor
 
 from fracgen.shards.errors import DataError
 from fracgen.train.data.examples import Examples, Indices, Pixels
+from fracgen.train.data.in_memory import Source
 from fracgen.train.data.pixels import Transform, convert_examples, transformed
 from fracgen.train.data.sampler import Sampler
 from fracgen.train.data.skipped import BadSampleError, SkippedExample
 from fracgen.train.data.workers import Piece
-
-
-class Readable(Protocol):
-    """Examples as pixels, from memory or from where they lie."""
-
-    def read(self, number: int) -> tuple[Pixels, int]:
-        """(pixels, label). Raises BadSampleError for an example that is no good."""
-
-    def describe(self, number: int) -> str:
-        """The name of an example, for messages."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +22,7 @@ class TrainPieces:
     slot_shape: (C, H, W) of uint8 images, None with a transform.
     """
 
-    readable: Readable
+    source: Source
     sampler: Sampler
     transform: Transform | None
     skip_bad: bool
@@ -61,18 +51,18 @@ class TrainPieces:
     def _read(self, number: int, skipped: list[SkippedExample]) -> tuple[Pixels, int]:
         """(pixels, label) of an example, or of the next that can be used, the first after the last."""
         if not self.skip_bad:
-            return self.readable.read(number)
+            return self.source.read(number)
         num, first, start = self.sampler.num_examples, "", self._next_good.get(number, number)
         for ahead in range(num):
             candidate = (start + ahead) % num
             if candidate in self._bad:
                 continue
             try:
-                sample = self.readable.read(candidate)
+                sample = self.source.read(candidate)
             except BadSampleError as error:
                 first = first or f"; {error}"
                 self._bad.add(candidate)
-                skipped.append(SkippedExample(self.readable.describe(candidate), error.reason, str(error)))
+                skipped.append(SkippedExample(self.source.describe(candidate), error.reason, str(error)))
             else:
                 if candidate != number:
                     self._next_good[number] = candidate
