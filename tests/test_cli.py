@@ -431,5 +431,8 @@ def test_programs_are_called_as_they_were_typed(fracgen, monkeypatch):
     assert fracgen("pretrain", "--help")[1].startswith("Usage: fracgen pretrain ")
     code, _, err = fracgen("pretrain", "--shard", "x")
     assert code == 2 and err.startswith("fracgen pretrain: ")
-    monkeypatch.setattr("sys.argv", ["train/pretrain.py"])
-    assert fracgen("pretrain", "--help")[1].startswith("Usage: pretrain ")
+    monkeypatch.setattr("sys.argv", ["/somewhere/fracgen/__main__.py"])
+    assert fracgen("pretrain", "--help")[1].startswith("Usage: fracgen pretrain ")
+    for other in ("train/pretrain.py", "/somewhere/pytest/__main__.py"):
+        monkeypatch.setattr("sys.argv", [other])
+        assert fracgen("pretrain", "--help")[1].startswith("Usage: pretrain ")

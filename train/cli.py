@@ -34,7 +34,8 @@ def run(application: typer.Typer, name: str, argv: Sequence[str]) -> int:
 
     Usage and errors begin with `name`, or with "fracgen " and the name where that command was typed.
     """
-    if Path(sys.argv[0]).name in ("fracgen", "__main__.py"):
+    program = Path(sys.argv[0])
+    if program.stem == "fracgen" or program.parts[-2:] == ("fracgen", "__main__.py"):
         name = f"fracgen {name}"
     return commandline.main(application, name, argv, explain=_explain, memory_hint=_MEMORY_HINT, place=_rank)
 
