@@ -204,7 +204,7 @@ def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:
         return f"{message}; run the command that began the folder once more"
     parts = sorted({shard % count + 1 for shard in missing})
     named = ", ".join(f"{part}/{count}" for part in parts[:8]) + (", ..." if len(parts) > 8 else "")
-    return f"{message}; render part{'s' if len(parts) > 1 else ''} {named} again"
+    return f"{message}; render part{'s' if len(parts) > 1 else ''} {named}"
 
 
 def plan_of(recipe: Recipe, layout: Layout, provenance: Mapping[str, Any] | None = None) -> FolderPlan:

@@ -365,7 +365,7 @@ def test_more_samples_than_were_counted(tmp_path):
     pattern = write_tars(tmp_path / "set", [4, 12, 8])
     sizes = {f"set-{n:03d}.tar": count for n, count in enumerate([4, 11, 8])}
     (tmp_path / "set" / "sizes.json").write_text(json.dumps(sizes))
-    said = r"set-001\.tar: holds more than the 11 samples"
+    said = r"says 11, and set-001\.tar holds 12 samples"
     for mode in MODES:
         with pytest.raises(DataError, match=said):
             take(make(open_examples(pattern, num_classes=24), mode), 5)

@@ -24,6 +24,11 @@ def load(kind: type[T], path: str | None, options: Mapping[str, Any], overrides:
     """
     overrides, options = list(overrides or []), dict(options)
     for override in overrides:
+        if "=" not in override and Path(override).exists():
+            raise UsageError(
+                f"{override}: a word too many; if it is of a pattern that the shell has expanded, quote the pattern, "
+                f"as in --shards '{Path(override).parent / '*.tar'}'"
+            )
         _refuse_old_name(override.partition("=")[0], override)
     if path is not None:
         values = parse_yaml(read_text(Path(path)), path)

@@ -2,6 +2,7 @@
 
 import warnings
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import fsdecode
 from pathlib import Path
@@ -24,6 +25,7 @@ class TarStore:
     counts: samples that each is to hold. rendered: where fracgen encoded all images, (shape of their pixels, bits of
     the PNGs). has_manifest: whether the number of classes is the set's own, not the user's.
     skip_bad: a tar that holds more samples than were counted is no error.
+    counted_by: the files beside them that say how many samples tars hold, by the number of the tar.
     """
 
     tars: tuple[str, ...]
@@ -32,6 +34,7 @@ class TarStore:
     rendered: tuple[tuple[int, ...], int] | None = None
     has_manifest: bool = False
     skip_bad: bool = False
+    counted_by: Mapping[int, str] = field(default_factory=dict)
     _ends: list[int] = field(default_factory=list, compare=False)
     _indexes: dict[int, TarIndex] = field(default_factory=dict, compare=False)
 
@@ -110,12 +113,19 @@ class TarStore:
         except OSError as error:
             raise BadSampleError(f"{name}: cannot be read ({error.strerror})", "tar") from None
         if len(index) > self.counts[tar]:
-            message = f"{name}: holds more than the {self.counts[tar]} samples that were counted"
+            message = self._miscounted(tar, index)
             if not self.skip_bad:
                 raise BadSampleError(message, "tar")
             warnings.warn(message, SkippedDataWarning, stacklevel=2)
         self._indexes[tar] = index
         return index
+
+    def _miscounted(self, tar: int, index: TarIndex) -> str:
+        """What is said of a whole tar that holds another number of samples than was counted."""
+        name, count = Path(self.tars[tar]).name, self.counts[tar]
+        if (source := self.counted_by.get(tar)) is not None:
+            return f"{source} says {count}, and {name} holds {len(index)} samples: mend or remove {Path(source).name}"
+        return f"{name}: holds {len(index)} samples, not {count}: changed since they were counted, or cut short"
 
     def _label(self, tar: int, row: int, index: TarIndex) -> int:
         """The label of a sample. Raises BadSampleError where that, its image or the whole sample is missing."""
@@ -124,8 +134,13 @@ class TarStore:
             return label
         name = Path(self.tars[tar]).name
         if row >= len(index):
-            held = f"{name}: holds {len(index)} samples, not {self.counts[tar]}: cut short or corrupt"
-            raise BadSampleError(index.fault or held, "tar")
+            raise BadSampleError(index.fault or self._miscounted(tar, index), "tar")
+        if np.count_nonzero(index.keys == index.keys[row]) > 1 and (label < 0 or index.image_starts[row] < 0):
+            raise BadSampleError(
+                f"{name}: sample {fsdecode(bytes(index.keys[row]))} is in two places of it; members of one key must "
+                "follow each other: write it anew, as by tar --sort=name",
+                "members",
+            )
         sample = f"{name}: sample {fsdecode(bytes(index.keys[row]))}"
         if label >= self.num_classes and not self.has_manifest:
             raise UsageError(f"{sample}: label {label}, out of range for --num-classes {self.num_classes}")

@@ -81,10 +81,10 @@ def open_tars(
     missing = [tar for tar in tars if not Path(tar).is_file()]
     if missing and not skip_bad:
         raise DataError(f"{missing[0]}: missing ({len(missing)} of the {len(tars)} tars of {pattern})")
-    counts = _count(tars, skip_bad, progress)
+    counts, counted_by = _count(tars, skip_bad, progress)
     if not sum(counts):
         raise UsageError(f"{pattern}: no samples in the {len(tars)} tars that match")
-    store = TarStore(tuple(tars), tuple(counts), num_classes, skip_bad=skip_bad)
+    store = TarStore(tuple(tars), tuple(counts), num_classes, skip_bad=skip_bad, counted_by=counted_by)
     sizes = [Path(tar).stat().st_size if Path(tar).is_file() else -1 for tar in tars]
     text = json.dumps([[Path(tar).name for tar in tars], sizes, counts])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -136,14 +136,19 @@ def _match(word: str) -> list[str]:
     return sorted(glob.glob(word))  # noqa: PTH207  # a pattern may begin anywhere, as a shell's does
 
 
-def _count(tars: Sequence[str], skip_bad: bool, progress: Progress | None) -> list[int]:
-    """Samples of each tar. One that is damaged counts one more than can be told, so that a reader meets the fault."""
-    known: dict[Path, int] = {}
+def _count(tars: Sequence[str], skip_bad: bool, progress: Progress | None) -> tuple[list[int], dict[int, str]]:
+    """(samples of each tar, the files that say so, by the number of the tar).
+
+    A tar that is damaged counts one more than can be told, so that a reader meets the fault.
+    """
+    known: dict[Path, tuple[int, str]] = {}
     for folder in dict.fromkeys(Path(tar).parent for tar in tars):
         known |= _recorded_counts(folder)
-    counts = []
+    counts, counted_by = list[int](), dict[int, str]()
     for done, tar in enumerate(tars):
-        count = known.get(Path(tar))
+        count, source = known.get(Path(tar), (None, ""))
+        if source:
+            counted_by[done] = source
         if count is None and not Path(tar).is_file():
             count = 1
         if count is None:
@@ -154,11 +159,11 @@ def _count(tars: Sequence[str], skip_bad: bool, progress: Progress | None) -> li
             if progress is not None:
                 progress(done + 1, len(tars))
         counts.append(count)
-    return counts
+    return counts, counted_by
 
 
-def _recorded_counts(folder: Path) -> dict[Path, int]:
-    """Samples of each tar, as open_clip's or timm's file beside them says; empty where there is none."""
+def _recorded_counts(folder: Path) -> dict[Path, tuple[int, str]]:
+    """(samples, who says so) of each tar, as open_clip's or timm's file beside them has it; empty without one."""
     for name, read in (("sizes.json", dict), ("_info.json", _timm_counts)):
         path = folder / name
         if not path.is_file():
@@ -169,7 +174,7 @@ def _recorded_counts(folder: Path) -> dict[Path, int]:
                 raise ValueError("a size is no number")
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise DataError(f"{path}: damaged ({error}); mend or remove it") from error
-        return {folder / tar: count for tar, count in counts.items()}
+        return {folder / tar: (count, str(path)) for tar, count in counts.items()}
     return {}
 
 
