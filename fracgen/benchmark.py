@@ -1,4 +1,4 @@
-"""What an image costs, step by step, on this machine, beside the published loop in plain Python."""
+"""Times of rendering on this machine: each step of an image, whole data sets, the published loop in plain Python."""
 
 import os
 import platform
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, and where they were measured."""
+    """The rows of a measurement, under a title; the caption names machine and versions."""
 
     title: str
     caption: str
@@ -85,17 +85,19 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
         steps["one image, 8 bits"] = drawing + writing[8]
         steps["one image, 1 bit"] = drawing + writing[1]
         steps["fsync (wall)"] = statistics.median(_fsync_seconds(tar) for _ in range(_RUNS)) / _SHARD_SAMPLES * 1e3
-        few = replace(recipe, classes=images)
+        reduced = replace(recipe, classes=images)
         for workers in sorted({1, cores}):
             folders = [Path(scratch, f"{workers}-{run}") for run in range(_RUNS)]
-            seconds = statistics.median(write_shards(few, folder, workers=workers).seconds for folder in folders)
+            seconds = statistics.median(write_shards(reduced, folder, workers=workers).seconds for folder in folders)
             steps[f"end to end, {workers} worker{'' if workers == 1 else 's'} (wall)"] = seconds / images * 1e3
     speedup = None
     if plain:
-        slow = _seconds(lambda: draw_plain(maps, recipe.base.p, recipe.style, key), time.thread_time) * 1e3
+        plain_milliseconds = (
+            _seconds(lambda: draw_plain(maps, recipe.base.p, recipe.style, key), time.thread_time) * 1e3
+        )
         steps["orbit, rasterise, fill test"] = drawing
-        steps["the same in plain Python"] = slow
-        speedup = slow / drawing
+        steps["the same in plain Python"] = plain_milliseconds
+        speedup = plain_milliseconds / drawing
     rows = [Row(name, value, speedup if name.startswith("orbit,") else None) for name, value in steps.items()]
     return Table(
         title=f"1p-frac, {recipe.size} px, {recipe.points:,} points, {recipe.patch} patches; CPU time of one core",
@@ -142,8 +144,8 @@ def measure_baselines(*, images: int, cores: int) -> Table:
 
 
 def _caption(cores: int) -> str:
-    stated = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {stated}"
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
 
 
 def _seconds(step: Callable[[], object], clock: Callable[[], float]) -> float:

@@ -48,8 +48,7 @@ def weight_vectors(step: float) -> Floats:
 class CategoryRecipe(DrawnRecipe):
     """What FractalDB and OFDB share: a category is a class, drawn in one style.
 
-    categories: number of classes. seed: of the random patch masks. size, pad: in pixels. points: length T of the orbit.
-    draw, color, patch: see `style.Style`. systems: the categories, once resolved; where there are more, the first.
+    systems: the categories, once resolved; where there are more than `categories`, the first of them.
     """
 
     categories: Annotated[
@@ -88,7 +87,7 @@ class CategoryRecipe(DrawnRecipe):
 
     @property
     def num_classes(self) -> int:
-        """One a category."""
+        """Number of categories."""
         return self.categories
 
     @property
@@ -102,10 +101,10 @@ class CategoryRecipe(DrawnRecipe):
             return self, {"categories": "given"}
         from fracgen.search import find_categories
 
-        return self.with_found(*find_categories(self.categories, workers=num_cores(), cache=cache_folder()))
+        return self.with_systems(*find_categories(self.categories, workers=num_cores(), cache=cache_folder()))
 
-    def with_found(self, systems: Categories, provenance: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
-        """The resolved recipe, and its provenance, from what `search.find_categories` found."""
+    def with_systems(self, systems: Categories, provenance: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The resolved recipe and its provenance, from the result of `search.find_categories`."""
         return replace(self, systems=systems), {"categories": "searched", **provenance}
 
     def system(self, category: int) -> tuple[Floats, Floats]:
@@ -127,8 +126,8 @@ class CategoryRecipe(DrawnRecipe):
 class FractalDB(CategoryRecipe):
     """The recipe of FractalDB: categories x 25 weight vectors x instances x 4 flips.
 
-    instances: drawings of each weight vector, with random masks of their own. weights: step of the weight vectors.
-    Index: ((category * 25 + weight) * instances + instance) * 4 + flip; the label is the category.
+    Instances have random masks of their own; the label is the category.
+    Index: ((category * 25 + weight) * instances + instance) * 4 + flip.
     """
 
     NAME: ClassVar[str] = "fractaldb"
@@ -151,7 +150,7 @@ class FractalDB(CategoryRecipe):
         return self.instances * len(FLIPS)
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """Instances that nothing tells apart."""
+        """Warn of instances that nothing tells apart."""
         if self.instances > 1 and not self.style.random_masks:
             return [f"instances {self.instances}: they are identical, as only random patch masks tell them apart"]
         return []
@@ -211,10 +210,10 @@ class FractalDB(CategoryRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class OFDB(CategoryRecipe):
-    """The recipe of OFDB: one image a category, which is the system as it is.
+    """The recipe of OFDB: one image a category.
 
-    weights: "identity", the system that passed the search's fill test; or "published", vector 0 of FractalDB's weights,
-    a x 0.2, as the released script takes it.
+    weights: "identity" is the system that passed the search's fill test; "published" is vector 0 of FractalDB's
+    weights, a x 0.2, as the released script takes it.
     """
 
     NAME: ClassVar[str] = "ofdb"

@@ -28,7 +28,10 @@ _CSV_ORDER = [0, 1, 4, 2, 3, 5]
 
 @dataclass(frozen=True, eq=False)
 class IFS:
-    """maps: (N, 2, 3) float64, [[a, b, e], [c, d, f]] each. p: (N,) float64, the probability of each map."""
+    """An iterated function system, checked and read-only.
+
+    maps: (N, 2, 3) float64, [[a, b, e], [c, d, f]] each. p: (N,) float64, the probability of each map.
+    """
 
     maps: Floats
     p: Floats
@@ -67,7 +70,7 @@ class IFS:
 
     @property
     def sigma(self) -> float:
-        """Its sigma-factor."""
+        """The sigma-factor of its maps; see `sigma_factor`."""
         return sigma_factor(self.maps)
 
     def to_plain(self) -> dict[str, Any]:
@@ -114,9 +117,9 @@ def sample_maps(sigma: float, num_maps: int, rng: np.random.Generator) -> Floats
     """
     check_sigma(sigma, num_maps)
     maps = np.empty((num_maps, 2, 3))
-    rest = sigma
+    remaining = sigma
     for j in range(num_maps):
-        s1, s2, rest = _draw_singular_values(rest, num_maps - 1 - j, rng)
+        s1, s2, remaining = _draw_singular_values(remaining, num_maps - 1 - j, rng)
         u, v = math.pi * (2 * rng.random(2) - 1)
         signs = np.where(rng.random(2) < 0.5, -1.0, 1.0)
         maps[j, :, :2] = _rotation(u) @ np.diag([s1, s2]) @ _rotation(v) * signs

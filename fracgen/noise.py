@@ -32,10 +32,8 @@ _PREVIEW_CLASSES = 12
 class Noise(Recipe):
     """The recipe of the noise controls: one image a class; nothing is left to resolve.
 
-    kind: clouds of patches at Gaussian or uniform places; or Gaussian or uniform intensities of pixels.
-    std: standard deviation of the Gaussian, as a share of the width (or of the 256 levels); what lies beyond the border
-    is cut off. cloud: a class has points of its own, or moves the points of one cloud by up to delta / 2 of the width
-    along each axis. points: of a cloud. size, pad: in pixels.
+    What a Gaussian puts beyond the border, or beyond the 256 levels, is cut off. The points of a shared cloud are moved
+    by up to delta / 2 of the width along each axis.
     """
 
     NAME: ClassVar[str] = "noise"
@@ -86,7 +84,7 @@ class Noise(Recipe):
 
     @property
     def num_classes(self) -> int:
-        """One an image."""
+        """Number of images: each is a class."""
         return self.classes
 
     @property
@@ -105,7 +103,7 @@ class Noise(Recipe):
         return Style(size=self.size, pad=self.pad, points=self.points)
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """Classes that only their patches tell apart, and values that change nothing."""
+        """Warn of classes that only their patches tell apart, and of values that change nothing."""
         lines = []
         if self.two_level and self.cloud == "shared" and not self._reach:
             same = f"all {self.classes} classes are the same cloud; they differ in their patch masks only"

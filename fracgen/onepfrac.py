@@ -36,12 +36,8 @@ MAX_WAITING = 16
 class OnePFrac(DrawnRecipe):
     """The recipe of 1p-frac, resolved once `ifs` holds the base fractal. Defaults are the published set.
 
-    sigma: sigma-factor of the base, in (0, 3 maps]. delta: Delta, >= 0. classes: L. seed: of everything that is drawn.
-    size, pad: in pixels. points: length T of the orbit. maps: N. draw, color, patch: see `style.Style`.
-    masks: whether each class has random patch masks of its own, or all share one set.
-    min_fill: an image is kept if more than this share of its pixels is not black.
-    max_tries: perturbations tried for one class. base_candidates: bases compared by the share of 64 perturbations
-    that are kept; min_acceptance: the share that the best must have; max_base_tries: bases tried in all.
+    In the paper's letters delta is Delta, classes L, maps N and points T. Bases are compared by the share of 64
+    perturbations that are kept.
     """
 
     NAME: ClassVar[str] = "1p-frac"
@@ -142,7 +138,7 @@ class OnePFrac(DrawnRecipe):
 
     @property
     def num_classes(self) -> int:
-        """L."""
+        """Number of classes, L."""
         return self.classes
 
     @property
@@ -191,7 +187,7 @@ class OnePFrac(DrawnRecipe):
             )
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """A delta that tells no classes apart, and a given base of which few perturbations pass."""
+        """Warn of a delta that tells no classes apart, and of a base from the user of which few perturbations pass."""
         lines = []
         if self.delta == 0:
             own = self.style.random_masks and self.masks == "class"

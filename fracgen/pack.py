@@ -45,12 +45,12 @@ def plan(
     seed: int = 0,
     keep_metadata: bool = True,
 ) -> Layout:
-    """How the images of a folder are laid out. Raises UsageError for what is not possible."""
-    most = max(1, len(images) // _SHARD_SAMPLES)
+    """Lay out the images of a folder in shards. Raises UsageError for what is not possible."""
+    most_shards = max(1, len(images) // _SHARD_SAMPLES)
     return Layout(
         name=name,
         num_samples=len(images),
-        num_shards=min(most, default_num_shards(len(images))) if num_shards is None else num_shards,
+        num_shards=min(most_shards, default_num_shards(len(images))) if num_shards is None else num_shards,
         seed=seed,
         metadata=keep_metadata,
         split=split,
@@ -80,9 +80,9 @@ def pack(
     """
     folder, started = Path(folder), time.perf_counter()
     new_parents = [parent for parent in folder.absolute().parents if not parent.exists()]
-    _check_place(images, folder)
+    _refuse_inside_source(images, folder)
     work = replace(_plan_of(images, layout), any_versions=any_versions)
-    _check_begun(folder, work)
+    _compare_with_begun(folder, work)
     with FolderWriter(folder, work) as writer:
         for record in writer.records.values():
             if on_shard:
@@ -199,7 +199,7 @@ def _plan_of(images: ImageFolder, layout: Layout) -> FolderPlan:
     )
 
 
-def _check_place(images: ImageFolder, folder: Path) -> None:
+def _refuse_inside_source(images: ImageFolder, folder: Path) -> None:
     if folder.resolve().is_relative_to(images.root.resolve()):
         raise UsageError(f"{folder}: lies within {images.root}, whose images are packed; name another with --out")
 
@@ -210,8 +210,8 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _check_begun(folder: Path, work: FolderPlan) -> None:
-    """Say it clearly where the folder was begun from other files."""
+def _compare_with_begun(folder: Path, work: FolderPlan) -> None:
+    """Raises UsageError where the folder was begun from other files."""
     earlier: Any = None
     if folder.is_dir():
         earlier = load_manifest(folder) if (folder / MANIFEST).exists() else read_plan(folder)

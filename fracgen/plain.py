@@ -55,8 +55,8 @@ def _orbit(maps: Floats, p: Floats, points: int) -> tuple[list[float], list[floa
 
 
 def _trim(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
-    for which in range(2):
-        axis = (xs, ys)[which]
+    for number in range(2):
+        axis = (xs, ys)[number]
         first = next((n for n, value in enumerate(axis) if math.isnan(value)), None)
         if first is not None:
             keep = max(first - 100, 0)

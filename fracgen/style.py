@@ -27,11 +27,7 @@ Patch = Annotated[PatchMode, Setting("Masks of the patches: random ones, or all 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How an orbit becomes an image.
-
-    size: width and height in pixels. pad: border in pixels. points: length T of the orbit, (0, 0) included.
-    draw: single pixels, or 3 x 3 patches with `patch` masks. color: gray 127 on black, or hue by point index.
-    """
+    """How an orbit becomes an image: gray is 127 on black; the points, T in the papers, include (0, 0)."""
 
     size: Size = 512
     pad: Pad = 6

@@ -49,12 +49,11 @@ class Atom:
 class VisualAtom(Recipe):
     """The recipe of VisualAtom; nothing is left to resolve. Defaults are the published set.
 
-    classes, instances: image i is instance i % instances of class i // instances. seed: of everything that is drawn.
-    size: in pixels. The numbers of a class are uniform in ranges, whole numbers both ends included: vertices V and
-    orbits L; noise amplitude q in [0, max_noise); line offset w in [0, max_line_offset) and start radius in pixels;
-    waves n1, n2 in 0..max_waves, different unless n1 = 0 (as published); ellipse factors.
-    gradients: of the Perlin noise, "signed" as it is meant, or "library" as the published code's library computes
-    it: every second one is -1 there, so that orbits are smoother (a standard deviation of 0.33 instead of 0.51).
+    Image i is instance i % instances of class i // instances. The numbers of a class are uniform in ranges, whole
+    numbers both ends included: vertices V and orbits L; noise amplitude q in [0, max_noise); line offset w in
+    [0, max_line_offset); waves n1, n2 in 0..max_waves, different unless n1 = 0 (as published).
+    gradients: "library" is how the published code's library computes the Perlin noise: every second gradient is -1
+    there, so that orbits are smoother (a standard deviation of 0.33 instead of 0.51).
 
     The cosines and sines are those of the platform's C library, as in the published code. Where two libraries differ in
     a last bit, so may, rarely, a pixel.
@@ -116,7 +115,7 @@ class VisualAtom(Recipe):
 
     @property
     def num_classes(self) -> int:
-        """Number of atom_kernels."""
+        """Number of atoms, each a class."""
         return self.classes
 
     @property
@@ -126,7 +125,7 @@ class VisualAtom(Recipe):
 
     @property
     def two_level(self) -> bool:
-        """Lines have all 256 grays."""
+        """False: lines have all 256 grays."""
         return False
 
     def atom(self, label: int) -> Atom:

@@ -120,7 +120,7 @@ def _resolve(recipe: "Recipe", to: Output) -> tuple["Recipe", dict[str, Any]]:
         from fracgen.search_settings import Search
 
         systems, provenance, _ = find_categories(Search(), of_categories.categories, to.workers, quiet=to.as_json)
-        resolved: tuple[Recipe, dict[str, Any]] = of_categories.with_found(systems, provenance)
+        resolved: tuple[Recipe, dict[str, Any]] = of_categories.with_systems(systems, provenance)
         return resolved
     with status(f"resolving the recipe of {recipe.NAME}"):
         return recipe.resolve()
