@@ -132,6 +132,7 @@ def test_what_a_user_adds(capsys):
         ("--finetune=optim.lr=0.5", "--finetune optim.lr=0.5: is written finetune.optim.lr=0.5 now"),
         ("optim.lr=0.5", "'optim.lr=0.5': give pretrain.NAME=VALUE or finetune.NAME=VALUE"),
         ("finetune.run.seed=3", "run.seed=3: differs from run to run; give --seed"),
+        ("finetune.checkpoint=runs/x", "the starts of a study are its variants"),
         ("--seeds=0", "--seeds"),
     ],
 )

@@ -91,13 +91,15 @@ app = command_app(main)
 def split_overrides(words: Sequence[str]) -> dict[str, Any]:
     """`pretrain` and `finetune` of StudyOptions, from words PROGRAM.NAME=VALUE.
 
-    Raises UsageError for words of no program.
+    Raises UsageError for words of no program, and for what a study says itself.
     """
     overrides: dict[str, tuple[str, ...]] = {"pretrain": (), "finetune": ()}
     for word in words:
         program, dot, override = word.partition(".")
         if not dot or program not in overrides or "=" in program:
             raise UsageError(f"{word!r}: give pretrain.NAME=VALUE or finetune.NAME=VALUE, as finetune.optim.lr=0.05")
+        if word.startswith("finetune.checkpoint="):
+            raise UsageError(f"{word}: the starts of a study are its variants; `fracgen compare` takes others")
         overrides[program] += (override,)
     return dict(overrides)
 
