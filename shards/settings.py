@@ -207,7 +207,7 @@ def load_settings(kind: type[T], path: str | None, options: Mapping[str, Any], o
         name, equals, text = override.partition("=")
         if not equals or not name:
             raise UsageError(f"{override!r}: an override is NAME=VALUE, as in augment.erase=0.25")
-        _set(values, name, parse_yaml(text, override))
+        _set(values, name, parse_yaml(text, override) if text.strip() else "")
     try:
         return from_plain(kind, _over(to_plain(kind()), values))
     except UsageError as error:

@@ -70,6 +70,7 @@ def test_json_outputs(fracgen, tmp_path):
         "images": 24,
         "rendered": 0,
         "problems": [],
+        "not_looked_at": [],
     }
 
 

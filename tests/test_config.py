@@ -109,3 +109,9 @@ def test_what_a_group_does_not_give_is_as_the_protocol_has_it(tmp_path):
     assert found.optim == replace(default.optim, lr=0.5) and found.optim.name == "sgd"
     assert found.augment == replace(default.augment, size=32) and found.augment.vflip == 0
     assert found.loader == replace(default.loader, workers=0) and found.loader.batch_size == 768
+
+
+def test_a_text_setting_can_be_empty():
+    assert load(Pretraining, None, {}, ["augment.rand_augment="]).augment.rand_augment == ""
+    with pytest.raises(UsageError, match=r"loader\.workers '': must be a whole number"):
+        load(Pretraining, None, {}, ["loader.workers="])

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from fracgen.train.augment.evaluation import EvalTransform
 from fracgen.train.config import load
 from fracgen.train.data import loader
 from fracgen.train.data.settings import LoaderSettings
+from fracgen.train.data.skipped import SkippedDataWarning
 from fracgen.train.data.splits import open_splits
 from fracgen.train.engine import checkpoint, metrics, results
 from fracgen.train.engine.settings import Model, Schedule
@@ -753,3 +755,12 @@ def test_examples_load_and_say_how_they_are_run(path):
     else:
         assert settings.optim == Finetuning().optim and settings.augment == Finetuning().augment
         assert settings.schedule.epochs == 1000 and settings.loader.batch_size == 768 and not settings.keep_head
+
+
+def test_our_warnings_are_a_line(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    assert finetune.run(["--help"]) == 0
+    assert (
+        warnings.formatwarning("skipped: a.png:\ncut off", SkippedDataWarning, "x.py", 1) == "skipped: a.png: cut off\n"
+    )
+    assert "x.py:1: UserWarning" in warnings.formatwarning("other", UserWarning, "x.py", 1)

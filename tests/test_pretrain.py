@@ -340,6 +340,7 @@ def test_a_damaged_checkpoint_is_refused(folder, tmp_path, capsys):
         (["--config=none.yaml"], "cannot be read"),
         (["--loader=disk"], "disk"),
         (["--data=stream"], "--loader memory or stream"),
+        (["--feed=stream"], "--feed stream: is --loader memory or --loader stream now"),
         (["feed.mode=stream"], "feed.mode is loader.mode now"),
         (["feed.resize=32"], "feed.resize is loader.resize now"),
         (["--model=resnet18"], "model.options={}"),

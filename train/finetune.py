@@ -53,11 +53,10 @@ def main(
     stop_after: options.StopAfter = 0,
     benchmark: options.Benchmark = False,
     as_json: options.AsJson = False,
-    feed: Annotated[str | None, typer.Option("--feed", hidden=True)] = None,
+    feed: options.OldFeed = None,
 ) -> None:
     """Fine-tune a model on labelled images, by default for 1000 epochs, and report its accuracy."""
-    if feed is not None:
-        raise UsageError(f"--feed {feed}: is --loader memory or --loader stream now")
+    options.refuse_old_feed(feed)
     settings = load(Finetuning, config, given, overrides)
     if not settings.data:
         raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")

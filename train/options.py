@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from fracgen.shards.errors import UsageError
+
 NAMES = (
     "model.name",
     "schedule.steps",
@@ -61,5 +63,11 @@ Benchmark = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
-OldData = Annotated[str | None, typer.Option("--data", "--feed", hidden=True)]
-"""Spellings of fracgen 0.2 for what --loader is now."""
+OldFeed = Annotated[str | None, typer.Option("--feed", hidden=True)]
+"""A spelling that fracgen 0.2 had for what --loader is now."""
+
+
+def refuse_old_feed(mode: str | None) -> None:
+    """Raises UsageError with the new name, where the old one was typed."""
+    if mode is not None:
+        raise UsageError(f"--feed {mode}: is --loader memory or --loader stream now")

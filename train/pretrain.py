@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+import typer
+
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting
@@ -58,9 +60,11 @@ def main(
     stop_after: options.StopAfter = 0,
     benchmark: options.Benchmark = False,
     as_json: options.AsJson = False,
-    data: options.OldData = None,
+    data: Annotated[str | None, typer.Option("--data", hidden=True)] = None,
+    feed: options.OldFeed = None,
 ) -> None:
     """Pre-train a timm model on shards, by default for the 61.44 million samples of the published recipe."""
+    options.refuse_old_feed(feed)
     if data is not None:
         raise UsageError(f"--data {data}: give --shards PATH for the set, --loader memory or stream for how it is read")
     settings = load(Pretraining, config, given, overrides)

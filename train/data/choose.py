@@ -27,11 +27,12 @@ def choose_mode(
     *,
     on_host: bool = False,
     copies: int | None = None,
+    reason: str = "by --loader",
 ) -> Choice:
     """Whether a set is kept in memory or streamed.
 
     num_bytes: of its images, decoded. on_host: they are kept on the host, whatever the device. copies: processes on
-    this machine, each of which keeps its own; torchrun's LOCAL_WORLD_SIZE by default.
+    this machine, each of which keeps its own; torchrun's LOCAL_WORLD_SIZE by default. reason: why it is not `auto`.
     Raises UsageError for `memory` where the set does not fit.
     """
     host = torch.device("cpu")
@@ -42,11 +43,11 @@ def choose_mode(
     num_bytes *= sharing
     sizes = f"{_size(num_bytes)} decoded{f' ({copies} ranks)' if sharing > 1 else ''}, {_size(free)} free on {place}"
     if mode == "stream":
-        return Choice("stream", f"stream, by --loader: {sizes}")
+        return Choice("stream", f"stream, {reason}: {sizes}")
     if mode == "memory":
         if num_bytes > MAX_SHARE * free:
             raise UsageError(f"--loader memory: the set does not fit in memory: {sizes}; give --loader stream")
-        return Choice("memory", f"memory, by --loader: {sizes}")
+        return Choice("memory", f"memory, {reason}: {sizes}")
     if num_bytes > AUTO_SHARE * free:
         return Choice("stream", f"stream: {sizes}, of which {AUTO_SHARE:.0%} may be taken")
     return Choice("memory", f"memory: {sizes}")

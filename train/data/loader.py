@@ -160,7 +160,7 @@ def _choose(
 ) -> Choice:
     """Raises UsageError for sets of mixed sizes that cannot be had as the settings say."""
     differing = next((shape.differing for shape in shapes if shape.differing), "")
-    mode = settings.mode
+    mode, reason = settings.mode, "by --loader"
     if differing and (transform is None or mode == "memory" or not settings.workers):
         mends = [_RESIZE]
         if transform is not None:
@@ -174,8 +174,10 @@ def _choose(
         and transform is not None
         and not all(_one_size(shape, settings) for shape in shapes)
     ):
-        mode = "memory"  # without workers, images that may differ in size can only be loaded, which shows if they do
-    return choose_mode(num_bytes, mode, ranks.device, on_host=settings.augment == "timm" and transform is not None)
+        # without workers, images that may differ in size can only be loaded, which shows if they do
+        mode, reason = "memory", "as there are no workers"
+    on_host = settings.augment == "timm" and transform is not None
+    return choose_mode(num_bytes, mode, ranks.device, on_host=on_host, reason=reason)
 
 
 def eval_batches(

@@ -1,5 +1,6 @@
 """The folder of a run: one writer at a time, and the checkpoint that it goes on from."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -70,5 +71,6 @@ class RunFolder:
 
 def write_figure(path: Path, figure: "Figure") -> None:
     """A PNG, whole or not at all, of equal bytes for equal figures. Raises DataError where it cannot be written."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # class names in scripts that the font lacks: boxes
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
