@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run beside each other, and sums depend on threads
@@ -13,6 +14,9 @@ from fracgen.onepfrac import OnePFrac
 from fracgen.render_shards import plan, write_shards
 from fracgen.shards.manifest import hash_json
 
+hypothesis.settings.register_profile("short", max_examples=60, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("long", max_examples=100_000, deadline=None, print_blob=True)
+
 SMALL = {"classes": 24, "size": 48, "pad": 3, "points": 1500, "min_fill": 0.1, "seed": 3, "base_candidates": 1}
 """A recipe of which an image takes well under a millisecond, and of which some draws are rejected."""
 PROVENANCE = {"base": 0, "base_tries": 1, "base_acceptance": 0.8}
@@ -20,6 +24,20 @@ PROVENANCE = {"base": 0, "base_tries": 1, "base_acceptance": 0.8}
 
 def small_recipe(**changes) -> OnePFrac:
     return OnePFrac(**{**SMALL, **changes}).resolve()[0]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="kills, flips and fuzzing for hours, not for seconds")
+
+
+def pytest_configure(config):
+    hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")
+    if config.getoption("--hypothesis-seed", None) is None:
+        hypothesis.core.global_force_seed = int.from_bytes(os.urandom(4), "little")
+
+
+def pytest_report_header(config):
+    return f"--hypothesis-seed={hypothesis.core.global_force_seed} repeats what is drawn"
 
 
 @pytest.fixture(scope="session")
