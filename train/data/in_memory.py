@@ -109,7 +109,7 @@ def read_all(
             except BadSampleError as error:
                 if not skip_bad:
                     raise
-                results.append(SkippedExample(reader.describe(number), error.reason, str(error)))
+                results.append(error.skipped(reader.describe(number)))
         return results
 
     pending, remaining = deque[Future[list[tuple[int, Pixels, int] | SkippedExample]]](), iter(numbers)

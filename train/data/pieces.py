@@ -62,7 +62,7 @@ class TrainPieces:
             except BadSampleError as error:
                 first = first or f"; {error}"
                 self._bad.add(candidate)
-                skipped.append(SkippedExample(self.source.describe(candidate), error.reason, str(error)))
+                skipped.append(error.skipped(self.source.describe(candidate)))
             else:
                 if candidate != number:
                     self._next_good[number] = candidate

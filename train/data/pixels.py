@@ -115,7 +115,7 @@ def convert_examples(
         except BadSampleError as error:
             if not skip_bad:
                 raise
-            skipped.append(SkippedExample(examples.describe(number), error.reason, str(error)))
+            skipped.append(error.skipped(examples.describe(number)))
             continue
         good.append(number)
         results.append(convert(picture.convert("RGB")))

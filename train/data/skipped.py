@@ -12,6 +12,14 @@ MAX_WARNINGS = 5
 """Skipped examples that are shown one by one; the others are only counted."""
 
 
+class SkippedExample(NamedTuple):
+    """One example that was left out. name: tells it from all others. reason: one word."""
+
+    name: str
+    reason: str
+    message: str
+
+
 class BadSampleError(DataError):
     """An example or tar that cannot be used. reason: one word, by which those that are skipped are counted.
 
@@ -23,17 +31,13 @@ class BadSampleError(DataError):
         self.reason = reason
         self.exit_code = UsageError.exit_code if usage or reason == "label" else DataError.exit_code
 
+    def skipped(self, name: str) -> SkippedExample:
+        """The record of this example, where it is left out."""
+        return SkippedExample(name, self.reason, str(self))
+
 
 class SkippedDataWarning(UserWarning):
     """Data that cannot be used was left out, as was asked for."""
-
-
-class SkippedExample(NamedTuple):
-    """One example that was left out. name: tells it from all others. reason: one word; "" for a warning alone."""
-
-    name: str
-    reason: str
-    message: str
 
 
 class Skipped:
@@ -54,13 +58,13 @@ class Skipped:
             self._reasons[name] = reason
             if message not in self._shown and len(self._shown) < MAX_WARNINGS:
                 self._shown.add(message)
-                warnings.warn(f"skipped: {message}" if reason else message, SkippedDataWarning, stacklevel=2)
+                warnings.warn(f"skipped: {message}", SkippedDataWarning, stacklevel=2)
 
     @property
     def counts(self) -> Counter[str]:
         """Examples left out in this process, by reason."""
-        return Counter(reason for reason in self._reasons.values() if reason)
+        return Counter(self._reasons.values())
 
     def over_ranks(self, ranks: Ranks) -> Counter[str]:
         """Examples left out by any rank, by reason. Every rank must call it."""
-        return Counter(reason for reason in ranks.union(self._reasons).values() if reason)
+        return Counter(ranks.union(self._reasons).values())

@@ -16,7 +16,7 @@ from fracgen.shards.manifest import load_manifest
 from fracgen.shards.tar import index_tar
 from fracgen.train.data.examples import Examples, ImageShape, Progress, numbered
 from fracgen.train.data.sampler import BLOCK
-from fracgen.train.data.skipped import Skipped, SkippedExample
+from fracgen.train.data.skipped import Skipped
 from fracgen.train.data.tar_store import TarStore
 
 
@@ -112,7 +112,7 @@ def check_labels(examples: Examples, *, skip_bad: bool, skipped: Skipped, progre
     for error in bad.values():
         if not skip_bad:
             raise error
-    skipped.extend(SkippedExample(store.describe(n), error.reason, str(error)) for n, error in bad.items())
+    skipped.extend(error.skipped(store.describe(n)) for n, error in bad.items())
     return examples.subset(np.setdiff1d(examples.numbers, list(bad)))
 
 
