@@ -33,3 +33,8 @@ def one_line(text: str) -> str:
 def printable(text: str) -> str:
     """`text` with control characters, line ends too, as escapes: names of files never reach a terminal raw."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+LFS_POINTER = b"version https://git-lfs"
+"""Begins the file of some 130 bytes that stands for a large one in a clone of a git repository without those."""
+LFS_ADVICE = "a git-LFS pointer in its place; fetch the file itself by `git lfs pull`"

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from fracgen.shards.errors import BadImageError, FracgenError
+from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, BadImageError, FracgenError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 """Pillow's names of the formats that are read."""
@@ -55,6 +55,8 @@ def open_picture(data: bytes, formats: tuple[str, ...] | None = FORMATS) -> Iter
     except (FracgenError, MemoryError):
         raise
     except UnidentifiedImageError:
+        if data.startswith(LFS_POINTER):
+            raise BadImageError(LFS_ADVICE, "git-LFS pointer") from None
         raise BadImageError(_no_image(formats), "no image") from None
     except PillowImage.DecompressionBombError:
         raise BadImageError("more pixels than Pillow takes (a decompression bomb?)", "too large") from None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, UsageError
 from fracgen.shards.layout import Layout
 from fracgen.shards.sample import Image
 from fracgen.shards.settings import as_dict, from_json
@@ -177,7 +177,10 @@ def load_manifest(folder: Path) -> Manifest:
             raise DataError(f"{folder}: unfinished; run again what began it, or `fracgen merge` after parts")
         raise UsageError(f"{folder}: no {MANIFEST} in it, so this is no folder of shards")
     try:
-        values = json.loads(path.read_text("utf-8"))
+        data = path.read_bytes()
+        if data.startswith(LFS_POINTER):
+            raise DataError(f"{path}: {LFS_ADVICE}")
+        values = json.loads(data.decode())
         if values["format"] != FORMAT:
             raise DataError(f"{path}: format {values['format']!r}, expected {FORMAT!r}")
         if values["version"] not in (VERSION, PACKED_VERSION):

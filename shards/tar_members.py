@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.shards.errors import DataError
+from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError
 
 _BLOCK = tarfile.BLOCKSIZE
 TAR_END = bytes(2 * _BLOCK)
@@ -37,6 +37,9 @@ def read_members(file: BinaryIO, tar_name: str) -> Iterator[tuple[str, bytes]]:
     Raises DataError for a member that is no plain file, tarfile's errors, EOFError and OSError for no whole tar.
     """
     file = _Bounded(file)
+    if (start := file.read(len(LFS_POINTER))) == LFS_POINTER:
+        raise DataError(f"{tar_name}: {LFS_ADVICE}")
+    file.seek(-len(start), os.SEEK_CUR)
     while (header := file.read(_BLOCK)) and header != bytes(_BLOCK):
         name, size = header[:100].rstrip(b"\0"), header[124:135]
         if not (name.isascii() and size.isdigit()) or header != _header(name, size):
@@ -109,6 +112,9 @@ _NO_HEADERS = np.empty(0, "S1"), *np.empty((2, 0), np.int64), np.empty(0, np.uin
 
 def list_members(file: BinaryIO, size: int) -> tuple[Members, str | None, bool]:
     """(the plain files, what is wrong behind them, whether the last sample is whole all the same)."""
+    file.seek(0)
+    if file.read(len(LFS_POINTER)) == LFS_POINTER:
+        return Members(np.empty(0, "S1"), *np.empty((3, 0), np.int64)), LFS_ADVICE, False
     members, end, last = _plain_members(file, size)
     if end > size:
         return members, f"ends within {last}", False

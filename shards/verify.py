@@ -5,7 +5,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fracgen.shards.errors import DataError
+from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files
 from fracgen.shards.reader import EncodedSample, ShardFolder, check_original, decode_sample, read_tar
 from fracgen.shards.tar_members import TAR_END, encode_member
@@ -48,6 +48,9 @@ def _verify_shard(folder: Path, manifest: Manifest, shard: int) -> list[str]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return [f"{record.name}: not a plain file"]
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                return [f"{record.name}: {LFS_ADVICE}"]
         if (size := path.stat().st_size) != record.bytes:
             return [f"{record.name}: {size} bytes, the manifest says {record.bytes}"]
         digest = _sha256(path)

@@ -3,13 +3,17 @@
 import io
 import json
 import re
+import shutil
 import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fracgen.shards.errors import FracgenError, UsageError
+from fracgen.shards.errors import BadImageError, DataError, FracgenError, UsageError
+from fracgen.shards.images import decode_picture
+from fracgen.shards.reader import open_shards, read_tar
+from fracgen.shards.verify import verify_folder
 from fracgen.train.config import load
 from fracgen.train.data.opening import open_examples
 from fracgen.train.pretrain import Pretraining
@@ -59,3 +63,23 @@ def test_a_pattern_that_the_shell_has_expanded(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(UsageError, match=r"b\.tar: a word too many; .*quote the pattern, .*\*\.tar'"):
         load(Pretraining, None, {"shards": str(tmp_path / "a.tar")}, [str(tmp_path / "b.tar")])
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+
+
+def test_git_lfs_pointers_are_known(folder, tmp_path):
+    (tmp_path / "x.tar").write_bytes(POINTER)
+    assert "git lfs pull" in said_of(tmp_path / "x.tar")
+    with pytest.raises(DataError, match="git lfs pull"):
+        list(read_tar(tmp_path / "x.tar", "png"))
+    with pytest.raises(BadImageError, match="git lfs pull"):
+        decode_picture(POINTER)
+    shutil.copytree(folder, tmp_path / "set")
+    (tmp_path / "set" / "1p-frac-train-000002.tar").write_bytes(POINTER)
+    assert any("git lfs pull" in problem for problem in verify_folder(open_shards(tmp_path / "set")))
+    with pytest.raises(DataError, match=r"000002\.tar.*git lfs pull"):
+        open_examples(str(tmp_path / "set"))
+    (tmp_path / "set" / "dataset.json").write_bytes(POINTER)
+    with pytest.raises(DataError, match="git lfs pull"):
+        open_shards(tmp_path / "set")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from webdataset.shardlists import expand_urls
 
-from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.errors import LFS_ADVICE, DataError, UsageError
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.tar import index_tar
 from fracgen.train.data.examples import Examples, ImageShape, Progress, numbered
@@ -49,6 +49,8 @@ def open_shards_folder(folder: Path, *, num_classes: int = 0, skip_bad: bool = F
         if not skip_bad and not path.is_file():
             raise DataError(f"{shard.name}: missing from {folder}")
         if not skip_bad and (size := path.stat().st_size) != shard.bytes:
+            if (fault := index_tar(path).fault) is not None and LFS_ADVICE in fault:
+                raise DataError(fault)
             raise DataError(f"{shard.name}: {size} bytes, and the manifest says {shard.bytes}: cut short or changed")
     image = manifest.image
     height, width, *channels = image.shape
