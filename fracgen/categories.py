@@ -37,7 +37,7 @@ class Categories(Stored):
     systems: tuple[IFS, ...]
 
     def __post_init__(self) -> None:
-        """Raises UsageError where there are none."""
+        """Raises UsageError where there are no systems."""
         if not self.systems:
             raise UsageError("no categories; there must be at least one")
 
@@ -49,7 +49,7 @@ class Categories(Stored):
 
     @cached_property
     def sha256(self) -> str:
-        """Of the content (hex)."""
+        """SHA-256 of the file (hex)."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:

@@ -15,7 +15,7 @@ from fracgen.shards.errors import DataError, FracgenError, UsageError
 CONNECT_SECONDS = 10
 PATIENCE_SECONDS = 300
 """How long a cluster may be without a worker, at the start too, before a run gives up."""
-_LOOK_SECONDS, _TELL_SECONDS = 1, 4
+_LOOK_SECONDS, _WARN_SECONDS = 1, 4
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def connect(address: str, *, patience: float = PATIENCE_SECONDS) -> Iterator[Exe
     if not re.fullmatch(r"\w+://\S+|[^\s:/]+:\d+", address):
         raise UsageError(f"--scheduler {address!r}: no address; `dask scheduler` prints one, as tcp://host:8786")
     for name in [name for name in logging.root.manager.loggerDict if name.startswith(("distributed", "tornado"))]:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what goes wrong is told in one line of ours
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # errors become one line of ours
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except Exception as error:  # which errors there are depends on the protocol in the address
@@ -83,7 +83,7 @@ class _Watched(Executor):
         self._pending.pop(outer).cancel()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Stop watching."""
+        """Stop the thread that looks for workers."""
         self._stopped.set()
 
     def _watch(self) -> None:
@@ -96,7 +96,7 @@ class _Watched(Executor):
                     continue
                 now = time.monotonic()
                 alone_since = now if alone_since is None else alone_since
-                if not is_announced and now - alone_since >= min(_TELL_SECONDS, self._patience):
+                if not is_announced and now - alone_since >= min(_WARN_SECONDS, self._patience):
                     is_announced = True
                     message = f"the cluster has no workers; waiting {self._patience:g} s for some"
                     print(f"fracgen: {message}", file=sys.stderr)

@@ -25,8 +25,8 @@ _NEITHER, _IMAGE, _BASE, _BOTH = (38, 38, 38), (255, 150, 30), (70, 190, 255), (
 
 
 @dataclass(frozen=True)
-class Style:
-    """How differences are shown: as pixels (H, W, 3), and with which caption."""
+class DifferenceStyle:
+    """How a sheet shows differences: as pixels (H, W, 3), and with which caption."""
 
     pixels: Callable[[Difference], Image]
     caption: Callable[[Difference], str]
@@ -71,12 +71,14 @@ def _levels(difference: Difference) -> list[Image]:
     return [picture if picture.ndim == 2 else picture.max(axis=2) for picture in pictures]
 
 
-STYLE = Style(_pixels, _caption)
-STYLE_0_2 = Style(_pixels_0_2, _caption_0_2)
+STYLE = DifferenceStyle(_pixels, _caption)
+STYLE_0_2 = DifferenceStyle(_pixels_0_2, _caption_0_2)
 """Folders that fracgen 0.2 began end as 0.2 ends them: the manifest has the sha256 of `preview.png`."""
 
 
-def contact_sheet(columns: Iterable[Column], tile: int = TILE, *, heading: str = "", style: Style = STYLE) -> bytes:
+def contact_sheet(
+    columns: Iterable[Column], tile: int = TILE, *, heading: str = "", style: DifferenceStyle = STYLE
+) -> bytes:
     """PNG bytes of a sheet of columns, each picture reduced to `tile` pixels and captioned below.
 
     heading: a line above them, followed by what the colours of differences mean. One column of full-size images is
@@ -107,7 +109,7 @@ def contact_sheet(columns: Iterable[Column], tile: int = TILE, *, heading: str =
 
 
 def _write_heading(pen: ImageDraw.ImageDraw, heading: str, names: tuple[str, str] | None) -> None:
-    """names: of the two images of a difference, where the sheet has one."""
+    """Write the heading and what the colours mean. names: of the two images of a difference, if the sheet has one."""
     font, x = ImageFont.load_default(_TEXT_SIZE + 2), float(_GAP)
     pen.text((x, 4), heading, fill=_INK, font=font)
     x += font.getlength(heading) + 5 * _GAP

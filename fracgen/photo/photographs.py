@@ -52,15 +52,15 @@ class Photographs(Stored):
         """Raises UsageError where there are none or too many, or an array is no image."""
         if not 1 <= len(self.images) <= MAX_PHOTOGRAPHS:
             raise UsageError(f"{len(self.images)} photographs; there must be 1 to {MAX_PHOTOGRAPHS}")
-        kept = []
+        arrays = []
         for number, image in enumerate(self.images):
             pixels = np.array(image)
             if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2 or not pixels.size:
                 raise UsageError(f"photograph {number}: {pixels.dtype} {pixels.shape}; uint8 (H, W) or (H, W, 3)")
             pixels.flags.writeable = False
-            kept.append(pixels)
-        object.__setattr__(self, "images", tuple(kept))
-        _check_total(sum(pixels.size for pixels in kept))
+            arrays.append(pixels)
+        object.__setattr__(self, "images", tuple(arrays))
+        _check_total(sum(pixels.size for pixels in arrays))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +73,7 @@ class Photographs(Stored):
 
     @cached_property
     def sha256(self) -> str:
-        """Of the pixels and shapes (hex), as `PixelHash` takes them."""
+        """SHA-256 of the pixels and shapes (hex), as `PixelHash` takes them."""
         pixels = PixelHash()
         for number, image in enumerate(self.images):
             pixels.update(PixelHash.digest(image, number))

@@ -62,15 +62,15 @@ class Warp(ABC):
     @staticmethod
     @abstractmethod
     def count(cells: int) -> int:
-        """How many numbers there are; cells: along an axis, of an elastic one."""
+        """Number of numbers; cells: along an axis, of an elastic one."""
 
     @abstractmethod
     def apply(self, picture: Image) -> Image:
-        """A picture through it, black where it comes from outside."""
+        """Warp a picture; black where the image shows what lies outside of it."""
 
     @abstractmethod
     def metadata(self) -> Mapping[str, Any]:
-        """What reproduces it."""
+        """The numbers that reproduce the warp."""
 
     @abstractmethod
     def sources(self, xs: Floats, ys: Floats) -> Floats:
@@ -90,7 +90,7 @@ class Warp(ABC):
 
     @property
     def fill(self) -> float:
-        """See `Extent`."""
+        """The lesser of the shares covered and visible; see `Extent.fill`."""
         return self.extent.fill
 
 
@@ -98,7 +98,7 @@ class _MatrixWarp(Warp):
     matrix: Floats
 
     def apply(self, picture: Image) -> Image:
-        """A picture through it, black where it comes from outside."""
+        """Warp a picture; black where the image shows what lies outside of it."""
         return warp_matrix(picture, self.matrix, self.size, self.extent.fineness)
 
     def sources(self, xs: Floats, ys: Floats) -> Floats:
@@ -163,7 +163,7 @@ class _MapWarp(Warp):
         """Whether it turns over somewhere, on the finer lattice."""
 
     def apply(self, picture: Image) -> Image:
-        """A picture through it, black where it comes from outside."""
+        """Warp a picture; black where the image shows what lies outside of it."""
         xs, ys = self._places()
         sources = np.empty((2, ys.shape[1], xs.shape[1]), np.float32)
         self._map(xs, ys, self.size / 2, sources)
