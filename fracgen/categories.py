@@ -1,6 +1,8 @@
 """Category sets: the systems of FractalDB and OFDB, from folders of published CSV files and back."""
 
+import contextlib
 import csv
+import fcntl
 import hashlib
 import io
 import os
@@ -143,15 +145,32 @@ def write_categories(categories: Categories, folder: Path) -> None:
     check_category_folder(folder, files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            if not (folder / name).exists():
-                path = folder / name
-                write_atomically(path, data, temporary=unique_temporary(path), error=UsageError)
-        for path in folder.iterdir():  # left by a run that was killed; a young one may be of a run that is on
-            if _TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > _OLD_SECONDS:
-                path.unlink(missing_ok=True)
+        with _one_at_a_time(folder) as alone:
+            for path in folder.iterdir():  # left by a run that was killed
+                is_old = alone or time.time() - path.stat().st_mtime > _OLD_SECONDS
+                if _TEMPORARY.fullmatch(path.name) and is_old:
+                    path.unlink(missing_ok=True)
+            for name, data in files.items():
+                if not (folder / name).exists():
+                    path = folder / name
+                    write_atomically(path, data, temporary=unique_temporary(path), error=UsageError)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[bool]:
+    """Wait for other runs that write to a folder; yields whether that can be told, which some file systems cannot."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
+    finally:
+        os.close(descriptor)
 
 
 def check_category_folder(folder: Path, files: Mapping[str, bytes] | None = None) -> None:

@@ -2,13 +2,14 @@
 
 import io
 import os
+import threading
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fracgen.categories import Categories, category_files, load_categories, write_categories
+from fracgen.categories import Categories, _one_at_a_time, category_files, load_categories, write_categories
 from fracgen.ifs import IFS
 from fracgen.shards.errors import UsageError
 
@@ -249,9 +250,7 @@ def test_what_is_there_already_is_left(tmp_path, categories):
     (tmp_path / "00005.csv").unlink()
     (tmp_path / ".00005.csv.0123abcd.tmp").write_bytes(b"of a run that was killed")
     os.utime(tmp_path / ".00005.csv.0123abcd.tmp", (0, 0))
-    (tmp_path / ".00006.csv.0123abcd.tmp").write_bytes(b"of a run that is on")
     write_categories(categories, tmp_path)
-    (tmp_path / ".00006.csv.0123abcd.tmp").unlink()
     assert load_categories(tmp_path) == categories and len(files_of(tmp_path)) == 12
     (tmp_path / ".mine.tmp").write_bytes(b"precious")
     with pytest.raises(UsageError, match=r"mine\.tmp: is no category file"):
@@ -315,3 +314,17 @@ def test_a_folder_that_cannot_be_written(tmp_path, categories):
     for folder, message in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "below", "cannot be written")):
         with pytest.raises(UsageError, match=message):
             write_categories(categories, folder)
+
+
+def test_what_a_killed_run_left_is_removed_at_once(tmp_path):
+    systems = Categories(tuple(IFS.from_maps(np.random.default_rng(n).uniform(-1, 1, (2, 2, 3))) for n in range(3)))
+    left = tmp_path / ".00001.csv.0123abcd.tmp"
+    left.write_bytes(b"half")
+    with _one_at_a_time(tmp_path) as alone:
+        assert alone
+        writing = threading.Thread(target=write_categories, args=(systems, tmp_path))
+        writing.start()
+        writing.join(0.2)
+        assert left.exists(), "it may be of a run that is on"
+    writing.join(30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.csv", "00001.csv", "00002.csv"]
