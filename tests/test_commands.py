@@ -98,7 +98,7 @@ def test_parts_and_merge(fracgen, tmp_path, name):
     code, out, err = fracgen(*words, "--out", "set", "--only", "2/2")
     assert (code, err) == (0, "") and "of this part" in out and "fracgen merge" in out
     code, out, err = fracgen("merge", "set")
-    assert (code, out) == (1, "") and "2 shards are missing (000000, 000002); render part 1/2 again" in err
+    assert (code, out) == (1, "") and "2 shards are missing (000000, 000002); render part 1/2" in err
     values = json.loads(fracgen(*words, "--out", "set", "--only", "1/2", "--json")[1])
     assert values["new_images"] == values["images"] > 0
     code, out, err = fracgen("merge", "set")
