@@ -96,9 +96,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def take_lock(path: Path) -> TextIO | None:
     """The lock at `path`, held until it is closed, dropped or this process ends; None where another process holds it.
 
-    Raises OSError where the file cannot be opened.
+    The file may hold anything, which stays; a link is refused, as what it names is another's.
+    Raises DataError for a link, OSError where the file cannot be opened.
     """
-    file = path.open("w")
+    if path.is_symlink():
+        raise DataError(f"{path}: is a link, not a lock; remove it")
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

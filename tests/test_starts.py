@@ -2,10 +2,15 @@
 
 import argparse
 import json
+import warnings
+from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import timm
 import torch
+from hypothesis import given
 from safetensors.torch import save_file
 
 from fracgen.shards.errors import UsageError
@@ -163,6 +168,7 @@ def test_what_is_no_checkpoint(tmp_path):
     for number, content in enumerate(({}, {"epoch": 3}, [1], {"model": {"a": 1}})):
         torch.save(content, tmp_path / f"{number}.pth")
         refused(UsageError, "no state dict", tmp_path / f"{number}.pth")
+    assert "it holds 'epoch'" in refused(UsageError, "no state dict", tmp_path / "1.pth")
     (tmp_path / "x.safetensors").write_bytes(b"none")
     refused(UsageError, "no weights that torch or safetensors can read", tmp_path / "x.safetensors")
     torch.save({"model": tiny().state_dict(), "more": [1, 2]}, tmp_path / "cut.pth")
@@ -170,7 +176,127 @@ def test_what_is_no_checkpoint(tmp_path):
     refused(UsageError, "no weights that torch or safetensors can read", tmp_path / "cut.pth")
 
 
-@pytest.mark.parametrize("config", ["", "[]", "{}", '{"architecture": "vit_tiny_patch16_224", "num_classes": "x"}'])
+def test_a_class_that_torch_refuses_is_named_with_the_mend(tmp_path):
+    torch.save({"model": tiny().state_dict(), "args": argparse.Namespace(out=Path("x"))}, tmp_path / "path.pth")
+    torch.save(tiny(), tmp_path / "whole.pth")
+    for file, kind in {"path": r"pathlib\.PosixPath", "whole": r"timm\.models\.vision_transformer"}.items():
+        message = refused(UsageError, f"holds a {kind}", tmp_path / f"{file}.pth")
+        assert "torch.save(model.state_dict(), FILE)" in message and "weights_only" not in message
+        assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html></html>", "a web page"),
+        (b"hello world\n", "no weights that torch or safetensors can read"),
+    ],
+)
+def test_files_that_stand_for_weights(tmp_path, content, message):
+    for name in ("w.pth", "w.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        assert "weights_only" not in refused(UsageError, message, tmp_path / name)
+
+
+def test_entries_of_a_file(tmp_path):
+    one, other = tiny(seed=1), tiny(seed=2)
+    torch.save({"model_ema": one.state_dict(), "epoch": 3}, tmp_path / "ema.pth")
+    init = load_init(str(tmp_path / "ema.pth"), TINY)
+    assert init.name.endswith("ema.pth:model_ema"), "what was taken is said"
+    assert same_body(build(init, num_classes=3, size=32)[0].state_dict(), one.state_dict())
+    dino = {
+        name: {
+            **{
+                f"{prefix}backbone.{key}": value
+                for key, value in net.state_dict().items()
+                if not key.startswith("head.")
+            },
+            f"{prefix}head.mlp.0.weight": torch.zeros(3, 3),
+        }
+        for name, net, prefix in (("teacher", one, ""), ("student", other, "module."))
+    }
+    torch.save({**dino, "epoch": 3}, tmp_path / "dino.pth")
+    message = refused(UsageError, "no state dict", tmp_path / "dino.pth")
+    assert "dino.pth:teacher" in message and "dino.pth:student" in message
+    refused(UsageError, r"no state dict 'epoch'; give one of .*dino\.pth:teacher", f"{tmp_path}/dino.pth:epoch")
+    for name, net in (("teacher", one), ("student", other)):
+        made, loaded = build(load_init(f"{tmp_path}/dino.pth:{name}", TINY), num_classes=3, size=32)
+        assert same_body(made.state_dict(), net.state_dict()) and loaded.missing == HEAD
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch_size": 0}, "patch_size 0: must be 1 or more"),
+        ({"num_heads": 0}, "num_heads 0: must be 1 or more"),
+        ({"num_heads": 5}, "dim should be divisible"),
+        ({"norm_layer": "x"}, "KeyError"),
+        ({"act_layer": 3}, "not callable"),
+        ({"patch_size": [8]}, "IndexError"),
+        ({"features_only": True}, "without a classifier"),
+        ({"depth": 1_000_000}, "depth 1000000: must be at most 1,000"),
+        ({"mlp_ratio": 1e300}, "must be at most 1,000,000"),
+        ({"mlp_ratio": float("nan")}, "must be at most 1,000,000"),
+        ({"in_chans": 1}, "takes no images of 32 x 32"),
+        ({"patch_size": 7}, "patches of 7 x 7 pixels do not fill an image of 32 x 32; give a size of 28 or 35"),
+    ],
+)
+def test_options_with_which_no_model_is_made(options, message):
+    settings = Model(name=TINY.name, drop_path=0.0, options={**OPTIONS, **options})
+    for refuse in (lambda: models.check(settings, size=32), lambda: models.create(settings, num_classes=2, size=32)):
+        with pytest.raises(UsageError, match=message) as caught:
+            refuse()
+        assert "\n" not in str(caught.value)
+
+
+def test_memory_that_is_short_is_not_the_models_fault(monkeypatch):
+    def short(*_, **__):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr(timm, "create_model", short)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        models.create(TINY, num_classes=2, size=32)
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_damaged_files_are_refused_or_read(tmp_path, old_format):
+    """Cut, or with a few bytes changed, at any place: UsageError of one line, or weights; nothing else."""
+    small = {"model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(4)}, "epoch": 3}
+    path, good = tmp_path / "w.pth", tmp_path / "good.pth"
+    torch.save(small, good, _use_new_zipfile_serialization=not old_format)
+    content = good.read_bytes()
+
+    @given(data=st.data())
+    @hypothesis.settings(deadline=None, max_examples=300, database=None)
+    def check(data):
+        changed = bytearray(content)
+        for _ in range(data.draw(st.integers(1, 3))):
+            changed[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        path.write_bytes(changed[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else changed)
+        try:
+            load_init(str(path), TINY)
+        except UsageError as error:
+            assert "\n" not in str(error) and "weights_only" not in str(error)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *("", "[]", "{}", '{"architecture": "vit_tiny_patch16_224", "num_classes": "x"}'),
+        '{"architecture": 5, "num_classes": 2}',
+        '{"architecture": "vit_tiny_patch16_224", "num_classes": 2, "pretrained_cfg": {"mean": 5}}',
+        '{"architecture": "vit_tiny_patch16_224", "num_classes": 2, "pretrained_cfg": {"std": [1, "x", 2]}}',
+        '{"architecture": "vit_tiny_patch16_224", "num_classes": 2, "pretrained_cfg": {"input_size": [3, "x", 2]}}',
+        '{"architecture": "vit_tiny_patch16_224", "num_classes": 2, "pretrained_cfg": 7}',
+        '{"architecture": "vit_tiny_patch16_224", "num_classes": 2, "model_args": [1]}',
+        '{"architecture": "vit_tiny_patch16_224", "num_classes": null}',
+    ],
+)
 def test_damaged_timm_folders(tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     refused(UsageError, "no model of timm's", tmp_path)

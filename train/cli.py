@@ -76,7 +76,7 @@ def _explain(error: Exception) -> str | None:
 def say(rows: Mapping[str, str]) -> None:
     """Print rows of a name and a text on stderr."""
     for name, text in rows.items():
-        print(f"{name:<9} {text}", file=sys.stderr, flush=True)
+        print(f"{name:<9} {commandline.one_line(text)}", file=sys.stderr, flush=True)
 
 
 def bar(doing: str) -> Callable[[int, int], None]:
@@ -102,4 +102,4 @@ def result(values: Mapping[str, Any], *, as_json: bool, labels: Mapping[str, str
     rows = {(labels or {}).get(name, name.replace("_", " ")): value for name, value in values.items()}
     width = max(map(len, rows))
     for name, value in rows.items():
-        print(f"{name:<{width}}  {f'{value:,}' if isinstance(value, int) else value}")
+        print(f"{name:<{width}}  {f'{value:,}' if isinstance(value, int) else commandline.one_line(str(value))}")

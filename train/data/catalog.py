@@ -12,18 +12,27 @@ from PIL import Image
 
 from fracgen.shards.errors import BadImageError, UsageError
 from fracgen.shards.images import decode_picture, to_gray_or_rgb
+from fracgen.shards.settings import nearest
 from fracgen.train.data.examples import Examples, Indices, Pixels, Progress, numbered
 from fracgen.train.data.skipped import BadSampleError
 
 _NAME = re.compile(r"(torch|hfds|tfds)/.", re.IGNORECASE)
 _TEST_ONLY = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 """Of torchvision, with a train and a test split; timm gives the others' second split as their validation."""
+_OF_TIMM = (*_TEST_ONLY, "inaturalist", "places365", "imagenet", "image_folder")
+"""Names that timm knows after torch/."""
 _VAL_SPLITS = ("validation", "val", "valid", "dev")
 
 
 def is_name(data: str) -> bool:
     """Whether it is a name of a set that timm opens."""
     return _NAME.match(data) is not None
+
+
+def nearest_name(data: str) -> str:
+    """ ", did you mean 'torch/cifar100'?", where a name of torchvision's is near; else nothing."""
+    names = [f"torch/{name}" for name in _OF_TIMM]
+    return "" if data in names else nearest(data if "/" in data else f"torch/{data}", names)
 
 
 def open_named(data: str, root: str, progress: Progress | None = None) -> dict[str, Examples]:
@@ -70,6 +79,8 @@ def _create(data: str, root: str, split: str) -> Any:
         libraries = "tensorflow tensorflow-datasets" if data.lower().startswith("tfds") else "datasets"
         raise UsageError(f"{data}: needs a library that is not here: pip install {libraries}") from error
     except Exception as error:  # of torchvision, datasets, TensorFlow or the net: each has errors of its own
+        if data.lower().startswith("torch/") and "nknown dataset" in str(error):
+            raise UsageError(f"{data}: unknown to torchvision and timm{nearest_name(data)}") from error
         raise UsageError(
             f"{data}: its split {split!r} cannot be opened in {root!r} ({_one_line(error)}); "
             "without a net, put it there first"

@@ -8,6 +8,7 @@ torch/cifar100, hfds/..., tfds/...                      timm's names
 A validation folder may also be called valid/ or validation/.
 """
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.imagefolder import SPLITS, find_splits
-from fracgen.train.data.catalog import is_name, open_named
+from fracgen.train.data.catalog import is_name, nearest_name, open_named
 from fracgen.train.data.examples import Examples, Progress, numbered
 from fracgen.train.data.opening import (
     holds_classes,
@@ -128,7 +129,8 @@ def _find(data: str, root: str, progress: Progress | None) -> tuple[Mapping[str,
     if not folder.is_dir():
         if is_pattern(data):
             return {"train": data}, note
-        raise UsageError(f"{data}: no such folder, nor a name that timm knows, as torch/cifar100")
+        hint = nearest_name(data) or ", as torch/cifar100"
+        raise UsageError(f"{data}: no such folder, nor a name that timm knows{hint}")
     if is_shards_folder(folder):
         return {"train": data}, note
     places = find_splits(folder)
@@ -156,12 +158,22 @@ def _open_other(train: Examples, where: str | Examples, opener: _Opener) -> Exam
         return other
     if set(ours) == set(theirs):
         raise UsageError(f"{other.name}: the classes of {train.name}, but in another order")
+    if sorted(map(_to_nfc, ours)) == sorted(map(_to_nfc, theirs)):
+        name = next(name for name in theirs if name not in ours)
+        raise UsageError(
+            f"{other.name}: the classes of {train.name}, but {name!r} and others are written in another Unicode form "
+            "(NFC and NFD; macOS writes accents as letters of their own); rename those of one split"
+        )
     words = [
         f"{word} {_some(names)}"
         for word, names in (("lacks", sorted({*ours} - {*theirs})), ("has also", sorted({*theirs} - {*ours})))
         if names
     ]
     raise UsageError(f"{other.name}: not the classes of {train.name}: {', '.join(words)}")
+
+
+def _to_nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _some(names: list[str]) -> str:

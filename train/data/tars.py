@@ -122,7 +122,13 @@ def _expand(pattern: str) -> list[str]:
     if "://" in pattern or pattern.startswith(("pipe:", "hf:")):
         raise UsageError(f"{pattern}: only local files are read; copy the tars here first")
     try:
-        names = [name for word in expand_urls(pattern) for name in (_match(word) if set(word) & set("*?[") else [word])]
+        names = (
+            [pattern]
+            if Path(pattern).is_file()
+            else [
+                name for word in expand_urls(pattern) for name in (_match(word) if set(word) & set("*?[") else [word])
+            ]
+        )
     except (ValueError, AssertionError) as error:
         raise UsageError(f"{pattern}: no pattern of files ({error})") from None
     if not names or not any(Path(name).is_file() for name in names):
@@ -135,6 +141,9 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _match(word: str) -> list[str]:
+    folder = Path(word).parent
+    if folder.is_dir():  # and may be called "a[1]"
+        return sorted(str(folder / name) for name in glob.glob(Path(word).name, root_dir=folder))  # noqa: PTH207
     return sorted(glob.glob(word))  # noqa: PTH207  # a pattern may begin anywhere, as a shell's does
 
 

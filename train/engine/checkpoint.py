@@ -4,7 +4,8 @@ No state of a random generator is kept: every draw is a function of seed, step a
 the step and the seed are the state of the sampler and of the generators.
 """
 
-import pickle
+import contextlib
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,11 @@ from fracgen.shards.files import replacing
 
 VERSION = 2
 """1 was fracgen 0.2's, whose samples came in another order."""
-LAST, BEST = "last.pt", "best.pt"
-DAMAGE = (
-    *(OSError, RuntimeError, EOFError, LookupError, AttributeError, ValueError, TypeError),
-    *(pickle.UnpicklingError, zipfile.BadZipFile),
-)
-"""What zipfile and torch raise for a file that is damaged, or no checkpoint."""
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+class DamagedCheckpointError(DataError):
+    """A checkpoint whose bytes are not as they were written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class Checkpoint:
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write and sync beside `path`, then rename: whatever happens, `path` is the old checkpoint or the new one.
 
+    An old last.pt is kept as previous.pt, where the file system has hard links: none is copied.
     Raises DataError where it cannot be written; the old one is kept.
     """
     with replacing(path, durable=True) as temporary:
@@ -58,12 +59,23 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
                 torch.save({"version": VERSION, **vars(checkpoint)}, file)
         except RuntimeError as error:  # torch's word for a full disk
             raise DataError(f"{path}: cannot be written ({error}); the old checkpoint is kept") from error
+        if path.name == LAST and path.exists():
+            _keep_as_previous(path)
+
+
+def _keep_as_previous(path: Path) -> None:
+    linked = path.with_name(f".{PREVIOUS}.tmp")
+    with contextlib.suppress(OSError):
+        linked.unlink(missing_ok=True)
+        linked.hardlink_to(path)
+        linked.replace(path.with_name(PREVIOUS))
 
 
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint, onto the CPU.
 
-    Raises DataError where it is none, damaged, or of a later version; UsageError where it is fracgen 0.2's.
+    Raises DamagedCheckpointError where it is none or damaged; DataError where it is of a later version, UsageError
+    where it is fracgen 0.2's.
     """
     try:
         with zipfile.ZipFile(path) as file:  # torch does not look at the sums that it wrote
@@ -71,9 +83,10 @@ def load(path: Path) -> Checkpoint:
                 raise ValueError(f"{damaged} is damaged")
         values = torch.load(path, map_location="cpu", weights_only=True)
         version = values.pop("version")
-    except DAMAGE as error:
-        first = str(error).splitlines()[0] if str(error) else repr(error)
-        raise DataError(f"{path}: no whole checkpoint ({first})") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of zipfile, pickle or torch, for bytes that may be anything
+        raise DamagedCheckpointError(f"{path}: no whole checkpoint ({first_line(error)})") from error
     if version == 1:
         raise UsageError(
             f"{path}: begun with fracgen 0.2, whose samples came in another order; give another --out to begin again, "
@@ -84,7 +97,17 @@ def load(path: Path) -> Checkpoint:
     try:
         return Checkpoint(**values)
     except TypeError as error:
-        raise DataError(f"{path}: no whole checkpoint ({error})") from error
+        raise DamagedCheckpointError(f"{path}: no whole checkpoint ({error})") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without the escape codes and the advice that torch adds; else its name."""
+    text = re.sub("\x1b\\[[0-9;]*m", "", str(error)).strip()
+    if "weights_only" in text:  # torch's advice is to run whatever code the file holds
+        return f"{type(error).__name__}: not what torch.save writes"
+    if not text or isinstance(error, ValueError | RuntimeError | OSError):
+        return text.splitlines()[0] if text else type(error).__name__
+    return f"{type(error).__name__}: {text.splitlines()[0]}"
 
 
 def describe(last: Checkpoint | None) -> str:

@@ -2,6 +2,8 @@
 
 import argparse
 import hashlib
+import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -86,8 +87,8 @@ def load_init(where: str, settings: Model) -> InitWeights:
     """The initial weights that lie at `where`.
 
     where: "none", from scratch; the folder of a run (its model/ is taken); a timm folder, of config.json and weights;
-    or a file .pth, .pt or .safetensors of a state dict, alone or as the entry "model" or "state_dict", whose
-    architecture is what the settings say.
+    or a file .pth, .pt or .safetensors of a state dict, whose architecture is what the settings say. A file of several
+    entries gives its "model" or "state_dict", or the only one that is a state dict; FILE:ENTRY is another of them.
     settings: name "" is the checkpoint's own model, or vit_tiny_patch16_224 where it does not say.
     Raises UsageError where nothing usable is there, or of another model than the settings say.
     """
@@ -97,9 +98,14 @@ def load_init(where: str, settings: Model) -> InitWeights:
     path = Path(where)
     if path.is_dir():
         return _load_folder(path, settings)
+    entry = ""
+    if not path.is_file() and ":" in where:
+        before, _, entry = where.rpartition(":")
+        path = Path(before)
     if not path.is_file():
         raise UsageError(f"--checkpoint {where}: no such file or folder; 'none' starts from scratch")
-    return InitWeights(name=where, model=model, weights=_read(path))
+    weights, taken = _read(path, entry)
+    return InitWeights(name=f"{path}:{taken}" if taken not in ("", *_ENTRIES) else where, model=model, weights=weights)
 
 
 def _load_folder(path: Path, settings: Model) -> InitWeights:
@@ -114,8 +120,10 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
         config = read_json(folder / "config.json")
         name, trained = config["architecture"], config.get("pretrained_cfg", {})
         options = {key: value for key, value in config.get("model_args", {}).items() if key not in _FROM_DATA}
-        size, mean, std = trained.get("input_size", [3, None])[1], trained.get("mean"), trained.get("std")
-        num_classes = int(config["num_classes"])
+        mean, std = _read_stats(trained.get("mean")), _read_stats(trained.get("std"))
+        size, num_classes = trained.get("input_size", [3, None])[1], int(config["num_classes"])
+        if type(name) is not str or type(size) not in (int, type(None)) or (size is not None and size < 1):
+            raise ValueError(f"architecture {name!r}, images of size {size!r}")
     except (DataError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UsageError(f"{folder / 'config.json'}: no model of timm's ({error!r})") from error
     if settings.name not in ("", name):
@@ -129,10 +137,10 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
     return InitWeights(
         name=str(path),
         model=replace(settings, name=name, options=options),
-        weights=_read(files[0]),
+        weights=_read(files[0])[0],
         size=size,
-        mean=tuple(mean) if mean else None,
-        std=tuple(std) if std else None,
+        mean=mean,
+        std=std,
         num_classes=num_classes,
     )
 
@@ -140,26 +148,81 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
 _FROM_DATA = ("img_size", "num_classes", "in_chans", "drop_path_rate", "pretrained", "pretrained_cfg")
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """A state dict without what wrappers put before its keys."""
+def _read_stats(values: Any) -> Stats | None:
+    """Mean or standard deviation of three channels, None where a file does not say. Raises ValueError, TypeError."""
+    if not values:
+        return None
+    red, green, blue = (float(value) for value in values)
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise ValueError(f"mean or std {values}")
+    return red, green, blue
+
+
+_NOT_WEIGHTS = {
+    b"version https://git-lfs": "a pointer of git-LFS, not the file that it stands for; get that by `git lfs pull`",
+    b"<!doctype html": "a web page, saved in the place of the file; download it again",
+    b"<html": "a web page, saved in the place of the file; download it again",
+}
+"""By the bytes with which a file begins, in lower case."""
+_REFUSED = re.compile(r"(?:GLOBAL |Unsupported class |attempting to (?:build|reduce) .*?type )([\w.]+)")
+"""A class that torch does not load, in its message."""
+
+
+def _read(path: Path, entry: str = "") -> tuple[dict[str, Tensor], str]:
+    """(a state dict without what wrappers put before its keys, the entry of the file that it was).
+
+    entry: to take; "" for the one that is obvious. Raises UsageError where there is none, with the entries there are.
+    """
     try:
+        with path.open("rb") as file:
+            begins = file.read(64).lstrip().lower()
+        if reason := next((reason for start, reason in _NOT_WEIGHTS.items() if begins.startswith(start)), None):
+            raise UsageError(f"--checkpoint {path}: {reason}")
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_file(path), ""
         with torch.serialization.safe_globals([argparse.Namespace]):  # published files hold their arguments, too
             values = torch.load(path, map_location="cpu", weights_only=True)
-    except (*checkpoint.DAMAGE, SafetensorError) as error:
-        first = str(error).splitlines()[0] if str(error) else repr(error)
+    except (UsageError, MemoryError):
+        raise
+    except Exception as error:  # of pickle, zipfile, torch or safetensors, for bytes that may be anything
+        if refused := _REFUSED.search(str(error)):
+            raise UsageError(
+                f"--checkpoint {path}: holds a {refused[1]}, which is not loaded, as that can run any code; save the "
+                "weights alone, by torch.save(model.state_dict(), FILE), where the file is trusted"
+            ) from error
         raise UsageError(
-            f"--checkpoint {path}: no weights that torch or safetensors can read ({type(error).__name__}: {first})"
+            f"--checkpoint {path}: no weights that torch or safetensors can read ({checkpoint.first_line(error)})"
         ) from error
-    if isinstance(values, Mapping):
-        values = next((values[entry] for entry in _ENTRIES if isinstance(values.get(entry), Mapping)), values)
-    if not isinstance(values, Mapping) or not values or not all(isinstance(each, Tensor) for each in values.values()):
-        raise UsageError(f"--checkpoint {path}: no state dict, alone or as {' or '.join(map(repr, _ENTRIES))}")
+    values, entry = _choose_entry(values, entry, path)
     weights = {str(key): value for key, value in values.items()}
+    if any(key.removeprefix("module.").startswith("backbone.") for key in weights):  # beside it, heads of pre-training
+        weights = {key: value for key, value in weights.items() if not key.removeprefix("module.").startswith("head.")}
     while prefix := next((each for each in _PREFIXES if all(key.startswith(each) for key in weights)), None):
         weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return weights
+    return weights, entry
+
+
+def _choose_entry(values: Any, entry: str, path: Path) -> tuple[Mapping[Any, Tensor], str]:
+    """(the state dict to take, its entry; "" where it is all of the file)."""
+    entries = {str(name): value for name, value in values.items()} if isinstance(values, Mapping) else {}
+    state_dicts = [name for name, value in entries.items() if _is_state_dict(value)]
+    if entry and entry in state_dicts:
+        return entries[entry], entry
+    if not entry and _is_state_dict(values):
+        return values, ""
+    usual = [name for name in _ENTRIES if name in state_dicts] or state_dicts
+    if not entry and usual and (len(usual) == 1 or usual[0] in _ENTRIES):
+        return entries[usual[0]], usual[0]
+    if state_dicts:
+        none = f" {entry!r}" if entry else ", alone or as " + " or ".join(map(repr, _ENTRIES))
+        names = ", ".join(f"{path}:{name}" for name in state_dicts)
+        raise UsageError(f"--checkpoint {path}: no state dict{none}; give one of {names}")
+    held = f"; it holds {_shorten([repr(name) for name in entries])}" if entries else f", but a {type(values).__name__}"
+    raise UsageError(f"--checkpoint {path}: no state dict, alone or as {' or '.join(map(repr, _ENTRIES))}{held}")
+
+
+def _is_state_dict(values: Any) -> bool:
+    return isinstance(values, Mapping) and bool(values) and all(isinstance(each, Tensor) for each in values.values())
 
 
 def build(init: InitWeights, *, num_classes: int, size: int, keep_head: bool = False) -> tuple[nn.Module, Loaded]:

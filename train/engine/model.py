@@ -1,6 +1,7 @@
 """timm models: created by name, optimised as the recipes say, exported so that plain timm loads them."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
+from timm.layers import PatchEmbed  # type: ignore[attr-defined]
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import nn
@@ -19,24 +21,32 @@ from fracgen.train.engine.settings import Model, Optim, Precision
 from fracgen.train.ranks import Ranks
 
 Stats = tuple[float, float, float]
+_LARGEST = {"depth": 1_000, "depths": 1_000}
+"""Of options that say how many blocks there are: each takes its time to make."""
+_LARGEST_NUMBER = 1_000_000
+"""Of any other option."""
+_POSITIVE = ("depth", "depths", "embed_dim", "embed_dims", "num_heads", "patch_size")
+_FROM_SETTINGS = {"num_classes", "checkpoint_path", "pretrained", "pretrained_cfg", "img_size"}
 
 
 def create(settings: Model, *, num_classes: int, size: int) -> nn.Module:
     """A timm model, not pre-trained, for images of `size` pixels.
 
-    Raises UsageError for a model that timm does not know (it names the nearest), or options that it does not take.
+    Raises UsageError for a model that timm does not know (it names the nearest), options that it does not take, and
+    images that its patches do not fill.
     """
     if not timm.is_model(settings.name):
         hint = nearest(settings.name, timm.list_models())
         raise UsageError(f"model {settings.name!r}: timm {timm.__version__} has none of this name{hint}")
-    if ours := sorted({"num_classes", "checkpoint_path", "pretrained", "img_size"} & set(settings.options)):
-        raise UsageError(f"model.options.{ours[0]}: follows from the data and the other settings; leave it out")
+    _check_options(settings.options)
     arguments: dict[str, Any] = {"num_classes": num_classes, **settings.options}
     if settings.drop_path:
         arguments["drop_path_rate"] = settings.drop_path
     try:
         model = _create(settings.name, arguments, size)
-    except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
+    except Exception as error:  # any model of timm's, with any options: each has errors of its own
+        if _is_no_refusal(error):
+            raise
         if "drop_path_rate" in str(error):
             raise UsageError(f"model {settings.name}: has no drop path; give model.drop_path=0") from error
         refused = next((name for name in settings.options if f"'{name}'" in str(error)), None)
@@ -45,9 +55,50 @@ def create(settings: Model, *, num_classes: int, size: int) -> nn.Module:
                 f"model {settings.name}: takes no {refused}, which model.options gives; where a file gives options of "
                 "another model, give model.options={} first"
             ) from error
-        raise UsageError(f"model {settings.name} with {arguments}: {error or type(error).__name__}") from error
-    _try(model, settings.name, size)
+        raise UsageError(f"model {settings.name} with {arguments}: {_in_words(error)}") from error
+    _check_patches(model, settings.name, size)
+    _try(model, settings.name, size, num_classes)
     return model
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for options that other settings give, and for numbers with which a model is never made."""
+    if ours := sorted(_FROM_SETTINGS & set(options)):
+        raise UsageError(f"model.options.{ours[0]}: follows from the data and the other settings; leave it out")
+    if options.get("features_only"):
+        raise UsageError("model.options.features_only: makes a model without a classifier; leave it out")
+    for name, value in options.items():
+        largest = _LARGEST.get(name, _LARGEST_NUMBER)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= largest:
+                raise UsageError(f"model.options.{name} {number}: must be at most {largest:,}")
+            if name in _POSITIVE and isinstance(number, int | float) and number < 1:
+                raise UsageError(f"model.options.{name} {number}: must be 1 or more")
+
+
+def _is_no_refusal(error: Exception) -> bool:
+    """Whether an error says nothing of the options: memory is short, or the meta device lacks an operation."""
+    return isinstance(error, MemoryError | NotImplementedError) or (
+        isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)) is not None
+    )
+
+
+def _in_words(error: Exception) -> str:
+    return f"{error}" if isinstance(error, ValueError | RuntimeError) and str(error) else f"{error!r}"
+
+
+def _check_patches(model: nn.Module, name: str, size: int) -> None:
+    """Raises UsageError where patches do not fill an image: timm passes over what is left at the right and below."""
+    patches: Any = getattr(model, "patch_embed", None)
+    if not isinstance(patches, PatchEmbed) or patches.dynamic_img_pad:
+        return
+    side = max(patches.patch_size)
+    if any(size % each for each in patches.patch_size):
+        fits = " or ".join(str(each) for each in (size // side * side, -(-size // side) * side) if each)
+        raise UsageError(
+            f"model {name}: patches of {side} x {side} pixels do not fill an image of {size} x {size}; give a size of "
+            f"{fits}, or another model.options.patch_size"
+        )
 
 
 def check(settings: Model, *, size: int) -> None:
@@ -72,16 +123,20 @@ def _create(name: str, arguments: Mapping[str, Any], size: int) -> nn.Module:
     return model
 
 
-def _try(model: nn.Module, name: str, size: int) -> None:
-    """Raises UsageError where an image of this size is too small, or of a size that the model does not take."""
+def _try(model: nn.Module, name: str, size: int, num_classes: int) -> None:
+    """Raises UsageError where the model does not take an image of this size, or is no classifier."""
     training = model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, size, size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise UsageError(f"model {name}: takes no images of {size} x {size} pixels ({error})") from error
+            logits = model.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:
+        if _is_no_refusal(error):
+            raise
+        raise UsageError(f"model {name}: takes no images of {size} x {size} pixels ({_in_words(error)})") from error
     finally:
         model.train(training)
+    if num_classes and getattr(logits, "shape", ()) != (1, num_classes):
+        raise UsageError(f"model {name}: is no classifier with these model.options: it gives no score for each class")
 
 
 def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Optimizer:

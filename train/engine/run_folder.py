@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from fracgen.shards.errors import UsageError
+from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import replacing, take_lock, write_atomically
 
 if TYPE_CHECKING:
@@ -17,11 +17,15 @@ CONFIG, MODEL = "config.yaml", "model"
 
 
 class RunFolder:
-    """A folder that one run writes to: config.yaml, metrics.jsonl, last.pt, curves.png, model/."""
+    """A folder that one run writes to: config.yaml, metrics.jsonl, last.pt, previous.pt, curves.png, model/.
+
+    warning: one line, where the run goes on from previous.pt, as last.pt is damaged; else "".
+    """
 
     def __init__(self, path: Path, resume: Resume) -> None:
         """Raises UsageError where the folder holds something else, or a run and `resume` is "never"."""
         self.path = path
+        self.warning = ""
         self._lock: TextIO | None = None
         if file := next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), None):
             raise UsageError(f"{file}: is a file; --out names a folder")
@@ -44,6 +48,11 @@ class RunFolder:
         self._lock = take_lock(self.path / ".lock")
         if self._lock is None:
             raise UsageError(f"{self.path}: another process trains there; wait for it, or give another --out")
+        if self.warning:  # or the damaged one would become the previous one
+            from fracgen.train.engine.checkpoint import LAST, PREVIOUS
+
+            with replacing(self.path / LAST) as temporary:
+                temporary.hardlink_to(self.path / PREVIOUS)
 
     def unlock(self) -> None:
         """Let other runs in."""
@@ -51,15 +60,24 @@ class RunFolder:
             self._lock.close()
 
     def checkpoint(self) -> "Checkpoint | None":
-        """The last checkpoint, None where there is none yet.
+        """The last checkpoint, or the previous one where the last is damaged; None where there is none yet.
 
-        Raises DataError where it is damaged, UsageError where it is gone, or of fracgen 0.2.
+        Raises DataError where both are damaged, UsageError where it is gone, or of fracgen 0.2.
         """
-        from fracgen.train.engine.checkpoint import LAST, load
+        from fracgen.train.engine.checkpoint import LAST, PREVIOUS, DamagedCheckpointError, load
 
-        path = self.path / LAST
+        path, previous = self.path / LAST, self.path / PREVIOUS
         if path.exists():
-            return load(path)
+            try:
+                return load(path)
+            except DamagedCheckpointError as error:
+                try:
+                    checkpoint = load(previous)
+                except DataError:
+                    kept = f"{PREVIOUS} is damaged too" if previous.exists() else f"there is no {PREVIOUS}"
+                    raise DataError(f"{error}, and {kept}; give another --out to begin again") from error
+                self.warning = f"{error}; goes on from {PREVIOUS}, of step {checkpoint.step:,}"
+                return checkpoint
         if (self.path / MODEL).exists():
             raise UsageError(f"{self.path}: holds a model, and no {LAST} to go on from; give another --out")
         return None

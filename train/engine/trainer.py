@@ -67,6 +67,8 @@ class Trainer(Generic[S]):
         self.speed = RunSpeed(time.perf_counter() if began is None else began, ranks.device)
         self.folder, self.ranks, self._allow_changes = folder, ranks, allow_changes
         self.last = folder.checkpoint() if folder is not None else None
+        if folder is not None and folder.warning and ranks.first:
+            say({"warning": folder.warning})
         self.settings = continue_as_begun(settings, self.last.config) if self.last is not None else settings
         self.scores: Mapping[str, float] = {}
         self._done: set[Literal["set_up", "fit"]] = set()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fracgen.shards.commandline import one_line
 from fracgen.train.engine.run_folder import write_figure
 
 _CLASSIFIERS = {"linear": "linear", "knn": "kNN"}
@@ -20,7 +21,7 @@ def table(nets: Sequence[Net]) -> str:
     name_width = max(len(block["block"]) for block in deepest)
     indent = " " * (name_width + 5)
     lines = [
-        indent + "".join(f"{net['name']:>{width}}" for net, width in zip(nets, widths, strict=True)),
+        indent + "".join(f"{one_line(net['name']):>{width}}" for net, width in zip(nets, widths, strict=True)),
         indent + "".join(f"{'linear':>{width - _KNN_WIDTH}}{'kNN':>{_KNN_WIDTH}}" for width in widths),
     ]
     for number, block in enumerate(deepest):
