@@ -1,18 +1,23 @@
 """Checkpoints, the loop's stops, and what a run keeps when something goes wrong."""
 
 import contextlib
+import json
 import os
 import signal
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.train.engine import metrics
+from fracgen.train.engine import metrics, results
 from fracgen.train.engine.checkpoint import Checkpoint, check_same, load, save
 from fracgen.train.engine.fit import Callbacks, Intervals, fit
 from fracgen.train.engine.run_folder import RunFolder
 from fracgen.train.engine.train_step import TrainState
+from fracgen.train.pretrain import Pretraining
 from fracgen.train.ranks import Ranks
 
 ALONE = Ranks(rank=0, world=1, device=torch.device("cpu"))
@@ -29,7 +34,11 @@ def test_a_checkpoint_is_read_back(tmp_path):
     found = load(tmp_path / "last.pt")
     assert (found.step, found.config, found.world) == (4, {"a": 1}, 1)
     assert torch.equal(found.model["weight"], torch.arange(4.0))
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
+    assert load(tmp_path / "previous.pt").step == 3
+    save(checkpoint(step=5), tmp_path / "best.pt")
+    save(checkpoint(step=6), tmp_path / "best.pt")
+    assert load(tmp_path / "previous.pt").step == 3, "the last one's alone"
 
 
 def test_half_a_checkpoint_is_never_loaded(tmp_path):
@@ -65,7 +74,120 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr("fracgen.shards.files.os.fsync", full)
     with pytest.raises(DataError, match="No space left"):
         save(checkpoint(step=9), path)
-    assert load(path).step == 3 and [each.name for each in tmp_path.iterdir()] == ["last.pt"]
+    assert {each.name: load(each).step for each in tmp_path.iterdir()} == {"last.pt": 3, "previous.pt": 3}
+
+
+def run_of_two_checkpoints(path):
+    path.mkdir()
+    (path / "config.yaml").write_text("")
+    for step in (4, 8):
+        save(checkpoint(step=step), path / "last.pt")
+    return path
+
+
+def test_a_run_goes_on_from_the_previous_checkpoint_where_the_last_is_damaged(tmp_path):
+    run = run_of_two_checkpoints(tmp_path / "run")
+    whole = (run / "last.pt").read_bytes()
+    folder = RunFolder(run, "auto")
+    assert folder.checkpoint().step == 8 and folder.warning == ""
+    for content in (whole[:-100], b"", b"weights", whole[:900] + bytes(100) + whole[1000:]):
+        (run / "last.pt").unlink()  # it may be linked
+        (run / "last.pt").write_bytes(content)
+        folder = RunFolder(run, "auto")
+        assert folder.checkpoint().step == 4
+        assert "last.pt: no whole checkpoint" in folder.warning
+        assert folder.warning.endswith("goes on from previous.pt, of step 4") and "\n" not in folder.warning
+    folder.lock()
+    assert load(run / "last.pt").step == load(run / "previous.pt").step == 4, "a damaged one is never the previous one"
+    folder.unlock()
+    save(checkpoint(step=8), run / "last.pt")
+    assert load(run / "last.pt").step == 8 and load(run / "previous.pt").step == 4
+
+
+def test_two_damaged_checkpoints_and_those_of_other_versions_are_refused(tmp_path):
+    run = run_of_two_checkpoints(tmp_path / "run")
+    torch.save({"version": 99}, run / "last.pt")
+    with pytest.raises(DataError, match="version 99"):
+        RunFolder(run, "auto").checkpoint()
+    (run / "last.pt").write_bytes(b"")
+    (run / "previous.pt").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"last\.pt: no whole checkpoint .*, and previous\.pt is damaged too; give anoth"
+    ):
+        RunFolder(run, "auto").checkpoint()
+    (run / "previous.pt").unlink()
+    with pytest.raises(DataError, match=r"and there is no previous\.pt"):
+        RunFolder(run, "auto").checkpoint()
+
+
+def test_a_file_system_without_hard_links_keeps_one_checkpoint(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    run = run_of_two_checkpoints(tmp_path / "run")
+    assert load(run / "last.pt").step == 8 and sorted(os.listdir(run)) == ["config.yaml", "last.pt"]  # noqa: PTH208
+
+
+def test_a_lock_that_is_a_link_is_refused_and_its_target_stays(tmp_path):
+    target = tmp_path / "thesis.txt"
+    target.write_text("three years")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(target)
+    with pytest.raises(DataError, match=r"\.lock: is a link, not a lock; remove it"):
+        RunFolder(tmp_path / "run", "auto").lock()
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run" / ".lock").hardlink_to(target)
+    RunFolder(tmp_path / "run", "auto").lock()
+    assert target.read_text() == "three years"
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "insert"])
+def test_no_damage_to_a_checkpoint_passes(tmp_path, damage):
+    """Its values, or DataError of one line: never other values, never another error."""
+    path = tmp_path / "last.pt"
+    save(checkpoint(losses=(1.0, 0.5)), path)
+    content = path.read_bytes()
+
+    @given(place=st.integers(0, len(content) - 1), bit=st.integers(0, 7), more=st.binary(min_size=1, max_size=9))
+    @hypothesis.settings(deadline=None, max_examples=300, database=None)
+    def check(place, bit, more):
+        changed = {
+            "flip": content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :],
+            "cut": content[:place],
+            "insert": content[:place] + more + content[place:],
+        }[damage]
+        path.write_bytes(changed)
+        try:
+            loaded = load(path)
+        except DataError as error:
+            assert "\n" not in str(error)
+        else:
+            assert (loaded.step, loaded.config, loaded.losses) == (3, {"a": 1}, (1.0, 0.5))
+            assert torch.equal(loaded.model["weight"], torch.arange(4.0))
+
+    check()
+
+
+@given(
+    text=st.one_of(
+        st.binary(max_size=200),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+            lambda each: (
+                st.lists(each, max_size=3)
+                | st.dictionaries(st.sampled_from(["fingerprint", "config", "outcome", "x"]), each, max_size=4)
+            ),
+            max_leaves=12,
+        ).map(lambda value: json.dumps(value).encode()),
+    )
+)
+@hypothesis.settings(deadline=None, max_examples=300, database=None)
+def test_results_that_are_no_results_count_for_none(tmp_path_factory, text):
+    folder = tmp_path_factory.getbasetemp() / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / results.RESULTS).write_bytes(text)
+    assert results.read(folder, Pretraining, fingerprint="f" * 64, config={}) is None
 
 
 def test_other_runs_are_refused_with_the_difference(tmp_path):

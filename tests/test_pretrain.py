@@ -323,6 +323,21 @@ def test_a_damaged_checkpoint_is_refused(folder, tmp_path, capsys):
     assert "no whole checkpoint" in capsys.readouterr().err
 
 
+def test_a_run_whose_last_checkpoint_is_damaged_ends_as_if_it_were_not(folder, tmp_path, capsys, straight):
+    run = tmp_path / "run"
+    arguments = ["--steps=20", "run.checkpoint_every=5"]
+    assert train(folder, run, *arguments, "--stop-after=15") == 0
+    path = run / "last.pt"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-100])
+    capsys.readouterr()
+    assert train(folder, run, *arguments) == 0
+    err = capsys.readouterr().err
+    assert "warning" in err and "no whole checkpoint" in err and "goes on from previous.pt, of step 10" in err
+    assert same(weights(straight), weights(run))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
