@@ -145,8 +145,8 @@ def same_runs(one, other):
 
 def test_a_run_leaves_what_it_promises(straight):
     assert {path.name for path in straight.iterdir()} == {
-        ".lock", "config.yaml", "metrics.jsonl", "curves.png", "last.pt", "best.pt", "model", "results.json",
-        "confusion.png", "confusion.csv",
+        ".lock", "config.yaml", "metrics.jsonl", "curves.png", "last.pt", "previous.pt", "best.pt", "model",
+        "results.json", "confusion.png", "confusion.csv",
     }  # fmt: skip
     found = told(straight)
     assert found["protocol"] == "honest" and found["split"] == "test" and found["steps"] == 24
