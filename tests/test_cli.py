@@ -54,6 +54,8 @@ def test_render_inspect_verify_preview(fracgen, tmp_path):
     assert code == 0 and "classes 24" in out and "48 x 48 png" in out and load_manifest(folder).recipe_hash in out
     code, out, err = fracgen("verify", folder, "--render")
     assert (code, err) == (0, "") and "24 images in 3 shards, 16 of them rendered again: all good" in out
+    code, out, _ = fracgen("verify", folder, "--render", "--samples", 2**64)
+    assert code == 0 and "24 of them rendered again: all good" in out
     code, out, _ = fracgen("preview", folder, "-o", "sheet.png")
     assert code == 0 and out == "sheet.png\n" and Image.open("sheet.png").size[0] > 6 * 384
 

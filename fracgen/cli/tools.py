@@ -88,11 +88,11 @@ def verify(
     shards = open_shards(folder)
     if render and shards.manifest.image.original:
         raise UsageError(f"--render: the images of {folder} were packed, not rendered; leave it out")
+    again = min(samples, len(shards)) if render else 0
     with status(f"verifying {folder}"):
         problems = verify_folder(shards, workers=workers or num_cores())
         if render:
-            problems += differing_samples(shards, samples)
-    again = min(samples, len(shards)) if render else 0
+            problems += differing_samples(shards, again)
     report.verified(shards.manifest, problems, unlisted_files(shards), rendered=again, as_json=as_json)
     if problems:
         raise typer.Exit(DataError.exit_code)
