@@ -5,6 +5,7 @@ from typing import Any
 
 import numba
 
+from fracgen.machine import NO_COMPILER
 from fracgen.shards.errors import UsageError
 
 
@@ -56,7 +57,7 @@ def kernel(function: Callable[..., Any], **options: Any) -> Any:
     run compiles. options: of `numba.njit`. Raises UsageError where numba is told not to compile.
     """
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
-        raise UsageError("NUMBA_DISABLE_JIT is set, and images are made by compiled kernels; unset it")
+        raise UsageError(NO_COMPILER)
     options = {"nogil": True, "error_model": "numpy", **options}
     dispatcher = numba.njit(function, **options)
     try:

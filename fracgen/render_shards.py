@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fracgen.executor import Result, make_missing, until_cancelled
+from fracgen.machine import check_compiler
 from fracgen.preview import recipe_sheet
 from fracgen.recipe import UnmakeableError
 from fracgen.registry import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
@@ -107,6 +108,7 @@ def write_shards(
     the folder and a class turns out to be one that cannot be made: the folder is removed again.
     """
     folder, started = Path(folder), time.perf_counter()
+    check_compiler()
     layout = layout or plan(recipe, folder=folder)
     work = replace(plan_of(recipe, layout, provenance), any_versions=any_versions)
     with FolderWriter(folder, work, inputs=inputs(recipe), part=part) as writer:

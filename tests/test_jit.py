@@ -53,3 +53,4 @@ def test_numba_that_is_told_not_to_compile_is_one_line(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1"})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("fracgen: NUMBA_DISABLE_JIT is set") and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing is begun"
