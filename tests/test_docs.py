@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from fracgen.cli.app import app, run
+from fracgen.shards.commandline import command_app
 from fracgen.shards.fields import fields_of
 from fracgen.train.finetune import Finetuning
 from fracgen.train.pretrain import Pretraining
@@ -90,6 +91,11 @@ def read_sbatch(words: list[str]) -> None:
     read(shlex.split(words[words.index("--wrap") + 1].replace("$SLURM_ARRAY_TASK_ID", "1"))[1:])
 
 
+def read_measure(words: list[str]) -> None:
+    main = runpy.run_path(str(ROOT / words[1]))["main"]
+    typer.main.get_command(command_app(main)).make_context("measure.py", words[2:])
+
+
 def nothing(words: list[str]) -> None:
     """What is not ours to check."""
 
@@ -105,6 +111,7 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
     (r"\.venv/bin/fracgen render", "the published set, which the next command of that page renders too", read_ours),
     (r"(ruff|mypy|mkdocs) ?", "a checker: .ci/run runs it", nothing),
     (r"(\.venv/bin/)?python -m pytest", "these tests", nothing),
+    (r"python examples/gpu/", "a GPU: tests/test_gpu_script.py has it on a CPU, in the small", read_measure),
     (r"torchrun", "several processes: tests/test_pretrain.py has two", read_torchrun),
     (r"sbatch", "a cluster", read_sbatch),
     (r"dask", "a cluster", nothing),

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 from fracgen.train.ranks import Ranks
 
 _ROUNDS = 5
-_SECONDS = 3.0
-"""Each is measured this long in each round, one after the other: the machine may be shared."""
+_SECONDS, _SECONDS_ON_GPU = 3.0, 0.5
+"""Each is measured this long in each round, one after the other: the machine may be shared. A GPU's steps are short."""
+_READY = 5
+"""Batches that a streaming loader makes ahead at most; they are there at once when the loader is measured."""
 
 
 def measure(
@@ -45,11 +47,18 @@ def measure(
         train_step(step, *inputs(step, next(iterator)))
 
     kinds = {"model_only": model_only, "loader_only": loader_only, "data_only": data_only, "end_to_end": end_to_end}
+
+    def in_turn() -> Iterator[tuple[str, Callable[[int], None]]]:
+        for name, take in kinds.items():
+            if name == "loader_only":
+                _seconds(take, _READY, ranks)  # what was made ahead while the model was measured
+            yield name, take
+
     try:
-        counts = {name: _warm_up(take, ranks) for name, take in kinds.items()}
+        counts = {name: _warm_up(take, ranks) for name, take in in_turn()}
         rates: dict[str, list[float]] = {name: [] for name in kinds}
         for _ in range(_ROUNDS):
-            for name, take in kinds.items():
+            for name, take in in_turn():
                 rates[name].append(_seconds(take, counts[name], ranks) ** -1 * counts[name] * batch_size)
     finally:
         iterator.close()
@@ -62,7 +71,8 @@ def _warm_up(take: Callable[[int], None], ranks: Ranks) -> int:
     """Steps that fill the time of a round, at least two; the same on all ranks."""
     _seconds(take, 2, ranks)
     seconds = torch.tensor([_seconds(take, 2, ranks) / 2], device=ranks.device)
-    return max(2, round(_SECONDS / float(ranks.mean(seconds).item())))
+    length = _SECONDS_ON_GPU if ranks.device.type == "cuda" else _SECONDS
+    return max(2, round(length / float(ranks.mean(seconds).item())))
 
 
 def _seconds(take: Callable[[int], None], count: int, ranks: Ranks) -> float:

@@ -1,0 +1,277 @@
+"""Measures training on a GPU, in pieces of minutes, into one JSON file.
+
+    fracgen render --sigma 3.5 --delta 0.1 --out 1p-frac
+    python examples/gpu/measure.py --piece speed --shards 1p-frac --out gpu.json
+    python examples/gpu/measure.py --piece augmentation --out gpu.json
+    python examples/gpu/measure.py --piece resume --shards 1p-frac --out gpu.json
+
+speed: images/s of `fracgen pretrain --benchmark`, and peak memory. augmentation: each operation beside the CPU's.
+resume: a run that is paused and goes on beside one that is not, and beside the same run again. Each piece takes its
+place in the file, in which the other pieces stay; a piece that is ended early leaves the rows that it has.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from fracgen.shards.commandline import command_app, one_line
+from fracgen.shards.commandline import main as run_command
+from fracgen.shards.errors import UsageError
+from fracgen.shards.files import num_cores
+from fracgen.train import pretrain
+from fracgen.train.augment.apply import apply
+from fracgen.train.augment.draws import CODES, OPERATIONS, Layer, arguments
+from fracgen.train.augment.evaluation import EvalTransform
+from fracgen.train.augment.inputs import TrainInputs
+from fracgen.train.augment.settings import Augmentation, Mix
+from fracgen.train.engine import checkpoint
+
+Mode = Literal["eager", "compiled"]
+Loader = Literal["memory", "stream"]
+Row = dict[str, Any]
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What the pieces are asked for. settings: NAME=VALUE of pre-training."""
+
+    shards: str
+    device: torch.device
+    batch_sizes: tuple[int, ...]
+    modes: tuple[Mode, ...]
+    loaders: tuple[Loader, ...]
+    workers: int
+    images: int
+    steps: int
+    settings: tuple[str, ...]
+
+    def pretrain(self, mode: Mode, *options: object) -> Row:
+        """The result of `fracgen pretrain`, in this process. Raises RuntimeError with its last line where it fails."""
+        torch.compiler.reset()  # else the model of another batch size is compiled for any
+        words = [f"--shards={self.shards}", f"--device={self.device.type}", f"--workers={self.workers}", "--json"]
+        words.append(f"run.compile={str(mode == 'compiled').lower()}")
+        printed, said = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+            code = pretrain.run([str(word) for word in (*words, *options, *self.settings)])
+        if code >= 128:
+            raise KeyboardInterrupt
+        if code:
+            raise RuntimeError(said.getvalue().strip().splitlines()[-1])
+        result: Row = json.loads(printed.getvalue())
+        return result
+
+
+def speed(measurement: Measurement) -> Iterator[Row]:
+    """Images/s of the model, of the data and of both, and peak memory of the device, by loader, mode and batch size."""
+    device = measurement.device
+    for loader, mode, batch_size in itertools.product(measurement.loaders, measurement.modes, measurement.batch_sizes):
+        row: Row = {"loader": loader, "mode": mode, "batch_size": batch_size}
+        began = time.perf_counter()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        try:
+            row |= measurement.pretrain(mode, "--benchmark", "--loader", loader, "--batch-size", batch_size)
+        except Exception as error:  # of a compiler, or of memory: the next row may do
+            row["error"] = _describe(error)
+        if device.type == "cuda":
+            row["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
+        yield {**row, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def augmentation(measurement: Measurement) -> Iterator[Row]:
+    """How far the device's images are from the CPU's, in levels, by operation, for gray and colour images."""
+    for channels in (1, 3):
+        for name, make in _cases(*(_pictures(measurement.images, channels, size) for size in (512, 224))).items():
+            yield _compare(name, make, measurement.device)
+
+
+def _cases(images: Tensor, small: Tensor) -> dict[str, Callable[[torch.device], Tensor]]:
+    """What is compared, by name: a function from the device to images on it."""
+    cases: dict[str, Callable[[torch.device], Tensor]] = {name: partial(_operate, name, small) for name in OPERATIONS}
+    settings, no_mix = Augmentation(), Mix(mixup=0, cutmix=0)
+    crops = replace(settings, rand_augment="", color_jitter=0.0, erase=0.0)
+    return cases | {
+        "crop and flip": partial(_augment, crops, no_mix, images),
+        "erase": partial(_augment, replace(crops, erase=1.0), no_mix, images),
+        "colour jitter": partial(_augment, replace(settings, rand_augment=""), no_mix, images),
+        "all, mixup": partial(_augment, settings, Mix(cutmix=0), images),
+        "all, cutmix": partial(_augment, settings, Mix(mixup=0), images),
+        "evaluation": partial(_evaluate, settings, images),
+    }
+
+
+def _pictures(num: int, channels: int, size: int) -> Tensor:
+    """Images, uint8 (num, channels, size, size): two of one level, half of the others flat squares, half noise."""
+    rng, side = np.random.default_rng(0), -(-size // 16)
+    squares = rng.integers(0, 256, (num, channels, side, side), dtype=np.uint8).repeat(16, 2).repeat(16, 3)
+    images = np.ascontiguousarray(squares[..., :size, :size])
+    images[1::2] = rng.integers(0, 256, images[1::2].shape, dtype=np.uint8)
+    images[0], images[1] = 0, 127
+    return torch.from_numpy(images)
+
+
+def _operate(name: str, images: Tensor, device: torch.device) -> Tensor:
+    """The images after one operation, at as many strengths as there are images."""
+    levels = np.linspace(0, 1, len(images))
+    signed = np.where(np.arange(len(images)) % 4 < 2, levels, -levels)
+    layer = Layer(np.full(len(images), CODES[name]), arguments(levels, signed, increasing=True)[CODES[name]])
+    fill = torch.full((images.shape[1], 1, 1), 128, dtype=torch.uint8, device=device)
+    canvas = images.to(device, copy=True)
+    apply(canvas, layer, fill)
+    return canvas
+
+
+def _augment(augment: Augmentation, mix: Mix, images: Tensor, device: torch.device) -> Tensor:
+    """The images as the model sees them in training."""
+    inputs = TrainInputs(augment, mix, num_classes=10, seed=0, rank=0, device=device)
+    labels = torch.arange(len(images), device=device) % 10
+    return inputs(0, images.to(device), labels, np.arange(len(images)), transformed=False)[0]
+
+
+def _evaluate(augment: Augmentation, images: Tensor, device: torch.device) -> Tensor:
+    """The images as the model sees them in evaluation."""
+    transform = EvalTransform(size=augment.size, crop=0.875, mean=augment.mean, std=augment.std)
+    return transform.on_device(images.to(device))
+
+
+def _compare(name: str, make: Callable[[torch.device], Tensor], device: torch.device) -> Row:
+    """Both devices' images of one function; those in float are (levels / 255 - 0.5) / 0.5."""
+    ours, theirs = make(device).cpu(), make(CPU)
+    scale = 1.0 if ours.dtype == torch.uint8 else 127.5
+    off = (ours.double() - theirs.double()).abs() * scale
+    return {
+        "operation": name,
+        "channels": ours.shape[1],
+        "equal": torch.equal(ours, theirs),
+        "largest_difference": float(f"{off.max().item():.3g}"),
+        "share_off_by_half_a_level": float(f"{(off > 0.5).double().mean().item():.3g}"),
+    }
+
+
+def resume(measurement: Measurement) -> Iterator[Row]:
+    """Whether a paused run ends at the weights of a straight one, and whether the straight one repeats itself.
+
+    Where it does not, both are asked again of torch's deterministic algorithms.
+    """
+    # read when cuBLAS starts; without it, deterministic algorithms are refused
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    kinds: list[tuple[str, Mode]] = [("fp32", "eager"), ("bf16", "eager"), ("bf16", "compiled")]
+    for precision, mode in (kind for kind in kinds if kind[1] in measurement.modes):
+        row = _resume(measurement, mode, precision, deterministic=False)
+        yield row
+        if measurement.device.type == "cuda" and not row.get("repeated_equal"):
+            yield _resume(measurement, mode, precision, deterministic=True)
+
+
+def _resume(measurement: Measurement, mode: Mode, precision: str, *, deterministic: bool) -> Row:
+    steps, batch_size, began = measurement.steps, measurement.batch_sizes[0], time.perf_counter()
+    row: Row = {"precision": precision, "mode": mode, "deterministic_algorithms": deterministic}
+    options = [f"--precision={precision}", f"--steps={steps}", f"--batch-size={batch_size}", "run.clean_images=0"]
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    try:
+        with TemporaryDirectory() as folder:
+
+            def weights(name: str, *stops: int) -> Mapping[str, Tensor]:
+                out = Path(folder, name)
+                for stop in (*stops, 0):
+                    measurement.pretrain(mode, *options, "--out", out, "--stop-after", stop)
+                model: Mapping[str, Tensor] = checkpoint.load(out / checkpoint.LAST).model
+                return model
+
+            straight = weights("straight")
+            for name, other in (("repeated", weights("repeated")), ("resumed", weights("resumed", steps // 2))):
+                off = [(straight[key].double() - other[key].double()).abs().max().item() for key in straight]
+                row[f"{name}_equal"], row[f"{name}_largest_difference"] = max(off) == 0, max(off)
+    except Exception as error:
+        row["error"] = _describe(error)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return {**row, "steps": steps, "batch_size": batch_size, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def _describe(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}")[:300]
+
+
+def machine(device: torch.device) -> Row:
+    """Device, processor and versions."""
+    names = ("torch", "timm", "numpy", "pillow")
+    row: Row = {"cores": num_cores(), "python": platform.python_version()} | {name: version(name) for name in names}
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        row["processor"] = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        row |= {"device": properties.name, "memory_bytes": properties.total_memory, "cuda": torch.version.cuda}
+    return row
+
+
+PIECES: dict[str, Callable[[Measurement], Iterator[Row]]] = {
+    "speed": speed,
+    "augmentation": augmentation,
+    "resume": resume,
+}
+
+
+def main(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Settings of pre-training.")
+    ] = None,
+    *,
+    piece: Annotated[Literal["speed", "augmentation", "resume"], typer.Option(help="What is measured.")],
+    out: Annotated[Path, typer.Option(help="JSON file that the piece is added to.")],
+    shards: Annotated[str, typer.Option(help="Set to pre-train on, as `fracgen render` writes it.")] = "1p-frac",
+    device: Annotated[Literal["cuda", "cpu"], typer.Option(help="cpu: to try the script.")] = "cuda",
+    batch_size: Annotated[
+        list[int] | None, typer.Option(help="Again for more than one. [default: 512 256 1024]")
+    ] = None,
+    mode: Annotated[list[Mode] | None, typer.Option(help="Again for both, which is the default.")] = None,
+    loader: Annotated[list[Loader] | None, typer.Option(help="Again for both, which is the default.")] = None,
+    workers: Annotated[int, typer.Option(help="Worker processes that stream. [default: one a core, less two]")] = 0,
+    images: Annotated[int, typer.Option(help="Of each kind in the piece augmentation; even.", min=2)] = 64,
+    steps: Annotated[int, typer.Option(help="Of each run of the piece resume.", min=3)] = 9,
+) -> None:
+    """Measure training on a GPU, one piece a call, into a JSON file."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this torch sees no GPU; --device cpu tries the script")
+    measurement = Measurement(
+        shards=shards,
+        device=torch.device(device),
+        batch_sizes=tuple(batch_size or (512, 256, 1024)),
+        modes=tuple(mode or ("eager", "compiled")),
+        loaders=tuple(loader or ("memory", "stream")),
+        workers=workers or max(1, num_cores() - 2),
+        images=images,
+        steps=steps,
+        settings=tuple(settings or ()),
+    )
+    results: Row = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    rows: list[Row] = []
+    results[piece] = {"machine": machine(measurement.device), "rows": rows}
+    for row in PIECES[piece](measurement):
+        rows.append(row)
+        print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+        out.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(command_app(main), "measure.py", sys.argv[1:]))
