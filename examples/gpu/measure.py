@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -43,10 +44,22 @@ from fracgen.train.augment.inputs import TrainInputs
 from fracgen.train.augment.settings import Augmentation, Mix
 from fracgen.train.engine import checkpoint
 
-Mode = Literal["eager", "compiled"]
-Loader = Literal["memory", "stream"]
 Row = dict[str, Any]
 CPU = torch.device("cpu")
+
+
+class Mode(StrEnum):
+    """How the model runs."""
+
+    EAGER = "eager"
+    COMPILED = "compiled"
+
+
+class Loader(StrEnum):
+    """Where the images are."""
+
+    MEMORY = "memory"
+    STREAM = "stream"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +80,7 @@ class Measurement:
         """The result of `fracgen pretrain`, in this process. Raises RuntimeError with its last line where it fails."""
         torch.compiler.reset()  # else the model of another batch size is compiled for any
         words = [f"--shards={self.shards}", f"--device={self.device.type}", f"--workers={self.workers}", "--json"]
-        words.append(f"run.compile={str(mode == 'compiled').lower()}")
+        words.append(f"run.compile={str(mode is Mode.COMPILED).lower()}")
         printed, said = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
             code = pretrain.run([str(word) for word in (*words, *options, *self.settings)])
@@ -174,7 +187,7 @@ def resume(measurement: Measurement) -> Iterator[Row]:
     """
     # read when cuBLAS starts; without it, deterministic algorithms are refused
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    kinds: list[tuple[str, Mode]] = [("fp32", "eager"), ("bf16", "eager"), ("bf16", "compiled")]
+    kinds: list[tuple[str, Mode]] = [("fp32", Mode.EAGER), ("bf16", Mode.EAGER), ("bf16", Mode.COMPILED)]
     for precision, mode in (kind for kind in kinds if kind[1] in measurement.modes):
         row = _resume(measurement, mode, precision, deterministic=False)
         yield row
@@ -257,8 +270,8 @@ def main(
         shards=shards,
         device=torch.device(device),
         batch_sizes=tuple(batch_size or (512, 256, 1024)),
-        modes=tuple(mode or ("eager", "compiled")),
-        loaders=tuple(loader or ("memory", "stream")),
+        modes=tuple(mode or Mode),
+        loaders=tuple(loader or Loader),
         workers=workers or max(1, num_cores() - 2),
         images=images,
         steps=steps,
