@@ -112,7 +112,8 @@ def convert(kind: Any, value: Any, name: str, *, is_json: bool = False) -> Any:
         value = value.tolist()
     if origin is Literal:
         if not any(value == word and type(value) is type(word) for word in arguments):
-            raise refusal(f"must be one of {', '.join(map(str, arguments))}")
+            hint = nearest(value, map(str, arguments)) if isinstance(value, str) else ""
+            raise refusal(f"must be one of {', '.join(map(str, arguments))}{hint}")
         return value
     if origin is list:
         several: Any = tuple[arguments[0], ...]  # type: ignore[valid-type]
@@ -235,9 +236,14 @@ def _set(values: dict[str, Any], name: str, value: Any) -> None:
 
 
 def differences(kind: type, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What makes two runs with these plain values different runs, as in "schedule.steps 100, was 200"."""
-    free = {field.name for field in fields_of(kind) if not field.setting.identity}
-    before, after = dict(_flat(old)), dict(_flat(new))
+    """What makes two runs with these plain values different runs, as in "schedule.steps 100, was 200".
+
+    A field that is absent has its default: the version that wrote the values had no such setting yet.
+    """
+    fields = fields_of(kind)
+    free = {field.name for field in fields if not field.setting.identity}
+    defaults = {field.name: to_plain(field.default) for field in fields}
+    before, after = ({**defaults, **dict(_flat(values))} for values in (old, new))
     return [
         f"{name} {after.get(name)}, was {before.get(name)}"
         for name in sorted({*before, *after})

@@ -111,6 +111,7 @@ def finetune(
     from fracgen.train.data.skipped import Skipped
     from fracgen.train.data.splits import open_splits
     from fracgen.train.engine.best_weights import BestWeights
+    from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import evaluate
     from fracgen.train.engine.init_weights import build, load_init
     from fracgen.train.engine.losses import cross_entropy
@@ -168,6 +169,7 @@ def finetune(
     # the model: all of it is the checkpoint's but for the head, which depends on the seed alone
     torch.manual_seed(key(seed, "init"))
     model, loaded = build(init, num_classes=num_classes, size=augment.size, keep_head=settings.keep_head)
+    initialize(model, init.model.init, seed=seed)
     trainer.set_up(
         model,
         cross_entropy,

@@ -9,6 +9,7 @@ from fracgen.shards.errors import UsageError
 
 NAMES = (
     "model.name",
+    "model.init",
     "schedule.steps",
     "schedule.samples",
     "schedule.epochs",

@@ -104,6 +104,7 @@ def pretrain(
     from fracgen.train.data.subsets import evenly_spaced
     from fracgen.train.engine import metrics
     from fracgen.train.engine import model as models
+    from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import evaluate
     from fracgen.train.engine.losses import lpce
     from fracgen.train.engine.trainer import Trainer
@@ -141,6 +142,7 @@ def pretrain(
     # the model, whose weights depend on the seed alone, and what trains it
     torch.manual_seed(key(seed, "init"))
     model = models.create(settings.model, num_classes=num_classes, size=augment.size)
+    initialize(model, settings.model.init, seed=seed)
     trainer.set_up(
         model,
         lpce,

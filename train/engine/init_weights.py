@@ -90,11 +90,16 @@ def load_init(where: str, settings: Model) -> InitWeights:
     or a file .pth, .pt or .safetensors of a state dict, whose architecture is what the settings say. A file of several
     entries gives its "model" or "state_dict", or the only one that is a state dict; FILE:ENTRY is another of them.
     settings: name "" is the checkpoint's own model, or vit_tiny_patch16_224 where it does not say.
-    Raises UsageError where nothing usable is there, or of another model than the settings say.
+    Raises UsageError where nothing usable is there, or of another model than the settings say, and for an init other
+    than "default" with a checkpoint.
     """
     model = replace(settings, name=settings.name or DEFAULT_MODEL)
     if where in ("", SCRATCH):
-        return InitWeights(name="scratch", model=model)
+        return InitWeights(name="scratch" if model.init == "default" else model.init, model=model)
+    if model.init != "default":
+        raise UsageError(
+            f"init {model.init}: is for starts from scratch, and --checkpoint {where} is given; leave one of them out"
+        )
     path = Path(where)
     if path.is_dir():
         return _load_folder(path, settings)

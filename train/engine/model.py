@@ -17,6 +17,7 @@ from torch import nn
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.settings import nearest
+from fracgen.train.engine import closed_form
 from fracgen.train.engine.settings import Model, Optim, Precision
 from fracgen.train.ranks import Ranks
 
@@ -32,8 +33,8 @@ _FROM_SETTINGS = {"num_classes", "checkpoint_path", "pretrained", "pretrained_cf
 def create(settings: Model, *, num_classes: int, size: int) -> nn.Module:
     """A timm model, not pre-trained, for images of `size` pixels.
 
-    Raises UsageError for a model that timm does not know (it names the nearest), options that it does not take, and
-    images that its patches do not fill.
+    Raises UsageError for a model that timm does not know (it names the nearest), options that it does not take,
+    images that its patches do not fill, and a closed-form init that is not defined for it.
     """
     if not timm.is_model(settings.name):
         hint = nearest(settings.name, timm.list_models())
@@ -58,6 +59,7 @@ def create(settings: Model, *, num_classes: int, size: int) -> nn.Module:
         raise UsageError(f"model {settings.name} with {arguments}: {_in_words(error)}") from error
     _check_patches(model, settings.name, size)
     _try(model, settings.name, size, num_classes)
+    closed_form.check(model, settings.init, settings.name)
     return model
 
 

@@ -9,6 +9,8 @@ from fracgen.train.seeding import MAX_SEED
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Init = Literal["default", "mimetic", "impulse"]
+"""What a model begins with where no checkpoint is given: timm's random weights, or a closed form (`closed_form.py`)."""
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 _TRAINING, _MACHINE = "Training", "Machine"
 """Panels of the help."""
@@ -19,6 +21,14 @@ class Model:
     """A timm classification model."""
 
     name: Annotated[str, Setting("Name of a timm model.", option="--model", panel=_TRAINING)] = DEFAULT_MODEL
+    init: Annotated[
+        Init,
+        Setting(
+            "Weights of a start from scratch. default: timm's random ones. mimetic: a ViT's attention much as after "
+            "training. impulse: each of its heads looks at one neighbour.",
+            panel=_TRAINING,
+        ),
+    ] = "default"
     drop_path: Annotated[
         float, Setting("Probability of stochastic depth; set 0 for models that have none.", at_least=0, below=1)
     ] = 0.1

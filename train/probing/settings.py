@@ -63,5 +63,5 @@ class ProbeSettings:
         check_settings(self)
 
 
-OPTIONS = [each.name for each in fields_of(ProbeSettings) if each.name != "model.drop_path"]
-"""The settings that have an option: drop path does nothing in evaluation."""
+OPTIONS = [each.name for each in fields_of(ProbeSettings) if each.name not in ("model.init", "model.drop_path")]
+"""The settings that have an option: drop path does nothing in evaluation, and random networks are timm's."""
