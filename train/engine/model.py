@@ -177,7 +177,8 @@ def describe(settings: Model, model: nn.Module, precision: Precision, ranks: Ran
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
     processes = f" on each of {ranks.world} processes" if ranks.world > 1 else ""
-    return f"{settings.name}, {millions:.1f} M parameters, {precision} on {device}{processes}"
+    init = "" if settings.init == "default" else f", {settings.init} init"
+    return f"{settings.name}, {millions:.1f} M parameters{init}, {precision} on {device}{processes}"
 
 
 _OF_OTHER_WEIGHTS = ("test_input_size", "test_crop_pct", "test_pool_size", "pool_size", "origin_url", "paper_ids")
