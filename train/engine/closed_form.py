@@ -13,11 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import (  # type: ignore[attr-defined]  timm < 1.0.16 defines Attention there
-    Attention,
-    Block,
-    VisionTransformer,
-)
+from timm.models.vision_transformer import Attention, Block, VisionTransformer  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from fracgen.shards.errors import UsageError
