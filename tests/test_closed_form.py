@@ -24,10 +24,9 @@ from fracgen.train.engine.closed_form import (
     sinusoidal_positions,
     values_and_projection,
 )
-from fracgen.train.engine.settings import Model
+from fracgen.train.engine.settings import CLOSED_FORMS, Model
 from fracgen.train.seeding import generator
 
-INITS = ("mimetic", "impulse")
 OPTIONS = {"patch_size": 4, "depth": 2, "embed_dim": 96, "num_heads": 3}
 """On images of 32 pixels: 8 x 8 patches, heads of 32 dimensions."""
 
@@ -133,7 +132,7 @@ def test_sinusoidal_positions():
             assert np.allclose(found[2 + y * 3 + x], row)
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", CLOSED_FORMS)
 def test_attention_and_positions_alone_are_set(init):
     before, after = vit(depth=1).state_dict(), vit(init, depth=1).state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -141,7 +140,7 @@ def test_attention_and_positions_alone_are_set(init):
     assert all(not value.any() for name, value in after.items() if "attn" in name and name.endswith("bias"))
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", CLOSED_FORMS)
 def test_weights_are_a_function_of_the_seed_alone(init):
     one, again, other = vit(init, seed=3), vit(seed=9), vit(init, seed=4)
     torch.manual_seed(7)
@@ -157,7 +156,7 @@ def test_weights_are_a_function_of_the_seed_alone(init):
     assert torch.equal(one.pos_embed, other.pos_embed) == (init == "mimetic")
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", CLOSED_FORMS)
 @pytest.mark.parametrize(
     "options",
     [
@@ -208,7 +207,7 @@ def test_models_that_the_formulas_do_not_fit(name, options, message):
 
 def test_images_that_are_not_square():
     model = timm.create_model("vit_tiny_patch16_224", img_size=(32, 64), num_classes=5, **OPTIONS)
-    for init in INITS:
+    for init in CLOSED_FORMS:
         initialize(model, init, seed=0)
     for head, attention in enumerate(attention_of(model, 0, tokens=slice(1, None))):
         shift = torch.tensor(shift_by_loops(8, 16, head_offset(head)))
@@ -232,7 +231,7 @@ def begins_with(state, init, seed=0):
 SLOW = ["--steps=2", "--lr=1e-6", "run.clean_images=0"]
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", CLOSED_FORMS)
 def test_pretraining_begins_with_it(folder, tmp_path, capsys, init):
     assert train(folder, tmp_path / "run", *SLOW, "--init", init, "--seed=3") == 0
     assert begins_with(weights(tmp_path / "run"), init, seed=3)
@@ -260,7 +259,7 @@ def test_runs_of_before_there_were_inits_go_on(folder, tmp_path, capsys):
     assert load(tmp_path / "run" / "last.pt").step == 4
 
 
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("init", CLOSED_FORMS)
 def test_fine_tuning_from_scratch_begins_with_it(data, tmp_path, capsys, init):
     assert tune(data, tmp_path / "run", "--steps=2", "--lr=1e-6", f"--init={init}", "--seed=2") == 0
     assert begins_with(weights(tmp_path / "run"), init, seed=2)

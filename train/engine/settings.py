@@ -11,6 +11,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Init = Literal["default", "mimetic", "impulse"]
 """What a model begins with where no checkpoint is given: timm's random weights, or a closed form (`closed_form.py`)."""
+CLOSED_FORMS: tuple[Init, ...] = ("mimetic", "impulse")
 DEFAULT_MODEL = "vit_tiny_patch16_224"
 _TRAINING, _MACHINE = "Training", "Machine"
 """Panels of the help."""
