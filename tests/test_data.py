@@ -656,6 +656,13 @@ def test_the_mode_is_chosen_by_size(examples, monkeypatch):
         make(examples, "memory")
 
 
+def test_a_set_too_large_for_memory_without_workers_is_told_of_those(tmp_path, monkeypatch):
+    tars = open_examples(write_tars(tmp_path, [3]), num_classes=3)
+    monkeypatch.setattr(choose, "free_memory", lambda device: 1)
+    with pytest.raises(UsageError, match=r"^memory, as there are no workers: .* give --workers 1 or more, or give --r"):
+        make(tars, "auto", workers=0, augment="device", transform=lambda picture: picture)
+
+
 def test_free_memory_is_less_than_the_machine_has():
     assert 0 < free_memory(CPU) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 

@@ -342,6 +342,7 @@ def test_checkpoints_are_called_by_their_run(tmp_path):
         (["--precision=fp16"], "fp16"),
         (["kk=3"], "did you mean 'k'"),
         (["--size=4"], "4 x 4"),
+        (["--feed=stream"], "a probe reads each image once; leave it out"),
     ],
 )
 def test_bad_words_are_one_line_and_exit_code_2(data, model, tmp_path, capsys, arguments, message):

@@ -68,7 +68,7 @@ OldFeed = Annotated[str | None, typer.Option("--feed", hidden=True)]
 """A spelling that fracgen 0.2 had for what --loader is now."""
 
 
-def refuse_old_feed(mode: str | None) -> None:
-    """Raises UsageError with the new name, where the old one was typed."""
+def refuse_old_feed(mode: str | None, mend: str = "is --loader memory or --loader stream now") -> None:
+    """Raises UsageError with what to give instead, where the old name was typed."""
     if mode is not None:
-        raise UsageError(f"--feed {mode}: is --loader memory or --loader stream now")
+        raise UsageError(f"--feed {mode}: {mend}")

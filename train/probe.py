@@ -46,8 +46,10 @@ def main(
         Path | None, typer.Option(help="Folder for probe.json and probe.png.", rich_help_panel="Output")
     ] = None,
     as_json: options.AsJson = False,
+    feed: options.OldFeed = None,
 ) -> None:
     """Linear probe and nearest neighbours on every block of frozen networks."""
+    options.refuse_old_feed(feed, "is --loader in training now, and a probe reads each image once; leave it out")
     settings = load_settings(ProbeSettings, None, given, overrides or [])
     if not settings.checkpoints:
         raise UsageError("--checkpoint: give the folder of a run, a timm folder, or a file of weights")
