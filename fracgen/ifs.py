@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.manifest import MANIFEST, load_manifest
 from fracgen.shards.settings import read_text
 
 Floats = npt.NDArray[np.float64]
@@ -133,6 +135,14 @@ def check_sigma(sigma: float, num_maps: int) -> None:
         raise UsageError(f"sigma {sigma}: must be in (0, {3 * num_maps}], 3 for each of {num_maps} maps")
 
 
+def usual_sigma(num_maps: int) -> tuple[float, float]:
+    """The sigma-factors from which Anderson & Farrell draw systems of N maps: (5 + N) / 2 to (6 + N) / 2.
+
+    Far below, maps shrink all to dots, which fill no image; at most 3 N is possible.
+    """
+    return min((5 + num_maps) / 2, 3 * num_maps), min((6 + num_maps) / 2, 3 * num_maps)
+
+
 def _draw_singular_values(rest: float, maps_after: int, rng: np.random.Generator) -> tuple[float, float, float]:
     """One map's s1 >= s2, and what is left of `rest` for the maps after it, each of which takes 0 to 3."""
     a, b = rng.random(2).tolist()
@@ -156,12 +166,16 @@ def _rotation(angle: float) -> Floats:
 def load_ifs(path: Path) -> IFS:
     """Read a category CSV (a, b, c, d, e, f, p a row; p is used as it stands), our JSON, or a data set's base fractal.
 
-    The last is a rendered folder or its `dataset.json`. Raises UsageError with the file, the line and the mend.
+    The last is a rendered folder or its `dataset.json`. Raises UsageError with the file, the line and the mend, and
+    DataError for a data set that is unfinished or damaged.
     """
-    path = path / "dataset.json" if path.is_dir() else path
-    text = read_text(path)
+    content: Any
+    if path.is_dir() or path.name == MANIFEST:
+        content, parse = load_manifest(path if path.is_dir() else path.parent).recipe, _of_recipe
+    else:
+        content, parse = read_text(path), _parse_json if path.suffix.lower() == ".json" else _parse_csv
     try:
-        return _parse_json(text) if path.suffix.lower() == ".json" else _parse_csv(text)
+        return parse(content)
     except (UsageError, csv.Error) as error:
         raise UsageError(f"{path}: {error}") from None
 
@@ -201,11 +215,13 @@ def _parse_json(text: str) -> IFS:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"not JSON ({error})") from None
-    if isinstance(values, dict) and "recipe" in values:
-        values = values["recipe"].get("ifs") if isinstance(values["recipe"], dict) else None
-        if values is None:
-            raise UsageError("its recipe holds no IFS")
-    return IFS.from_plain(values)
+    return _of_recipe(values["recipe"]) if isinstance(values, dict) and "recipe" in values else IFS.from_plain(values)
+
+
+def _of_recipe(recipe: Any) -> IFS:
+    if not isinstance(recipe, Mapping) or recipe.get("ifs") is None:
+        raise UsageError("its recipe holds no IFS")
+    return IFS.from_plain(recipe["ifs"])
 
 
 def _numbers(values: Any, name: str) -> Floats:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
+from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps, usual_sigma
 from fracgen.recipe import Classes, Column, Difference, DrawnRecipe, Seed
 from fracgen.rng import generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Sample
-from fracgen.shards.settings import Setting
+from fracgen.shards.settings import Setting, convert
 from fracgen.style import Color, Draw, Pad, Patch, Points, Size
 
 if TYPE_CHECKING:
@@ -128,6 +128,22 @@ class OnePFrac(DrawnRecipe):
         if self.ifs is None:
             check_sigma(self.sigma, self.maps)
 
+    @classmethod
+    def rebased(cls, values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Without the sigma and maps of a base fractal that another takes the place of.
+
+        Raises UsageError where sigma or maps are not those of the base fractal beside them.
+        """
+        if overrides.get("ifs") is not None:
+            return {name: value for name, value in values.items() if name not in ("sigma", "maps")}
+        if values.get("ifs") is not None:
+            base: IFS = convert(IFS, values["ifs"], "ifs")
+            for name, own in (("maps", len(base)), ("sigma", base.sigma)):
+                stated = convert(float, values.get(name, own), name)
+                if not math.isclose(stated, own, rel_tol=1e-9):
+                    raise UsageError(f"{name} {stated:g}: the ifs beside it has {own:g}; leave {name} out")
+        return dict(values)
+
     def __len__(self) -> int:
         return self.classes
 
@@ -179,10 +195,12 @@ class OnePFrac(DrawnRecipe):
                 if best_base and best >= self.min_acceptance and (candidates >= self.base_candidates or best == 1):
                     counts = {"base_tries": attempt + 1, "base_rejections": dict(sorted(rejections.items()))}
                     return replace(self, ifs=best_base[1]), {"base": best_base[0], **counts, "base_acceptance": best}
+            low, high = usual_sigma(self.maps)
+            sigma = f"give a --sigma of {low:g} to {high:g} for {self.maps} maps, " if self.sigma < low else ""
             raise DataError(
                 f"no base fractal in {self.max_base_tries} tries at sigma {self.sigma:g} and delta {self.delta:g} "
                 f"(failed themselves: {_counts(rejections) or 'none'}; of {candidates} others at best {best:.2f} of "
-                f"the perturbations passed, at least {self.min_acceptance:g} must); "
+                f"the perturbations passed, at least {self.min_acceptance:g} must); {sigma}"
                 "lower --min-fill or --min-acceptance, or try another --seed"
             )
 

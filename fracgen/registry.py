@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib
+import json
 import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from fracgen.assets import Stored
 from fracgen.recipe import Recipe as Recipe
 from fracgen.shards.errors import UsageError
-from fracgen.shards.manifest import FORMAT, MANIFEST, PACK, hash_json, load_manifest
+from fracgen.shards.manifest import FORMAT, MANIFEST, PACK, hash_json, load_manifest, read_manifest
 from fracgen.shards.plan import read_input, read_plan
 from fracgen.shards.settings import from_plain, nearest, parse_yaml, read_text, to_plain, to_yaml
 
@@ -101,6 +102,11 @@ def _fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
 
 
 def _read_input(value: Any, folder: Path | None) -> Any:
+    """The value that a file holds, where `value` names one. A recipe's hash may be of what the file says, not of it.
+
+    So photographs are decoded before they can be compared, within bounds that their headers tell; in a finished
+    folder, `read_input` compares the file itself first.
+    """
     if not isinstance(value, dict) or set(value) != {"file", "sha256"} or folder is None:
         return value
     if value["file"] not in STORED:
@@ -122,21 +128,27 @@ def recipe_hash(recipe: Recipe) -> str:
 def load_values(path: Path) -> dict[str, Any]:
     """The keys of a YAML recipe, or of the recipe in a rendered folder, finished or not; unchecked but for their form.
 
-    Raises UsageError with the file.
+    Raises UsageError with the file, DataError for a folder that is damaged.
     """
-    if path.is_dir() and not (path / MANIFEST).exists():
-        if (begun := read_plan(path)) is not None:
-            return dict(begun.recipe)
-        load_manifest(path)  # says what the folder is instead
-    path = path / MANIFEST if path.is_dir() else path
-    values = parse_yaml(read_text(path), str(path))
+    if path.is_dir():
+        begun = None if (path / MANIFEST).exists() else read_plan(path)
+        return dict((begun or load_manifest(path)).recipe)
+    text = read_text(path)
+    if path.name == MANIFEST or _is_manifest(text):
+        return dict(read_manifest(path).recipe)
+    values = parse_yaml(text, str(path))
     if not values and not isinstance(values, list):
         raise UsageError(f"{path}: empty; a recipe says at least `recipe: {DEFAULT}`")
-    if isinstance(values, dict) and values.get("format") == FORMAT:
-        values = values.get("recipe")
     if not isinstance(values, dict):
         raise UsageError(f"{path}: must be a mapping of recipe keys, not {type(values).__name__}")
     return values
+
+
+def _is_manifest(text: str) -> bool:
+    with contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(text)
+        return isinstance(values, dict) and values.get("format") == FORMAT
+    return False
 
 
 def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, *, name: str | None = None) -> Recipe:
@@ -149,9 +161,9 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, *,
     if name is not None and values.setdefault("recipe", name) != name:
         raise UsageError(f"{path}: is a recipe of {values['recipe']}, not of {name}")
     kept = {key: value for key, value in values.items() if str(key).replace("-", "_") not in overrides}
-    if (kind := values.get("recipe", DEFAULT)) in RECIPES:
-        kept = RECIPES[kind].rebased(kept, overrides)
     try:
+        if (kind := values.get("recipe", DEFAULT)) in RECIPES:
+            kept = RECIPES[kind].rebased(kept, overrides)
         return from_dict({**kept, **overrides}, path if path.is_dir() else path.parent)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None

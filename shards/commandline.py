@@ -1,8 +1,11 @@
 """Command lines made of settings: an option for each field, grouped help, lazy commands, one line for each error."""
 
+import errno
 import importlib
 import os
+import re
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +27,10 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 1000}
 """Help is as wide as the terminal."""
 _MAX_NAME = 28
 """Longer names of options have a line of their own."""
+INTERRUPTED = 130
+_OUT_OF_MEMORY = "out of memory"
+_SHORT_OF_MEMORY = re.compile("can't start new thread|[Cc]annot allocate memory|failed to map segment")
+"""Messages of Python, of the system, and of its loader of libraries."""
 
 
 class Command(TyperCommand):
@@ -167,8 +174,11 @@ def main(
     knows, or None. place: which of several processes speaks, as in " (rank 1)".
     """
     set_up_streams()
+    sys.unraisablehook = _pass_over_interrupts
 
     def fail(message: str, code: int) -> int:
+        if code == INTERRUPTED and not _can_start_thread():  # OpenBLAS, for one, sends SIGINT where it cannot
+            message, code = f"{_OUT_OF_MEMORY}; {memory_hint}", DataError.exit_code
         print(f"{name}{place()}: {one_line(message)}", file=sys.stderr)
         return code
 
@@ -181,19 +191,41 @@ def main(
         command = error.ctx.command_path if getattr(error, "ctx", None) else name
         return fail(f"{error.format_message()} ('{command} --help' lists what there is)", UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return fail("interrupted", 130)
+        return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that nothing is written to it at exit
         return DataError.exit_code
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
         if (message := explain(error)) is not None:
             return fail(message, DataError.exit_code)
-        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
-            return fail(f"out of memory; {memory_hint}", DataError.exit_code)
+        if is_out_of_memory(error):
+            return fail(f"{_OUT_OF_MEMORY}; {memory_hint}", DataError.exit_code)
         if not isinstance(error, OSError):
             raise
         file = f"{error.filename}: " if error.filename else ""
         return fail(f"{file}{error.strerror or error}", DataError.exit_code)
-    if code == 130:  # typer's word for Ctrl-C
+    if code == INTERRUPTED:  # typer's word for Ctrl-C
         return fail("interrupted", code)
     return code if isinstance(code, int) else 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, or what else a thread needs, is short; libraries that cannot load do too."""
+    is_short = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return is_short or isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error)) is not None
+
+
+def _can_start_thread() -> bool:
+    try:
+        thread = threading.Thread(target=lambda: None)
+        thread.start()
+    except (RuntimeError, MemoryError):
+        return False
+    thread.join()
+    return True
+
+
+def _pass_over_interrupts(unraisable: Any) -> None:
+    """Say nothing of a Ctrl-C while what an earlier one stopped is cleared away: "interrupted" is said once."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)

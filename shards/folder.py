@@ -13,11 +13,11 @@
     <folder>/dataset.json                   the manifest, written last: the folder is finished
 
 A crash leaves a shard without its record (rubbish: removed), or everything but the removal of `.partial` (removed by
-the next run). Plan and records end in a hash of what they say, so one that is damaged is known, and a shard without a
-good record is made again; so is one whose tar was changed after it was committed. Only the shards are flushed to the
-disk before their records, so after a power cut a record may be missing or empty, which costs one shard, but none can
-vouch for a shard that did not survive. Locks are fcntl's: the system frees them with the process, and network file
-systems that know POSIX locks share them between machines.
+the next run). Plan, records and the number of parts end in a hash of what they say, so one that is damaged is known,
+and a shard without a good record is made again; so is one whose tar was changed after it was committed. Only the shards
+are flushed to the disk before their records, so after a power cut a record may be missing or empty, which costs one
+shard, but none can vouch for a shard that did not survive. Locks are fcntl's: the system frees them with the process,
+and network file systems that know POSIX locks share them between machines.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import is_url, num_cores, unique_temporary, write_atomically
 from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
-from fracgen.shards.plan import FolderPlan, has_tar, num_parts, read_plan, read_record
+from fracgen.shards.plan import FolderPlan, has_tar, num_parts, parts_to_bytes, read_plan, read_record
 
 SAME_BYTES = {"0.2.0", "0.3.0"}
 """Versions of fracgen between which a folder may pass: each finishes it as the one that began it would."""
@@ -219,9 +219,8 @@ class FolderWriter:
         if not _lock(self._open_lock(f"lock-{self._slug}"), fcntl.LOCK_EX):
             raise UsageError(f"{self.folder}: another run is writing part {self.part}")
         if not alone and (count := num_parts(self.folder)) != self.part.count:
-            raise UsageError(
-                f"{self.folder}: is being written in {count} parts, this is one of {self.part.count}; wait"
-            )
+            parts = f"{count} parts" if count else "parts of a number that is damaged"
+            raise UsageError(f"{self.folder}: is being written in {parts}, this is one of {self.part.count}; wait")
         return alone
 
     def _open_lock(self, name: str) -> IO[bytes]:
@@ -285,7 +284,7 @@ class FolderWriter:
                 self._write(self.partial / f"input-{name}", data, durable=True)
             self._write(self._plan_path, self.plan.to_bytes(), durable=True)
             if self.part is not None:
-                self._write(self.partial / "parts", str(self.part.count).encode())
+                self._write(self.partial / "parts", parts_to_bytes(self.part.count))
         self._write(self.partial / f"run-{self.token}", own.to_bytes())
 
     def _write(self, path: Path, data: bytes, *, durable: bool = False) -> None:

@@ -176,6 +176,11 @@ def load_manifest(folder: Path) -> Manifest:
         if (folder / PARTIAL).is_dir():
             raise DataError(f"{folder}: unfinished; run again what began it, or `fracgen merge` after parts")
         raise UsageError(f"{folder}: no {MANIFEST} in it, so this is no folder of shards")
+    return read_manifest(path)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file of any name. Raises UsageError, DataError as `load_manifest` does."""
     try:
         data = path.read_bytes()
         if data.startswith(LFS_POINTER):

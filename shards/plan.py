@@ -1,10 +1,11 @@
 """The state of an unfinished folder of shards, as files in `.partial`: its plan, inputs and committed shards.
 
-Plan and records end in the sha256 of what they say. Those of fracgen 0.2 have none, and count as long as they are
-well-formed: `FolderWriter.finish` checks every tar against its record whichever wrote it.
+Each ends in the sha256 of what it says. Plans and records of fracgen 0.2 have none, and count as long as
+they are well-formed: `FolderWriter.finish` checks every tar against its record whichever wrote it.
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.layout import Layout
-from fracgen.shards.manifest import PARTIAL, ShardRecord, hash_json, to_json
+from fracgen.shards.manifest import MANIFEST, PARTIAL, ShardRecord, hash_json, load_manifest, to_json
 from fracgen.shards.settings import from_json
 
 T = TypeVar("T")
@@ -75,23 +76,44 @@ def has_tar(folder: Path, record: ShardRecord) -> bool:
 
 
 def read_input(folder: Path, name: str) -> bytes:
-    """A file that a folder's recipe was made from, whether the folder is finished or not. Raises UsageError."""
+    """A file that a folder's recipe was made from, whether the folder is finished or not.
+
+    Raises UsageError where it is missing, too large, or not the one that the manifest names.
+    """
     for path in (folder / PARTIAL / f"input-{name}", folder / name):
         with contextlib.suppress(FileNotFoundError):
             if not path.is_file() and path.exists():
                 raise UsageError(f"{path}: not a plain file")
             if path.stat().st_size > _MAX_INPUT_BYTES:
                 raise UsageError(f"{path}: larger than {_MAX_INPUT_BYTES >> 20} MiB, so not what it should be")
-            return path.read_bytes()
+            data = path.read_bytes()
+            if path == folder / name and (folder / MANIFEST).exists():
+                expected = load_manifest(folder).files.get(name)
+                if expected not in (None, hashlib.sha256(data).hexdigest()):
+                    raise UsageError(f"{path}: is not the file that the recipe names")
+            return data
     raise UsageError(f"{folder / name}: missing")
 
 
 def num_parts(folder: Path) -> int | None:
-    """The number of parts in which an unfinished folder is written; None where it is written whole, or is finished."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        count = int((folder / PARTIAL / "parts").read_text("ascii"))
-        return count if count > 0 else None
+    """The number of parts in which an unfinished folder is written.
+
+    None where it is written whole, is finished, or its number is damaged or fracgen 0.2's.
+    """
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        parts = _read(_Parts, folder / PARTIAL / "parts")
+        return parts.count if parts is not None and parts.count > 0 else None
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    count: int
+
+
+def parts_to_bytes(count: int) -> bytes:
+    """The file `parts`: in how many parts a folder is written."""
+    return seal({"count": count})
 
 
 def seal(values: Mapping[str, Any], indent: int | None = None) -> bytes:

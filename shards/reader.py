@@ -84,7 +84,7 @@ def read_tar(path: Path, extension: str) -> Iterator[EncodedSample]:
                 yield _assemble(path, key, members, extension)
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: missing") from error
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{path.name}: no whole tar ({error})") from error
 
 

@@ -8,12 +8,32 @@ import yaml
 from fracgen.shards.errors import UsageError
 
 _MAX_DEPTH = 64
+_MAX_NODES = 10_000
+"""Values and keys that are written out, for which the parser, plain Python, takes half a second."""
 _MAX_REPEATED = 100_000
 """Values that aliases may add to those that are written out."""
+_TOO_DEEP = f"nested more than {_MAX_DEPTH} deep, or an alias that holds itself"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers are decimal (1e-3 is one; 010 and 12:30 are text), and whose keys may not repeat."""
+    """YAML whose numbers are decimal (1e-3 is one; 010 and 12:30 are text), and whose keys may not repeat.
+
+    Its size and depth are bounded while it is read. libyaml's parser, 10 times as fast, is not in every PyYAML, and
+    reads some texts otherwise.
+    """
+
+    num_nodes = depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.num_nodes += 1
+        if self.num_nodes > _MAX_NODES:
+            raise UsageError(f"more than {_MAX_NODES:,} keys and values, so not what it should be")
+        if self.depth >= _MAX_DEPTH:
+            raise UsageError(_TOO_DEEP)
+        self.depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -66,7 +86,7 @@ def _check_size(root: yaml.Node) -> None:
 
     def size(node: yaml.Node, depth: int) -> int:
         if depth > _MAX_DEPTH:
-            raise UsageError(f"nested more than {_MAX_DEPTH} deep, or an alias that holds itself")
+            raise UsageError(_TOO_DEEP)
         if id(node) not in sizes:
             inner = [] if isinstance(node, yaml.ScalarNode) else node.value
             parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))

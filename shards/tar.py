@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fracgen.shards.errors import DataError
-from fracgen.shards.tar_members import Indices, Members, Names, list_members, mapped
+from fracgen.shards.tar_members import Indices, Members, Names, list_members, mapped, walk
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp")
 """Of the image of a sample, in order of preference."""
@@ -74,14 +74,14 @@ class TarIndex:
             with Path(self.path).open("rb") as file:
                 file.seek(int(self.starts[number]))
                 with tarfile.open(fileobj=file, mode="r:") as tar:
-                    for member in tar:
+                    for member in walk(tar):
                         parts = _split(member.name.encode("utf-8", "surrogateescape")) if member.isreg() else None
                         if parts is None or (content := tar.extractfile(member)) is None:
                             continue
                         if parts[0] != key:
                             break
                         members[parts[1].decode("utf-8", "replace")] = content.read()
-        except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
+        except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(f"{Path(self.path).name}: sample {os.fsdecode(bytes(key))}: {error}") from error
         return members
 

@@ -19,6 +19,9 @@ TAR_END = bytes(2 * _BLOCK)
 _ROWS = 1 << 15
 """Headers that are looked at in one piece: 16 MiB."""
 
+_MAX_NAME = 1024
+"""Letters of a member's name."""
+
 Indices = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 Names = npt.NDArray[np.bytes_]
@@ -79,11 +82,20 @@ def _other_members(file: BinaryIO, tar_name: str) -> Iterator[tuple[str, bytes]]
         return
     file.seek(-1, os.SEEK_CUR)
     with tarfile.open(fileobj=file, mode="r:") as tar:
-        for member in tar:
+        for member in walk(tar):
             content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
             if content is None:
                 raise DataError(f"{tar_name}: member {member.name!r} is no plain file")
             yield member.name, content.read()
+
+
+def walk(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar, of which none is kept. Raises ValueError for a size that leads back: it would never end."""
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]
+        if tar.offset <= member.offset:
+            raise ValueError(f"member {member.name[:100]!r} claims {member.size} bytes")
+        yield member
 
 
 def _header(name: bytes, size: bytes) -> bytes:
@@ -204,13 +216,16 @@ def _tarfile_members(file: BinaryIO, offset: int) -> tuple[Members, int, str | N
     file.seek(offset)
     try:
         with tarfile.open(fileobj=_Bounded(file), mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # they would all be kept
+            for member in walk(tar):
+                if len(member.name) > _MAX_NAME:  # all names lie in one array
+                    raise ValueError(f"a member's name has {len(member.name)} letters, at most {_MAX_NAME} are read")
+                if member.issparse():
+                    raise ValueError(f"member {member.name!r} is sparse; write the tar without --sparse")
                 if member.isreg():
                     names.append(member.name.encode("utf-8", "surrogateescape"))
                     places.extend((member.offset, member.offset_data, member.size))
             offset = tar.offset
-    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as failure:
+    except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as failure:
         error = str(failure)
     columns = np.array(places, np.int64).reshape(-1, 3).T
     return Members(np.array(names, np.bytes_), *columns), offset, error

@@ -15,7 +15,6 @@ from fracgen.render_shards import plan, write_shards
 from fracgen.shards.manifest import hash_json
 
 hypothesis.settings.register_profile("short", max_examples=60, deadline=None, print_blob=True)
-hypothesis.settings.register_profile("long", max_examples=100_000, deadline=None, print_blob=True)
 
 SMALL = {"classes": 24, "size": 48, "pad": 3, "points": 1500, "min_fill": 0.1, "seed": 3, "base_candidates": 1}
 """A recipe of which an image takes well under a millisecond, and of which some draws are rejected."""
@@ -28,9 +27,13 @@ def small_recipe(**changes) -> OnePFrac:
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="kills, flips and fuzzing for hours, not for seconds")
+    parser.addoption("--kills", type=int, default=500, help="with --long: of each kind")
+    parser.addoption("--examples", type=int, default=100_000, help="with --long: of each kind of flips and fuzzing")
 
 
 def pytest_configure(config):
+    num_examples = config.getoption("--examples")
+    hypothesis.settings.register_profile("long", max_examples=num_examples, deadline=None, print_blob=True)
     hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")
     if config.getoption("--hypothesis-seed", None) is None:
         hypothesis.core.global_force_seed = int.from_bytes(os.urandom(4), "little")

@@ -1,5 +1,6 @@
 """The commands as typed: results on stdout, one line on stderr for what is wrong, exit codes."""
 
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import yaml
 from conftest import SMALL, contents, forge_manifest
 from PIL import Image
 
+from fracgen.cli import progress
 from fracgen.cli.app import run
 from fracgen.ifs import IFS, load_ifs, maps_from_rows
 from fracgen.plain import draw_plain
@@ -269,6 +271,29 @@ def test_bench(fracgen):
         assert rows[step]["milliseconds"] > 0
     draw = next(row for step, row in rows.items() if step.startswith("orbit,"))
     assert draw["speedup"] == rows["the same in plain Python"]["milliseconds"] / draw["milliseconds"]
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_names_reach_a_terminal_as_they_are_or_as_escapes(fracgen, tmp_path, monkeypatch):
+    """No control character of a name, and nothing in brackets, which rich takes for markup."""
+    name = "a[/red]\x1b[2J\nb"
+    (tmp_path / "images" / "ant").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "ant" / "0.png")
+    (tmp_path / "images").rename(tmp_path / name)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with progress.status(f"listing {name}"), progress._Bar(name, 3, enabled=True) as bar:
+        assert bar._bar is not None
+    for command in (["pack", name, "--out", f"{name}-packed"], ["verify", f"{name}-packed"]):
+        assert fracgen(*command)[0] == 0
+    shown = sys.stderr.getvalue() + sys.stdout.getvalue()
+    assert "a[/red]\\x1b[2J\\nb" in shown and "\x1b[2J" not in shown
 
 
 def test_an_interrupt_is_one_line(fracgen, monkeypatch):

@@ -5,6 +5,7 @@ Files with a hash of their own give what was written, or an error.
 """
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -19,23 +20,43 @@ import pytest
 from conftest import PROVENANCE, contents, small_recipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_checkpoint import checkpoint
+from test_pretrain import TINY, same
 
-from fracgen.categories import Categories
-from fracgen.ifs import IFS
+from fracgen.categories import Categories, category_files
+from fracgen.ifs import IFS, load_ifs
 from fracgen.photo.photographs import Photographs
 from fracgen.registry import load_recipe, save_recipe
 from fracgen.render_shards import plan, plan_of, render_shard
+from fracgen.rng import legacy_state
+from fracgen.search import SearchState
 from fracgen.shards.errors import FracgenError
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.images import decode_picture
 from fracgen.shards.manifest import load_manifest
-from fracgen.shards.plan import read_plan, read_record
+from fracgen.shards.plan import num_parts, parts_to_bytes, read_plan, read_record
 from fracgen.shards.png import decode_png, encode_png
 from fracgen.shards.reader import read_tar
 from fracgen.shards.tar import index_tar
+from fracgen.train import pretrain
+from fracgen.train.engine.checkpoint import load as load_checkpoint
+from fracgen.train.engine.checkpoint import save as save_checkpoint
 
-FORMATS = ["manifest", "plan", "record", "tar", "PNG", "photographs", "categories", "YAML", "tar index", "picture"]
-SEALED = {"manifest", "plan", "record"}
+FORMATS = [
+    "manifest",
+    "plan",
+    "record",
+    "parts",
+    "tar",
+    "PNG",
+    "photographs",
+    "categories",
+    "YAML",
+    "tar index",
+    "picture",
+]
+FORMATS += ["category search", "IFS", "CSV of an IFS", "checkpoint"]
+SEALED = {"manifest", "plan", "record", "parts", "category search", "checkpoint"}
 """Formats of which each file holds its own hash."""
 
 
@@ -60,20 +81,36 @@ def readers(recipe, finished, where):
 
         return path.read_bytes() if path.exists() else b"", reader
 
+    (partial_folder / "parts").write_bytes(parts_to_bytes(3))
+    search = SearchState(legacy_state(1), bytearray([1, 0, 1]), [(0, categories[0]), (2, categories[1])])
+    search.save(where / "search.npz")
+    (where / "ifs.json").write_text(json.dumps(categories[0].to_plain()))
+    (where / "ifs.csv").write_bytes(dict(category_files(categories.systems))["00001.csv"])
+    save_checkpoint(checkpoint(), where / "last.pt")
     (where / "x.tar").write_bytes(tar.read_bytes())
     (where / "manifest" / "dataset.json").write_bytes((finished / "dataset.json").read_bytes())
     return {
         "manifest": through(where / "manifest" / "dataset.json", partial(load_manifest, where / "manifest")),
         "plan": through(partial_folder / "plan.json", partial(read_plan, where / "set")),
         "record": through(partial_folder / "000000.json", partial(read_record, where / "set", layout, 0)),
+        "parts": through(partial_folder / "parts", partial(num_parts, where / "set")),
         "tar": through(where / "x.tar", lambda: list(read_tar(where / "x.tar", "png"))),
         "tar index": through(where / "x.tar", lambda: len(index_tar(where / "x.tar"))),
         "PNG": (encode_png(image), partial(decode_png, shape=image.shape)),
         "picture": (encode_png(image), decode_picture),
         "photographs": (Photographs((image, image[:, :, 0])).to_bytes(), Photographs.from_bytes),
         "categories": (categories.to_bytes(), Categories.from_bytes),
+        "category search": through(where / "search.npz", lambda: vars_of(SearchState.load(where / "search.npz"))),
+        "IFS": through(where / "ifs.json", partial(load_ifs, where / "ifs.json")),
+        "CSV of an IFS": through(where / "ifs.csv", partial(load_ifs, where / "ifs.csv")),
+        "checkpoint": through(where / "last.pt", lambda: str(load_checkpoint(where / "last.pt"))),
         "YAML": through(where / "r.yaml", partial(load_recipe, where / "r.yaml")),
     }
+
+
+def vars_of(search):
+    """What a search has found so far, comparable; None where its file is damaged and it begins anew."""
+    return None if search is None else (search.state.tolist(), bytes(search.outcomes), search.systems)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +165,7 @@ VALUES = st.recursive(
 )
 
 
-@pytest.mark.parametrize("name", ["manifest", "plan", "record", "YAML"])
+@pytest.mark.parametrize("name", ["manifest", "plan", "record", "parts", "YAML"])
 @given(data=st.data(), value=VALUES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_value_in_any_place(formats, name, data, value):
@@ -144,14 +181,32 @@ def test_any_value_in_any_place(formats, name, data, value):
     outcome(read, json.dumps(values).encode())
 
 
-def test_kill_at_any_moment(tmp_path, request):
+@pytest.fixture
+def rng(request):
+    """Draws what tests that kill do, by the seed that the header prints."""
+    seed = request.config.getoption("--hypothesis-seed", None)
+    return random.Random(str(hypothesis.core.global_force_seed if seed is None else seed))
+
+
+def num_kills(request):
+    return request.config.getoption("--kills") if request.config.getoption("--long") else 2
+
+
+def flip_a_bit(path, rng):
+    """Replace a file by one that differs in one bit."""
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.unlink()  # it may be linked, and only one of its names is damaged
+    path.write_bytes(data)
+
+
+def test_kill_at_any_moment(tmp_path, request, rng):
     """`kill -9` after some milliseconds, a flipped bit in what lies there, the same again: the same bytes."""
-    seed = request.config.getoption("--hypothesis-seed", None) or hypothesis.core.global_force_seed
-    rng, place = random.Random(str(seed)), tmp_path / "set"
+    place = tmp_path / "set"
     save_recipe(small_recipe(classes=60, points=20_000), tmp_path / "r.yaml")
     command = [sys.executable, "-m", "fracgen", "render", "--recipe", str(tmp_path / "r.yaml"), "--shards", "12"]
     subprocess.run([*command, "--out", str(tmp_path / "straight")], check=True, capture_output=True)
-    for kill in range(500 if request.config.getoption("--long") else 2):
+    for kill in range(num_kills(request)):
         run = subprocess.Popen([*command, "--out", str(place)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         num_before, until = len(list(place.glob("*.tar"))), time.monotonic() + 60
         while run.poll() is None and time.monotonic() < until:
@@ -163,11 +218,37 @@ def test_kill_at_any_moment(tmp_path, request):
         run.wait()
         files = sorted([*place.glob("*.tar"), *place.glob(".partial/[0-9]*.json")])
         if files and not (place / "dataset.json").exists():
-            path = rng.choice(files)
-            data = bytearray(path.read_bytes())
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-            path.write_bytes(data)
+            flip_a_bit(rng.choice(files), rng)
         if kill % 2:
             subprocess.run([*command, "--out", str(place)], check=True, capture_output=True)
-            assert contents(place) == contents(tmp_path / "straight"), f"seed {seed}, kill {kill}"
+            assert contents(place) == contents(tmp_path / "straight"), f"kill {kill}"
+            shutil.rmtree(place)
+
+
+def start_training(folder, out):
+    """Pre-train for 12 steps with a checkpoint each, in a fork of this process, which has imported all; its id."""
+    arguments = ["--shards", folder, "--out", out, *TINY, "--steps=12", "run.checkpoint_every=1", "run.clean_images=0"]
+    process = os.fork()
+    if not process:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os._exit(pretrain.run([str(argument) for argument in arguments]))
+    return process
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_kill_a_training_at_any_moment(folder, tmp_path, request, rng):
+    """`kill -9` after some milliseconds, a flipped bit in the last checkpoint, the same again: the same weights."""
+    place, began = tmp_path / "run", time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(start_training(folder, tmp_path / "straight"), 0)[1]) == 0
+    seconds, straight = time.monotonic() - began, load_checkpoint(tmp_path / "straight" / "last.pt")
+    for kill in range(num_kills(request)):
+        process = start_training(folder, place)
+        time.sleep(rng.random() * seconds)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        if (place / "previous.pt").exists() and not (place / "model").exists() and rng.random() < 0.7:
+            flip_a_bit(place / "last.pt", rng)
+        if kill % 2:
+            assert os.waitstatus_to_exitcode(os.waitpid(start_training(folder, place), 0)[1]) == 0, f"kill {kill}"
+            assert same(load_checkpoint(place / "last.pt").model, straight.model), f"kill {kill}"
             shutil.rmtree(place)

@@ -464,6 +464,9 @@ def test_plain_timm_loads_the_model_and_says_the_same(data, straight):
     assert all(torch.equal(value, best[key]) for key, value in model.state_dict().items())
     config = json.loads((straight / "model" / "config.json").read_text())["pretrained_cfg"]
     assert config["crop_pct"] == 0.875 and config["mean"] == [0.485, 0.456, 0.406]
+    names = model.pretrained_cfg["label_names"]
+    assert list(names) == told(straight)["classes"] == ["class00", "class01", "class02"]
+    assert timm.data.CustomDatasetInfo(names).index_to_label_name(2) == "class02"
 
 
 def test_it_learns(data, tmp_path):

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import small_recipe
 
+from fracgen.ifs import load_ifs, sample_maps
 from fracgen.onepfrac import OnePFrac
 from fracgen.registry import RECIPES, from_dict, load_recipe, recipe_hash, save_recipe, to_dict
-from fracgen.shards.errors import UsageError
+from fracgen.shards.errors import DataError, UsageError
 
 
 def test_yaml_round_trip(tmp_path):
@@ -99,6 +101,40 @@ def test_unreadable_files(tmp_path):
     for path in (tmp_path / "binary.yaml", tmp_path / "absent.yaml", tmp_path, Path("/dev/zero")):
         with pytest.raises(UsageError):
             load_recipe(path)
+
+
+def test_numbers_beside_a_base_fractal_are_its_own(tmp_path):
+    path, maps = tmp_path / "r.yaml", sample_maps(4.5, 5, np.random.default_rng(0))
+    base = {"recipe": "1p-frac", "ifs": {"maps": maps.tolist()}}
+    for own in ({}, {"maps": 5}, {"maps": 5, "sigma": 4.5}):
+        path.write_text(yaml.safe_dump({**base, **own}))
+        recipe = load_recipe(path)
+        assert (recipe.maps, len(recipe.base)) == (5, 5) and recipe.sigma == pytest.approx(4.5)
+    for others, message in [
+        ({"maps": 2}, "maps 2: the ifs beside it has 5"),
+        ({"sigma": 3.5}, "sigma 3.5: .* has 4.5"),
+    ]:
+        path.write_text(yaml.safe_dump({**base, **others}))
+        with pytest.raises(UsageError, match=rf"r\.yaml: {message}; leave {next(iter(others))} out"):
+            load_recipe(path)
+        assert load_recipe(path, {"ifs": small_recipe().base}).maps == 2, "another base fractal brings its own"
+
+
+def test_the_recipe_of_a_damaged_data_set_is_never_taken(folder, tmp_path):
+    """A number in it may be another than it was; the manifest tells by its own hash, whatever it is called."""
+    text = (folder / "dataset.json").read_text()
+    assert '"delta": 0.1,' in text
+    for name in ("dataset.json", "copy.json"):
+        (tmp_path / name).write_text(text)
+        assert recipe_hash(load_recipe(tmp_path / name)) == recipe_hash(small_recipe())
+        (tmp_path / name).write_text(text.replace('"delta": 0.1,', '"delta": 0.3,'))
+        with pytest.raises(DataError, match=rf"{name}: damaged .* own sha256"):
+            load_recipe(tmp_path / name)
+    for path in (tmp_path, tmp_path / "dataset.json"):
+        with pytest.raises(DataError, match="own sha256"):
+            load_recipe(path)
+        with pytest.raises(DataError, match="own sha256"):
+            load_ifs(path)
 
 
 def test_equal_numbers_have_equal_hashes():

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
+from fracgen.cli.output import InterruptError
 from fracgen.shards import commandline, settings
 from fracgen.shards.commandline import LazyCommand, command_app, lazy_group, options_from
 from fracgen.shards.errors import DataError, UsageError
@@ -131,7 +132,9 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         (BOMB, "aliases repeat values too often"),
         ("a: &a {b: *a}", "an alias that holds itself"),
         ("[" * 100 + "]" * 100, "nested more than 64 deep"),
-        ("[" * 100_000, "not YAML"),
+        ("[" * 100_000, "nested more than 64 deep"),
+        ("".join(f"k{number}: 1\n" for number in range(60_000)), "more than 10,000 keys and values"),
+        ("[" + "0," * 400_000, "more than 10,000 keys and values"),
         ("a: 1\na: 2", "key 'a' is given twice"),
         ("{[1]: 2}", "not YAML"),
     ],
@@ -218,6 +221,8 @@ def test_words_that_are_not_allowed_are_one_line(capsys, words, message):
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError(), 1, "out of memory; lower --batch-size"),
         (RuntimeError("can't start new thread"), 1, "out of memory; lower --batch-size"),
+        (OSError(12, "Cannot allocate memory"), 1, "out of memory; lower --batch-size"),
+        (ImportError("libx.so: failed to map segment from shared object"), 1, "out of memory; lower --batch-size"),
         (RuntimeError("gloo"), 1, "a process has gone"),
         (OSError(28, "No space left on device", "x"), 1, "x: No space left on device"),
     ],
@@ -236,12 +241,44 @@ def test_errors_are_one_line_and_an_exit_code(capsys, error, code, message):
     assert shown == (code, "", f"train (rank 1): {message}\n")
 
 
-def test_bugs_are_not_hidden(capsys):
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), ImportError("a bug")])
+def test_bugs_are_not_hidden(capsys, error):
     def fail() -> None:
-        raise RuntimeError("a bug")
+        raise error
 
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(type(error), match="a bug"):
         call(capsys, app=command_app(fail))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), InterruptError("interrupted; nothing was written")])
+def test_an_interrupt_by_a_library_that_got_no_thread_is_memory(capsys, monkeypatch, error):
+    """OpenBLAS sends this process SIGINT where it cannot start its threads."""
+
+    def fail() -> None:
+        raise error
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    assert call(capsys, app=command_app(fail))[0] == 130
+    monkeypatch.setattr("threading.Thread.start", start)
+    assert call(capsys, app=command_app(fail)) == (1, "", "train: out of memory; lower --size, --points or --workers\n")
+
+
+def test_a_second_interrupt_while_the_first_clears_away_says_nothing(capsys):
+    def numbers():
+        try:
+            yield 1
+        finally:
+            raise KeyboardInterrupt
+
+    def fail() -> None:
+        iterator = numbers()
+        next(iterator)
+        del iterator  # the system tells of an exception here by sys.unraisablehook
+        raise KeyboardInterrupt
+
+    assert call(capsys, app=command_app(fail)) == (130, "", "train: interrupted\n")
 
 
 def test_streams_that_are_closed_or_lack_letters(monkeypatch):

@@ -1,6 +1,7 @@
 """Where the samples of a tar lie, against webdataset's own reader; and tars that are cut, corrupt or odd."""
 
 import io
+import re
 import tarfile
 import tracemalloc
 
@@ -35,6 +36,12 @@ def info_of(name, kind):
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, "000.png"
     return info
+
+
+def header_of(name, size, kind=tarfile.REGTYPE):
+    info = info_of(name, kind)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def webdataset_samples(path):
@@ -204,3 +211,33 @@ def test_a_header_that_claims_gigabytes_is_damage(tmp_path, kind):
     assert index_tar(path).fault is not None
     assert tracemalloc.get_traced_memory()[1] < 50_000_000
     tracemalloc.stop()
+
+
+def sparse_member(name):
+    """A member of GNU's sparse format that claims 4 GiB and holds nothing of them."""
+    header = bytearray(info_of(name, tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"%011o\0" % (1 << 32)
+    header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 8 * 32)
+    return bytes(header)
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        (sparse_member("8.png"), "is sparse; write the tar without --sparse"),
+        (
+            tarfile.TarInfo("n" * 5000 + ".png").tobuf(tarfile.PAX_FORMAT),
+            "name has 5004 letters, at most 1024 are read",
+        ),
+        (header_of("8.png", -1024), "claims -1024 bytes|invalid"),
+        (header_of("8.png", -1024, tarfile.GNUTYPE_LONGNAME), ""),
+        (header_of("8.png", -512, tarfile.XHDTYPE), ""),
+    ],
+    ids=["sparse", "long name", "negative size", "negative long name", "negative pax"],
+)
+def test_members_that_would_take_gigabytes_or_never_end(tmp_path, member, said):
+    path = tmp_path / "x.tar"
+    path.write_bytes(b"".join([*(encode_member(*each) for each in SAMPLES[:3]), member, TAR_END]))
+    assert re.search(f"^x.tar: no whole tar \\(.*({said})", index_tar(path).fault)
+    with pytest.raises(DataError):
+        list(read_tar(path, "png"))

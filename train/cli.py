@@ -42,14 +42,7 @@ def run(application: typer.Typer, name: str, argv: Sequence[str]) -> int:
     if program.stem == "fracgen" or program.parts[-2:] == ("fracgen", "__main__.py"):
         name = f"fracgen {name}"
     warnings.formatwarning = _format_warning
-    sys.unraisablehook = _pass_over_interrupts
     return commandline.main(application, name, argv, explain=_explain, memory_hint=_MEMORY_HINT, place=_rank)
-
-
-def _pass_over_interrupts(unraisable: Any) -> None:
-    """Say nothing of a Ctrl-C while what an earlier one stopped is cleared away: "interrupted" is said once."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(unraisable)
 
 
 def _format_warning(

@@ -1,6 +1,7 @@
 """The command line of `fracgen`: which commands there are. Each is imported when it runs."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -114,6 +115,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code. What the user can mend becomes one line on stderr."""
     if arguments and arguments[0] in PROGRAMS:
         return run_program(arguments[0], arguments[1:])
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would do nothing but take memory
     return main(app, "fracgen", arguments)
 
 

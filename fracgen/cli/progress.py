@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
+from fracgen.shards.errors import printable
 from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import ShardRecord
 
@@ -17,8 +18,9 @@ def status(message: str) -> Iterator[None]:
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(message):
+    with Console(stderr=True).status(Text(printable(message))):
         yield
 
 
@@ -33,7 +35,7 @@ class _Bar:
             from rich.console import Console
 
             self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
+                progress.TextColumn("{task.description}", markup=False),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 *(progress.TextColumn(f"{{task.fields[{field}]}} {unit}") for field, unit in units.items()),
@@ -41,7 +43,7 @@ class _Bar:
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task(name, total=total, **dict.fromkeys(units, 0))
+            self._task = self._bar.add_task(printable(name), total=total, **dict.fromkeys(units, 0))
 
     def __enter__(self) -> Self:
         if self._bar:
