@@ -40,6 +40,8 @@ _JUNK = {
 }  # fmt: skip
 """What Windows, macOS, Linux, Python and network storage leave in folders, in lower case; hidden files aside."""
 _LOOP = "link to a folder above"
+_MAX_DEPTH = 100
+"""Of folders in a class."""
 Numbers = npt.NDArray[np.int64]
 
 
@@ -220,6 +222,9 @@ def _walk(
     if (identity := _identity(folder)) in above:
         others[_LOOP] += 1
         return
+    if len(above) > _MAX_DEPTH:
+        upper = Path(*folder.parts[:8])
+        raise UsageError(f"{upper}: folders nested more than {_MAX_DEPTH} deep; move the images up")
     for entry in _entries(folder):
         try:
             if entry.is_dir():

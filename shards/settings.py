@@ -149,6 +149,8 @@ def convert(kind: Any, value: Any, name: str, *, is_json: bool = False) -> Any:
 
 def _scalar(kind: Any, value: Any, refusal: Callable[[str], Exception]) -> Any:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind in (str, Path) and "\0" in str(value):
+        raise refusal("must hold no NUL character")
     if kind is float and (is_whole or isinstance(value, float)):
         try:
             return float(value) + 0.0  # one zero, one hash

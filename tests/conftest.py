@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from fracgen.shards.manifest import hash_json
 
 hypothesis.settings.register_profile("short", max_examples=60, deadline=None, print_blob=True)
 
+FAULTS = Counter()
+"""Kills, flips and fuzzed inputs of this session, by kind; `--long` prints them at its end."""
 SMALL = {"classes": 24, "size": 48, "pad": 3, "points": 1500, "min_fill": 0.1, "seed": 3, "base_candidates": 1}
 """A recipe of which an image takes well under a millisecond, and of which some draws are rejected."""
 PROVENANCE = {"base": 0, "base_tries": 1, "base_acceptance": 0.8}
@@ -37,6 +40,12 @@ def pytest_configure(config):
     hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")
     if config.getoption("--hypothesis-seed", None) is None:
         hypothesis.core.global_force_seed = int.from_bytes(os.urandom(4), "little")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--long"):
+        counts = ", ".join(f"{number:,} {what}" for what, number in sorted(FAULTS.items()))
+        terminalreporter.write_line(f"faults: {counts}; --hypothesis-seed={hypothesis.core.global_force_seed}")
 
 
 def pytest_report_header(config):

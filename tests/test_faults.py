@@ -17,7 +17,7 @@ from functools import partial
 import hypothesis
 import numpy as np
 import pytest
-from conftest import PROVENANCE, contents, small_recipe
+from conftest import FAULTS, PROVENANCE, contents, small_recipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_checkpoint import checkpoint
@@ -37,7 +37,7 @@ from fracgen.shards.manifest import load_manifest
 from fracgen.shards.plan import num_parts, parts_to_bytes, read_plan, read_record
 from fracgen.shards.png import decode_png, encode_png
 from fracgen.shards.reader import read_tar
-from fracgen.shards.tar import index_tar
+from fracgen.shards.tar import _index_tar, index_tar
 from fracgen.train import pretrain
 from fracgen.train.engine.checkpoint import load as load_checkpoint
 from fracgen.train.engine.checkpoint import save as save_checkpoint
@@ -95,7 +95,7 @@ def readers(recipe, finished, where):
         "record": through(partial_folder / "000000.json", partial(read_record, where / "set", layout, 0)),
         "parts": through(partial_folder / "parts", partial(num_parts, where / "set")),
         "tar": through(where / "x.tar", lambda: list(read_tar(where / "x.tar", "png"))),
-        "tar index": through(where / "x.tar", lambda: len(index_tar(where / "x.tar"))),
+        "tar index": through(where / "x.tar", lambda: (_index_tar.cache_clear(), len(index_tar(where / "x.tar")))),
         "PNG": (encode_png(image), partial(decode_png, shape=image.shape)),
         "picture": (encode_png(image), decode_picture),
         "photographs": (Photographs((image, image[:, :, 0])).to_bytes(), Photographs.from_bytes),
@@ -146,6 +146,7 @@ def test_flipped_cut_and_repeated_bytes(formats, name, data):
             bad[place : place + 1] = b"9" * data.draw(st.integers(1, 40))
         if not bad:
             break
+    FAULTS["files with flipped, cut or repeated bytes"] += 1
     value = outcome(read, bad)
     if name in SEALED and value is not None:
         assert value == outcome(read, good)
@@ -155,6 +156,7 @@ def test_flipped_cut_and_repeated_bytes(formats, name, data):
 @given(data=st.one_of(st.binary(max_size=2000), st.text(max_size=500).map(str.encode)))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_bytes(formats, name, data):
+    FAULTS["files of any bytes"] += 1
     outcome(formats[name][1], data)
 
 
@@ -178,6 +180,7 @@ def test_any_value_in_any_place(formats, name, data, value):
         if data.draw(st.booleans()):
             break
     outer[key] = value
+    FAULTS["files with any value in any place"] += 1
     outcome(read, json.dumps(values).encode())
 
 
@@ -198,6 +201,7 @@ def flip_a_bit(path, rng):
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     path.unlink()  # it may be linked, and only one of its names is damaged
     path.write_bytes(data)
+    FAULTS["flipped bits in killed runs"] += 1
 
 
 def test_kill_at_any_moment(tmp_path, request, rng):
@@ -213,6 +217,7 @@ def test_kill_at_any_moment(tmp_path, request, rng):
             if len(list(place.glob("*.tar"))) > num_before:
                 time.sleep(rng.random() * 0.02)
                 run.send_signal(signal.SIGKILL)
+                FAULTS["kills of renderings"] += 1
                 break
             time.sleep(0.001)
         run.wait()
@@ -245,6 +250,7 @@ def test_kill_a_training_at_any_moment(folder, tmp_path, request, rng):
         process = start_training(folder, place)
         time.sleep(rng.random() * seconds)
         os.kill(process, signal.SIGKILL)
+        FAULTS["kills of trainings"] += 1
         os.waitpid(process, 0)
         if (place / "previous.pt").exists() and not (place / "model").exists() and rng.random() < 0.7:
             flip_a_bit(place / "last.pt", rng)

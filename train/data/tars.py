@@ -3,8 +3,10 @@
 import glob
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ from fracgen.train.data.examples import Examples, ImageShape, Progress, numbered
 from fracgen.train.data.sampler import BLOCK
 from fracgen.train.data.skipped import Skipped
 from fracgen.train.data.tar_store import TarStore
+
+_MAX_CLASSES = 1_000_000
+_MAX_TARS = 100_000
+_LEAST_SAMPLE = 512
+"""Bytes that a sample takes in a tar, at least: the header of a member."""
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.\d+)?\}")
 
 
 def is_pattern(where: str) -> bool:
@@ -80,6 +88,8 @@ def open_tars(
     tars = _expand(pattern)
     if num_classes < 1:
         raise UsageError(f"{pattern}: give --num-classes, as these tars have no manifest")
+    if num_classes > _MAX_CLASSES:
+        raise UsageError(f"--num-classes {num_classes}: must be at most {_MAX_CLASSES}")
     missing = [tar for tar in tars if not Path(tar).is_file()]
     if missing and not skip_bad:
         raise DataError(f"{missing[0]}: missing ({len(missing)} of the {len(tars)} tars of {pattern})")
@@ -121,6 +131,9 @@ def check_labels(examples: Examples, *, skip_bad: bool, skipped: Skipped, progre
 def _expand(pattern: str) -> list[str]:
     if "://" in pattern or pattern.startswith(("pipe:", "hf:")):
         raise UsageError(f"{pattern}: only local files are read; copy the tars here first")
+    num_names = prod(abs(int(end) - int(start)) + 1 for start, end in _RANGE.findall(pattern))
+    if num_names > _MAX_TARS:
+        raise UsageError(f"{pattern}: stands for {num_names:,} tars; at most {_MAX_TARS:,} are read")
     try:
         names = (
             [pattern]
@@ -160,6 +173,10 @@ def _count(tars: Sequence[str], skip_bad: bool, progress: Progress | None) -> tu
         count, source = known.get(Path(tar), (None, ""))
         if source:
             counted_by[done] = source
+            if Path(tar).is_file() and (count or 0) * _LEAST_SAMPLE > (size := Path(tar).stat().st_size):
+                raise DataError(
+                    f"{source}: says {count} samples of {Path(tar).name}, which has {size} bytes; mend or remove it"
+                )
         if count is None and not Path(tar).is_file():
             count = 1
         if count is None:
@@ -183,7 +200,7 @@ def _recorded_counts(folder: Path) -> dict[Path, tuple[int, str]]:
             counts = read(json.loads(path.read_text("utf-8")))
             if any(type(count) is not int or count < 0 for count in counts.values()):
                 raise ValueError("a size is no number")
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             raise DataError(f"{path}: damaged ({error}); mend or remove it") from error
         return {folder / tar: (count, str(path)) for tar, count in counts.items()}
     return {}
