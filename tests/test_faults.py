@@ -231,8 +231,8 @@ def test_kill_at_any_moment(tmp_path, request, rng):
 
 
 def start_training(folder, out):
-    """Pre-train for 12 steps with a checkpoint each, in a fork of this process, which has imported all; its id."""
-    arguments = ["--shards", folder, "--out", out, *TINY, "--steps=12", "run.checkpoint_every=1", "run.clean_images=0"]
+    """Pre-train for 6 steps with a checkpoint each, in a fork of this process, which has imported all; its id."""
+    arguments = ["--shards", folder, "--out", out, *TINY, "--steps=6", "run.checkpoint_every=1", "run.clean_images=0"]
     process = os.fork()
     if not process:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

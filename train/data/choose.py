@@ -28,13 +28,13 @@ def choose_mode(
     on_host: bool = False,
     copies: int | None = None,
     reason: str = "by --loader",
-    mends: str = "give --loader stream",
+    advice: str = "give --loader stream",
 ) -> Choice:
     """Whether a set is kept in memory or streamed.
 
     num_bytes: of its images, decoded. on_host: they are kept on the host, whatever the device. copies: processes on
     this machine, each of which keeps its own; torchrun's LOCAL_WORLD_SIZE by default. reason: why it is not `auto`.
-    mends: what to do where the set does not fit. Raises UsageError for `memory` then.
+    advice: what to do where the set does not fit. Raises UsageError for `memory` then.
     """
     host = torch.device("cpu")
     copies = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if copies is None else copies
@@ -47,7 +47,7 @@ def choose_mode(
         return Choice("stream", f"stream, {reason}: {sizes}")
     if mode == "memory":
         if num_bytes > MAX_SHARE * free:
-            raise UsageError(f"memory, {reason}: the set does not fit in memory: {sizes}; {mends}")
+            raise UsageError(f"memory, {reason}: the set does not fit in memory: {sizes}; {advice}")
         return Choice("memory", f"memory, {reason}: {sizes}")
     if num_bytes > AUTO_SHARE * free:
         return Choice("stream", f"stream: {sizes}, of which {AUTO_SHARE:.0%} may be taken")

@@ -160,7 +160,7 @@ def _choose(
 ) -> Choice:
     """Raises UsageError for sets of mixed sizes that cannot be had as the settings say."""
     differing = next((shape.differing for shape in shapes if shape.differing), "")
-    mode, reason, mends = settings.mode, "by --loader", "give --loader stream"
+    mode, reason, advice = settings.mode, "by --loader", "give --loader stream"
     if differing and (transform is None or mode == "memory" or not settings.workers):
         mends = [_RESIZE]
         if transform is not None:
@@ -175,9 +175,9 @@ def _choose(
         and not all(_one_size(shape, settings) for shape in shapes)
     ):
         # without workers, images that may differ in size can only be loaded, which shows if they do
-        mode, reason, mends = "memory", "as there are no workers", f"give --workers 1 or more, or {_RESIZE}"
+        mode, reason, advice = "memory", "as there are no workers", f"give --workers 1 or more, or {_RESIZE}"
     on_host = settings.augment == "timm" and transform is not None
-    return choose_mode(num_bytes, mode, ranks.device, on_host=on_host, reason=reason, mends=mends)
+    return choose_mode(num_bytes, mode, ranks.device, on_host=on_host, reason=reason, advice=advice)
 
 
 def eval_batches(
