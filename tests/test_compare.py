@@ -10,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from PIL import Image
 import fracgen.cli.app
 from fracgen.shards.errors import UsageError
 from fracgen.train import compare
+from fracgen.train.cli import StopError
 from fracgen.train.experiments import comparison, tables
+from fracgen.train.experiments.comparison_tasks import lock_folder
 from fracgen.train.experiments.finished_runs import FinishedRuns
-from fracgen.train.experiments.subprocesses import SubprocessError, SubprocessRunner
+from fracgen.train.experiments.subprocesses import SubprocessError, SubprocessRunner, Task
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """
@@ -77,22 +80,30 @@ def recipe(tmp_path):
     return tmp_path / "recipe.yaml"
 
 
-def run_here(self, argv, title, *, tick=lambda: None):
-    """What SubprocessRunner.run does, in this process: a program that is started imports torch first."""
-    tick()
+class Ended:
+    """A program that has ended."""
+
+    def __init__(self, code):
+        self.code = code
+
+    def poll(self):
+        return self.code
+
+    def terminate(self):
+        raise AssertionError("it has ended")
+
+
+def start_here(self, argv, log):
+    """What SubprocessRunner.start_process does, in this process: a program that is started imports torch first."""
     with contextlib.redirect_stdout(io.StringIO()):
         if list(argv[1:3]) == ["-m", "fracgen"]:
-            code = fracgen.cli.app.run(list(argv[3:]))
-        else:
-            name = Path(argv[1]).stem
-            code = importlib.import_module(f"fracgen.train.{name}").run(list(argv[2:]))
-    if code:
-        raise SubprocessError(f"{title}: ended with exit code {code}", code)
+            return Ended(fracgen.cli.app.run(list(argv[3:])))
+        return Ended(importlib.import_module(f"fracgen.train.{Path(argv[1]).stem}").run(list(argv[2:])))
 
 
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr(SubprocessRunner, "run", run_here)
+    monkeypatch.setattr(SubprocessRunner, "start_process", start_here)
 
 
 def run(*words):
@@ -178,25 +189,28 @@ def test_a_stream_without_a_letter_does_not_lose_the_table(here, images, recipe,
 
 def test_what_changed_is_done_again(images, start, recipe, tmp_path):
     about = comparison.FinetuneCommand(config=str(recipe), overrides=(), data=str(images), model=None)
-    (asked,) = comparison.plan_comparison(
-        about, {"a": str(start)}, seeds=[0], per_class=[4], out=tmp_path / "out"
-    ).runs()
+
+    def finished(**changes):
+        command = comparison.FinetuneCommand(**{**vars(about), **changes})
+        starts, out = {"a": str(start)}, tmp_path / "out"
+        return FinishedRuns(comparison.Comparison(command=command, starts=starts, seeds=[0], per_class=[4], out=out))
+
+    (asked,) = finished()._comparison.runs()
     assert asked.path == tmp_path / "out" / "per-class-4" / "a" / "seed-0"
-    made = FinishedRuns(about)._identity(asked)
+    made = finished()._identity(asked)
     asked.path.mkdir(parents=True)
-    assert asked not in FinishedRuns(about)
+    assert asked not in finished()
     (asked.path / "results.json").write_text(json.dumps({"fingerprint": made["fingerprint"]}))
-    assert asked not in FinishedRuns(about)
-    FinishedRuns(about).add(asked)
-    assert asked in FinishedRuns(about)
+    assert asked not in finished()
+    finished().add(asked)
+    assert asked in finished()
     for other in ("augment.hflip=0", "loader.batch_size=4"):
-        assert asked not in FinishedRuns(comparison.FinetuneCommand(**{**vars(about), "overrides": (other,)}))
-    same = comparison.FinetuneCommand(**{**vars(about), "overrides": ("run.log_every=7",)})
-    assert asked in FinishedRuns(same), "changes no weight"
+        assert asked not in finished(overrides=(other,))
+    assert asked in finished(overrides=("run.log_every=7",)), "changes no weight"
     moved = write_images(tmp_path / "moved")
-    assert asked in FinishedRuns(comparison.FinetuneCommand(**{**vars(about), "data": str(moved)}))
+    assert asked in finished(data=str(moved))
     (moved / "train" / "a" / "0.png").unlink()
-    assert asked not in FinishedRuns(comparison.FinetuneCommand(**{**vars(about), "data": str(moved)}))
+    assert asked not in finished(data=str(moved))
 
 
 def test_a_failing_run_ends_it_and_the_rest_stays(images, recipe, tmp_path, capfd):
@@ -276,7 +290,8 @@ def test_weights_in_a_file_have_the_architecture_of_a_folder(images, start, reci
     starts = {"copy": str(weights), "ours": str(start), "scratch": "none"}
     found = comparison.plan_comparison(about, starts, seeds=[0], per_class=[0], out=tmp_path / "out")
     assert found.model is not None and TINY.items() <= found.model.options.items()
-    assert [each.model for each in found.runs()] == [found.model, None, found.model]
+    named = [f"model.options={json.dumps(found.model.options)}" in found.argv(each) for each in found.runs()]
+    assert named == [True, False, True]
 
 
 def test_runs_of_other_settings_are_refused(here, images, recipe, tmp_path, capfd):
@@ -295,6 +310,96 @@ def test_the_picture_says_which_accuracy(monkeypatch, tmp_path):
     for measure in tables.MEASURES:
         tables.draw({"title": (measure, found)}, {"title": ("loss", {})}, tmp_path / "x.png")
         assert shown[-1].axes[0].get_ylabel() == f"accuracy, {tables.MEASURES[measure]}, %"
+
+
+def test_a_start_of_a_closed_form():
+    about = comparison.FinetuneCommand(config=None, overrides=(), data="D", model="vit_tiny_patch16_224")
+    starts = {"scratch": "none", "ours": "impulse", "folder": "./impulse"}
+    asked = comparison.Comparison(command=about, starts=starts, seeds=[0], per_class=[0], out=Path("o"))
+    words = [" ".join(asked.argv(each)) for each in asked.runs()]
+    assert "--init" not in words[0] + words[2] and "--checkpoint ./impulse " in words[2]
+    assert "--checkpoint none --init impulse --seed 0" in words[1]
+
+
+# several programs at a time
+
+
+class Recorded(Task):
+    """A program in Python; `order` takes its title when it starts, and with "." when it has ended."""
+
+    def __init__(self, title, order, log, code="", after=()):
+        super().__init__(title=title, label="run", number="1 of 1", log=log / f"{title}.log", after=after)
+        self.order, self.code, self.seconds = order, code, 0.0
+
+    def command(self):
+        self.order.append(self.title)
+        return None if self.code is None else [sys.executable, "-S", "-c", self.code]
+
+    def count(self, seconds):
+        self.seconds += seconds
+
+    def finish(self):
+        self.order.append(f"{self.title}.")
+
+
+def test_programs_run_after_those_that_they_need(tmp_path, capfd):
+    order = []
+    a = Recorded("a", order, tmp_path, "import os, sys; print(os.environ['OMP_NUM_THREADS'], file=sys.stderr)")
+    b = Recorded("b", order, tmp_path, None)
+    c = Recorded("c", order, tmp_path, "", after=[a, b])
+    with SubprocessRunner(2) as runner:
+        runner.run([c, a, b])
+    assert order == ["a", "b", "a.", "c", "c."] and a.seconds > 0 == b.seconds
+    assert (tmp_path / "a.log").read_text() == f"{runner.threads}\n", "not on the screen, where several write"
+    assert [line.split(",")[0] for line in capfd.readouterr().err.splitlines()] == [
+        "run       1 of 1: a",
+        "run       1 of 1: c",
+    ]
+
+
+WAIT = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); print('up', file=sys.stderr, flush=True)"
+FAIL = "import sys, time; time.sleep({}); print('\\x1b[31mno', file=sys.stderr); sys.exit(3)"
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_a_failure_stops_the_others_or_what_needs_it(keep_going, tmp_path, capfd):
+    order = []
+    bad = Recorded("bad", order, tmp_path, FAIL.format(0.5))
+    long = Recorded("long", order, tmp_path, f"{WAIT}; time.sleep({1 if keep_going else 60})")
+    needs, other = Recorded("needs", order, tmp_path, after=[bad]), Recorded("other", order, tmp_path)
+    with SubprocessRunner(2, keep_going=keep_going) as runner, pytest.raises(SubprocessError) as caught:
+        runner.run([bad, long, needs, other])
+    assert caught.value.exit_code == 3 and str(caught.value).startswith("bad: ended with exit code 3; what is")
+    assert sorted(order) == (["bad", "long", "long.", "other", "other."] if keep_going else ["bad", "long"])
+    assert "bad failed:\n  \\x1b[31mno\n" in capfd.readouterr().err
+
+
+def test_a_signal_reaches_every_program(tmp_path):
+    order = []
+    tasks = [Recorded(name, order, tmp_path, f"{WAIT}; time.sleep(60)") for name in "ab"]
+    logs = [tmp_path / "a.log", tmp_path / "b.log"]
+
+    def interrupt():
+        while not all(log.exists() and log.read_text() for log in logs):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with (
+        SubprocessRunner(2) as runner,
+        pytest.raises(StopError, match="stopped at a; the same command goes on") as caught,
+    ):
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        runner.run([*tasks, Recorded("c", order, tmp_path)])
+    thread.join()
+    assert caught.value.exit_code == 143 and order == ["a", "b"]
+
+
+def test_two_at_work_in_one_folder(here, images, recipe, tmp_path, capfd):
+    words = ["--config", recipe, "--data", images, "--start=a=none", "--seeds=1", "--out", tmp_path, *NET]
+    with lock_folder(tmp_path):
+        assert run(*words) == 2 and "another comparison or study is at work there" in one_line(capfd)
+    assert run(*words) == 0
 
 
 def test_a_start_is_parsed_at_the_first_equals_sign():

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_compare import RECIPE, TINY, run_here, write_images
+from test_compare import RECIPE, TINY, start_here, write_images
 
+import fracgen.cli.app
 from fracgen.shards.errors import UsageError
 from fracgen.train import study
 from fracgen.train.config import load
-from fracgen.train.experiments.plan import Step, load_study
-from fracgen.train.experiments.step_times import StepTimes
-from fracgen.train.experiments.subprocesses import SubprocessError, SubprocessRunner
+from fracgen.train.experiments.plan import Step
+from fracgen.train.experiments.step_times import StepTask, StepTimes
+from fracgen.train.experiments.study_file import load_study
+from fracgen.train.experiments.subprocesses import SubprocessRunner
 from fracgen.train.finetune import Finetuning
 from fracgen.train.pretrain import Pretraining
 
@@ -185,7 +187,7 @@ def test_without_a_photograph(monkeypatch, capsys):
 
 
 def test_from_rendering_to_a_table(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(SubprocessRunner, "run", run_here)
+    monkeypatch.setattr(SubprocessRunner, "start_process", start_here)
     (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (tmp_path / "finetune.yaml").write_text(RECIPE)
     (tmp_path / "study.yaml").write_text(SMALL)
@@ -198,7 +200,8 @@ def test_from_rendering_to_a_table(tmp_path, monkeypatch, capfd):
     steps = [line.split(": ")[1] for line in shown.err.splitlines() if line.startswith("step ")]
     assert steps == ["render small", "pre-train small", "fine-tune"]
     times = json.loads((out / "times.json").read_text())
-    assert list(times) == steps and all(each["seconds"] >= 0 and each["done"] for each in times.values())
+    assert times.pop("by the clock")["seconds"] > 0
+    assert sorted(times) == sorted(steps) and all(each["seconds"] >= 0 and each["done"] for each in times.values())
     assert run(*words, "--json") == 0
     shown = capfd.readouterr()
     report = json.loads(shown.out)
@@ -208,32 +211,152 @@ def test_from_rendering_to_a_table(tmp_path, monkeypatch, capfd):
     assert "| small | 1 |" in (out / "study.md").read_text()
 
 
-class Failing:
-    """Takes a while, then fails, or not."""
+def test_times_add_up_over_interruptions(tmp_path):
+    step = Step(name="render x", argv=("true", "--out", "x"), product=tmp_path / "made", key="k")
 
-    def __init__(self, fails):
-        self.fails = fails
+    def task():
+        times = StepTimes(tmp_path / "times.json")
+        return StepTask(title="x", label="step", number="1", log=tmp_path / "x.log", step=step, times=times)
 
-    def run(self, argv, title, *, tick):
-        tick()
-        if self.fails:
-            raise SubprocessError("failed", 3)
-
-
-def test_times_add_up_over_interruptions(tmp_path, monkeypatch):
-    clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
-    step = Step(name="render x", argv=("true",), product=tmp_path / "made", key="k")
-    with pytest.raises(SubprocessError):
-        StepTimes(tmp_path / "times.json").run(step, Failing(True))
+    first = task()
+    first.count(10.0)
+    first.count(10.5)
     kept = json.loads((tmp_path / "times.json").read_text())
-    assert kept == {"render x": {"seconds": 20.0, "done": None}}
-    again = StepTimes(tmp_path / "times.json")
-    assert not again.is_finished(step)
-    again.run(step, Failing(False))
-    assert not again.is_finished(step), "nothing was made"
+    assert kept == {"render x": {"seconds": 20.5, "done": None}}
+    again = task()
+    assert again.command() == step.argv
+    again.count(20.0)
+    again.finish()
+    assert again.command() == step.argv, "nothing was made"
     (tmp_path / "made").touch()
-    assert again.is_finished(step) and again.seconds([step]) == {"render x": 40.0}
-    again.run(step, Failing(False))
-    assert again.seconds([step]) == {"render x": 40.0}
-    assert not again.is_finished(Step(name="render x", argv=("true",), product=tmp_path / "made", key="other"))
+    assert again.command() is None is task().command() and task().times.seconds([step]) == {"render x": 40.5}
+    other = Step(name="render x", argv=step.argv, product=step.product, key="other")
+    assert not StepTimes(tmp_path / "times.json").is_finished(other)
+
+
+def test_renderers_at_a_time_share_the_cores(tmp_path):
+    def words(*argv):
+        step = Step(name="render x", argv=argv, product=tmp_path / "made", key="k")
+        times = StepTimes(tmp_path / "times.json")
+        return StepTask(title="", label="", number="", log=tmp_path, step=step, times=times, workers=3).command()
+
+    assert words("python", "-m", "fracgen", "render")[-2:] == ("--workers", "3")
+    assert words("python", "-m", "fracgen", "render", "--workers=1")[-1] == "--workers=1"
+    assert words("python", "pretrain.py")[-1] == "pretrain.py"
+
+
+# several bases
+
+
+def listed_by_name(capsys, path, *words):
+    return {words[words.index("--out") + 1]: words for words in commands(capsys, path, *words)}
+
+
+def test_each_base_is_a_set_and_a_seed_of_pre_training(capsys):
+    listed = listed_by_name(capsys, ROOT / "examples" / "ablations" / "delta.yaml", "--bases", "2")
+    assert len(listed) == 2 * 2 * 5 + 1
+    render, pretrain = listed["o/data/delta-0.2/base-1"], listed["o/pretrained/delta-0.2/base-1"]
+    assert render[render.index("--ifs") + 1] == "o/data/delta-0.1/base-1", "of the same base"
+    assert render[render.index("--seed") + 1] == "1" and "run.seed=1" in pretrain
+    assert pretrain[pretrain.index("--shards") + 1] == "o/data/delta-0.2/base-1"
+    starts = [word for word in listed["o/compare"] if "=" in word and not word.startswith("protocol")]
+    assert starts[:2] == [f"delta-0.1.base-{base}=o/pretrained/delta-0.1/base-{base}" for base in range(2)]
+    assert starts[-1] == "scratch=none" and len(starts) == 11
+    listed = listed_by_name(capsys, STUDIES[0], "--bases", "3")
+    assert len([out for out in listed if out.startswith("o/data/")]) == 3, "variants of equal words share them"
+
+
+def test_commands_that_render_have_a_seed(capsys):
+    """Bases are told apart by it."""
+    pytest.importorskip("skimage")
+    for path in STUDIES:
+        for words in commands(capsys, path, "--bases", "2"):
+            if kind(words) == "fracgen":
+                assert words[-4:-2] == ["--seed", words[-1][-1]]
+    for words in (
+        ["render"],
+        ["photo"],
+        *(["baseline", name] for name in ("noise", "ofdb", "fractaldb", "visualatom")),
+    ):
+        assert fracgen.cli.app.run([*words, "--help"]) == 0
+        assert "--seed" in capsys.readouterr().out
+
+
+INITS = """
+about: closed forms
+sizes: {laptop: {pretrain: pretrain.yaml, finetune: finetune.yaml, bases: 2, seeds: 1}}
+variants:
+  scratch: {}
+  impulse: {init: impulse}
+  both: {render: render, init: impulse}
+  plain: {render: render}
+"""
+
+
+def test_closed_forms_as_starts_and_before_pre_training(tmp_path, capsys):
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
+    (tmp_path / "finetune.yaml").write_text(RECIPE)
+    (tmp_path / "study.yaml").write_text(INITS)
+    listed = listed_by_name(capsys, tmp_path / "study.yaml")
+    assert [out for out in listed if out.startswith("o/data")] == ["o/data/both/base-0", "o/data/both/base-1"]
+    assert "model.init=impulse" in listed["o/pretrained/both/base-1"]
+    assert not any("model.init" in word for word in listed["o/pretrained/plain/base-1"])
+    assert {"scratch=none", "impulse=impulse"} < set(listed["o/compare"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("init: impulse}", "init: xavier}", "must be one of default, mimetic, impulse"),
+        ("init: impulse}", "init: impulse, pretrain: {model.init: mimetic}, render: render}", "is given twice"),
+        ("plain: {render: render}", "plain: {render: render --seed 4}", r"render --seed: each base has its own"),
+        (
+            "plain: {render: render}",
+            "plain: {render: render, pretrain: {run.seed: 4}}",
+            "run.seed: each base has its own",
+        ),
+        ("impulse: {", "both.base-1: {", "as the bases of another do"),
+        ("bases: 2", "bases: 0", "bases 0: must be"),
+    ],
+)
+def test_what_bases_are_not(old, new, told, tmp_path, capsys):
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
+    (tmp_path / "finetune.yaml").write_text(RECIPE)
+    (tmp_path / "study.yaml").write_text(INITS.replace(old, new, 1))
+    assert run(tmp_path / "study.yaml", "--data", "D", "--out", tmp_path / "o", "--dry-run") == 2
+    err = capsys.readouterr().err
+    assert re.search(told, err) and err.count("\n") == 1
+
+
+def test_two_at_a_time_are_as_good_as_one(tmp_path, monkeypatch, capfd):
+    """Two bases, two seeds, programs of their own; with --jobs 1 the same, in this process."""
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
+    (tmp_path / "finetune.yaml").write_text(RECIPE)
+    (tmp_path / "study.yaml").write_text(SMALL.replace("seeds: 1", "seeds: 2, bases: 2"))
+    words = [tmp_path / "study.yaml", "--data", write_images(tmp_path / "images"), "--json"]
+    assert run(*words, "--out", tmp_path / "two", "--jobs=2") == 0
+    shown = capfd.readouterr()
+    two = json.loads(shown.out)
+    assert sum(line.startswith("step ") for line in shown.err.splitlines()) == 4
+    assert sum(line.startswith("run ") for line in shown.err.splitlines()) == 6
+    assert {each.name for each in (tmp_path / "two" / "compare" / "per-class-4" / "small.base-1").iterdir()} == {
+        "seed-0", "seed-0.log", "seed-1", "seed-1.log"
+    }  # fmt: skip
+    monkeypatch.setattr(SubprocessRunner, "start_process", start_here)
+    assert run(*words, "--out", tmp_path / "one") == 0
+    one = json.loads(capfd.readouterr().out)
+    assert two["sections"][0]["measures"] == one["sections"][0]["measures"]
+    (section,) = two["sections"]
+    small, scratch = (section["measures"]["last"][name] for name in ("small", "scratch"))
+    assert small["accuracies"].keys() == {"0", "1"} and scratch["accuracies"].keys() == {"0"}
+    assert (small["n_bases"], small["n_runs"], scratch["n_runs"]) == (2, 4, 2) and scratch["difference"]["n"] == 2
+    assert section["curves"]["quantity"] == "loss" and [row[0] for row in section["curves"]["variants"]["small"]] == [
+        1,
+        2,
+    ]
+    for base, each in two["pretraining"]["small"].items():
+        assert each["recipe"]["seed"] == int(base) and 0 < each["fill_rate"] < 1 and each["step"] == 2
+    assert two["machine"]["jobs"] == 2 and two["settings"]["finetune"]["optim"]["lr"] == 0.01 and two["complete"]
+    assert str(tmp_path) not in json.dumps(two), "no paths"
+    assert (tmp_path / "two" / "study.png").read_bytes().startswith(b"\x89PNG")
+    assert "| small | 2 x 2 |" in (tmp_path / "two" / "study.md").read_text()

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fracgen.shards.commandline import command_app, options_from
-from fracgen.shards.errors import UsageError
+from fracgen.shards.errors import UsageError, printable
 from fracgen.shards.settings import Setting
 from fracgen.train import cli as console
 from fracgen.train import options
-from fracgen.train.experiments.comparison import Comparison, FinetuneCommand, parse_starts, plan_comparison
-from fracgen.train.experiments.finished_runs import FinishedRuns
+from fracgen.train.experiments.comparison import FinetuneCommand, parse_starts, plan_comparison
+from fracgen.train.experiments.comparison_tasks import ComparisonTasks, lock_folder
 from fracgen.train.experiments.report import NOTE, REPORT, report_tables, to_text, write_report
-from fracgen.train.experiments.subprocesses import SubprocessRunner, python_command
+from fracgen.train.experiments.subprocesses import JOBS_HELP, KEEP_GOING_HELP, SubprocessRunner, python_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class CompareOptions:
     start: Annotated[
         tuple[str, ...],
         Setting(
-            "Name of a start, and its weights as finetune --checkpoint takes them; repeat for more.",
+            "Name of a start, and its weights: a --checkpoint of finetune, mimetic or impulse; repeat for more.",
             metavar="NAME=WHERE",
             panel="Networks",
         ),
@@ -63,6 +63,8 @@ class CompareOptions:
         int | None,
         Setting("Seed of the first run; the others follow.", at_least=0, default="the recipe's", panel="Protocol"),
     ] = None
+    jobs: Annotated[int, Setting(JOBS_HELP, at_least=1, panel="Machine")] = 1
+    keep_going: Annotated[bool, Setting(KEEP_GOING_HELP, panel="Machine")] = False
     launcher: Annotated[
         str,
         Setting(
@@ -92,37 +94,22 @@ def main(
     command = FinetuneCommand(config=config, overrides=tuple(overrides or []), data=settings.data, model=settings.model)
     first = command.settings({"run.seed": settings.seed}).run.seed
     program = python_command("finetune", shlex.split(settings.launcher))
-    with SubprocessRunner() as runner:
+    with SubprocessRunner(settings.jobs, keep_going=settings.keep_going) as runner:
         comparison = plan_comparison(
             command, starts, seeds=range(first, first + settings.seeds), per_class=per_class or [0], out=out
         )
-        report = compare(comparison, program, runner)
+        runs = ComparisonTasks(comparison, program, lambda runs, draw: write_report(comparison, runs, draw=draw))
+        with lock_folder(out):
+            with runs.reported():
+                runner.run(runs.tasks())
+            report = write_report(comparison, runs.finished)
     if as_json:
         print(json.dumps(report))
         return
-    print(f"{to_text(report_tables(report))}\n\n{NOTE}\n{out / REPORT}.json, .md, .png")
+    print(f"{to_text(report_tables(report))}\n\n{NOTE}\n{printable(str(out / REPORT))}.json, .md, .png")
 
 
 app = command_app(main)
-
-
-def compare(comparison: Comparison, program: list[str], runner: SubprocessRunner) -> dict[str, object]:
-    """Do the runs that are not finished, and write the report after each; returns what compare.json holds.
-
-    program: the first words of the command line of train/finetune.py.
-    """
-    record, runs = FinishedRuns(comparison.command), comparison.runs()
-    finished = [each for each in runs if each in record]
-    comparison.out.mkdir(parents=True, exist_ok=True)
-    for number, each in enumerate(runs, start=1):
-        if each in finished:
-            continue
-        console.say({"run": f"{number} of {len(runs)}: {each.title}"})
-        runner.run([*program, *each.argv(comparison.command)], each.title)
-        record.add(each)
-        finished.append(each)
-        write_report(comparison, finished)
-    return write_report(comparison, finished)
 
 
 def run(argv: Sequence[str]) -> int:

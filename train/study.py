@@ -10,26 +10,25 @@ Each step is a command of its own that can be run by hand; --dry-run prints them
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fracgen.shards.commandline import command_app, options_from
-from fracgen.shards.errors import UsageError
-from fracgen.shards.files import read_json, write_atomically
+from fracgen.shards.errors import UsageError, printable
 from fracgen.train import cli as console
 from fracgen.train import options
 from fracgen.train.experiments.comparison import check_data
-from fracgen.train.experiments.plan import StudyOptions, Variant, load_study, plan_steps
-from fracgen.train.experiments.report import NOTE, report_tables, to_markdown, to_text
-from fracgen.train.experiments.step_times import StepTimes
-from fracgen.train.experiments.subprocesses import SubprocessRunner
-
-REPORT = "study"
-TIMES = "times.json"
-SPREAD = "Each variant is pre-trained once: the spread is that of fine-tuning."
+from fracgen.train.experiments.comparison_tasks import ComparisonTasks, lock_folder
+from fracgen.train.experiments.plan import StudyOptions, plan_study
+from fracgen.train.experiments.report import to_text
+from fracgen.train.experiments.step_times import StepTask
+from fracgen.train.experiments.study_file import SizeName, load_study
+from fracgen.train.experiments.study_report import NOTE, study_tables
+from fracgen.train.experiments.study_writer import REPORT, StudyWriter
+from fracgen.train.experiments.subprocesses import Heading, SubprocessRunner, Task, python_command
 
 
 @options_from(StudyOptions)
@@ -59,33 +58,65 @@ def main(
     if "out" not in given:
         raise UsageError("--out: give a folder for everything")
     settings = StudyOptions(**given, **split_overrides(overrides or []))
-    about, size, variants = load_study(study, "published" if settings.published else "laptop")
-    steps = plan_steps(size, variants, settings)
+    size_name: SizeName = "published" if settings.published else "laptop"
+    about, size, variants = load_study(study, size_name)
+    plan = plan_study(size, variants, settings)
     if dry_run:
-        print("\n".join(shlex.join(step.argv) for step in steps))
+        for step in (*plan.steps, plan.comparison):
+            print(" ".join(map(_quote, step.argv)))
         return
     out = settings.out
     out.mkdir(parents=True, exist_ok=True)
-    times = StepTimes(out / TIMES)
-    with SubprocessRunner() as runner:
-        check_data(settings.finetune_command(size), settings.per_class or size.per_class)
-        for number, step in enumerate(steps, start=1):
-            if step is steps[-1] or not times.is_finished(step):  # compare.py itself tells which runs are finished
-                console.say({"step": f"{number} of {len(steps)}: {step.name}"})
-                times.run(step, runner)
-    comparison = steps[-1].product
-    report = {"about": about, **read_json(comparison), "seconds": times.seconds(steps)}
-    report["published"] = {name: dict(variant.published) for name, variant in variants.items()}
-    by_title = {**report_tables(report, published_columns(variants)), "time": time_table(report["seconds"])}
-    write_atomically(out / f"{REPORT}.json", json.dumps(report, indent=1))
-    write_atomically(out / f"{REPORT}.md", f"# {about}\n\n{to_markdown(by_title)}\n\n{NOTE} {SPREAD}\n")
+    comparison = settings.comparison(size, plan.starts)
+    with SubprocessRunner(settings.jobs, keep_going=settings.keep_going) as runner:
+        check_data(comparison.command, comparison.per_class)
+        with lock_folder(out), lock_folder(comparison.out):
+            writer = StudyWriter(out, plan, comparison, about=about, size=size_name, variants=variants, runner=runner)
+            report = run_study(writer, runner, shlex.split(settings.launcher))
     if as_json:
         print(json.dumps(report))
         return
-    print(f"{to_text(by_title)}\n\n{NOTE}\n{SPREAD}\n{out / REPORT}.json, .md; {comparison.with_suffix('.png')}")
+    written = printable(f"{out / REPORT}.json, .md, .png; {plan.comparison.product}")
+    print(f"{to_text(study_tables(report))}\n\n{NOTE}\n{written}")
 
 
 app = command_app(main)
+
+
+def run_study(writer: StudyWriter, runner: SubprocessRunner, launcher: Sequence[str]) -> dict[str, Any]:
+    """Do the steps and runs that are not finished, and return what study.json holds.
+
+    A run of fine-tuning waits for its own start alone; one without weights, for the first start with an architecture.
+    """
+    plan, times, steps = writer.plan, writer.times, dict[str, Task]()
+    count = f"of {len(plan.steps) + 1}"
+    for number, step in enumerate(plan.steps, start=1):
+        steps[step.name] = StepTask(
+            title=step.name,
+            label="step",
+            number=f"{number} {count}",
+            log=step.folder.with_name(f"{step.folder.name}.log"),
+            after=[steps[each.name] for each in step.after],
+            step=step,
+            times=times,
+            workers=runner.threads if runner.jobs > 1 else 0,
+        )
+    first = next((start.pretraining for start in plan.starts.values() if start.pretraining), None)
+    before = {name: start.pretraining or first for name, start in plan.starts.items()}
+    after = {name: [steps[step.name]] for name, step in before.items() if step is not None}
+    runs = ComparisonTasks(
+        writer.comparison,
+        python_command("finetune", launcher),
+        lambda finished, draw: writer.write(finished, draw=draw),
+        count=lambda seconds: times.add(plan.comparison.name, seconds),
+    )
+    fine_tuning = Heading(
+        title=plan.comparison.name, label="step", number=f"{len(plan.steps) + 1} {count}", log=plan.comparison.product
+    )
+    with runs.reported():
+        runner.run([*steps.values(), fine_tuning, *runs.tasks(after)])
+    times.finish(plan.comparison)
+    return writer.write(runs.finished, draw=True)
 
 
 def split_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -104,27 +135,9 @@ def split_overrides(words: Sequence[str]) -> dict[str, Any]:
     return dict(overrides)
 
 
-def published_columns(variants: Mapping[str, Variant]) -> dict[str, dict[str, str]]:
-    """Columns of the published accuracies, by heading: cells by variant."""
-    data_sets = dict.fromkeys(name for variant in variants.values() for name in variant.published)
-    return {
-        f"published, {each}": {
-            name: f"{variant.published[each]:.1f}" for name, variant in variants.items() if each in variant.published
-        }
-        for each in data_sets
-    }
-
-
-def time_table(seconds: Mapping[str, float]) -> list[list[str]]:
-    """Rows of cells, headings first: the time of each step, and of all."""
-    rows = [[name, _duration(each)] for name, each in seconds.items()]
-    return [["step", "time"], *rows, ["in all", _duration(sum(seconds.values()))]]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def _quote(word: str) -> str:
+    """A word as a shell reads it, without control characters."""
+    return shlex.quote(word) if word.isprintable() else f"$'{printable(word.replace(chr(92), chr(92) * 2))}'"
 
 
 def run(argv: Sequence[str]) -> int:

@@ -6,7 +6,8 @@ A start is a name for the weights that a run begins with. A run is a folder OUT/
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from fracgen.train.data.splits import Splits
 
 SCRATCH = "none"
-"""The path that stands for no weights at all."""
+"""What stands for no weights at all."""
+INITS = ("mimetic", "impulse")
+"""Starts without weights, whose initialisation has a closed form; a folder of such a name is written ./mimetic."""
 RESERVED_PREFIXES = ("per-class-", "seed-", "compare.")
 """Names in the folder of a comparison that are no start's."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -62,15 +65,13 @@ class FinetuneCommand:
 class FinetuneRun:
     """One fine-tuning run. per_class: training images of each class, 0 for the command's own number.
 
-    checkpoint: path of the start's weights, or "none". model: the architecture, for checkpoints that do not say it.
-    path: folder of the run.
+    where: path of the start's weights, "none", or one of INITS. path: folder of the run.
     """
 
     start: str
-    checkpoint: str
+    where: str
     seed: int
     per_class: int
-    model: Model | None = field(hash=False)
     path: Path
 
     @property
@@ -79,32 +80,12 @@ class FinetuneRun:
         suffix = f", {self.per_class} images a class" if self.per_class else ""
         return f"{self.start}, seed {self.seed}{suffix}"
 
-    def argv(self, command: FinetuneCommand) -> list[str]:
-        """The words for train/finetune.py."""
-        argv = ["--config", command.config] if command.config is not None else []
-        argv += ["--data", command.data] if command.data else []
-        argv += ["--checkpoint", self.checkpoint, "--seed", str(self.seed), "--out", str(self.path)]
-        argv += ["--per-class", str(self.per_class)] if self.per_class else []
-        argv += ["--model", self.model.name] if self.model else []
-        if self.model and self.model.options:
-            argv.append(f"model.options={json.dumps(dict(self.model.options))}")
-        return [*argv, *command.overrides]
-
-    def settings(self, command: FinetuneCommand) -> Finetuning:
-        """The settings that these words stand for."""
-        values: dict[str, Any] = {"checkpoint": self.checkpoint, "run.seed": self.seed}
-        values |= {"per_class": self.per_class} if self.per_class else {}
-        if self.model:
-            values |= {"model.name": self.model.name}
-            values |= {"model.options": dict(self.model.options)} if self.model.options else {}
-        return command.settings(values)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Starts to compare (path of the weights by name; the first is compared with), seeds, numbers of images a class.
+    """Starts to compare (where their weights lie, by name; the first is compared with), seeds, numbers of images.
 
-    per_class: a table for each number; 0 is the command's own. out: folder of all runs. model: as in FinetuneRun.
+    per_class: a table for each number of images a class; 0 is the command's own. out: folder of all runs.
     """
 
     command: FinetuneCommand
@@ -112,27 +93,73 @@ class Comparison:
     seeds: Sequence[int]
     per_class: Sequence[int]
     out: Path
-    model: Model | None
 
     def runs(self) -> list[FinetuneRun]:
         """Every run, seed by seed over the starts, so that a comparison that stops early has whole seeds to compare."""
         return [
             FinetuneRun(
                 start=name,
-                checkpoint=checkpoint,
+                where=where,
                 seed=seed,
                 per_class=per_class,
-                model=None if Path(checkpoint).is_dir() else self.model,
                 path=(self.out / f"per-class-{per_class}" if per_class else self.out) / name / f"seed-{seed}",
             )
             for seed in self.seeds
             for per_class in self.per_class
-            for name, checkpoint in self.starts.items()
+            for name, where in self.starts.items()
         ]
+
+    @cached_property
+    def model(self) -> Model | None:
+        """The architecture of starts that are no folder: the command's, else that of the first folder or file.
+
+        None where the recipe names it. The weights of that start must be there by then.
+        Raises UsageError where nothing says it.
+        """
+        from fracgen.train.engine.init_weights import load_init
+
+        if self.command.model:
+            return Model(name=self.command.model)
+        settings = self.command.settings({})
+        if settings.model.name:
+            return None
+        paths = [where for where in self.starts.values() if where not in (SCRATCH, *INITS)]
+        if not paths:
+            raise UsageError("--model: give the architecture; no start has weights, and the recipe names no model")
+        model = load_init(min(paths, key=lambda path: not Path(path).is_dir()), settings.model).model
+        return Model(name=model.name, options=model.options)
+
+    def argv(self, run: FinetuneRun) -> list[str]:
+        """The words for train/finetune.py."""
+        command, model, checkpoint = self.command, self._model_of(run), run.where
+        argv = ["--config", command.config] if command.config is not None else []
+        argv += ["--data", command.data] if command.data else []
+        init = ["--init", run.where] if run.where in INITS else []
+        checkpoint = SCRATCH if init else run.where
+        argv += ["--checkpoint", checkpoint, *init, "--seed", str(run.seed), "--out", str(run.path)]
+        argv += ["--per-class", str(run.per_class)] if run.per_class else []
+        argv += ["--model", model.name] if model else []
+        if model and model.options:
+            argv.append(f"model.options={json.dumps(dict(model.options))}")
+        return [*argv, *command.overrides]
+
+    def settings(self, run: FinetuneRun) -> Finetuning:
+        """The settings that these words stand for."""
+        is_init, model = run.where in INITS, self._model_of(run)
+        values: dict[str, Any] = {"checkpoint": SCRATCH if is_init else run.where, "run.seed": run.seed}
+        values |= {"model.init": run.where} if is_init else {}
+        values |= {"per_class": run.per_class} if run.per_class else {}
+        if model:
+            values |= {"model.name": model.name}
+            values |= {"model.options": dict(model.options)} if model.options else {}
+        return self.command.settings(values)
+
+    def _model_of(self, run: FinetuneRun) -> Model | None:
+        return None if Path(run.where).is_dir() and run.where not in INITS else self.model
 
 
 def parse_starts(words: Sequence[str]) -> dict[str, str]:
-    """Paths by name, from words NAME=PATH.
+    """Where the weights lie by name, from words NAME=WHERE.
 
     Raises UsageError for other words, names that cannot be a folder's, and names that come twice.
     """
@@ -156,27 +183,16 @@ def plan_comparison(
 ) -> Comparison:
     """The comparison, after every start and the images were opened: what would fail a later run is refused now.
 
-    A start that is no folder gets the architecture that the command names, else that of the first start with one.
     Raises UsageError for what is missing or cannot be compared.
     """
     from fracgen.train.engine.init_weights import build, load_init
 
-    settings = command.settings({"model.name": command.model})
-    model: Model | None = None
-    if command.model:
-        model = Model(name=command.model)
-    elif not settings.model.name:
-        checkpoints = sorted(
-            (path for path in starts.values() if path != SCRATCH), key=lambda path: not Path(path).is_dir()
-        )
-        if not checkpoints:
-            raise UsageError("--model: give the architecture; every start is 'none', and the recipe names no model")
-        model = load_init(checkpoints[0], settings.model).model
+    comparison = Comparison(command=command, starts=starts, seeds=seeds, per_class=per_class, out=out)
+    _ = comparison.model
     num_classes = check_data(command, per_class)
-    comparison = Comparison(command=command, starts=starts, seeds=seeds, per_class=per_class, out=out, model=model)
     for run in {run.start: run for run in comparison.runs()}.values():
-        settings = run.settings(command)
-        init = load_init(run.checkpoint, settings.model)
+        settings = comparison.settings(run)
+        init = load_init(settings.checkpoint, settings.model)
         build(init, num_classes=num_classes, size=settings.augment.size, keep_head=settings.keep_head)
     return comparison
 

@@ -101,5 +101,14 @@ class Finetuning:
 
 def fingerprint_of(splits: "Splits", init: "InitWeights") -> str:
     """sha256 (hex) of all that a run begins with: its images, as split, and its weights."""
-    parts = [each.fingerprint for each in (splits.train, splits.val, splits.test) if each is not None]
-    return hashlib.sha256("".join([*parts, init.fingerprint()]).encode()).hexdigest()
+    return join_fingerprints(images_fingerprint(splits), init.fingerprint())
+
+
+def images_fingerprint(splits: "Splits") -> str:
+    """What stands for the images of a run, as split, in its fingerprint."""
+    return "".join(each.fingerprint for each in (splits.train, splits.val, splits.test) if each is not None)
+
+
+def join_fingerprints(images: str, weights: str) -> str:
+    """The fingerprint of a run from those of its images and of its weights."""
+    return hashlib.sha256(f"{images}{weights}".encode()).hexdigest()

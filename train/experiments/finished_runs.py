@@ -6,18 +6,14 @@ of. While these are the same, the run is not repeated; a run of other settings i
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fracgen.shards.errors import DataError
 from fracgen.shards.files import read_json, write_atomically
 from fracgen.shards.settings import differences, to_plain
 from fracgen.train.engine.results import RESULTS
-from fracgen.train.experiments.comparison import FinetuneCommand, FinetuneRun, open_run_splits
-from fracgen.train.experiments.finetuning import Finetuning, fingerprint_of
-
-if TYPE_CHECKING:
-    from fracgen.train.data.splits import Splits
-    from fracgen.train.engine.init_weights import InitWeights
+from fracgen.train.experiments.comparison import Comparison, FinetuneRun, open_run_splits
+from fracgen.train.experiments.finetuning import Finetuning, images_fingerprint, join_fingerprints
 
 COMPARED = "compared.json"
 
@@ -25,10 +21,10 @@ COMPARED = "compared.json"
 class FinishedRuns:
     """Tells and records which runs are finished. Weights and splits are read once for all runs that share them."""
 
-    def __init__(self, command: FinetuneCommand) -> None:
-        self._command = command
-        self._inits: dict[str, InitWeights] = {}
-        self._splits: dict[tuple[int, int], Splits] = {}
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+        self._weights: dict[str, str] = {}
+        self._images: dict[tuple[int, int], str] = {}
 
     def __contains__(self, run: FinetuneRun) -> bool:
         """Whether the run has results, and its settings, images and weights are the same now."""
@@ -50,17 +46,14 @@ class FinishedRuns:
     def _identity(self, run: FinetuneRun) -> dict[str, Any]:
         from fracgen.train.engine.init_weights import load_init
 
-        settings = run.settings(self._command)
-        if run.start not in self._inits:
-            self._inits[run.start] = load_init(run.checkpoint, settings.model)
+        settings = self._comparison.settings(run)
+        if run.start not in self._weights:
+            self._weights[run.start] = load_init(settings.checkpoint, settings.model).fingerprint()
         split = (settings.run.seed, settings.per_class)
-        if split not in self._splits:
-            self._splits = {key: splits for key, splits in self._splits.items() if key[0] == split[0]}
-            self._splits[split] = open_run_splits(settings)
-        return {
-            "asked": to_plain(settings),
-            "fingerprint": fingerprint_of(self._splits[split], self._inits[run.start]),
-        }
+        if split not in self._images:
+            self._images[split] = images_fingerprint(open_run_splits(settings))
+        fingerprint = join_fingerprints(self._images[split], self._weights[run.start])
+        return {"asked": to_plain(settings), "fingerprint": fingerprint}
 
 
 def read_or_none(path: Path) -> dict[str, Any] | None:

@@ -1,124 +1,23 @@
-"""A study: a YAML file of variants, and the commands that render, pre-train, fine-tune and compare them."""
+"""The commands that a study stands for: they render, pre-train, fine-tune and compare its variants."""
 
 import hashlib
 import importlib.util
 import json
-import math
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.settings import Setting, from_plain, parse_yaml, read_text
-from fracgen.train.experiments.comparison import SCRATCH, FinetuneCommand, parse_starts
-from fracgen.train.experiments.subprocesses import python_command
+from fracgen.shards.settings import Setting
+from fracgen.train.experiments.comparison import SCRATCH, Comparison, FinetuneCommand
+from fracgen.train.experiments.study_file import Size, Variant
+from fracgen.train.experiments.subprocesses import JOBS_HELP, KEEP_GOING_HELP, python_command
 
-SizeName = Literal["laptop", "published"]
 PHOTO, SET_OF = "PHOTO", "@"
 """Words in a variant's `render`: PHOTO stands for the photograph's path, @NAME for the data set of variant NAME."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much is rendered and trained. Paths are relative to the study's file.
-
-    render: words that follow those of each variant. pretrain, finetune: YAML files of settings; "" for the published
-    defaults. protocol: of fine-tuning; "published" reports the best test epoch too. per_class: images of each class to
-    fine-tune with, a table for each number; none: all. seeds: fine-tuning runs of each variant.
-    """
-
-    render: str = ""
-    pretrain: str = ""
-    finetune: str = ""
-    protocol: Literal["honest", "published"] = "honest"
-    per_class: tuple[int, ...] = ()
-    seeds: int = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """The sizes of a study. One without `pretrain` is not offered."""
-
-    laptop: Size = field(default_factory=Size)
-    published: Size = field(default_factory=Size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One start. render: words of `fracgen`, "" for a start from scratch. pretrain: settings by dotted name.
-
-    size: the sizes at which the variant takes part. published: published accuracies of it in %, by data set.
-    Raises UsageError for pre-training without a data set, and for accuracies that are no numbers.
-    """
-
-    render: str = ""
-    pretrain: Mapping[str, Any] = field(default_factory=dict)
-    size: Literal["both", "laptop", "published"] = "both"
-    published: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse what means nothing."""
-        if self.pretrain and not self.render:
-            raise UsageError("pretrain: needs a set to train on; give render")
-        for name, value in self.published.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise UsageError(f"published.{name} {value!r}: must be a number")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """A study's file. about: one line for the screen. variants: by name, in the order of the table.
-
-    Differences in the table are from the first variant.
-    """
-
-    about: str = ""
-    sizes: Sizes = field(default_factory=Sizes)
-    variants: Mapping[str, Any] = field(default_factory=dict)
-
-
-def load_study(path: Path, size_name: SizeName) -> tuple[str, Size, dict[str, Variant]]:
-    """(what it is about, the size, its variants by name) of a study's file.
-
-    Raises UsageError with file and key for what is no study, or has no such size.
-    """
-    values = parse_yaml(read_text(path), str(path))
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: must be a mapping of about, sizes, variants")
-    try:
-        study = from_plain(Study, values)
-        variants = {}
-        for name, each in study.variants.items():
-            if not isinstance(name, str) or not isinstance(each, Mapping):
-                raise UsageError(f"variants.{name}: must be a name, and a mapping")
-            variants[name] = _variant(name, each)
-            parse_starts([f"{name}={SCRATCH}"])
-        size: Size = getattr(study.sizes, size_name)
-        if not size.pretrain:
-            raise UsageError(f"sizes.{size_name}: is not there, so the study has no such size")
-        chosen = {name: each for name, each in variants.items() if each.size in ("both", size_name)}
-        if len(chosen) < 2:
-            raise UsageError(f"variants: {len(chosen)} of size {size_name}; two or more can be compared")
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
-    size = replace(size, pretrain=_relative_to(path, size.pretrain), finetune=_relative_to(path, size.finetune))
-    return study.about, size, chosen
-
-
-def _variant(name: str, values: Mapping[str, Any]) -> Variant:
-    try:
-        return from_plain(Variant, values, f"variants.{name}.")
-    except UsageError as error:
-        text = str(error)
-        raise UsageError(text if f"variants.{name}." in text else f"variants.{name}.{text}") from None
-
-
-def _relative_to(study: Path, name: str) -> str:
-    return os.path.normpath(study.parent / name) if name else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +48,18 @@ class StudyOptions:
             panel="Protocol",
         ),
     ] = ()
+    bases: Annotated[
+        int | None,
+        Setting(
+            "Sets rendered and pre-trained on for each variant that has one, of seeds from 0 on.",
+            at_least=1,
+            default="the study's",
+            panel="Protocol",
+        ),
+    ] = None
     seeds: Annotated[
         int | None,
-        Setting("Fine-tuning runs of each variant.", at_least=1, default="the study's", panel="Protocol"),
+        Setting("Fine-tuning runs of each start.", at_least=1, default="the study's", panel="Protocol"),
     ] = None
     seed: Annotated[
         int | None,
@@ -170,18 +78,33 @@ class StudyOptions:
             panel="Machine",
         ),
     ] = ""
+
+    jobs: Annotated[int, Setting(JOBS_HELP, at_least=1, panel="Machine")] = 1
+    keep_going: Annotated[bool, Setting(KEEP_GOING_HELP, panel="Machine")] = False
     pretrain: Annotated[tuple[str, ...], Setting("", option="")] = ()
     finetune: Annotated[tuple[str, ...], Setting("", option="")] = ()
 
     def finetune_command(self, size: Size) -> FinetuneCommand:
-        """What train/compare.py will make of the words of the last step."""
+        """What train/compare.py makes of the words of the last step."""
         overrides = (f"protocol={size.protocol}", *self.finetune)
         return FinetuneCommand(config=size.finetune or None, overrides=overrides, data=self.data, model=None)
+
+    def comparison(self, size: Size, starts: "Mapping[str, Start]") -> Comparison:
+        """What train/compare.py makes of the words of the last step."""
+        command = self.finetune_command(size)
+        first = command.settings({"run.seed": self.seed}).run.seed
+        return Comparison(
+            command=command,
+            starts={name: start.where for name, start in starts.items()},
+            seeds=range(first, first + (self.seeds or size.seeds)),
+            per_class=self.per_class or size.per_class or (0,),
+            out=self.out / "compare",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A command of a study. product: a file that exists when it has ended.
+    """A command of a study. product: a file that exists when it has ended. after: the steps that it needs.
 
     key: sha256 (hex) of its words, input files and the steps before it: of an equal key, the product is the same.
     """
@@ -189,73 +112,154 @@ class Step:
     name: str
     argv: tuple[str, ...]
     product: Path
+    after: "tuple[Step, ...]" = ()
     key: str = ""
 
+    @property
+    def folder(self) -> Path:
+        """What it writes to."""
+        return Path(self.argv[self.argv.index("--out") + 1])
 
-def plan_steps(size: Size, variants: Mapping[str, Variant], options: StudyOptions) -> list[Step]:
-    """The commands in order: all rendering, then all pre-training, then the comparison.
 
-    Variants of equal `render` share a data set. Raises UsageError for words and files that do not exist.
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a variant's fine-tuning begins with. where: as `compare --start` takes it. base: which of several sets.
+
+    rendering, pretraining: the steps that lead there; None where the variant has no set.
     """
-    rendering: dict[str, Step] = {}
-    pretraining: dict[str, Step] = {}
+
+    variant: str
+    base: int
+    where: str
+    rendering: Step | None = None
+    pretraining: Step | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The commands of a study: all rendering, then all pre-training, base by base; then the comparison of the starts.
+
+    starts: by the name that each has in the comparison, in the order of the table.
+    """
+
+    steps: tuple[Step, ...]
+    starts: Mapping[str, Start]
+    comparison: Step
+
+
+def plan_study(size: Size, variants: Mapping[str, Variant], options: StudyOptions) -> Plan:
+    """The commands that a study stands for. Variants of equal `render` share a data set, base by base.
+
+    Raises UsageError for words and files that do not exist, and for seeds that bases are to count.
+    """
+    num_bases = options.bases or size.bases
+    if num_bases > 1:
+        _refuse_seeds(size, variants, options)
+    rendering: dict[tuple[str, int], Step] = {}
+    starts: dict[tuple[str, int], Start] = {}
+    for base in range(num_bases):
+        number = base if num_bases > 1 else None
+        for name, variant in variants.items():
+            if variant.render:
+                same = next((each for each, _ in rendering if variants[each].render == variant.render), None)
+                before = {other: step for (other, of), step in rendering.items() if of == base}
+                step = before.get(same or "") or _render_step(name, variant, number, size, options, before)
+                rendering[name, base] = step
+                trained = _pretrain_step(name, variant, number, size, options, step)
+                where = str(trained.product.parents[1])
+                starts[name, base] = Start(variant=name, base=base, where=where, rendering=step, pretraining=trained)
+            elif base == 0:
+                where = SCRATCH if variant.init == "default" else variant.init
+                starts[name, base] = Start(variant=name, base=base, where=where)
+    named = {
+        f"{name}.base-{base}" if num_bases > 1 and variants[name].render else name: starts[name, base]
+        for name in variants
+        for base in range(num_bases)
+        if (name, base) in starts
+    }
+    if len(named) < len(starts):
+        raise UsageError("variants: a name ends in .base-0 or the like, as the bases of another do; give another name")
+    pretraining = [start.pretraining for start in starts.values() if start.pretraining]
+    return Plan(
+        steps=(*dict.fromkeys(rendering.values()), *pretraining),
+        starts=named,
+        comparison=_compare_step(size, options, named),
+    )
+
+
+def _refuse_seeds(size: Size, variants: Mapping[str, Variant], options: StudyOptions) -> None:
+    """Raise UsageError where words or settings hold a seed that is a base's."""
+    advice = "each base has its own; leave it out, or give bases: 1"
     for name, variant in variants.items():
-        if variant.render:
-            same = next((other for other in rendering if variants[other].render == variant.render), None)
-            step = rendering[same] if same else _render_step(name, variant, size, options, rendering)
-            rendering[name] = step
-            pretraining[name] = _pretrain_step(name, variant, size, options, step)
-    return [
-        *dict.fromkeys(rendering.values()),
-        *pretraining.values(),
-        _compare_step(size, variants, options, pretraining),
-    ]
+        for word in shlex.split(f"{variant.render} {size.render}"):
+            if word.partition("=")[0] == "--seed":
+                raise UsageError(f"variants.{name}.render {word}: {advice}")
+        if "run.seed" in variant.pretrain:
+            raise UsageError(f"variants.{name}.pretrain.run.seed: {advice}")
+    for word in options.pretrain:
+        if word.startswith("run.seed="):
+            raise UsageError(f"pretrain.{word}: {advice}")
 
 
-def _render_step(name: str, variant: Variant, size: Size, options: StudyOptions, rendering: Mapping[str, Step]) -> Step:
+def _render_step(
+    name: str, variant: Variant, base: int | None, size: Size, options: StudyOptions, before: Mapping[str, Step]
+) -> Step:
     words: list[str] = []
     inputs: list[Path] = []
-    before: list[Step] = []
+    after: list[Step] = []
     for word in shlex.split(f"{variant.render} {size.render}"):
         if word == PHOTO:
             inputs.append(options.photo or _astronaut())
             words.append(str(inputs[-1]))
         elif word.startswith(SET_OF):
-            if (other := word.removeprefix(SET_OF)) not in rendering:
+            if (other := word.removeprefix(SET_OF)) not in before:
                 raise UsageError(f"variants.{name}.render {word}: {other!r} is no variant before it that has a set")
-            before.append(rendering[other])
-            words.append(str(rendering[other].product.parent))
+            after.append(before[other])
+            words.append(str(before[other].product.parent))
         else:
             words.append(word)
-    out = options.out / "data" / name
+    words += [] if base is None else ["--seed", str(base)]
+    out = _folder(options.out / "data" / name, base)
     argv = (sys.executable, "-m", "fracgen", *words, "--out", str(out))
-    return _step(f"render {name}", argv, out / "dataset.json", inputs, *before)
+    return _step(f"render {_title(name, base)}", argv, out / "dataset.json", inputs, *after)
 
 
-def _pretrain_step(name: str, variant: Variant, size: Size, options: StudyOptions, rendered: Step) -> Step:
-    out = options.out / "pretrained" / name
+def _pretrain_step(
+    name: str, variant: Variant, base: int | None, size: Size, options: StudyOptions, rendered: Step
+) -> Step:
+    out = _folder(options.out / "pretrained" / name, base)
     argv = [*python_command("pretrain", shlex.split(options.launcher)), "--config", size.pretrain]
     argv += ["--shards", str(rendered.product.parent), "--out", str(out), *options.pretrain]
     argv += [f"{key}={json.dumps(value)}" for key, value in variant.pretrain.items()]
-    return _step(f"pre-train {name}", argv, out / "model" / "config.json", [Path(size.pretrain)], rendered)
+    argv += [f"model.init={variant.init}"] if variant.init != "default" else []
+    argv += [] if base is None else [f"run.seed={base}"]
+    return _step(
+        f"pre-train {_title(name, base)}", argv, out / "model" / "config.json", [Path(size.pretrain)], rendered
+    )
 
 
-def _compare_step(
-    size: Size, variants: Mapping[str, Variant], options: StudyOptions, pretraining: Mapping[str, Step]
-) -> Step:
+def _folder(path: Path, base: int | None) -> Path:
+    return path if base is None else path / f"base-{base}"
+
+
+def _title(name: str, base: int | None) -> str:
+    return name if base is None else f"{name}.base-{base}"
+
+
+def _compare_step(size: Size, options: StudyOptions, starts: Mapping[str, Start]) -> Step:
     out, seeds = options.out / "compare", options.seeds or size.seeds
     argv = [*python_command("compare"), "--data", options.data, "--out", str(out), "--seeds", str(seeds)]
     argv += ["--seed", str(options.seed)] if options.seed is not None else []
     argv += ["--config", size.finetune] if size.finetune else []
-    for name in variants:
-        checkpoint = str(pretraining[name].product.parents[1]) if name in pretraining else SCRATCH
-        argv += ["--start", f"{name}={checkpoint}"]
+    for name, start in starts.items():
+        argv += ["--start", f"{name}={start.where}"]
     for per_class in options.per_class or size.per_class:
         argv += ["--per-class", str(per_class)]
     argv += ["--launcher", options.launcher] if options.launcher else []
     argv += options.finetune_command(size).overrides
     inputs = [Path(size.finetune)] if size.finetune else []
-    return _step("fine-tune", argv, out / "compare.json", inputs, *pretraining.values())
+    before = [start.pretraining for start in starts.values() if start.pretraining]
+    return _step("fine-tune", argv, out / "compare.json", inputs, *before)
 
 
 def _step(name: str, argv: Sequence[str], product: Path, inputs: Sequence[Path], *before: Step) -> Step:
@@ -264,7 +268,7 @@ def _step(name: str, argv: Sequence[str], product: Path, inputs: Sequence[Path],
         if not path.is_file():
             raise UsageError(f"{path}: no such file, which '{name}' needs")
         key.update(path.read_bytes())
-    return Step(name=name, argv=tuple(argv), product=product, key=key.hexdigest())
+    return Step(name=name, argv=tuple(argv), product=product, after=before, key=key.hexdigest())
 
 
 def _astronaut() -> Path:

@@ -15,8 +15,8 @@ REPORT = "compare"
 NOTE = "± is the standard deviation over seeds (of a sample); differences are from the first start, seed by seed."
 
 
-def write_report(comparison: Comparison, finished: Collection[FinetuneRun]) -> dict[str, Any]:
-    """Write the three files; returns what compare.json holds.
+def write_report(comparison: Comparison, finished: Collection[FinetuneRun], *, draw: bool = True) -> dict[str, Any]:
+    """Write the three files; returns what compare.json holds. draw: whether to write the figure.
 
     Raises DataError for results that cannot be read.
     """
@@ -24,10 +24,12 @@ def write_report(comparison: Comparison, finished: Collection[FinetuneRun]) -> d
     write_atomically(comparison.out / f"{REPORT}.json", json.dumps(report, indent=1))
     write_atomically(comparison.out / f"{REPORT}.md", f"{to_markdown(report_tables(report))}\n\n{NOTE}\n")
     sections = [section for section in report["sections"] if section["measures"]]
-    if sections:
-        bars = {_title(report, each): list(each["measures"].items())[-1] for each in sections}
-        curves = {_title(report, each): _curves(comparison, finished, each["per_class"] or 0) for each in sections}
-        tables.draw(bars, curves, comparison.out / f"{REPORT}.png")
+    if sections and draw:
+        bars = {section_title(report, each): list(each["measures"].items())[-1] for each in sections}
+        by_step = {
+            section_title(report, each): curves(comparison, finished, each["per_class"] or 0) for each in sections
+        }
+        tables.draw(bars, by_step, comparison.out / f"{REPORT}.png")
     return report
 
 
@@ -68,7 +70,7 @@ def report_tables(
 ) -> dict[str, list[list[str]]]:
     """By title, the table (`tables.table`) of each section that has results."""
     return {
-        _title(report, section): tables.table(section["measures"], extra_columns)
+        section_title(report, section): tables.table(section["measures"], extra_columns)
         for section in report["sections"]
         if section["measures"]
     }
@@ -86,19 +88,20 @@ def to_markdown(by_title: Mapping[str, list[list[str]]]) -> str:
     )
 
 
-def _title(report: Mapping[str, Any], section: Mapping[str, Any]) -> str:
+def section_title(report: Mapping[str, Any], section: Mapping[str, Any]) -> str:
+    """What a section's accuracies are of. report: what compare.json or study.json holds."""
     per_class = section["per_class"]
     return f"accuracy on {report['split']}" + (f", {per_class} training images a class" if per_class else "")
 
 
-def _curves(comparison: Comparison, finished: Collection[FinetuneRun], per_class: int) -> tuple[str, tables.Curves]:
+def curves(comparison: Comparison, finished: Collection[FinetuneRun], per_class: int) -> tuple[str, tables.Curves]:
     """(quantity, its curves): the accuracy that the epoch was chosen by where there is one, else the loss."""
     from fracgen.train.engine import metrics
 
     lines = {run: metrics.read(run.path / metrics.METRICS) for run in finished if run.per_class == per_class}
     names = {name for each in lines.values() for line in each for name in line}
     quantity = next((name for name in ("val_accuracy", "test_accuracy") if name in names), "loss")
-    curves = {
+    by_start = {
         start: [
             [(line["step"], line[quantity]) for line in each if quantity in line]
             for run, each in lines.items()
@@ -106,4 +109,4 @@ def _curves(comparison: Comparison, finished: Collection[FinetuneRun], per_class
         ]
         for start in comparison.starts
     }
-    return quantity.replace("_", " "), curves
+    return quantity.replace("_", " "), by_start

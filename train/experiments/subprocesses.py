@@ -1,21 +1,34 @@
-"""Runs programs one after the other, passes signals on to them, and reports their failures."""
+"""Programs that run several at a time, each after those that it needs; signals passed on to them, failures reported."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fracgen.shards.errors import FracgenError, UsageError
-from fracgen.train.cli import StopError
+from fracgen.shards.errors import FracgenError, UsageError, printable
+from fracgen.shards.files import num_cores
+from fracgen.train.cli import StopError, say
 
 _FINISHED_KEPT = "what is finished is kept"
 _RESUMABLE = f"{_FINISHED_KEPT}, and the same command goes on"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_TICK_SECONDS = 10.0
+_POLL_SECONDS, _TICK_SECONDS = 0.05, 10.0
+_SHOWN_LINES = 5
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
+
+JOBS_HELP = (
+    "Programs that run at a time, each on an equal part of the cores. The results are the same, but for the last bits "
+    "of a CPU's sums, which depend on its threads."
+)
+KEEP_GOING_HELP = "After a failure, go on with all that does not need what failed."
 
 
 class SubprocessError(FracgenError):
@@ -26,17 +39,68 @@ class SubprocessError(FracgenError):
         self.exit_code = code
 
 
+@dataclass(kw_only=True, eq=False)
+class Task:
+    """A program to run. label, number: as in "run" and "3 of 12". title: in words. after: the tasks that come before.
+
+    log: the file that its stderr is appended to, where several programs run at a time.
+    """
+
+    title: str
+    label: str
+    number: str
+    log: Path
+    after: Sequence["Task"] = ()
+
+    def command(self) -> Sequence[str] | None:
+        """Words of the command line; None where there is nothing to do. Called when all of `after` have ended."""
+        return None
+
+    def count(self, seconds: float) -> None:
+        """Take note that the program has run for `seconds` more: every ten seconds, and when it ends."""
+
+    def finish(self) -> None:
+        """Take note that the program has ended well."""
+
+
+class Heading(Task):
+    """No program, but a line before those that follow, where they run one at a time."""
+
+    def command(self) -> None:
+        """Nothing to run."""
+
+
+@dataclass(kw_only=True, eq=False)
+class _Child:
+    """A program that runs. signals: how many of those received it was sent."""
+
+    task: Task
+    process: subprocess.Popen[bytes]
+    signals: int
+    began: float = field(default_factory=time.perf_counter)
+    counted: float = 0.0
+
+    def count(self) -> None:
+        seconds, self.counted = self.counted, time.perf_counter() - self.began
+        self.task.count(self.counted - seconds)
+
+
 class SubprocessRunner:
-    """A context in which programs run, one at a time, and signals reach the program that runs.
+    """A context in which programs run, `jobs` at a time, and signals reach all of them.
 
     Each program has a process group of its own: a Ctrl-C in the terminal reaches it once, through this process. Twice
     would end it before its checkpoint is written. A signal while no program runs raises StopError at once.
+    One program at a time shows its stderr. That of several goes to their logs, and each has an equal part of the cores.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: int = 1, *, keep_going: bool = False) -> None:
+        """keep_going: after a failure, run all that does not need what failed."""
+        self.jobs, self._keep_going = jobs, keep_going
+        self.threads = max(1, num_cores() // jobs)
         self._received: list[int] = []
-        self._unsent: list[int] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._children: list[_Child] = []
+        self._is_starting = False
+        self._failures: list[SubprocessError] = []
         self._old_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -49,52 +113,146 @@ class SubprocessRunner:
         for each, handler in self._old_handlers.items():
             signal.signal(each, handler)
 
-    def run(self, argv: Sequence[str], title: str, *, tick: Callable[[], None] = lambda: None) -> None:
-        """Run a program to its end and drop its stdout. title: for messages. tick: called every ten seconds.
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Run all tasks that have something to do, in their order as far as those before them have ended.
 
+        After a failure the programs that run are stopped, which keep a checkpoint, unless they are to go on.
         Raises StopError after a signal, SubprocessError for a program that failed.
         """
-        self._raise_if_stopped(title)
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0)
-        self._process = process
-        self._send_signals()
+        waiting, ended = list(tasks), set[Task]()
         try:
-            code = _wait(process, tick)
-        finally:
-            self._process = None
-            if process.poll() is None:
-                process.terminate()
-        if code:
-            self._raise_if_stopped(title)
-            advice = _FINISHED_KEPT if code == UsageError.exit_code else _RESUMABLE
-            raise SubprocessError(f"{title}: ended with exit code {code}; {advice}", code)
+            while True:
+                while self._may_start() and (task := _first_ready(waiting, ended)):
+                    waiting.remove(task)
+                    if not self._try_start(task):
+                        ended.add(task)
+                if not self._children:
+                    break
+                time.sleep(_POLL_SECONDS)
+                ended.update(self._take_ended())
+        except BaseException:
+            self._stop_all()
+            raise
+        left = [task for task in tasks if task not in ended]
+        if self._received and left:
+            raise StopError(f"stopped at {left[0].title}; the same command goes on", self._received[0])
+        if self._failures:
+            more = f"; {len(self._failures) - 1} more failed" if len(self._failures) > 1 else ""
+            raise SubprocessError(f"{self._failures[0]}{more}", self._failures[0].exit_code)
 
-    def _raise_if_stopped(self, title: str) -> None:
-        if self._received:
-            raise StopError(f"stopped at {title}; the same command goes on", self._received[0])
+    def _may_start(self) -> bool:
+        failed = bool(self._failures) and not self._keep_going
+        return not self._received and not failed and len(self._children) < self.jobs
+
+    def _try_start(self, task: Task) -> bool:
+        """Whether the task has something to do; if so its program runs, or has failed."""
+        try:
+            argv = task.command()
+        except FracgenError as error:
+            self._fail(task, str(error), error.exit_code)
+            return True
+        if self.jobs == 1 and (argv is not None or isinstance(task, Heading)):
+            say({task.label: f"{task.number}: {task.title}"})
+        if argv is None:
+            return False
+        self._is_starting = True
+        try:
+            sent = len(self._received)
+            self._children.append(_Child(task=task, process=self.start_process(argv, task.log), signals=sent))
+        finally:
+            self._is_starting = False
+        self._send_signals()  # of those that came while it started
+        return True
+
+    def start_process(self, argv: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+        """Start a program, whose stdout is dropped, in a process group of its own."""
+        environment = dict(os.environ)
+        with ExitStack() as stack:
+            stderr = None
+            if self.jobs > 1:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                stderr = stack.enter_context(log.open("ab"))
+                environment = {**dict.fromkeys(_THREAD_VARIABLES, str(self.threads)), **environment}
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                process_group=0,
+                env=environment,
+            )
+
+    def _take_ended(self) -> list[Task]:
+        """The tasks that have ended well, of the programs that are no longer there; failures are taken note of."""
+        well = []
+        for child in list(self._children):
+            code = child.process.poll()
+            if code is None:
+                if time.perf_counter() - child.began - child.counted >= _TICK_SECONDS:
+                    child.count()
+                continue
+            self._children.remove(child)
+            child.count()
+            if code == 0 and self._finish(child):
+                well.append(child.task)
+            elif code and not self._received and (self._keep_going or not self._failures):
+                code = code if code > 0 else 128 - code  # as a shell says it
+                advice = _FINISHED_KEPT if code == UsageError.exit_code else _RESUMABLE
+                self._fail(child.task, f"ended with exit code {code}; {advice}", code)
+        return well
+
+    def _finish(self, child: _Child) -> bool:
+        try:
+            child.task.finish()
+        except FracgenError as error:
+            self._fail(child.task, str(error), error.exit_code)
+            return False
+        if self.jobs > 1:
+            say({child.task.label: f"{child.task.number}: {child.task.title}, {child.counted:.0f} s"})
+        return True
+
+    def _fail(self, task: Task, reason: str, code: int) -> None:
+        self._failures.append(SubprocessError(f"{task.title}: {reason}", code))
+        if self.jobs > 1:
+            print("\n".join([f"{task.title} failed:", *_last_lines(task.log)]), file=sys.stderr, flush=True)
+        if not self._keep_going:
+            for child in self._children:
+                child.process.terminate()
+
+    def _stop_all(self) -> None:
+        """Stop all programs, and wait until they have ended."""
+        for child in self._children:
+            child.process.terminate()
+        for child in self._children:
+            child.process.wait()
+            child.count()
+        self._children.clear()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._received.append(number)
-        if self._process is None:
+        if not self._children and not self._is_starting:
             raise StopError("stopped; the same command goes on", number)
-        self._unsent.append(number)
         self._send_signals()
 
     def _send_signals(self) -> None:
-        while self._unsent and self._process is not None:
-            number = self._unsent.pop(0)
-            self._process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        for child in self._children:
+            while child.signals < len(self._received):
+                number = self._received[child.signals]
+                child.signals += 1
+                child.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
 
-def _wait(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> int:
-    """The exit code of a process as a shell reports it: 128 + the signal that ended it."""
-    while True:
-        try:
-            code = process.wait(_TICK_SECONDS)
-        except subprocess.TimeoutExpired:
-            tick()
-            continue
-        return code if code >= 0 else 128 - code
+def _first_ready(waiting: Sequence[Task], ended: set[Task]) -> Task | None:
+    return next((task for task in waiting if ended.issuperset(task.after)), None)
+
+
+def _last_lines(path: Path) -> list[str]:
+    """The last lines of a log, without control characters."""
+    try:
+        lines = path.read_text("utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return []
+    return [f"  {printable(line.strip())}" for line in lines[-_SHOWN_LINES:]]
 
 
 def python_command(script: str, launcher: Sequence[str] = ()) -> list[str]:

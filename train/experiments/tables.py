@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fracgen.shards.errors import printable
 from fracgen.train.engine.run_folder import write_figure
 
 Scores = Mapping[str, Mapping[int, float]]
@@ -86,7 +87,8 @@ def _percent(summary: Mapping[str, Any], form: str = ".2f") -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """A table for the screen: the first column aligned left, the others right."""
+    """A table for the screen: the first column aligned left, the others right; control characters are escapes."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
@@ -96,9 +98,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """A table in Markdown; control characters and bars in cells are escapes."""
     rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+    first, *others = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (first, rule, *others))
 
 
 def draw(

@@ -1,0 +1,71 @@
+"""Statistics of bases and seeds: what the two spreads and the intervals mean."""
+
+import statistics
+
+import numpy as np
+import pytest
+
+from fracgen.train.experiments.nested import interval, student_t, summarize
+
+
+@pytest.mark.parametrize(
+    ("freedom", "confidence", "expected"),
+    [  # of printed tables
+        (1, 0.95, 12.706), (2, 0.95, 4.303), (3, 0.95, 3.182), (4, 0.95, 2.776), (5, 0.95, 2.571), (8, 0.95, 2.306),
+        (9, 0.99, 3.250), (10, 0.90, 1.812), (30, 0.95, 2.042), (120, 0.95, 1.980), (121, 0.95, 1.980),
+    ],
+)  # fmt: skip
+def test_quantiles_of_student(freedom, confidence, expected):
+    assert student_t(freedom, confidence) == pytest.approx(expected, abs=6e-4)
+
+
+def test_an_interval():
+    low, high = interval([1.0, 2.0, 3.0])
+    assert (low + high) / 2 == pytest.approx(2) and high - low == pytest.approx(2 * 4.303 / 3**0.5, abs=1e-3)
+    assert interval([1.0]) is None and interval([2.0, 2.0]) == (2.0, 2.0)
+
+
+def test_both_spreads_are_found_again():
+    """Planted spreads: bases 0.03, seeds shared by all 0.02, chance 0.01."""
+    rng = np.random.default_rng(0)
+    bases, seeds = rng.normal(0, 0.03, 400), rng.normal(0, 0.02, 30)
+    table = 0.5 + bases[:, None] + seeds + rng.normal(0, 0.01, (400, 30))
+    found = summarize({"x": {base: dict(enumerate(row)) for base, row in enumerate(table.tolist())}})["x"]
+    assert found["mean"] == pytest.approx(table.mean(), abs=1e-6) and found["difference"] is None
+    assert found["std_within"] == pytest.approx(np.std(table, axis=1, ddof=1).mean(), rel=0.05)
+    assert found["std_between"] == pytest.approx(0.03, rel=0.1) and found["std_base_means"] > found["std_between"]
+    only_chance = {base: {seed: 0.5 + rng.normal(0, 0.01) for seed in range(9)} for base in range(50)}
+    assert summarize({"x": only_chance})["x"]["std_between"] < 0.002
+
+
+def test_differences_are_paired_by_seed_over_bases():
+    scratch = {0: {0: 0.30, 1: 0.34, 2: 0.38}}
+    bases = [{0: 0.33, 1: 0.36, 2: 0.42}, {0: 0.31, 1: 0.33, 2: 0.39}]
+    found = summarize({"scratch": scratch, "x": dict(enumerate(bases))})["x"]
+    difference = found["difference"]
+    assert difference["by_base"] == {"0": 0.03, "1": pytest.approx(0.01 / 3, abs=1e-6)}
+    assert difference["by_seed"] == {"0": 0.02, "1": 0.005, "2": 0.025}
+    assert (difference["n"], difference["better"], difference["unit"]) == (6, 5, "bases")
+    assert difference["mean"] == pytest.approx(statistics.fmean(difference["by_base"].values()), abs=1e-6)
+    low, high = interval(list(difference["by_base"].values()))
+    assert difference["interval"] == [pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5)]
+    one = summarize({"scratch": scratch, "x": {0: bases[0]}})["x"]
+    assert one["difference"]["unit"] == "seeds" and one["std_base_means"] is None is one["std_between"]
+    assert one["difference"]["interval"][0] < 0.03 < one["difference"]["interval"][1]
+
+
+def test_a_first_variant_of_several_bases_is_paired_base_by_base():
+    first = {0: {0: 0.2, 1: 0.2}, 1: {0: 0.4, 1: 0.4}}
+    found = summarize({"a": first, "b": {0: {0: 0.3, 1: 0.3}, 1: {0: 0.5, 1: 0.5}}})["b"]
+    assert found["difference"]["interval"] == [0.1, 0.1] and found["std_between"] == pytest.approx(0.141421)
+    one = summarize({"a": first, "scratch": {0: {0: 0.2, 1: 0.3}}})["scratch"]["difference"]
+    assert one["by_seed"] == {"0": -0.1, "1": 0.0} and one["unit"] == "seeds", "from the mean of all bases"
+
+
+def test_what_is_not_there_yet():
+    found = summarize({"a": {0: {}}, "b": {0: {3: 0.5}, 1: {}}})
+    assert found["a"]["mean"] is None and found["a"]["n_runs"] == 0
+    assert found["b"]["n_bases"] == 1 and found["b"]["std_within"] is None and found["b"]["difference"] is None
+    found = summarize({"a": {0: {3: 0.25}}, "b": {0: {3: 0.5, 4: 0.7}, 1: {3: 0.25}}})["b"]
+    assert found["difference"]["by_base"] == {"0": 0.25, "1": 0.0} and found["std_between"] is None
+    assert summarize({}) == {}

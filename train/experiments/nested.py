@@ -1,0 +1,142 @@
+"""Statistics of nested runs: several starts ("bases") of a variant, each fine-tuned with the same seeds.
+
+Two spreads are told apart. Within a base, accuracies differ by fine-tuning seed: another choice of training images,
+another order, another head. Between bases, they differ by the set that was rendered and by the seed of pre-training.
+"""
+
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+Accuracies = Mapping[int, Mapping[int, float]]
+"""Accuracy, 0 to 1, by base and fine-tuning seed. A variant without a set has one base, 0."""
+
+
+def summarize(variants: Mapping[str, Accuracies]) -> dict[str, dict[str, Any]]:
+    """By variant, what `study.json` holds of it; differences are from the first variant.
+
+    accuracies: all of them, by base and seed. n_bases, n_runs: how many have results.
+    mean: of the means of the bases, None where there is no run.
+    std_within: standard deviation between seeds of one base, pooled over bases; None where no base has two seeds.
+    std_base_means: standard deviation (of a sample) of the means of the bases; None for one base. Chance in
+        fine-tuning adds to it.
+    std_between: the same without that chance: sqrt(max(0, std_base_means^2 - residual / seeds)), the component of
+        variance of a two-way layout without replication; None where bases do not all have the same two seeds or more.
+    difference: of paired accuracies, or None for the first variant (see `_difference`).
+    """
+    first = next(iter(variants.values()), {})
+    return {
+        name: {
+            "accuracies": {str(base): {str(seed): each[seed] for seed in sorted(each)} for base, each in bases.items()},
+            "n_bases": sum(bool(each) for each in bases.values()),
+            "n_runs": sum(len(each) for each in bases.values()),
+            **_spreads([each for each in bases.values() if each]),
+            "difference": _difference(bases, first) if number else None,
+        }
+        for number, (name, bases) in enumerate(variants.items())
+    }
+
+
+def _spreads(bases: Sequence[Mapping[int, float]]) -> dict[str, float | None]:
+    means = [statistics.fmean(each.values()) for each in bases]
+    squares = sum((value - mean) ** 2 for each, mean in zip(bases, means, strict=True) for value in each.values())
+    freedom = sum(len(each) - 1 for each in bases)
+    between = statistics.stdev(means) if len(means) > 1 else None
+    return {
+        "mean": _rounded(statistics.fmean(means) if means else None),
+        "std_within": _rounded(math.sqrt(squares / freedom) if freedom else None),
+        "std_base_means": _rounded(between),
+        "std_between": _rounded(_between(bases, between)),
+    }
+
+
+def _between(bases: Sequence[Mapping[int, float]], std_base_means: float | None) -> float | None:
+    seeds = sorted(bases[0]) if bases else []
+    if std_base_means is None or len(seeds) < 2 or any(sorted(each) != seeds for each in bases):
+        return None
+    total = statistics.fmean(value for each in bases for value in each.values())
+    by_seed = {seed: statistics.fmean(each[seed] for each in bases) - total for seed in seeds}
+    squares = sum(
+        (each[seed] - statistics.fmean(each.values()) - by_seed[seed]) ** 2 for each in bases for seed in seeds
+    )
+    residual = squares / ((len(bases) - 1) * (len(seeds) - 1))
+    return math.sqrt(max(0.0, std_base_means**2 - residual / len(seeds)))
+
+
+def _difference(bases: Accuracies, first: Accuracies) -> dict[str, Any] | None:
+    """Accuracies minus those of the first variant with the same fine-tuning seed.
+
+    Of the first variant's bases, each is compared with the base of the same number, and a variant of a single base
+    with the mean of them all.
+
+    n, better: pairs, and how many of them are above 0. mean: of the means of the bases. by_base, by_seed: means.
+    interval: 95 % interval of the mean by Student's t, with `unit` for units: "bases" where there are several, else
+        "seeds". Over bases it holds for other bases, fine-tuned with these seeds; over seeds, for other seeds of this
+        base. None for a single unit.
+    Returns None where there is no pair.
+    """
+    several = min(sum(map(bool, each.values())) for each in (bases, first)) > 1
+    together = _mean_by_seed(first.values())
+    pairs: dict[int, dict[int, float]] = {}
+    for base, by_seed in bases.items():
+        others = first.get(base, {}) if several else together
+        if paired := {seed: value - others[seed] for seed, value in by_seed.items() if seed in others}:
+            pairs[base] = paired
+    if not pairs:
+        return None
+    by_base = {base: statistics.fmean(each.values()) for base, each in pairs.items()}
+    by_seed = _mean_by_seed(pairs.values())
+    unit = "bases" if len(by_base) > 1 else "seeds"
+    low_high = interval(list(by_base.values() if unit == "bases" else by_seed.values()))
+    every = [value for each in pairs.values() for value in each.values()]
+    return {
+        "n": len(every),
+        "better": sum(value > 0 for value in every),
+        "mean": _rounded(statistics.fmean(by_base.values())),
+        "unit": unit,
+        "interval": None if low_high is None else [_rounded(each) for each in low_high],
+        "by_base": {str(base): _rounded(value) for base, value in by_base.items()},
+        "by_seed": {str(seed): _rounded(value) for seed, value in by_seed.items()},
+    }
+
+
+def _mean_by_seed(bases: Collection[Mapping[int, float]]) -> dict[int, float]:
+    seeds = sorted({seed for each in bases for seed in each})
+    return {seed: statistics.fmean(each[seed] for each in bases if seed in each) for seed in seeds}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
+    """The interval of the mean of normal values by Student's t: (low, high); None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    mean = statistics.fmean(values)
+    half = student_t(len(values) - 1, confidence) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def student_t(freedom: int, confidence: float) -> float:
+    """The t with P(|T| < t) = confidence, for a whole number of degrees of freedom >= 1.
+
+    By bisection of the closed form of that probability (Abramowitz and Stegun, 26.7.3 and 26.7.4) over
+    atan(t / sqrt(freedom)), in which it rises from 0 to 1.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _probability(middle, freedom) < confidence else (low, middle)
+    return math.tan((low + high) / 2) * math.sqrt(freedom)
+
+
+def _probability(theta: float, freedom: int) -> float:
+    """P(|T| < t) of Student's t, at theta = atan(t / sqrt(freedom))."""
+    odd = freedom % 2
+    term, total = (math.cos(theta) if odd else 1.0), 0.0
+    for power in range(2 + odd, freedom + 1, 2):  # freedom // 2 terms in falling powers of the cosine
+        total += term
+        term *= math.cos(theta) ** 2 * (power - 1) / power
+    return 2 / math.pi * (theta + math.sin(theta) * total) if odd else math.sin(theta) * total
