@@ -119,6 +119,9 @@ def test_only_what_identifies_a_run_differs():
     old, new = to_plain(Run(out=Path("a"))), to_plain(Run(steps=5, log_every=3, optim=Optim(lr=0.01, name="sgd")))
     assert settings.differences(Run, old, new) == ["optim.name sgd, was adamw", "steps 5, was 100"]
     assert settings.differences(Run, old, {**new, "later": {"x": 1}})[0] == "later.x 1, was None"
+    before = {name: value for name, value in old.items() if name != "steps"}
+    assert settings.differences(Run, before, old) == [], "a version without this setting did as its default says"
+    assert settings.differences(Run, before, new)[1] == "steps 5, was 100"
 
 
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
