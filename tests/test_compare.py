@@ -395,6 +395,31 @@ def test_a_signal_reaches_every_program(tmp_path):
     assert caught.value.exit_code == 143 and order == ["a", "b"]
 
 
+def test_a_signal_stops_every_run_with_its_checkpoint(images, recipe, tmp_path, capfd):
+    out = tmp_path / "out"
+    words = ["--config", recipe, "--data", images, "--start=a=none", "--start=b=none", "--out", out, "--jobs=2", *NET]
+    metrics = [out / name / "seed-0" / "metrics.jsonl" for name in "ab"]
+
+    def interrupt():
+        end = time.monotonic() + 90
+        while not all(each.exists() and each.read_text().count("\n") > 3 for each in metrics):
+            if time.monotonic() > end:
+                break
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert run(*words, "--seeds=2", "schedule.steps=2000") == 130
+    thread.join()
+    assert one_line(capfd) == "compare: stopped at a, seed 0; the same command goes on"
+    for each in metrics:
+        assert (each.parent / "last.pt").exists() and not (each.parent / "results.json").exists()
+        log = each.parents[1] / "seed-0.log"
+        assert log.read_text().strip().splitlines()[-1].startswith("finetune: stopped at step")
+    assert not (out / "a" / "seed-1").exists()
+
+
 def test_two_at_work_in_one_folder(here, images, recipe, tmp_path, capfd):
     words = ["--config", recipe, "--data", images, "--start=a=none", "--seeds=1", "--out", tmp_path, *NET]
     with lock_folder(tmp_path):

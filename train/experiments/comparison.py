@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fracgen.shards.errors import UsageError
 from fracgen.train.config import load
-from fracgen.train.engine.settings import Model
+from fracgen.train.engine.settings import CLOSED_FORMS, Model
 from fracgen.train.experiments.finetuning import Finetuning
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 SCRATCH = "none"
 """What stands for no weights at all."""
-INITS = ("mimetic", "impulse")
-"""Starts without weights, whose initialisation has a closed form; a folder of such a name is written ./mimetic."""
 RESERVED_PREFIXES = ("per-class-", "seed-", "compare.")
 """Names in the folder of a comparison that are no start's."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -65,7 +63,7 @@ class FinetuneCommand:
 class FinetuneRun:
     """One fine-tuning run. per_class: training images of each class, 0 for the command's own number.
 
-    where: path of the start's weights, "none", or one of INITS. path: folder of the run.
+    where: path of the start's weights, "none", or one of CLOSED_FORMS. path: folder of the run.
     """
 
     start: str
@@ -123,7 +121,7 @@ class Comparison:
         settings = self.command.settings({})
         if settings.model.name:
             return None
-        paths = [where for where in self.starts.values() if where not in (SCRATCH, *INITS)]
+        paths = [where for where in self.starts.values() if where not in (SCRATCH, *CLOSED_FORMS)]
         if not paths:
             raise UsageError("--model: give the architecture; no start has weights, and the recipe names no model")
         model = load_init(min(paths, key=lambda path: not Path(path).is_dir()), settings.model).model
@@ -134,7 +132,7 @@ class Comparison:
         command, model, checkpoint = self.command, self._model_of(run), run.where
         argv = ["--config", command.config] if command.config is not None else []
         argv += ["--data", command.data] if command.data else []
-        init = ["--init", run.where] if run.where in INITS else []
+        init = ["--init", run.where] if run.where in CLOSED_FORMS else []
         checkpoint = SCRATCH if init else run.where
         argv += ["--checkpoint", checkpoint, *init, "--seed", str(run.seed), "--out", str(run.path)]
         argv += ["--per-class", str(run.per_class)] if run.per_class else []
@@ -145,7 +143,7 @@ class Comparison:
 
     def settings(self, run: FinetuneRun) -> Finetuning:
         """The settings that these words stand for."""
-        is_init, model = run.where in INITS, self._model_of(run)
+        is_init, model = run.where in CLOSED_FORMS, self._model_of(run)
         values: dict[str, Any] = {"checkpoint": SCRATCH if is_init else run.where, "run.seed": run.seed}
         values |= {"model.init": run.where} if is_init else {}
         values |= {"per_class": run.per_class} if run.per_class else {}
@@ -155,7 +153,7 @@ class Comparison:
         return self.command.settings(values)
 
     def _model_of(self, run: FinetuneRun) -> Model | None:
-        return None if Path(run.where).is_dir() and run.where not in INITS else self.model
+        return None if Path(run.where).is_dir() and run.where not in CLOSED_FORMS else self.model
 
 
 def parse_starts(words: Sequence[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting, from_plain, parse_yaml, read_text
+from fracgen.train.engine.settings import Init
 from fracgen.train.experiments.comparison import SCRATCH, parse_starts
 
 SizeName = Literal["laptop", "published"]
@@ -52,7 +53,7 @@ class Variant:
     """
 
     render: str = ""
-    init: Literal["default", "mimetic", "impulse"] = "default"
+    init: Init = "default"
     pretrain: Mapping[str, Any] = field(default_factory=dict)
     size: Literal["both", "laptop", "published"] = "both"
     published: Mapping[str, Any] = field(default_factory=dict)

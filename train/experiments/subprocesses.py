@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Any, Self
 from fracgen.shards.errors import FracgenError, UsageError, printable
 from fracgen.shards.files import num_cores
 from fracgen.train.cli import StopError, say
+from fracgen.train.experiments.fork_server import TRAIN, ForkedProgram, find_script
 
 _FINISHED_KEPT = "what is finished is kept"
 _RESUMABLE = f"{_FINISHED_KEPT}, and the same command goes on"
@@ -37,6 +37,9 @@ class SubprocessError(FracgenError):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.exit_code = code
+
+
+Program = subprocess.Popen[bytes] | ForkedProgram
 
 
 @dataclass(kw_only=True, eq=False)
@@ -75,7 +78,7 @@ class _Child:
     """A program that runs. signals: how many of those received it was sent."""
 
     task: Task
-    process: subprocess.Popen[bytes]
+    process: Program
     signals: int
     began: float = field(default_factory=time.perf_counter)
     counted: float = 0.0
@@ -90,7 +93,8 @@ class SubprocessRunner:
 
     Each program has a process group of its own: a Ctrl-C in the terminal reaches it once, through this process. Twice
     would end it before its checkpoint is written. A signal while no program runs raises StopError at once.
-    One program at a time shows its stderr. That of several goes to their logs, and each has an equal part of the cores.
+    One program at a time shows its stderr. That of several goes to their logs, each has an equal part of the cores, and
+    those of ours in this Python are forks (see `fork_server`).
     """
 
     def __init__(self, jobs: int = 1, *, keep_going: bool = False) -> None:
@@ -164,22 +168,19 @@ class SubprocessRunner:
         self._send_signals()  # of those that came while it started
         return True
 
-    def start_process(self, argv: Sequence[str], log: Path) -> "subprocess.Popen[bytes]":
+    def start_process(self, argv: Sequence[str], log: Path) -> Program:
         """Start a program, whose stdout is dropped, in a process group of its own."""
-        environment = dict(os.environ)
-        with ExitStack() as stack:
-            stderr = None
-            if self.jobs > 1:
-                log.parent.mkdir(parents=True, exist_ok=True)
-                stderr = stack.enter_context(log.open("ab"))
-                environment = {**dict.fromkeys(_THREAD_VARIABLES, str(self.threads)), **environment}
+        nothing = subprocess.DEVNULL
+        if self.jobs == 1:
+            return subprocess.Popen(argv, stdin=nothing, stdout=nothing, process_group=0)
+        own = {name: str(self.threads) for name in _THREAD_VARIABLES if name not in os.environ}
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if script := find_script(argv):
+            return ForkedProgram(script, argv[2:], log, own)
+        with log.open("ab") as stderr:
+            environment = {**os.environ, **own}
             return subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                process_group=0,
-                env=environment,
+                argv, stdin=nothing, stdout=nothing, stderr=stderr, process_group=0, env=environment
             )
 
     def _take_ended(self) -> list[Task]:
@@ -262,7 +263,7 @@ def python_command(script: str, launcher: Sequence[str] = ()) -> list[str]:
     train.py or data.py in it, before the libraries.
     Raises UsageError for a launcher that is not installed.
     """
-    path = str(Path(__file__).parents[1] / f"{script}.py")
+    path = str(TRAIN / f"{script}.py")
     if not launcher:
         return [sys.executable, path]
     program = shutil.which(launcher[0]) or shutil.which(launcher[0], path=str(Path(sys.executable).parent))

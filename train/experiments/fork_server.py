@@ -1,0 +1,109 @@
+"""Programs of ours started as forks of a process that has imported what they need: seconds of imports less for each.
+
+The forks are those of multiprocessing's fork server, which runs nothing but imports, and has no threads and no GPU.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+TRAIN = Path(__file__).parents[1]
+_SCRIPTS = ("pretrain", "finetune")
+_PRELOADED = (
+    "fracgen.train.experiments.fork_server",
+    *(f"fracgen.train.{script}" for script in _SCRIPTS),
+    *(f"fracgen.train.augment.{name}" for name in ("device", "evaluation", "inputs")),
+    *(f"fracgen.train.data.{name}" for name in ("loader", "opening", "splits")),
+    *(f"fracgen.train.engine.{name}" for name in ("best_weights", "closed_form", "trainer", "init_weights", "losses")),
+    "matplotlib.figure",
+)
+_ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTHONSAFEPATH": "1"}
+"""A look whether there is a GPU, should an import take one, leaves it usable in forks; and the server imports nothing
+from the working directory."""
+
+
+def find_script(argv: Sequence[str]) -> str | None:
+    """Name of the script in train/ that a command line runs by this Python, if it can be forked."""
+    path = Path(argv[1])
+    is_ours = argv[0] == sys.executable and path.parent == TRAIN and path.stem in _SCRIPTS
+    return path.stem if is_ours else None
+
+
+class ForkedProgram:
+    """A program that runs: what SubprocessRunner needs of `subprocess.Popen`."""
+
+    def __init__(self, script: str, argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        """Start train/SCRIPT.py with the words in `argv`, in a process group of its own.
+
+        log: its stderr is appended there. environment: of the server, which the first program starts.
+        """
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(_PRELOADED))
+        own = dict(os.environ)
+        os.environ.update({**environment, **_ENVIRONMENT})
+        try:
+            self._process = context.Process(target=_run, args=(script, list(argv), str(log)))
+            self._process.start()
+        finally:
+            for name in (*environment, *_ENVIRONMENT):
+                os.environ.pop(name, None)
+            os.environ.update(own)
+
+    def poll(self) -> int | None:
+        """Its exit code, -N where signal N ended it; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self._process.join()
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it runs."""
+        if self._process.exitcode is None and self._process.pid is not None:
+            os.kill(self._process.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM, if it runs."""
+        self.send_signal(signal.SIGTERM)
+
+
+def _run(script: str, argv: list[str], log: str) -> None:
+    """Become the program. Its exit code is that of the process."""
+    os.setpgid(0, 0)
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDWR)
+    stderr = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    for target, source in enumerate((null, null, stderr)):
+        os.dup2(source, target)
+    import torch
+
+    if torch.cuda._is_in_bad_fork():  # an import has used the GPU, which no fork can then; none does today
+        os.execv(sys.executable, [sys.executable, str(TRAIN / f"{script}.py"), *argv])
+    sys.exit(importlib.import_module(f"fracgen.train.{script}").run(argv))
+
+
+_HANDLED = (signal.SIGTERM, signal.SIGHUP)
+
+
+def _pass_over(server: int) -> None:
+    """Let the server outlive signals to all of a terminal: its forks keep their checkpoints first, told by our parent.
+
+    A fork that has not become a program yet has nothing to keep, and ends.
+    """
+
+    def handle(number: int, frame: Any) -> None:
+        if os.getpid() != server:
+            os._exit(128 + number)
+
+    for number in _HANDLED:
+        signal.signal(number, handle)
+
+
+if sys.argv[0] == "-c" and "multiprocessing.forkserver" in sys.orig_argv[-1]:  # this is the server, before its forks
+    _pass_over(os.getpid())
