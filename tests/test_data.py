@@ -26,7 +26,7 @@ from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.images import resize_and_center_crop
 from fracgen.shards.reader import open_shards
 from fracgen.train.data import choose
-from fracgen.train.data.choose import choose_mode, free_memory
+from fracgen.train.data.choose import free_memory
 from fracgen.train.data.loader import TrainLoader, check_batch, eval_batches
 from fracgen.train.data.opening import open_examples
 from fracgen.train.data.sampler import Sampler
@@ -222,8 +222,8 @@ def first_level(picture):
 def look(source, *, rank=0, world=1, **options):
     """(levels, labels) by batch."""
     options = {"transform": counted, "picture_transform": first_level, "batch_size": 4, **options}
-    found = eval_batches(source, ranks=Alone(rank=rank, world=world, device=CPU), **options)
-    return [(images.flatten().tolist(), labels.tolist()) for images, labels in found]
+    batches = eval_batches(source, ranks=Alone(rank=rank, world=world, device=CPU), **options)
+    return [(images.flatten().tolist(), labels.tolist()) for images, labels in batches]
 
 
 @pytest.mark.parametrize("world", [1, 3, 7])
@@ -649,8 +649,11 @@ def test_the_mode_is_chosen_by_size(examples, monkeypatch):
         assert loader.mode == auto and loader.reason.startswith(auto) and "55.3 kB decoded" in loader.reason
         assert make(examples, "memory").mode == "memory" and make(examples, "stream").mode == "stream"
     monkeypatch.setattr(choose, "free_memory", lambda device: 5 * size)
-    assert choose_mode(size, "auto", CPU, copies=2).mode == "stream"
     assert make(examples, "auto", beside=(examples,)).mode == "stream"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    two = make(examples, "auto")
+    assert two.mode == "stream" and "111 kB decoded (2 ranks)" in two.reason
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
     monkeypatch.setattr(choose, "free_memory", lambda device: size)
     with pytest.raises(UsageError, match=r"does not fit in memory: 55\.3 kB decoded, 55\.3 kB free on the host"):
         make(examples, "memory")

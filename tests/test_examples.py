@@ -16,12 +16,11 @@ from PIL import Image
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.train.data import catalog
-from fracgen.train.data.in_memory import load_into_memory
 from fracgen.train.data.loader import TrainLoader, eval_batches
 from fracgen.train.data.opening import open_examples
-from fracgen.train.data.pixels import PixelReader, convert_examples, sample_shape
+from fracgen.train.data.pixels import PixelReader, load_into_memory, sample_shape
 from fracgen.train.data.settings import LoaderSettings
-from fracgen.train.data.skipped import Skipped, SkippedDataWarning
+from fracgen.train.data.skipped import Skipped, SkippedDataWarning, read_good
 from fracgen.train.data.splits import open_splits
 from fracgen.train.data.subsets import evenly_spaced, stratified_subset
 from fracgen.train.ranks import Ranks
@@ -297,7 +296,7 @@ def test_modes(tmp_path):
     gray = [(50,) * 3, (100,) * 3, (40,) * 3]
     assert found == [*gray, (40, 20, 10), (9, 8, 7), (0, 0, 0), (255,) * 3]
     assert hold(train.subset([0, 1, 2, 6])).images[:, :, 0, 0].tolist() == [[50], [100], [40], [255]]
-    held = hold(train, threads=1)
+    held = hold(train)
     assert held.images.shape == (7, 3, 4, 4) and held.images[:, :, 0, 0].tolist() == [list(pixel) for pixel in found]
 
 
@@ -332,12 +331,15 @@ def test_broken_pictures(broken):
         hold(broken.subset([4]), skip_bad=True)
 
 
-def test_pictures_converted_one_by_one(broken):
+def test_pictures_read_one_by_one(broken):
+    def read(number):
+        return np.asarray(broken.open(number))
+
     with pytest.raises(DataError, match=r"bee/001\.png"):
-        convert_examples(broken, range(9), np.asarray, skip_bad=False)
-    numbers, arrays, skipped = convert_examples(broken, [3, 4, 5], np.asarray, skip_bad=True)
+        read_good(read, range(9), broken.describe, skip_bad=False)
+    numbers, arrays, skipped = read_good(read, [3, 4, 5], broken.describe, skip_bad=True)
     assert numbers == [3, 5] and [array[0, 0].tolist() for array in arrays] == [[80, 0, 7], [80, 2, 7]]
-    assert [each.reason for each in skipped] == ["image"]
+    assert [each.reason for each in skipped] == ["image"] and skipped[0].name == broken.describe(4)
 
 
 # the loader

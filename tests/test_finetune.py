@@ -727,7 +727,7 @@ def test_the_defaults_are_the_published_recipe():
     assert settings.augment.mean == (0.485, 0.456, 0.406) and settings.augment.std == (0.229, 0.224, 0.225)
     assert (settings.augment.hflip, settings.augment.vflip, settings.augment.erase) == (0.5, 0.0, 0.25)
     assert settings.schedule == Schedule(warmup_steps=0, warmup_epochs=10.0)
-    assert settings.protocol == "honest" and finetune.CONFUSION == "confusion.csv"
+    assert settings.protocol == "honest" and results.CONFUSION == "confusion.csv"
 
 
 def test_one_setting_leaves_the_others_of_its_group():

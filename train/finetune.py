@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fracgen.train.ranks import Ranks
 
 Split = Literal["val", "test"]
-CONFUSION, CONFUSION_FIGURE = "confusion.csv", "confusion.png"
 _EPOCHS = 1000.0
 """Length of the published recipe."""
 _NAMES = ("checkpoint", "data", "val", "test", "root", "num_classes", "per_class", "val_share", "keep_head", "protocol")
@@ -175,10 +174,7 @@ def finetune(
         cross_entropy,
         num_samples=loader.num_samples,
         fingerprint=fingerprint_of(splits, init),
-        resolved={
-            "model": init.model,
-            "loader": replace(settings.loader, mode=loader.mode),
-        },
+        resolved={"model": init.model, "loader": replace(settings.loader, mode=loader.mode)},
     )
     if folder is not None and trainer.is_finished and not allow_changes:
         kind, config, fingerprint = type(settings), trainer.config, trainer.fingerprint
@@ -239,10 +235,10 @@ def finetune(
     reported: Split = "test" if splits.test is not None else "val"
     accuracies: dict[str, Any] = {"protocol": settings.protocol}
     scores: Scores | None = None
-    if splits.test is not None or splits.val is not None:
+    if others:
         scores = score(reported)
         accuracies |= {"split": reported, "last": {"step": trainer.state.step, **scores.to_dict(class_names)}}
-        outcome |= describe_scores(scores, reported, "last")
+        outcome |= scores.named(reported, "last")
     if best.step:
         best.load()
         scores = score(reported)
@@ -256,7 +252,7 @@ def finetune(
         outcome["chosen_on"] = "the test split itself, as published" if published else "the validation split"
         if reported == "val":
             outcome["chosen_on"] += ", which is reported on too: a maximum, so too high"
-        outcome |= describe_scores(scores, reported, "best")
+        outcome |= scores.named(reported, "best")
         if reported == "test" and not published:
             outcome["val_accuracy_best"] = round(best.accuracy, 6)
     skipped = loader.skipped() + eval_skipped.over_ranks(ranks) + splits.skipped.over_ranks(ranks)
@@ -265,26 +261,8 @@ def finetune(
         outcome["model"] = trainer.export(crop=settings.eval_crop, class_names=class_names)
         record = {"outcome": outcome, **accuracies, "loaded": vars(loaded), "skipped": skipped}
         record |= {"config": trainer.config, "data": splits.description, "fingerprint": trainer.fingerprint}
-        write_results(folder, record, scores, class_names, reported)
+        results.write(folder.path, record, scores, class_names=class_names, split=reported)
     return outcome
-
-
-def describe_scores(scores: "Scores", split: str, weights: Literal["last", "best"]) -> dict[str, float]:
-    """The accuracies of an outcome: "test_accuracy_best", and "test_top5_best" where there are more than 5 classes."""
-    top5 = {} if scores.top5 is None else {f"{split}_top5_{weights}": round(scores.top5, 6)}
-    return {f"{split}_accuracy_{weights}": round(scores.top1, 6), **top5}
-
-
-def write_results(
-    folder: RunFolder, record: dict[str, Any], scores: "Scores | None", class_names: Sequence[str], split: str
-) -> None:
-    """Write results.json, and the confusion matrix of the chosen weights as CSV and PNG."""
-    from fracgen.train.engine import evaluate
-
-    if scores is not None:
-        evaluate.write_confusion(scores, class_names, folder / CONFUSION)
-        evaluate.draw_confusion(scores, class_names, f"{split}: {scores.top1:.1%}", folder / CONFUSION_FIGURE)
-    write_atomically(folder / results.RESULTS, json.dumps({**record, "classes": list(class_names)}, indent=1))
 
 
 def run(argv: Sequence[str]) -> int:

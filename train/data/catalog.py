@@ -1,7 +1,6 @@
 """Examples by timm's names of labelled sets: torch/cifar100, hfds/..., tfds/..."""
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +15,11 @@ from fracgen.shards.settings import nearest
 from fracgen.train.data.examples import Examples, Indices, Pixels, Progress, numbered
 from fracgen.train.data.skipped import BadSampleError
 
-_NAME = re.compile(r"(torch|hfds|tfds)/.", re.IGNORECASE)
 _TEST_ONLY = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 """Of torchvision, with a train and a test split; timm gives the others' second split as their validation."""
 _OF_TIMM = (*_TEST_ONLY, "inaturalist", "places365", "imagenet", "image_folder")
 """Names that timm knows after torch/."""
 _VAL_SPLITS = ("validation", "val", "valid", "dev")
-
-
-def is_name(data: str) -> bool:
-    """Whether it is a name of a set that timm opens."""
-    return _NAME.match(data) is not None
 
 
 def nearest_name(data: str) -> str:
@@ -60,11 +53,11 @@ def open_named(data: str, root: str, progress: Progress | None = None) -> dict[s
         opened = train if role == "train" else _create(data, root, split)
         name = f"{data}, split {split}"
         try:
-            made = read(name, opened)
+            split_examples = read(name, opened)
         except (AttributeError, KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
             raise UsageError(f"{name}: not a set of pictures with one class each ({_one_line(error)})") from error
-        if not len(made) or made.labels.max() >= 0:
-            examples[role] = made
+        if not len(split_examples) or split_examples.labels.max() >= 0:
+            examples[role] = split_examples
         if progress is not None:
             progress(done + 1, len(splits) + 1)
     return examples

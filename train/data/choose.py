@@ -1,13 +1,16 @@
 """Whether decoded images are kept in memory or streamed."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 
 from fracgen.shards.errors import UsageError
-from fracgen.train.data.settings import LoaderMode
+from fracgen.train.data.examples import ImageShape
+from fracgen.train.data.pixels import RESIZE
+from fracgen.train.data.settings import LoaderSettings
 
 AUTO_SHARE, MAX_SHARE = 0.25, 0.9
 """Shares of the free memory that a set may take: with `auto`, which leaves the rest to the model; and with `memory`."""
@@ -20,29 +23,35 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_mode(
-    num_bytes: int,
-    mode: LoaderMode,
-    device: torch.device,
-    *,
-    on_host: bool = False,
-    copies: int | None = None,
-    reason: str = "by --loader",
-    advice: str = "give --loader stream",
+def choose(
+    sets: Sequence[tuple[int, ImageShape]], settings: LoaderSettings, device: torch.device, *, has_transform: bool
 ) -> Choice:
-    """Whether a set is kept in memory or streamed.
+    """Whether sets are kept in memory, all of them, or streamed.
 
-    num_bytes: of its images, decoded. on_host: they are kept on the host, whatever the device. copies: processes on
-    this machine, each of which keeps its own; torchrun's LOCAL_WORLD_SIZE by default. reason: why it is not `auto`.
-    advice: what to do where the set does not fit. Raises UsageError for `memory` then.
+    sets: (number of images, their shape) of each. has_transform: whether workers can transform images one by one, which
+    may then differ in size. On this machine each of torchrun's processes keeps its own copy.
+    Raises UsageError for mixed sizes that cannot be had as the settings say; for `memory` where the sets do not fit.
     """
-    host = torch.device("cpu")
-    copies = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if copies is None else copies
-    free, place, sharing = free_memory(host), "the host", copies
-    if device.type == "cuda" and not on_host and free_memory(device) < free // copies:
-        free, place, sharing = free_memory(device), str(device), 1  # else the host is short, where it is decoded
-    num_bytes *= sharing
-    sizes = f"{_size(num_bytes)} decoded{f' ({copies} ranks)' if sharing > 1 else ''}, {_size(free)} free on {place}"
+    mode, reason, advice = settings.mode, "by --loader", "give --loader stream"
+    differing = next((shape.differing for _, shape in sets if shape.differing), "")
+    if differing and (not has_transform or mode == "memory" or not settings.workers):
+        mends = [RESIZE]
+        if has_transform:
+            mends.append("--loader stream" if mode == "memory" else "--workers 1 or more, which augment each by itself")
+        raise UsageError(f"images differ in size: {differing}; {', or '.join(mends)}")
+    if differing and mode == "auto":
+        return Choice("stream", "stream: images differ in size; timm's pipeline decodes and augments them in workers")
+    if mode == "auto" and has_transform and not settings.workers and not all(shape.one_size for _, shape in sets):
+        # without workers, images that may differ in size can only be loaded, which shows if they do
+        mode, reason, advice = "memory", "as there are no workers", f"give --workers 1 or more, or {RESIZE}"
+    on_host = settings.augment == "timm" and has_transform
+    num_copies = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free, place = free_memory(torch.device("cpu")), "the host"
+    if device.type == "cuda" and not on_host and free_memory(device) < free // num_copies:
+        free, place, num_copies = free_memory(device), str(device), 1  # else the host is short, where it is decoded
+    num_bytes = num_copies * sum(num * shape.num_bytes for num, shape in sets)
+    copies = f" ({num_copies} ranks)" if num_copies > 1 else ""
+    sizes = f"{_size(num_bytes)} decoded{copies}, {_size(free)} free on {place}"
     if mode == "stream":
         return Choice("stream", f"stream, {reason}: {sizes}")
     if mode == "memory":

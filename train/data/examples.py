@@ -22,7 +22,7 @@ class ImageShape:
     """What images decode to. channels: 1 for gray, 3 for RGB. height, width: the largest, where sizes differ.
 
     differing: of two images whose sizes differ, what these are, in words; "" where all have one size.
-    sampled: whether this is told from a few images; else a manifest says it, and of the size, resizing may.
+    sampled: whether the size is that of a few images; else it is a manifest's, or what all are resized to.
     """
 
     channels: int
@@ -35,6 +35,11 @@ class ImageShape:
     def num_bytes(self) -> int:
         """Bytes of one decoded image."""
         return self.channels * self.height * self.width
+
+    @property
+    def one_size(self) -> bool:
+        """Whether it is certain that all images have one size."""
+        return not (self.differing or self.sampled)
 
     def __str__(self) -> str:
         mode = "RGB" if self.channels == 3 else "gray"

@@ -1,14 +1,14 @@
 """What a path or name is: a folder of classes, a folder of shards, a pattern of tars, a name of timm's."""
 
+import re
 from pathlib import Path
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.imagefolder import find_splits
 from fracgen.shards.manifest import MANIFEST, PARTIAL
-from fracgen.train.data.catalog import is_name, open_named
 from fracgen.train.data.examples import Examples, Progress
-from fracgen.train.data.folders import open_folder
 from fracgen.train.data.tars import is_pattern, open_shards_folder, open_tars
+
+_NAME = re.compile(r"(torch|hfds|tfds)/.", re.IGNORECASE)
 
 
 def open_examples(
@@ -24,8 +24,12 @@ def open_examples(
     """
     folder = Path(where)
     if is_name(where) and not folder.exists():
+        from fracgen.train.data.catalog import open_named
+
         examples = open_named(where, root, progress)["train"]
     elif holds_classes(folder):
+        from fracgen.train.data.folders import open_folder
+
         if splits := _splits_in(folder):
             raise UsageError(f"{where}: holds splits ({', '.join(splits)}); give one of them, as {folder / splits[0]}")
         examples = open_folder(folder)
@@ -42,6 +46,11 @@ def open_examples(
     return examples
 
 
+def is_name(where: str) -> bool:
+    """Whether it is a name of a set that timm opens."""
+    return _NAME.match(where) is not None
+
+
 def is_shards_folder(folder: Path) -> bool:
     """Whether a folder is one of shards of ours, be it unfinished."""
     return (folder / MANIFEST).exists() or (folder / PARTIAL).exists()
@@ -56,6 +65,8 @@ def holds_classes(folder: Path) -> bool:
 
 def _splits_in(folder: Path) -> list[str]:
     """Names of the splits that a folder holds, where it holds no other folder."""
+    from fracgen.shards.imagefolder import find_splits
+
     splits = [path.name for path in find_splits(folder).values()]
     others = [each for each in folder.iterdir() if each.is_dir() and each.name not in splits]
     return [] if any(not each.name.startswith(".") for each in others) else splits

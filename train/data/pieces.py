@@ -1,87 +1,105 @@
 """What workers make: pieces of batches to train on, and to evaluate on."""
 
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fracgen.shards.errors import DataError
-from fracgen.train.data.examples import Examples, Indices, Pixels
-from fracgen.train.data.in_memory import Source
-from fracgen.train.data.pixels import Transform, convert_examples, transformed
+from fracgen.train.data.examples import Indices, Pixels
+from fracgen.train.data.pixels import Source, channels_first
 from fracgen.train.data.sampler import Sampler
-from fracgen.train.data.skipped import BadSampleError, SkippedExample
+from fracgen.train.data.skipped import SkippedExample, read_good
 from fracgen.train.data.workers import Piece
+from fracgen.train.seeding import key
+
+Transform = Callable[[Image.Image], Tensor]
+"""An RGB picture to a float tensor (3, S, S). It may draw from the global generators of Python, numpy and torch."""
 
 
-@dataclass(frozen=True)
-class TrainPieces:
-    """Decoded and, with a transform, transformed samples. Rows are positions of the run.
-
-    slot_shape: (C, H, W) of uint8 images, None with a transform.
-    """
+@dataclass(frozen=True, kw_only=True)
+class _Pieces:
+    """transform: None leaves pixels as they are, all of one size."""
 
     source: Source
-    sampler: Sampler
     transform: Transform | None
     skip_bad: bool
-    slot_shape: tuple[int, int, int] | None
-    _bad: set[int] = field(default_factory=set)
+
+    @property
+    def slot_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of the images, where they are pixels; None with a transform."""
+        return self.source.planes if self.transform is None else None
+
+    def _piece(
+        self, samples: Iterable[tuple[Pixels, int]], rows: range, slot: Tensor | None, skipped: Sequence[SkippedExample]
+    ) -> Piece:
+        """Samples, no more than rows, as a piece. skipped: may grow while samples are taken."""
+        labels, images = list[int](), list[Tensor]()
+        if slot is None and self.slot_shape is not None:
+            slot = torch.empty((len(rows), *self.slot_shape), dtype=torch.uint8)
+        out = None if slot is None else slot.numpy()
+        for row, (pixels, label) in zip(rows, samples, strict=False):
+            if out is not None:
+                out[len(labels)] = channels_first(pixels)
+            elif self.transform is not None:
+                self._seed(row)
+                images.append(self.transform(Image.fromarray(pixels).convert("RGB")))
+            labels.append(label)
+        if slot is not None:
+            return Piece(slot[: len(labels)], np.array(labels, np.int64), tuple(skipped))
+        return Piece(torch.stack(images) if images else None, np.array(labels, np.int64), tuple(skipped))
+
+    def _seed(self, row: int) -> None:
+        """Called before each transform."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPieces(_Pieces):
+    """Rows are positions of the run: each sample is a function of set, seed and position."""
+
+    sampler: Sampler
     _next_good: dict[int, int] = field(default_factory=dict)
 
     def make(self, rows: range, slot: Tensor | None) -> Piece:
-        """Samples of these positions, each a function of set, seed and position."""
-        positions = np.arange(rows.start, rows.stop)
-        labels, skipped, made = np.empty(len(rows), np.int64), list[SkippedExample](), list[Tensor]()
-        images = slot
-        if images is None and self.slot_shape is not None:
-            images = torch.empty((len(rows), *self.slot_shape), dtype=torch.uint8)
-        out = images.numpy() if images is not None else None
-        for row, number in enumerate(self.sampler.numbers(positions).tolist()):
-            pixels, labels[row] = self._read(number, skipped)
-            if out is not None:
-                out[row] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-            elif self.transform is not None:
-                made.append(transformed(self.transform, pixels, self.sampler.seed, rows[row]))
-        if out is None:
-            images = torch.stack(made) if made else None
-        return Piece(None if slot is not None else images, labels, tuple(skipped))
+        """The samples of these positions. A bad example leaves its place to the next that can be used."""
+        skipped = list[SkippedExample]()
+        numbers = self.sampler.numbers(np.arange(rows.start, rows.stop)).tolist()
+        return self._piece((self._read(number, skipped) for number in numbers), rows, slot, skipped)
+
+    def _seed(self, row: int) -> None:
+        words = key(self.sampler.seed, "augment", row)
+        random.seed(words)
+        np.random.seed(words & 0xFFFFFFFF)
+        torch.default_generator.manual_seed(words)
 
     def _read(self, number: int, skipped: list[SkippedExample]) -> tuple[Pixels, int]:
         """(pixels, label) of an example, or of the next that can be used, the first after the last."""
-        if not self.skip_bad:
-            return self.source.read(number)
-        num, first, start = self.sampler.num_examples, "", self._next_good.get(number, number)
-        for ahead in range(num):
-            candidate = (start + ahead) % num
-            if candidate in self._bad:
-                continue
-            try:
-                sample = self.source.read(candidate)
-            except BadSampleError as error:
-                first = first or f"; {error}"
-                self._bad.add(candidate)
-                skipped.append(error.skipped(self.source.describe(candidate)))
-            else:
-                if candidate != number:
-                    self._next_good[number] = candidate
-                return sample
-        raise DataError(f"no image of {num} can be used{first}")
+        num, bad, message = self.sampler.num_examples, list[int](), ""
+        for _ in range(num):
+            number = self._next_good.get(number, number)
+            _, samples, failed = read_good(self.source.read, [number], self.source.describe, skip_bad=self.skip_bad)
+            if samples:
+                self._next_good.update(dict.fromkeys(bad, number))
+                return samples[0]
+            skipped += failed
+            bad.append(number)
+            message = message or failed[0].message
+            number = (number + 1) % num
+        raise DataError(f"no image of {num} can be used; {message}")
 
 
-@dataclass(frozen=True)
-class EvalPieces:
-    """Transformed examples, without those that are bad. Rows are places in `numbers`."""
+@dataclass(frozen=True, kw_only=True)
+class EvalPieces(_Pieces):
+    """Rows are places in `numbers`, which says the examples."""
 
-    examples: Examples
     numbers: Indices
-    transform: Transform
-    skip_bad: bool
-    slot_shape: None = None
 
     def make(self, rows: range, slot: Tensor | None) -> Piece:
         """The good ones among these examples."""
         numbers = self.numbers[rows.start : rows.stop].tolist()
-        good, images, skipped = convert_examples(self.examples, numbers, self.transform, skip_bad=self.skip_bad)
-        return Piece(torch.stack(images) if images else None, self.examples.labels[good], tuple(skipped))
+        _, samples, skipped = read_good(self.source.read, numbers, self.source.describe, skip_bad=self.skip_bad)
+        return self._piece(samples, rows, slot, skipped)

@@ -1,24 +1,24 @@
-"""Examples as pixels of one mode and, where it matters, of one size."""
+"""Examples as pixels of one mode and, where it matters, of one size: decoded when they are read, or kept in memory."""
 
-import random
-from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.files import num_cores
 from fracgen.shards.images import resize_and_center_crop
-from fracgen.train.data.examples import Examples, ImageShape, Pixels
-from fracgen.train.data.skipped import BadSampleError, SkippedExample
-from fracgen.train.seeding import key
+from fracgen.train.data.examples import Examples, ImageShape, Indices, Pixels, Progress
+from fracgen.train.data.skipped import BadSampleError, Skipped, SkippedExample, read_good
 
-T = TypeVar("T")
-Transform = Callable[[Image.Image], torch.Tensor]
-"""An RGB picture to a float tensor (3, S, S). It may draw from the global generators of Python, numpy and torch."""
+RESIZE = "give --resize N to bring all to N x N"
+_STREAM = "give --loader stream"
 _NUM_SAMPLED = 32
+_CHUNK = 32
+"""Examples that a thread decodes at a time."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,15 @@ class PixelReader:
     shape: ImageShape
     resize: int = 0
     any_size: bool = False
-    mend: str = "give --resize N to bring all to N x N"
+    mend: str = RESIZE
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def planes(self) -> tuple[int, int, int]:
+        """(C, H, W) of each image, unless `any_size`."""
+        return self.shape.channels, self.shape.height, self.shape.width
 
     def read(self, number: int) -> tuple[Pixels, int]:
         """(pixels, label). Raises BadSampleError for an example that is no good, UsageError for one of another size."""
@@ -55,13 +60,29 @@ class PixelReader:
         return self.examples.describe(number)
 
 
+def _pixels(image: Image.Image | Pixels, channels: int, resize: int) -> Pixels:
+    mode = "RGB" if channels == 3 else "L"
+    if isinstance(image, np.ndarray):
+        if not resize and image.ndim == (3 if channels == 3 else 2):
+            return image
+        image = Image.fromarray(image)
+    if image.mode != mode:
+        image = image.convert(mode)
+    return np.asarray(resize_and_center_crop(image, resize) if resize else image)
+
+
+def channels_first(pixels: Pixels) -> Pixels:
+    """(H, W) as it is, which fills (1, H, W); (H, W, 3) as (3, H, W), a view."""
+    return pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
 def sample_shape(examples: Examples, resize: int = 0) -> ImageShape:
     """The shape of decoded images: as a manifest tells it, else from 32 evenly spaced images, RGB where any is.
 
     Raises BadSampleError where none of these can be decoded.
     """
     shape = examples.shape if examples.shape is not None else _sampled_shape(examples)
-    return ImageShape(shape.channels, resize, resize, sampled=shape.sampled) if resize else shape
+    return ImageShape(shape.channels, resize, resize) if resize else shape
 
 
 def _sampled_shape(examples: Examples) -> ImageShape:
@@ -81,42 +102,98 @@ def _sampled_shape(examples: Examples) -> ImageShape:
     return ImageShape(channels, height, width, differing=f"{one}, {others[0]}" if others else "", sampled=True)
 
 
-def _pixels(image: Image.Image | Pixels, channels: int, resize: int) -> Pixels:
-    mode = "RGB" if channels == 3 else "L"
-    if isinstance(image, np.ndarray):
-        if not resize and image.ndim == (3 if channels == 3 else 2):
-            return image
-        image = Image.fromarray(image)
-    if image.mode != mode:
-        image = image.convert(mode)
-    return np.asarray(resize_and_center_crop(image, resize) if resize else image)
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Decoded examples.
 
-
-def transformed(transform: Transform, image: Pixels, seed: int, position: int) -> torch.Tensor:
-    """What a transform makes of an image, as a function of seed and position: the global generators are seeded."""
-    words = key(seed, "augment", position)
-    random.seed(words)
-    np.random.seed(words & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(words)
-    return transform(Image.fromarray(image).convert("RGB"))
-
-
-def convert_examples(
-    examples: Examples, numbers: Iterable[int], convert: Callable[[Image.Image], T], *, skip_bad: bool
-) -> tuple[list[int], list[T], list[SkippedExample]]:
-    """(which could be decoded, what `convert` makes of each RGB picture, what was left out) of these examples.
-
-    Raises BadSampleError for the first bad one, unless `skip_bad`.
+    images: uint8 (M, C, H, W). labels: int64 (M,). numbers: int64 (M,), which of the examples these are, ascending: all
+    but for bad ones that were skipped. rows: int64 (N,), of each example its row; of a bad one, that of the next good
+    one, the first after the last.
     """
-    good, results, skipped = list[int](), list[T](), list[SkippedExample]()
-    for number in numbers:
+
+    images: Tensor
+    labels: Tensor
+    numbers: Indices
+    rows: Indices
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def planes(self) -> tuple[int, int, int]:
+        """(C, H, W) of each image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def read(self, number: int) -> tuple[Pixels, int]:
+        """(pixels, label) of an example, from memory on the host."""
+        row = int(self.rows[number])
+        pixels: Pixels = self.images[row].numpy()
+        return pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), int(self.labels[row])
+
+    def describe(self, number: int) -> str:
+        """The name of example `number`, for messages."""
+        return f"example {number}"
+
+    def take(self, numbers: Indices) -> tuple[Tensor, Tensor]:
+        """(images, labels) of these examples, copied, on the device that these are on."""
+        rows = torch.from_numpy(self.rows[numbers])
+        if self.images.is_cuda:
+            rows = rows.pin_memory().to(self.images.device, non_blocking=True)
+        return self.images.index_select(0, rows), self.labels.index_select(0, rows)
+
+    def to(self, device: torch.device) -> "InMemory":
+        """The same on a device. Raises UsageError where it does not fit there."""
         try:
-            picture = examples.open(number)
-        except BadSampleError as error:
-            if not skip_bad:
-                raise
-            skipped.append(error.skipped(examples.describe(number)))
-            continue
-        good.append(number)
-        results.append(convert(picture.convert("RGB")))
-    return good, results, skipped
+            return InMemory(self.images.to(device), self.labels.to(device), self.numbers, self.rows)
+        except torch.OutOfMemoryError as error:
+            raise UsageError(f"{self.images.nbytes} bytes of images do not fit on {device}; {_STREAM}") from error
+
+
+Source = InMemory | PixelReader
+"""Examples as pixels of one mode: from memory, or decoded when they are read."""
+
+
+def load_into_memory(
+    reader: PixelReader, *, skip_bad: bool = False, skipped: Skipped, progress: Progress | None = None
+) -> InMemory:
+    """Decode all examples, by a thread a core.
+
+    skipped: takes those that are bad, where `skip_bad` is given.
+    Raises UsageError where sizes differ or memory is not enough, BadSampleError for a bad example, DataError where no
+    example is good.
+    """
+    num = len(reader)
+    try:
+        images = torch.empty((num, *reader.planes), dtype=torch.uint8)
+    except (RuntimeError, MemoryError):
+        raise UsageError(f"{num * reader.shape.num_bytes} bytes of images do not fit in memory; {_STREAM}") from None
+    planes, labels = images.numpy(), np.empty(num, np.int64)
+
+    def decode(number: int) -> None:
+        pixels, labels[number] = reader.read(number)
+        planes[number] = channels_first(pixels)
+
+    def decode_chunk(start: int) -> tuple[list[int], list[SkippedExample]]:
+        chunk = range(start, min(start + _CHUNK, num))
+        numbers, _, bad = read_good(decode, chunk, reader.describe, skip_bad=skip_bad)
+        return numbers, bad
+
+    good = list[int]()
+    pool = ThreadPoolExecutor(num_cores(), "decoding")
+    try:
+        for done, (numbers, bad) in enumerate(pool.map(decode_chunk, range(0, num, _CHUNK)), start=1):
+            good += numbers
+            skipped.extend(bad)
+            if progress is not None:
+                progress(min(done * _CHUNK, num), num)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if not good:
+        raise DataError(f"{reader.examples.name}: no image of {num} can be used ({dict(skipped.counts)})")
+    for row, number in enumerate(good):  # ascending, so that no row is written before it is read
+        if row < number:
+            planes[row] = planes[number]
+    good_numbers = np.array(good, np.int64)
+    rows = np.searchsorted(good_numbers, np.arange(num)) % len(good)
+    return InMemory(images[: len(good)], torch.from_numpy(labels[good_numbers]), good_numbers, rows)

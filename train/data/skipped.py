@@ -1,13 +1,14 @@
-"""Examples that cannot be used: the error, and the count of those that are left out."""
+"""Examples that cannot be used: the error, the loop that leaves them out, and their count."""
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.train.ranks import Ranks
 
+T = TypeVar("T")
 MAX_WARNINGS = 5
 """Skipped examples that are shown one by one; the others are only counted."""
 
@@ -34,6 +35,27 @@ class BadSampleError(DataError):
     def skipped(self, name: str) -> SkippedExample:
         """The record of this example, where it is left out."""
         return SkippedExample(name, self.reason, str(self))
+
+
+def read_good(
+    read: Callable[[int], T], numbers: Iterable[int], describe: Callable[[int], str], *, skip_bad: bool
+) -> tuple[list[int], list[T], list[SkippedExample]]:
+    """(which of these examples can be read, what `read` gives for each, the others).
+
+    describe: the name of an example. Raises the BadSampleError of the first that cannot be read, unless `skip_bad`.
+    """
+    good, values, skipped = list[int](), list[T](), list[SkippedExample]()
+    for number in numbers:
+        try:
+            value = read(number)
+        except BadSampleError as error:
+            if not skip_bad:
+                raise
+            skipped.append(error.skipped(describe(number)))
+        else:
+            good.append(number)
+            values.append(value)
+    return good, values, skipped
 
 
 class SkippedDataWarning(UserWarning):

@@ -17,13 +17,8 @@ import numpy as np
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.imagefolder import SPLITS, find_splits
-from fracgen.train.data.catalog import is_name, nearest_name, open_named
 from fracgen.train.data.examples import Examples, Progress, numbered
-from fracgen.train.data.opening import (
-    holds_classes,
-    is_shards_folder,
-    open_examples,
-)
+from fracgen.train.data.opening import holds_classes, is_name, is_shards_folder, open_examples
 from fracgen.train.data.skipped import Skipped
 from fracgen.train.data.subsets import hold_out, take_per_class
 from fracgen.train.data.tars import check_labels, is_pattern
@@ -41,30 +36,6 @@ class Splits:
     test: Examples | None
     description: str
     skipped: Skipped
-
-
-@dataclass(frozen=True)
-class _Opener:
-    """Opens one split. num_classes: of tars without a manifest; 0 where it is not known."""
-
-    num_classes: int
-    skip_bad: bool
-    skipped: Skipped
-    progress: Progress | None
-
-    def open(self, where: str | Examples) -> Examples:
-        """Raises UsageError for what is missing or holds nothing."""
-        if isinstance(where, Examples):
-            examples = where
-        elif not Path(where).exists() and not is_pattern(where):
-            raise UsageError(f"{where}: no such folder")
-        else:
-            num_classes = 0 if Path(where).is_dir() else self.num_classes
-            examples = open_examples(where, num_classes=num_classes, skip_bad=self.skip_bad, progress=self.progress)
-        examples = check_labels(examples, skip_bad=self.skip_bad, skipped=self.skipped, progress=self.progress)
-        if not len(examples):
-            raise UsageError(f"{examples.name}: no image in it that can be used")
-        return examples
 
 
 def open_splits(
@@ -95,18 +66,32 @@ def open_splits(
     if per_class < 0 or num_classes < 0:
         raise UsageError(f"images per class {per_class}, classes {num_classes}: give 1 or more, or 0 for all")
     skipped, notes = Skipped(), []
+
+    def open_split(where: str | Examples, num_classes: int) -> Examples:
+        """num_classes: of tars without a manifest; 0 where it is not known."""
+        if isinstance(where, str):
+            if not Path(where).exists() and not is_pattern(where):
+                raise UsageError(f"{where}: no such folder")
+            in_tars = 0 if Path(where).is_dir() else num_classes
+            where = open_examples(where, num_classes=in_tars, skip_bad=skip_bad, progress=progress)
+        examples = check_labels(where, skip_bad=skip_bad, skipped=skipped, progress=progress)
+        if not len(examples):
+            raise UsageError(f"{examples.name}: no image in it that can be used")
+        return examples
+
+    def open_other(where: str | Examples | None) -> Examples | None:
+        return None if where is None else _check_classes(train, open_split(where, len(train.class_names)))
+
     places, note = _find(data, root, progress)
-    train = _Opener(num_classes, skip_bad, skipped, progress).open(places["train"])
+    train = open_split(places["train"], num_classes)
     if num_classes not in (0, len(train.class_names)):
         raise UsageError(f"--num-classes {num_classes}: {train.name} has {len(train.class_names)} classes")
     _check_train(train)
-    opener = _Opener(len(train.class_names), skip_bad, skipped, progress)
     val_place: str | Examples | None = val or None
     test_place: str | Examples | None = test or places.get("test")
     if "val" in places and not (isinstance(places["val"], str) and val and Path(val) == Path(places["val"])):
         test_place, val_place = (test_place, val or places["val"]) if test_place else (places["val"], val_place)
-    reported = None if test_place is None else _open_other(train, test_place, opener)
-    chosen = None if val_place is None else _open_other(train, val_place, opener)
+    reported, chosen = open_other(test_place), open_other(val_place)
     notes.append(f"{note}{train.name}: {len(train):,} images of {len(train.class_names)} classes")
     if per_class:
         train = take_per_class(train, per_class, seed=seed)
@@ -125,10 +110,14 @@ def _find(data: str, root: str, progress: Progress | None) -> tuple[Mapping[str,
     folder = Path(data)
     note = f"{data}: a local folder is taken; " if is_name(data) and folder.exists() else ""
     if is_name(data) and not folder.exists():
+        from fracgen.train.data.catalog import open_named
+
         return open_named(data, root, progress), ""
     if not folder.is_dir():
         if is_pattern(data):
             return {"train": data}, note
+        from fracgen.train.data.catalog import nearest_name
+
         hint = nearest_name(data) or ", as torch/cifar100"
         raise UsageError(f"{data}: no such folder, nor a name that timm knows{hint}")
     if is_shards_folder(folder):
@@ -150,9 +139,8 @@ def _check_train(train: Examples) -> None:
         raise UsageError(f"{train.name}: class {name!r} without images")
 
 
-def _open_other(train: Examples, where: str | Examples, opener: _Opener) -> Examples:
-    """Another split, of the same classes by name and number."""
-    other = opener.open(where)
+def _check_classes(train: Examples, other: Examples) -> Examples:
+    """The other split, of the same classes by name and number. Raises UsageError where its classes are others."""
     ours, theirs = train.class_names, other.class_names
     if ours == theirs or (len(ours) == len(theirs) and numbered(len(ours)) in (ours, theirs)):
         return other

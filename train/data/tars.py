@@ -5,13 +5,11 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from webdataset.shardlists import expand_urls
 
 from fracgen.shards.errors import LFS_ADVICE, DataError, UsageError
 from fracgen.shards.manifest import load_manifest
@@ -118,17 +116,17 @@ def check_labels(examples: Examples, *, skip_bad: bool, skipped: Skipped, progre
     """
     if not isinstance(store := examples.store, TarStore):
         return examples
-    bad = store.bad_samples(progress)
-    if not bad:
-        return replace(examples)
-    for error in bad.values():
-        if not skip_bad:
-            raise error
+    if not (bad := store.bad_samples(progress)):
+        return examples
+    if not skip_bad:
+        raise next(iter(bad.values()))
     skipped.extend(error.skipped(store.describe(n)) for n, error in bad.items())
     return examples.subset(np.setdiff1d(examples.numbers, list(bad)))
 
 
 def _expand(pattern: str) -> list[str]:
+    from webdataset.shardlists import expand_urls
+
     if "://" in pattern or pattern.startswith(("pipe:", "hf:")):
         raise UsageError(f"{pattern}: only local files are read; copy the tars here first")
     num_names = prod(abs(int(end) - int(start)) + 1 for start, end in _RANGE.findall(pattern))

@@ -1,4 +1,4 @@
-"""Pieces of batches made by worker processes, put together and brought to the device one step ahead."""
+"""Pieces of batches made by worker processes, put together and brought to the device ahead of the training step."""
 
 import contextlib
 import itertools
@@ -7,7 +7,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from math import prod
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -23,83 +23,126 @@ from fracgen.train.data.examples import Indices
 from fracgen.train.data.skipped import Skipped, SkippedExample
 
 T = TypeVar("T")
-_AHEAD = 2
-"""Batches that stand ready."""
+_AHEAD = 3
+"""Batches that stand ready or are being made."""
 _PREFETCH = 2
 """Pieces that each worker has to make or to hand over."""
 
 
 class Piece(NamedTuple):
-    """A few rows of a batch. images: (n, ...), None where they lie in the slot of the request. labels: (n,) int64.
-
-    failure: the error that ends the batches, as (its class, its message); then the piece holds nothing else.
-    """
+    """A few rows of a batch. images: (n, ...), None without any row. labels: (n,) int64."""
 
     images: Tensor | None
     labels: Indices
     skipped: tuple[SkippedExample, ...] = ()
-    failure: tuple[type[FracgenError], str] | None = None
 
 
 class PieceMaker(Protocol):
-    """Makes pieces of batches; it is forked or pickled to workers. slot_shape: (C, H, W) of uint8 images, or None."""
+    """Makes pieces of batches; it is forked or pickled to workers."""
 
     @property
     def slot_shape(self) -> tuple[int, int, int] | None:
-        """Of its images, where they are uint8 and their shape is known before."""
+        """(C, H, W) of its images, where they are uint8 and their shape is known before."""
 
     def make(self, rows: range, slot: Tensor | None) -> Piece:
-        """The piece of these rows of the run. slot: uint8 (len(rows) or more, C, H, W), takes the images if given."""
-
-
-class _Request(NamedTuple):
-    slot: int
-    rows: range
+        """The piece of these rows of the run. slot: uint8 (len(rows) or more, C, H, W), which the images are put in."""
 
 
 def make_batches(
-    maker: PieceMaker, batches: Iterable[range], num_workers: int, *, device: torch.device, skipped: Skipped
+    maker: PieceMaker,
+    batches: Iterable[range],
+    num_workers: int,
+    *,
+    batch_size: int,
+    device: torch.device,
+    skipped: Skipped,
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """(images, labels) on the device for each batch of rows of the run, made while the caller computes.
 
-    A thread keeps two batches ready; num_workers 0 has it make them too. Else each worker makes its piece of each
-    batch, which takes less memory than batches of their own and brings the first one sooner.
+    A thread keeps batches ready; num_workers 0 has it make them too. Else each worker makes its piece of each batch,
+    which takes less memory than batches of their own and brings the first one sooner.
+    batch_size: rows of the largest batch. skipped: takes the examples that were left out.
     Closing the iterator ends workers and thread. Raises the first error of any worker, DataError where a worker dies.
     """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())  # which is a matter of each thread
-
-    def make() -> Generator[tuple[list[Piece], Tensor | None, Tensor | None, Any], None, None]:
-        steps = _from_workers(maker, batches, num_workers) if num_workers else _in_this_thread(maker, batches)
-        stream: Any = None
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with contextlib.closing(steps):
-            for pieces in steps:
-                if any(piece.failure for piece in pieces) or all(piece.images is None for piece in pieces):
-                    yield pieces, None, None, None
-                    continue
-                with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
-                    images, labels = (t.to(device, non_blocking=True) for t in _join(pieces, device.type == "cuda"))
-                    yield pieces, images, labels, stream.record_event() if stream else None
-
-    with contextlib.closing(_ahead(make, _AHEAD)) as steps:
-        for pieces, images, labels, copied in steps:
-            for piece in pieces:
-                skipped.extend(piece.skipped)
-                if piece.failure:
-                    raise piece.failure[0](piece.failure[1])
-            if images is None or labels is None:  # all of its examples were left out
+    with contextlib.closing(_ahead(_on_device(maker, batches, num_workers, batch_size, device))) as steps:
+        for step in steps:
+            skipped.extend(step.skipped)
+            if step.batch is None:  # all of its examples were left out
                 continue
-            if copied is not None:
-                copied.wait(torch.cuda.current_stream(device))
-                for tensor in (images, labels):
-                    tensor.record_stream(torch.cuda.current_stream(device))
-            yield images, labels
+            if step.copied is not None:
+                stream = torch.cuda.current_stream(device)
+                step.copied.wait(stream)
+                for tensor in step.batch:
+                    tensor.record_stream(stream)
+            yield step.batch
 
 
-def _join(pieces: list[Piece], pin: bool) -> tuple[Tensor, Tensor]:
+def _ahead(iterator: Generator[T, None, None]) -> Generator[T, None, None]:
+    """What an iterator gives, taken up to `_AHEAD` items ahead by a thread, which alone runs it.
+
+    Its errors come out here. Closing this one ends the thread, then closes the iterator.
+    """
+    ready = queue.SimpleQueue[T | BaseException | None]()
+    room, ended = threading.Semaphore(_AHEAD), threading.Event()
+
+    def run() -> None:
+        while room.acquire() and not ended.is_set():
+            try:
+                ready.put(next(iterator, None))
+            except BaseException as error:
+                ready.put(error)
+
+    thread = threading.Thread(target=run, name="batches ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            room.release()
+            yield item
+    finally:
+        ended.set()
+        room.release()
+        thread.join()
+        iterator.close()
+
+
+class _Step(NamedTuple):
+    """What one step trains on, on the device. copied: the event after which it is there, on a GPU."""
+
+    batch: tuple[Tensor, Tensor] | None
+    copied: Any
+    skipped: list[SkippedExample]
+
+
+def _on_device(
+    maker: PieceMaker, batches: Iterable[range], num_workers: int, batch_size: int, device: torch.device
+) -> Generator[_Step, None, None]:
+    """Each batch of its pieces, on the device, copied by a stream of its own."""
+    stream: Any = None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    pieces_of_batches: Generator[list[Piece], None, None] = (
+        _from_workers(maker, batches, num_workers, batch_size)
+        if num_workers
+        else ([_checked(_guarded(maker, rows, None))] for rows in batches)
+    )
+    with contextlib.closing(pieces_of_batches):
+        for pieces in pieces_of_batches:
+            skipped = [example for piece in pieces for example in piece.skipped]
+            if not any(len(piece.labels) for piece in pieces):
+                yield _Step(None, None, skipped)
+                continue
+            with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
+                images, labels = (t.to(device, non_blocking=True) for t in _join(pieces, pin=stream is not None))
+                copied = stream.record_event() if stream else None
+            yield _Step((images, labels), copied, skipped)
+
+
+def _join(pieces: list[Piece], *, pin: bool) -> tuple[Tensor, Tensor]:
     """One batch of its pieces, in memory of its own; at least one has images."""
     labels = torch.from_numpy(np.concatenate([piece.labels for piece in pieces]))
     filled = [piece.images for piece in pieces if piece.images is not None]
@@ -109,49 +152,38 @@ def _join(pieces: list[Piece], pin: bool) -> tuple[Tensor, Tensor]:
     return torch.cat(filled), labels
 
 
-def _in_this_thread(maker: PieceMaker, batches: Iterable[range]) -> Generator[list[Piece], None, None]:
-    for rows in batches:
-        yield [_guarded(maker, rows, None)]
-
-
-def _guarded(maker: PieceMaker, rows: range, slot: Tensor | None) -> Piece:
-    """A piece; an error of ours travels as a value: DataLoader would wrap its message."""
+def _guarded(maker: PieceMaker, rows: range, slot: Tensor | None) -> Piece | FracgenError:
+    """A piece, or an error of ours as a value that can be pickled: DataLoader would wrap its message."""
     try:
         return maker.make(rows, slot)
     except FracgenError as error:
         kind = UsageError if error.exit_code == UsageError.exit_code else DataError
-        return Piece(None, np.empty(0, np.int64), failure=(kind, str(error)))
+        return kind(str(error))
+
+
+def _checked(piece: Piece | FracgenError) -> Piece:
+    if isinstance(piece, FracgenError):
+        raise piece
+    return piece
 
 
 class _Pieces:
-    """A map-style data set for DataLoader: a request in, a piece out."""
+    """A map-style data set for DataLoader: (number of a slot, rows) in, a piece out, its images in the slot."""
 
     def __init__(self, maker: PieceMaker, slots: list[Tensor]) -> None:
         self._maker, self._slots = maker, slots
 
-    def __getitems__(self, request: _Request) -> Piece:
-        return _guarded(self._maker, request.rows, self._slots[request.slot] if self._slots else None)
+    def __getitems__(self, request: tuple[int, range]) -> Piece | FracgenError:
+        slot, rows = request
+        if not self._slots:
+            return _guarded(self._maker, rows, None)
+        piece = _guarded(self._maker, rows, self._slots[slot])
+        return piece._replace(images=None) if isinstance(piece, Piece) else piece
 
 
-class _Requests:
-    """A batch sampler for DataLoader: of each batch a piece a worker, each with the next slot in turn."""
-
-    def __init__(self, batches: Iterable[range], num_workers: int, num_slots: int) -> None:
-        self._batches, self._num_workers, self._num_slots = batches, num_workers, num_slots
-
-    def __iter__(self) -> Iterator[_Request]:
-        count = itertools.count()
-        for rows in self._batches:
-            for worker in range(self._num_workers):
-                yield _Request(next(count) % self._num_slots, split_rows(rows, worker, self._num_workers))
-
-
-def split_rows(rows: range, part: int, num_parts: int) -> range:
-    """Part number `part` of a range of rows; parts differ in length by one at most."""
-    return rows[len(rows) * part // num_parts : len(rows) * (part + 1) // num_parts]
-
-
-def _from_workers(maker: PieceMaker, batches: Iterable[range], num_workers: int) -> Generator[list[Piece], None, None]:
+def _from_workers(
+    maker: PieceMaker, batches: Iterable[range], num_workers: int, batch_size: int
+) -> Generator[list[Piece], None, None]:
     """The pieces of each batch, from worker processes.
 
     They are forked on Linux, where it is safe while they touch no device: they start at once (a fresh interpreter needs
@@ -160,14 +192,14 @@ def _from_workers(maker: PieceMaker, batches: Iterable[range], num_workers: int)
     Images are handed over in slots that are used again: DataLoader maps new memory for every tensor, which costs more
     than to decode a fractal of 512 x 512. When a piece is taken, `_PREFETCH * num_workers` others may have been begun;
     the slot of the one after those is its own, and free, since the pieces of a batch are copied before the next is
-    taken, which `_NUM_SLOTS` allows for.
+    taken, for which there are `num_workers` slots more.
     """
     num_slots = _PREFETCH * num_workers + num_workers
-    peeked, batches = _peek(batches)
-    slots = _shared_slots(maker, -(-len(peeked) // num_workers), num_slots)
+    slots = _shared_slots(maker.slot_shape, -(-batch_size // num_workers), num_slots)
+    parts = ((rows, worker) for rows in batches for worker in range(num_workers))
     loader: DataLoader[Piece] = DataLoader(
         _Pieces(maker, slots),  # type: ignore[arg-type]  # __getitems__ is enough
-        batch_sampler=_Requests(batches, num_workers, num_slots),  # type: ignore[arg-type]
+        batch_sampler=((n % num_slots, _part(*part, num_workers)) for n, part in enumerate(parts)),  # type: ignore[arg-type]
         num_workers=num_workers,
         prefetch_factor=_PREFETCH,
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
@@ -177,11 +209,11 @@ def _from_workers(maker: PieceMaker, batches: Iterable[range], num_workers: int)
     )
     # Made in this thread, not the main one, it installs no SIGCHLD handler, which would raise in the caller's step.
     iterator: Any = iter(loader)
-    count = itertools.count()
+    slot = itertools.cycle(slots)
     try:
-        while pieces := [
-            _from_slot(piece, slots, next(count) % num_slots) for piece in itertools.islice(iterator, num_workers)
-        ]:
+        while pieces := [_checked(piece) for piece in itertools.islice(iterator, num_workers)]:
+            if slots:
+                pieces = [piece._replace(images=next(slot)[: len(piece.labels)]) for piece in pieces]
             yield pieces
     except (RuntimeError, OSError, EOFError) as error:
         if not isinstance(error, RuntimeError):  # a worker died while it handed over; the system may still be at it
@@ -197,29 +229,22 @@ def _from_workers(maker: PieceMaker, batches: Iterable[range], num_workers: int)
         iterator._shutdown_workers()
 
 
-def _peek(batches: Iterable[range]) -> tuple[range, Iterable[range]]:
-    """(the first batch, all of them): no later batch is longer."""
-    iterator = iter(batches)
-    first = next(iterator, range(0))
-    return first, itertools.chain([first] if first else [], iterator)
+def _part(rows: range, part: int, num_parts: int) -> range:
+    """Part number `part` of a range of rows; parts differ in length by one at most."""
+    return rows[len(rows) * part // num_parts : len(rows) * (part + 1) // num_parts]
 
 
-def _shared_slots(maker: PieceMaker, num_rows: int, num_slots: int) -> list[Tensor]:
-    """Memory that workers share, uint8 (num_rows, C, H, W) each; none where the shape is not known.
+def _shared_slots(shape: tuple[int, int, int] | None, num_rows: int, num_slots: int) -> list[Tensor]:
+    """Memory that workers share, uint8 (num_rows, C, H, W) each; none where the shape of images is not known.
 
     Forked workers inherit anonymous memory, for which /dev/shm need not be large.
     """
-    if maker.slot_shape is None:
+    if shape is None:
         return []
-    shape = (max(1, num_rows), *maker.slot_shape)
-    if sys.platform == "linux":
-        rooms = [torch.frombuffer(mmap.mmap(-1, prod(shape)), dtype=torch.uint8) for _ in range(num_slots)]
-        return [room.view(shape) for room in rooms]
-    return [torch.empty(shape, dtype=torch.uint8).share_memory_() for _ in range(num_slots)]
-
-
-def _from_slot(piece: Piece, slots: list[Tensor], slot: int) -> Piece:
-    return piece._replace(images=slots[slot][: len(piece.labels)]) if piece.images is None and slots else piece
+    if sys.platform != "linux":
+        return [torch.empty((num_rows, *shape), dtype=torch.uint8).share_memory_() for _ in range(num_slots)]
+    memory = (mmap.mmap(-1, num_rows * prod(shape)) for _ in range(num_slots))
+    return [torch.frombuffer(each, dtype=torch.uint8).view(num_rows, *shape) for each in memory]
 
 
 def _as_it_is(piece: Piece) -> Piece:
@@ -232,53 +257,3 @@ def _start_worker(worker: int) -> None:
         os.setpgid(0, 0)
     forget_locks()
     torch.set_num_threads(1)
-
-
-def _ahead(make: Callable[[], Generator[T, None, None]], depth: int) -> Generator[T, None, None]:
-    """What an iterator gives, made up to `depth` items ahead in a thread, which also calls `make`.
-
-    Its errors come out here; closing this one ends the thread and closes the iterator.
-    """
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: T | None, error: BaseException | None) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((item, error), timeout=0.1)
-                return
-
-    def run() -> None:
-        try:
-            iterator: Any = make()
-            with contextlib.closing(iterator):
-                for item in iterator:
-                    put(item, None)
-                    if stop.is_set():
-                        return
-            put(None, StopIteration())
-        except BaseException as error:
-            put(None, error)
-
-    thread = threading.Thread(target=run, name="batches ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = _get(ready, thread)
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]  # it is there where no error is
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _get(ready: "queue.Queue[T]", thread: threading.Thread) -> T:
-    while True:
-        try:
-            return ready.get(timeout=1.0)
-        except queue.Empty:
-            if not thread.is_alive() and ready.empty():
-                raise RuntimeError("the thread that makes batches has gone") from None

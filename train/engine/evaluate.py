@@ -52,6 +52,11 @@ class Scores:
         right = self.confusion.diagonal()
         return {name: round(float(right[n] / counts[n]), 6) if counts[n] else None for n, name in enumerate(names)}
 
+    def named(self, split: str, weights: str) -> dict[str, float]:
+        """As an outcome has it: "test_accuracy_best"; with more than 5 classes "test_top5_best" too."""
+        top5 = {} if self.top5 is None else {f"{split}_top5_{weights}": round(self.top5, 6)}
+        return {f"{split}_accuracy_{weights}": round(self.top1, 6), **top5}
+
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain values for results.json."""
         return {

@@ -1,16 +1,32 @@
-"""Results of a run that has ended, and of several seeds together: mean and standard deviation."""
+"""Results of a run that has ended, as files; of several seeds together, mean and standard deviation."""
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fracgen.shards.errors import DataError
-from fracgen.shards.files import read_json
+from fracgen.shards.files import read_json, write_atomically
 from fracgen.shards.settings import differences
 from fracgen.train.engine.run_folder import MODEL
 
-RESULTS = "results.json"
+if TYPE_CHECKING:
+    from fracgen.train.engine.evaluate import Scores
+
+RESULTS, CONFUSION, CONFUSION_FIGURE = "results.json", "confusion.csv", "confusion.png"
+
+
+def write(
+    folder: Path, record: Mapping[str, Any], scores: "Scores | None", *, class_names: Sequence[str], split: str
+) -> None:
+    """Write results.json, and the confusion matrix of the chosen weights on `split` as CSV and PNG."""
+    from fracgen.train.engine.evaluate import draw_confusion, write_confusion
+
+    if scores is not None:
+        write_confusion(scores, class_names, folder / CONFUSION)
+        draw_confusion(scores, class_names, f"{split}: {scores.top1:.1%}", folder / CONFUSION_FIGURE)
+    write_atomically(folder / RESULTS, json.dumps({**record, "classes": list(class_names)}, indent=1))
 
 
 def read(folder: Path, kind: type, *, fingerprint: str, config: Mapping[str, Any]) -> dict[str, Any] | None:

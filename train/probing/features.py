@@ -10,8 +10,7 @@ from torch import Tensor
 from fracgen.shards.errors import DataError
 from fracgen.train.augment.evaluation import EvalTransform
 from fracgen.train.data.examples import Examples, Progress
-from fracgen.train.data.pixels import convert_examples
-from fracgen.train.data.skipped import Skipped, SkippedExample
+from fracgen.train.data.skipped import Skipped, SkippedExample, read_good
 from fracgen.train.probing.backbones import Backbone, block_features
 from fracgen.train.probing.thread_map import thread_map
 
@@ -74,9 +73,12 @@ def _extract_group(
     transform = EvalTransform(size=group[0].size, crop=crop, mean=group[0].mean, std=group[0].std)
     starts = range(0, len(examples), batch_size)
 
+    def read(number: int) -> Tensor:
+        return transform(examples.open(number).convert("RGB"))
+
     def of_batch(start: int) -> tuple[list[int], list[list[Tensor]], list[SkippedExample]]:
         numbers = range(start, min(start + batch_size, len(examples)))
-        good, images, bad = convert_examples(examples, numbers, transform, skip_bad=skip_bad)
+        good, images, bad = read_good(read, numbers, examples.describe, skip_bad=skip_bad)
         return good, [_block_features(each, torch.stack(images), amp) for each in group] if good else [], bad
 
     rows: list[list[Tensor]] = []
