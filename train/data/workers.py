@@ -196,10 +196,11 @@ def _from_workers(
     """
     num_slots = _PREFETCH * num_workers + num_workers
     slots = _shared_slots(maker.slot_shape, -(-batch_size // num_workers), num_slots)
-    parts = ((rows, worker) for rows in batches for worker in range(num_workers))
+    parts = (_part(rows, worker, num_workers) for rows in batches for worker in range(num_workers))
+    requests: Any = ((number % num_slots, rows) for number, rows in enumerate(parts))
     loader: DataLoader[Piece] = DataLoader(
         _Pieces(maker, slots),  # type: ignore[arg-type]  # __getitems__ is enough
-        batch_sampler=((n % num_slots, _part(*part, num_workers)) for n, part in enumerate(parts)),  # type: ignore[arg-type]
+        batch_sampler=requests,
         num_workers=num_workers,
         prefetch_factor=_PREFETCH,
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
