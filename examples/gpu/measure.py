@@ -14,7 +14,6 @@ import contextlib
 import io
 import itertools
 import json
-import os
 import platform
 import sys
 import time
@@ -185,8 +184,6 @@ def resume(measurement: Measurement) -> Iterator[Row]:
 
     Where it does not, both are asked again of torch's deterministic algorithms.
     """
-    # read when cuBLAS starts; without it, deterministic algorithms are refused
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     kinds: list[tuple[str, Mode]] = [("fp32", Mode.EAGER), ("bf16", Mode.EAGER), ("bf16", Mode.COMPILED)]
     for precision, mode in (kind for kind in kinds if kind[1] in measurement.modes):
         row = _resume(measurement, mode, precision, deterministic=False)
@@ -255,24 +252,26 @@ def main(
     shards: Annotated[str, typer.Option(help="Set to pre-train on, as `fracgen render` writes it.")] = "1p-frac",
     device: Annotated[Literal["cuda", "cpu"], typer.Option(help="cpu: to try the script.")] = "cuda",
     batch_size: Annotated[
-        list[int] | None, typer.Option(help="Again for more than one. [default: 512 256 1024]")
+        list[int] | None, typer.Option(help="May come more than once. [default: 512 256 1024]")
     ] = None,
-    mode: Annotated[list[Mode] | None, typer.Option(help="Again for both, which is the default.")] = None,
-    loader: Annotated[list[Loader] | None, typer.Option(help="Again for both, which is the default.")] = None,
-    workers: Annotated[int, typer.Option(help="Worker processes that stream. [default: one a core, less two]")] = 0,
-    images: Annotated[int, typer.Option(help="Of each kind in the piece augmentation; even.", min=2)] = 64,
-    steps: Annotated[int, typer.Option(help="Of each run of the piece resume.", min=3)] = 9,
+    mode: Annotated[list[Mode] | None, typer.Option(help="eager or compiled; both by default.")] = None,
+    loader: Annotated[list[Loader] | None, typer.Option(help="memory or stream; both by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="That stream. [default: one a core, less two]", min=0)] = None,
+    images: Annotated[int, typer.Option(help="Of the piece augmentation: an even number.", min=2)] = 64,
+    steps: Annotated[int, typer.Option(help="Of a run of the piece resume.", min=3)] = 9,
 ) -> None:
     """Measure training on a GPU, one piece a call, into a JSON file."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this torch sees no GPU; --device cpu tries the script")
+    if images % 2:
+        raise UsageError(f"--images {images}: mixup and cutmix pair images; make it even")
     measurement = Measurement(
         shards=shards,
         device=torch.device(device),
         batch_sizes=tuple(batch_size or (512, 256, 1024)),
         modes=tuple(mode or Mode),
         loaders=tuple(loader or Loader),
-        workers=workers or max(1, num_cores() - 2),
+        workers=max(1, num_cores() - 2) if workers is None else workers,
         images=images,
         steps=steps,
         settings=tuple(settings or ()),
