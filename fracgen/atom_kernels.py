@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.chaos import splitmix64
+from fracgen.canvas_kernels import splitmix64
 from fracgen.ifs import Floats
 from fracgen.jit import kernel
 

@@ -18,7 +18,7 @@ from fracgen.onepfrac import OnePFrac
 from fracgen.plain import draw_plain
 from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, versions, write_shards
-from fracgen.renderer import Renderer
+from fracgen.renderer import LANES, Renderer
 from fracgen.search import find_categories
 from fracgen.shards.manifest import PixelHash
 from fracgen.shards.png import encode_png
@@ -57,8 +57,9 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
     """
     recipe, _ = OnePFrac().resolve()
     renderer, maps, key = Renderer(recipe.style), recipe.base.maps, recipe.mask_key(0)
-    renderer.trace(recipe.base.p, maps, maps)
-    lanes = cycle((0, 1))  # the same lane again would keep its places
+    systems = [maps] * LANES
+    renderer.trace(recipe.base.p, *systems)
+    lanes = cycle(range(LANES))  # the same lane again would keep its places
     image, sample = renderer.draw(mask_key=key), next(recipe.render([0]))
 
     def timed(step: Callable[[], object]) -> float:
@@ -66,7 +67,7 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
         return statistics.median(_seconds(step, time.thread_time) for _ in range(repeats)) * 1e3
 
     steps = {
-        "orbit": timed(lambda: renderer.trace(recipe.base.p, maps, maps)) / 2,
+        "orbit": timed(lambda: renderer.trace(recipe.base.p, *systems)) / LANES,
         "rasterise": timed(lambda: renderer.draw(next(lanes), key)),
         "fill test": timed(lambda: fill_rate(image)),
         "encode, 8 bits": timed(lambda: encode_png(image)),

@@ -1,10 +1,11 @@
 """The shards that a run has still to make: on an executor, collected as they are committed; and what the run did."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from fracgen.recipe import UnmakeableError
 from fracgen.shards.errors import DataError
@@ -31,6 +32,17 @@ class Result:
     num_samples: int
     new_samples: int
     seconds: float
+
+    @classmethod
+    def of(cls, writer: FolderWriter, new_samples: int, started: float) -> Self:
+        """Of a run that has written what it had to. started: `time.perf_counter` at its begin."""
+        return cls(
+            folder=writer.folder,
+            manifest=writer.manifest,
+            num_samples=sum(record.samples for record in writer.records.values()),
+            new_samples=new_samples,
+            seconds=time.perf_counter() - started,
+        )
 
 
 def make_missing(

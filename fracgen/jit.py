@@ -47,6 +47,7 @@ def _use_quick_cache(dispatcher: Any) -> bool:
     if _QUICK_CACHE is None or not hasattr(dispatcher, "_cache"):
         return False
     dispatcher._cache = _QUICK_CACHE(dispatcher.py_func)
+    dispatcher._compilation_chain_init_hook = lambda: None  # looks at all installed packages; compiling does so itself
     return True
 
 

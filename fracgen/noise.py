@@ -74,23 +74,10 @@ class Noise(Recipe):
         super().__post_init__()
         _ = self.style
 
-    def __len__(self) -> int:
-        return self.classes
-
     @property
     def title(self) -> str:
         """Name, kind and classes."""
         return f"{self.NAME}-{self.kind}-{self.classes}"
-
-    @property
-    def num_classes(self) -> int:
-        """Number of images: each is a class."""
-        return self.classes
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(size, size)."""
-        return (self.size, self.size)
 
     @property
     def two_level(self) -> bool:
@@ -151,7 +138,7 @@ class Noise(Recipe):
         return image
 
     def _draw_cloud(self, *, noise_key: int, moves_key: int, mask_key: int) -> Image:
-        from fracgen.chaos import unpack_gray
+        from fracgen.canvas_kernels import unpack_gray
         from fracgen.noise_kernels import cover, scatter
 
         words = -(-self.size // 64)

@@ -7,7 +7,7 @@ Patches are drawn 64 pixels at a time: where patches overlap they agree, so that
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.chaos import splitmix64
+from fracgen.canvas_kernels import splitmix64
 from fracgen.jit import kernel
 
 Bits = npt.NDArray[np.uint64]

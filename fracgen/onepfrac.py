@@ -21,15 +21,14 @@ from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting, convert
 from fracgen.style import Color, Draw, Pad, Patch, Points, Size
+from fracgen.vetting import Vetting
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
 
-VET_PROBES = 64
-"""Perturbations of a base that vetting tries."""
 PREVIEW_CLASSES = 5
 MAX_WAITING = 16
-"""Finished images that are held back for one that is still being drawn again, before that one is drawn alone."""
+"""Finished images that are held back, at most, for one that is still being drawn again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,18 +143,10 @@ class OnePFrac(DrawnRecipe):
                     raise UsageError(f"{name} {stated:g}: the ifs beside it has {own:g}; leave {name} out")
         return dict(values)
 
-    def __len__(self) -> int:
-        return self.classes
-
     @property
     def title(self) -> str:
         """Name, sigma and delta."""
         return f"{self.NAME}-sigma{self.sigma:g}-delta{self.delta:g}"
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, L."""
-        return self.classes
 
     @property
     def base(self) -> IFS:
@@ -176,7 +167,7 @@ class OnePFrac(DrawnRecipe):
 
         with borrow_renderer(self.style) as renderer:
             if self.ifs is not None:
-                acceptance = _Vetting(self, self.ifs, renderer).given_acceptance()
+                acceptance = self._vetting(self.ifs, renderer).acceptance_of_users()
                 return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
             rejections, candidates, best, best_base = Counter[str](), 0, 0.0, None
             for attempt in range(self.max_base_tries):
@@ -185,8 +176,8 @@ class OnePFrac(DrawnRecipe):
                 except UsageError:  # determinants that underflow
                     rejections["degenerate"] += 1
                     continue
-                vetting = _Vetting(self, ifs, renderer, attempt)
-                if (reason := vetting.base_fails()) is not None:
+                vetting = self._vetting(ifs, renderer, attempt)
+                if (reason := vetting.rejection()) is not None:
                     rejections[reason] += 1
                     continue
                 candidates += 1
@@ -222,13 +213,13 @@ class OnePFrac(DrawnRecipe):
         Two orbits are traced at a time; a rejected draw is tried again in the next pair.
         Raises DataError for a class that cannot be rendered within `max_tries`.
         """
-        from fracgen.renderer import borrow_renderer
+        from fracgen.renderer import LANES, borrow_renderer
 
         with borrow_renderer(self.style) as renderer:
             queue, pending = enumerate(indices), list[tuple[int, _Draw]]()
             drawn, next_place = dict[int, Sample](), 0
             while True:
-                num_new = max((2 if len(drawn) < MAX_WAITING else 1) - len(pending), 0)
+                num_new = max(min(LANES - len(pending), MAX_WAITING - len(drawn)), 0)
                 pending += [(place, _Draw(self, index)) for place, index in islice(queue, num_new)]
                 if not pending:
                     return
@@ -269,12 +260,13 @@ class OnePFrac(DrawnRecipe):
         """The 64-bit key of the patch masks of class `index`: from (seed, index), or (seed, 0) where all share them."""
         return stream_key(self.seed, index if self.masks == "class" else 0, "masks")
 
-    def rejection(self, renderer: "Renderer", lane: int, mask_key: int) -> str | None:
-        """Why a traced orbit is not kept ("overflow", "fill"); None if it is, and then it is stamped."""
-        if renderer.diverged(lane):
-            return "overflow"
-        renderer.stamp(lane, mask_key)
-        return None if renderer.fill_rate() > self.min_fill else "fill"
+    def _vetting(self, ifs: IFS, renderer: "Renderer", attempt: int = 0) -> Vetting:
+        """Of base number `attempt`."""
+
+        def perturb(number: int) -> Floats:
+            return self.perturb(self.draw_eps(generator(self.seed, number, "vet", attempt)), ifs)
+
+        return Vetting(ifs=ifs, perturb=perturb, renderer=renderer, mask_key=self.mask_key(0), min_fill=self.min_fill)
 
 
 class _Draw:
@@ -293,16 +285,19 @@ class _Draw:
 
     def judge(self, renderer: "Renderer", lane: int) -> Sample | None:
         """The sample if the traced draw is kept; else the next perturbation is drawn, within bounds."""
-        reason = self.recipe.rejection(renderer, lane, self.mask_key)
-        if reason is None:
-            return Sample(
-                image=renderer.image(),
-                index=self.index,
-                label=self.index,
-                metadata=self._metadata(renderer.fill_rate()),
-                rejected=dict(self.rejected),
-            )
-        self.rejected[reason] += 1
+        if renderer.diverged(lane):
+            self.rejected["overflow"] += 1
+        else:
+            renderer.stamp(lane, self.mask_key)
+            if (fill_rate := renderer.fill_rate()) > self.recipe.min_fill:
+                return Sample(
+                    image=renderer.image(),
+                    index=self.index,
+                    label=self.index,
+                    metadata=self._metadata(fill_rate),
+                    rejected=dict(self.rejected),
+                )
+            self.rejected["fill"] += 1
         if sum(self.rejected.values()) >= self.recipe.max_tries:
             raise DataError(
                 f"class {self.index}: none of {self.recipe.max_tries} perturbations could be kept "
@@ -322,44 +317,6 @@ class _Draw:
             "mask_key": f"{self.mask_key:016x}",
             "fill_rate": fill_rate,
         }
-
-
-class _Vetting:
-    """Whether a base fractal is fit: by its unperturbed image, and by a sample of its perturbations."""
-
-    def __init__(self, recipe: OnePFrac, ifs: IFS, renderer: "Renderer", attempt: int = 0) -> None:
-        self.recipe, self.ifs, self.renderer, self.attempt = recipe, ifs, renderer, attempt
-        self.mask_key = self.recipe.mask_key(0)
-
-    def base_fails(self) -> str | None:
-        """Why the unperturbed image is not fit, or None."""
-        self.renderer.trace(self.ifs.p, self.ifs.maps)
-        return self.recipe.rejection(self.renderer, 0, self.mask_key)
-
-    def acceptance(self, better_than: float = -1.0) -> float:
-        """Share of 64 perturbations that pass; 0 as soon as it cannot exceed `better_than`."""
-        passed, recipe = 0, self.recipe
-        for done in range(0, VET_PROBES, 2):
-            if passed + VET_PROBES - done <= better_than * VET_PROBES:
-                return 0.0
-            self.renderer.trace(self.ifs.p, *(self._probe(number) for number in (done, done + 1)))
-            passed += sum(recipe.rejection(self.renderer, lane, self.mask_key) is None for lane in range(2))
-        return passed / VET_PROBES
-
-    def given_acceptance(self) -> float:
-        """The acceptance of a base that the user gave. Raises DataError where its own image is not fit."""
-        if (reason := self.base_fails()) is not None:
-            why = "its orbit overflows"
-            if reason == "fill":
-                filled = self.renderer.fill_rate()
-                why = f"it fills {filled:.4f} of the image, not more than {self.recipe.min_fill:g}; lower --min-fill"
-            raise DataError(f"the base fractal given cannot be used: {why}")
-        return self.acceptance()
-
-    def _probe(self, number: int) -> Floats:
-        """The maps of a perturbation, (N, 2, 3)."""
-        rng = generator(self.recipe.seed, number, "vet", self.attempt)
-        return self.recipe.perturb(self.recipe.draw_eps(rng), self.ifs)
 
 
 def _counts(rejections: Mapping[str, int]) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import time
 import warnings
 from collections import Counter
@@ -11,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from fracgen.executor import Result, make_missing, until_cancelled
 from fracgen.recipe import UnmakeableError
@@ -23,7 +21,7 @@ from fracgen.shards.imagefolder import ImageFolder
 from fracgen.shards.images import is_gray, open_picture
 from fracgen.shards.layout import Layout, default_num_shards
 from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, hash_json, load_manifest
-from fracgen.shards.plan import FolderPlan, read_plan
+from fracgen.shards.plan import FolderPlan, load_plan
 from fracgen.shards.sample import FileSample, SkippedFile
 from fracgen.shards.sidecars import sidecars
 from fracgen.shards.writer import merge_sizes
@@ -103,13 +101,7 @@ def pack(
             finally:
                 pool.shutdown(cancel_futures=True)
             _finish(writer, images)
-        return Result(
-            folder=folder,
-            manifest=writer.manifest,
-            num_samples=sum(record.samples for record in writer.records.values()),
-            new_samples=new_samples,
-            seconds=time.perf_counter() - started,
-        )
+        return Result.of(writer, new_samples, started)
 
 
 def pack_shard(
@@ -212,9 +204,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 def _compare_with_begun(folder: Path, work: FolderPlan) -> None:
     """Raises UsageError where the folder was begun from other files."""
-    earlier: Any = None
-    if folder.is_dir():
-        earlier = load_manifest(folder) if (folder / MANIFEST).exists() else read_plan(folder)
+    earlier = load_plan(folder) if folder.is_dir() else None
     if earlier is None or earlier.recipe.get("recipe") != PACK or earlier.recipe == work.recipe:
         return
     before, now = (
@@ -228,28 +218,15 @@ def _compare_with_begun(folder: Path, work: FolderPlan) -> None:
 
 def _finish(writer: FolderWriter, images: ImageFolder) -> None:
     """Write the sidecars and the manifest."""
-    work = writer.plan
-    shards = tuple(writer.records[shard] for shard in range(work.layout.num_shards))
+    shards = writer.records.values()
     least_width, width, least_height, height = merge_sizes(shard.sizes for shard in shards)
-    gray = all(is_gray(mode) for shard in shards for mode in shard.counts)
-    manifest = Manifest(
-        recipe=work.recipe,
-        recipe_hash=work.recipe_hash,
-        provenance=work.provenance,
-        layout=work.layout,
-        versions=work.versions,
-        class_names=images.class_names,
-        image=ImageFormat(
-            extension=images.extension,
-            width=width,
-            height=height,
-            mode="L" if gray else "RGB",
-            original=True,
-            one_size=(least_width, least_height) == (width, height),
-        ),
-        shards=shards,
-        files={},
+    image = ImageFormat(
+        extension=images.extension,
+        width=width,
+        height=height,
+        mode="L" if all(is_gray(mode) for shard in shards for mode in shard.counts) else "RGB",
+        original=True,
+        one_size=(least_width, least_height) == (width, height),
     )
-    files = sidecars(manifest, {}, "image files")
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    writer.finish(replace(manifest, files=hashes), files)
+    manifest = writer.new_manifest(images.class_names, image)
+    writer.finish(manifest, sidecars(manifest, {}, "image files"))

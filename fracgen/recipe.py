@@ -46,12 +46,15 @@ class Recipe(ABC):
     SOURCE: what its images are made from, in a word.
     PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
     HEADING: fields that a sheet's heading states.
+    size: width and height of an image in pixels. classes: one image each, where a recipe says nothing else.
     """
 
     NAME: ClassVar[str]
     SOURCE: ClassVar[str] = FORMULAS
     PROVENANCE: ClassVar[frozenset[str]] = frozenset()
     HEADING: ClassVar[tuple[str, ...]] = ("seed",)
+    size: int
+    classes: int
 
     def __post_init__(self) -> None:
         """Check all fields by their `Setting`. Raises UsageError with field, value and what is allowed."""
@@ -62,8 +65,8 @@ class Recipe(ABC):
     def title(self) -> str:
         """Names a folder: letters, digits, dots and dashes."""
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return self.classes
 
     @property
     def group(self) -> int:
@@ -71,9 +74,9 @@ class Recipe(ABC):
         return 1
 
     @property
-    @abstractmethod
     def num_classes(self) -> int:
         """Number of labels."""
+        return self.classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -81,9 +84,9 @@ class Recipe(ABC):
         return tuple(f"{label:0{len(str(self.num_classes - 1))}d}" for label in range(self.num_classes))
 
     @property
-    @abstractmethod
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W), or (H, W, 3)."""
+        """(H, W), or (H, W, 3) where a recipe has colours."""
+        return (self.size, self.size)
 
     @property
     @abstractmethod
@@ -138,7 +141,6 @@ def spread(count: int, most: int) -> list[int]:
 class DrawnRecipe(Recipe):
     """A recipe whose images are drawn in one `style.Style`, of which it has the fields."""
 
-    size: int
     pad: int
     points: int
     draw: DrawMode

@@ -30,8 +30,8 @@ class _Lazy(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         module, _, attribute = self._places[name].partition(":")
-        found: T = getattr(importlib.import_module(module), attribute)
-        return found
+        kind: T = getattr(importlib.import_module(module), attribute)
+        return kind
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._places

@@ -1,6 +1,5 @@
 """Render a recipe into a folder of shards: plan them, run them on an executor, resume, finish."""
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,8 +24,8 @@ from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.layout import Layout, Part, default_num_shards
-from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, load_manifest
-from fracgen.shards.plan import FolderPlan, has_tar, num_parts, read_plan, read_record
+from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, ShardRecord, load_manifest
+from fracgen.shards.plan import FolderPlan, has_tar, load_plan, num_parts, read_plan, read_record
 from fracgen.shards.sidecars import sidecars
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
@@ -77,7 +76,7 @@ def plan(
 def _begun_layout(folder: Path, recipe: Recipe) -> Layout | None:
     """The layout of a folder that holds shards of this resolved recipe; None of any other, which the writer refuses."""
     try:
-        begun = load_manifest(folder) if (folder / MANIFEST).exists() else read_plan(folder)
+        begun = load_plan(folder)
     except (FracgenError, OSError):
         return None
     return begun.layout if begun is not None and begun.recipe_hash == recipe_hash(recipe) else None
@@ -132,13 +131,7 @@ def write_shards(
                     pool.shutdown(cancel_futures=True)
             if part is None:
                 _finish(writer, recipe, preview)
-        return Result(
-            folder=folder,
-            manifest=writer.manifest,
-            num_samples=sum(record.samples for record in writer.records.values()),
-            new_samples=new_samples,
-            seconds=time.perf_counter() - started,
-        )
+        return Result.of(writer, new_samples, started)
 
 
 def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
@@ -163,40 +156,21 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
             raise DataError(_missing_shards(folder, missing, num_parts(folder)))
         if writer.manifest is None:
             _finish(writer, recipe, _sheet(writer, recipe))
-        assert writer.manifest is not None
-        return Result(
-            folder=folder,
-            manifest=writer.manifest,
-            num_samples=writer.manifest.num_samples,
-            new_samples=0,
-            seconds=time.perf_counter() - started,
-        )
+        return Result.of(writer, 0, started)
 
 
 def _existing_plan(folder: Path) -> FolderPlan:
     """The plan of a folder, finished or not, of which all shards are there. Raises as `merge`."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
-    unfinished: FolderPlan | None
-    if (folder / MANIFEST).exists():
-        manifest = load_manifest(folder)
-        unfinished = FolderPlan(
-            recipe=manifest.recipe,
-            recipe_hash=manifest.recipe_hash,
-            provenance=manifest.provenance,
-            layout=manifest.layout,
-            versions=manifest.versions,
-        )
-        present = {shard for shard, record in enumerate(manifest.shards) if has_tar(folder, record)}
-    else:
-        unfinished, present = read_plan(folder), set()
-    if unfinished is None:
+    if (work := load_plan(folder)) is None:
         raise UsageError(f"{folder}: holds no unfinished shards")
-    layout = unfinished.layout
-    shards = [shard for shard in range(layout.num_shards) if shard not in present]
-    if missing := [shard for shard in shards if read_record(folder, layout, shard) is None]:
+    shards, present = range(work.layout.num_shards), set[int]()
+    if (folder / MANIFEST).exists():
+        present = {shard for shard, record in enumerate(load_manifest(folder).shards) if has_tar(folder, record)}
+    if missing := [n for n in shards if n not in present and read_record(folder, work.layout, n) is None]:
         raise DataError(_missing_shards(folder, missing, num_parts(folder)))
-    return unfinished
+    return work
 
 
 def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:
@@ -272,18 +246,7 @@ def _sheet(writer: FolderWriter, recipe: Recipe) -> bytes:
 def _finish(writer: FolderWriter, recipe: Recipe, preview: bytes) -> None:
     """Write the sidecars and the manifest."""
     height, width, *channels = recipe.image_shape
-    work = writer.plan
-    manifest = Manifest(
-        recipe=work.recipe,
-        recipe_hash=work.recipe_hash,
-        provenance=work.provenance,
-        layout=work.layout,
-        versions=work.versions,
-        class_names=recipe.class_names,
-        image=ImageFormat(extension="png", width=width, height=height, mode="RGB" if channels else "L"),
-        shards=tuple(writer.records[shard] for shard in range(work.layout.num_shards)),
-        files={},
-    )
+    image = ImageFormat(extension="png", width=width, height=height, mode="RGB" if channels else "L")
+    manifest = writer.new_manifest(recipe.class_names, image)
     files = {**inputs(recipe), **sidecars(manifest, carried(recipe), recipe.SOURCE), "preview.png": preview}
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    writer.finish(replace(manifest, files=hashes), files)
+    writer.finish(manifest, files)

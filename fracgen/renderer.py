@@ -2,21 +2,25 @@
 
 import contextlib
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from fracgen import chaos
+from fracgen import canvas_kernels, chaos
 from fracgen.ifs import IFS, Floats, maps_from_rows
 from fracgen.rng import published_uniforms
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image
 from fracgen.style import Style, fill_rate
 
+LANES = 2
+"""Systems traced at a time: an orbit waits for its own arithmetic, so that two take as long as one."""
 TRIM = 100
 """A diverging orbit loses this many points before its first NaN."""
 MAX_KEPT_POINTS = 1_000_000
+_BLOCK = 1024
+"""Points that are placed at a time where mostly few are needed: they stay in the nearest cache."""
 
 
 class Canvas:
@@ -27,7 +31,7 @@ class Canvas:
 
     def __init__(self, style: Style) -> None:
         self.style = style
-        rows = style.size + chaos.MARGIN
+        rows = style.size + canvas_kernels.MARGIN
         self.stride = rows if style.color == "color" else -(-rows // 64) * 64
         self._visible = np.empty(style.points, np.uint32)
         self._first_visible = 0
@@ -42,7 +46,7 @@ class Canvas:
         self._offsets = offsets
         if self.style.draw == "patch":
             self._free.fill(1)
-            self._first_visible = int(chaos.find_visible(offsets, self._free, self._visible[: len(offsets)]))
+            self._first_visible = int(canvas_kernels.find_visible(offsets, self._free, self._visible[: len(offsets)]))
 
     def stamp(self, mask_key: int = 0) -> None:
         """Draw the points; mask_key: 64-bit key of the random masks, where the style has them."""
@@ -51,21 +55,39 @@ class Canvas:
         if style.color == "gray":
             self._bits.fill(0)
             if style.draw == "point":
-                chaos.plot_gray(offsets, self._bits)
+                canvas_kernels.plot_gray(offsets, self._bits)
             else:
-                chaos.stamp_gray(offsets, visible, key, style.random_masks, self.stride, self._bits)
+                canvas_kernels.stamp_gray(offsets, visible, key, style.random_masks, self.stride, self._bits)
             return
         self._pixels.fill(0)
         if style.draw == "point":
-            chaos.plot_color(offsets, _hues(), self._pixels)
+            canvas_kernels.plot_color(offsets, _hues(), self._pixels)
         else:
-            chaos.stamp_color(offsets, visible, key, style.random_masks, _hues(), self.stride, self._pixels)
+            canvas_kernels.stamp_color(offsets, visible, key, style.random_masks, _hues(), self.stride, self._pixels)
+
+    def lights(self, xs: Floats, ys: Floats, extent: Floats, mask_key: int, least: int) -> bool:
+        """Whether the patches of an orbit, (T,) each, light at least so many pixels; points placed before are lost."""
+        style, hidden, scratch = self.style, self._outside.copy(), self._visible[:_BLOCK]
+        self._free.fill(1)
+        places = xs, ys, extent, style.size, style.pad, self.stride, scratch
+        key = np.uint64(mask_key), style.random_masks
+        return bool(canvas_kernels.lights(*places, *key, least, self._free, hidden))
+
+    @cached_property
+    def _outside(self) -> npt.NDArray[np.uint64]:
+        """The canvas as bits, set outside the image, and a word more."""
+        outside = np.ones((self.style.size + canvas_kernels.MARGIN, self.stride), np.uint8)
+        outside[: self.style.size, : self.style.size] = 0
+        packed = np.packbits(outside, bitorder="little")
+        words = np.zeros(-(-packed.size // 8) + 1, np.uint64)
+        words.view(np.uint8)[: packed.size] = packed
+        return words
 
     def fill_rate(self) -> float:
         """Share of the image's pixels that are not black: of a gray image without making it."""
         if self.style.color == "color":
             return fill_rate(self.image())
-        return int(chaos.count_gray(self._bits, self.stride, self.style.size)) / self.style.size**2
+        return int(canvas_kernels.count_gray(self._bits, self.stride, self.style.size)) / self.style.size**2
 
     def image(self, *, top_bottom: bool = False, left_right: bool = False) -> Image:
         """What is drawn, mirrored or not: uint8 (size, size), or (size, size, 3) in colour; rows from the top."""
@@ -73,7 +95,7 @@ class Canvas:
         if self.style.color == "gray":
             image = np.empty((size, size), np.uint8)
             row = self._row, self._row.view(np.uint8)
-            chaos.unpack_gray(self._bits, stride, top_bottom, left_right, *row, image)
+            canvas_kernels.unpack_gray(self._bits, stride, top_bottom, left_right, *row, image)
             return image
         pixels = self._pixels.reshape(-1, stride, 3)[:size, :size]
         return np.ascontiguousarray(pixels[:: 1 if top_bottom else -1, :: -1 if left_right else 1])
@@ -90,9 +112,9 @@ class Renderer:
         self.style, self._canvas = style, Canvas(style)
         self._p = b""
         self._choices = np.empty(style.points - 1, np.uint8)
-        self._xs, self._ys = np.empty((2, style.points)), np.empty((2, style.points))
-        self._extents = np.empty((2, 4))
-        self._lengths = [0, 0]
+        self._xs, self._ys = np.empty((LANES, style.points)), np.empty((LANES, style.points))
+        self._extents = np.empty((LANES, 4))
+        self._lengths = [0] * LANES
         self._offsets = np.empty(style.points, np.uint32)
         self._placed: int | None = None
 
@@ -102,12 +124,10 @@ class Renderer:
             limits, table = np.empty(len(p)), np.empty(chaos.NUM_BUCKETS, np.uint8)
             chaos.choose_maps(p, *_stream(self.style.points), limits, table, self._choices)
             self._p = p.tobytes()
-        coefficients = np.zeros((2, len(p), 6))
-        for lane in range(2):
-            coefficients[lane] = maps[min(lane, len(maps) - 1)].reshape(-1, 6)
+        coefficients = np.array([maps[min(lane, len(maps) - 1)].reshape(-1, 6) for lane in range(LANES)])
         chaos.trace_pair(coefficients, self._choices, self._xs, self._ys, self._extents)
         self._placed = None
-        for lane in range(2):
+        for lane in range(LANES):
             self._lengths[lane] = self.style.points
             if np.isnan(self._xs[lane, -1]) or np.isnan(self._ys[lane, -1]):
                 self._trim(lane)
@@ -140,6 +160,15 @@ class Renderer:
         """
         self._place(lane)
         self._canvas.stamp(mask_key)
+
+    def lights(self, lane: int, mask_key: int, least: int) -> bool:
+        """Whether at least so many pixels of a traced orbit's image are not black: sooner known than `stamp` draws."""
+        if self.style.draw == "point":
+            self.stamp(lane, mask_key)
+            return self.fill_rate() * self.style.size**2 > least - 0.5
+        self._placed = None
+        x, y = self._xs[lane, : self._lengths[lane]], self._ys[lane, : self._lengths[lane]]
+        return self._canvas.lights(x, y, self._extents[lane], mask_key, least)
 
     def fill_rate(self) -> float:
         """Share of pixels that are not black, of what was stamped last."""
@@ -230,10 +259,10 @@ def _stream(points: int) -> tuple[Floats, npt.NDArray[np.uint16]]:
 @cache
 def _hues() -> npt.NDArray[np.uint8]:
     """The 128 hues of colour drawing, (128, 3) RGB: S = I = 0.75, hue 2 pi i / 128, in six sectors."""
-    hues = np.empty((chaos.NUM_HUES, 3))
+    hues = np.empty((canvas_kernels.NUM_HUES, 3))
     saturation = intensity = 0.75
-    for i in range(chaos.NUM_HUES):
-        turn = 3 * (2 * np.pi * i / chaos.NUM_HUES) / np.pi
+    for i in range(canvas_kernels.NUM_HUES):
+        turn = 3 * (2 * np.pi * i / canvas_kernels.NUM_HUES) / np.pi
         sector = int(np.floor(turn))
         low = intensity * (1 - saturation)
         down = intensity * (1 - saturation * (turn - sector))

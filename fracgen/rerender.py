@@ -22,10 +22,10 @@ def differing_samples(shards: ShardFolder, count: int) -> list[str]:
     numbers = np.unique(np.linspace(0, len(manifest.shards) - 1, min(count, len(manifest.shards)), dtype=int))
     per_shard = np.diff(np.linspace(0, count, len(numbers) + 1, dtype=int))
     problems = []
-    for shard, wanted in zip(numbers.tolist(), per_shard.tolist(), strict=True):
+    for shard, num_samples in zip(numbers.tolist(), per_shard.tolist(), strict=True):
         name = manifest.shards[shard].name
         try:
-            stored = [sample for _, sample in zip(range(wanted), shards.read_shard(shard), strict=False)]
+            stored = [sample for _, sample in zip(range(num_samples), shards.read_shard(shard), strict=False)]
         except DataError as error:
             problems.append(str(error))
             continue

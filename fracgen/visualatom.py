@@ -114,16 +114,6 @@ class VisualAtom(Recipe):
         return f"{self.NAME}-{self.classes}x{self.instances}"
 
     @property
-    def num_classes(self) -> int:
-        """Number of atoms, each a class."""
-        return self.classes
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(size, size)."""
-        return (self.size, self.size)
-
-    @property
     def two_level(self) -> bool:
         """False: lines have all 256 grays."""
         return False

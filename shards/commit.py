@@ -3,24 +3,18 @@
 Workers commit, in any process or machine that shares the folder; the run that asked for them is `folder.FolderWriter`.
 """
 
-import contextlib
-import fcntl
-import os
 import secrets
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 from fracgen.shards.errors import DataError
 from fracgen.shards.files import unique_temporary, write_atomically
 from fracgen.shards.layout import Layout
+from fracgen.shards.locks import commit_guard
 from fracgen.shards.manifest import PARTIAL, ShardRecord
 from fracgen.shards.plan import seal
 from fracgen.shards.writer import Entry, write_tar
-
-_commit_lock = threading.Lock()
 
 
 def commit_shard(
@@ -46,24 +40,3 @@ def commit_shard(
         temporary.unlink(missing_ok=True)
         raise
     return record
-
-
-@contextlib.contextmanager
-def commit_guard(partial: Path, *, make: bool = False) -> Iterator[None]:
-    """Hold the folder's commit lock: a worker commits, or a run begins, and neither falls between the other's steps."""
-    with _commit_lock, open_lasting(partial / "commit", make=make, kind=fcntl.LOCK_EX):
-        yield
-
-
-def open_lasting(path: Path, *, make: bool, kind: int | None = None) -> IO[bytes]:
-    """Open a lock's file, and wait for the lock; again, where a run that finished has just removed the file."""
-    while True:
-        if make:
-            path.parent.mkdir(exist_ok=True)
-        file = path.open("a+b")
-        if kind is not None:
-            fcntl.lockf(file, kind)
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                return file
-        file.close()

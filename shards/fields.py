@@ -88,19 +88,19 @@ def fields_of(kind: type, *, name: str = "", instance: Any = None) -> list[Field
 
     instance: has the defaults, where they are not the class's own.
     """
-    found = []
+    infos = []
     for field in schema_of(kind).values():
         default = field.default if instance is None else getattr(instance, field.name)
         if is_group(field.type):
             group = fields_of(field.type, name=f"{name}{field.name}.", instance=None if default is MISSING else default)
             panel = field.setting.panel
-            found += [
+            infos += [
                 dataclasses.replace(each, setting=dataclasses.replace(each.setting, panel=panel)) if panel else each
                 for each in group
             ]
         else:
-            found.append(dataclasses.replace(field, name=f"{name}{field.name}", default=default))
-    return found
+            infos.append(dataclasses.replace(field, name=f"{name}{field.name}", default=default))
+    return infos
 
 
 def _read_schema(kind: Any) -> dict[str, FieldInfo]:

@@ -16,37 +16,35 @@ A crash leaves a shard without its record (rubbish: removed), or everything but 
 the next run). Plan, records and the number of parts end in a hash of what they say, so one that is damaged is known,
 and a shard without a good record is made again; so is one whose tar was changed after it was committed. Only the shards
 are flushed to the disk before their records, so after a power cut a record may be missing or empty, which costs one
-shard, but none can vouch for a shard that did not survive. Locks are fcntl's: the system frees them with the process,
-and network file systems that know POSIX locks share them between machines.
+shard, but none can vouch for a shard that did not survive.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import re
 import secrets
-import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-from fracgen.shards.commit import commit_guard, open_lasting
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import is_url, num_cores, unique_temporary, write_atomically
-from fracgen.shards.layout import Layout, Part
-from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, ShardRecord, differing_files, load_manifest, to_json
-from fracgen.shards.plan import FolderPlan, has_tar, num_parts, parts_to_bytes, read_plan, read_record
-
-SAME_BYTES = {"0.2.0", "0.3.0"}
-"""Versions of fracgen between which a folder may pass: each finishes it as the one that began it would."""
-_held: set[Path] = set()
-_held_guard = threading.Lock()
-_STATE = re.compile(r"plan\.json|parts|commit|lock(-\d+-of-\d+)?|run-.*|input-.*|\d+\.json|.*\.tmp")
-"""Names of our files in `.partial`."""
+from fracgen.shards.layout import Part
+from fracgen.shards.locks import FolderLocks, commit_guard
+from fracgen.shards.manifest import (
+    MANIFEST,
+    PARTIAL,
+    ImageFormat,
+    Manifest,
+    ShardRecord,
+    differing_files,
+    load_manifest,
+    to_json,
+)
+from fracgen.shards.plan import FolderPlan, has_tar, is_state, parts_to_bytes, read_plan, read_record
 
 
 class FolderWriter:
@@ -76,14 +74,13 @@ class FolderWriter:
         self.manifest: Manifest | None = None
         self.records: dict[int, ShardRecord] = {}
         self._shards = range(self.layout.num_shards) if part is None else part.shards(self.layout.num_shards)
-        self._slug = "whole" if part is None else f"{part.number:05d}-of-{part.count:05d}"
+        self._slug = "whole" if part is None else part.slug
         self.token = f"{self._slug}-{secrets.token_hex(16)}"
         self._expected: dict[int, ShardRecord] = {}
         self._unchecked: set[int] = set()
         self._inputs = dict(inputs or {})
         self._created_partial = self._created_folder = self._was_empty = False
-        self._key = folder.resolve()
-        self._locks: list[IO[bytes]] = []
+        self._locks = FolderLocks(folder, part)
 
     @property
     def partial(self) -> Path:
@@ -99,16 +96,16 @@ class FolderWriter:
             if not self.partial.exists() and (self.folder / MANIFEST).exists() and self._note_shards():
                 return self
             self._create()
-            self._claim()
+            self._locks.claim()
             alone = False
             try:
                 with commit_guard(self.partial, make=True):
-                    alone = self._take_locks()
+                    alone = self._locks.take()
                     self._adopt(alone)
             except BaseException:
                 if self._created_partial and alone:  # refused: leave the folder as it was
                     self._remove_state()
-                self._release()
+                self._locks.release()
                 raise
         except OSError as error:
             raise UsageError(f"{error.filename or self.folder}: cannot be written ({error.strerror})") from error
@@ -118,7 +115,7 @@ class FolderWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         (self.partial / f"run-{self.token}").unlink(missing_ok=True)
-        self._release()
+        self._locks.release()
 
     def add(self, shard: int, record: ShardRecord) -> None:
         """Take note of a shard that `commit_shard` committed.
@@ -146,8 +143,22 @@ class FolderWriter:
             self._remove_shard(shard)
         return changed
 
+    def new_manifest(self, class_names: tuple[str, ...], image: ImageFormat) -> Manifest:
+        """The manifest of the folder, but for its files. All shards must be committed."""
+        return Manifest(
+            recipe=self.plan.recipe,
+            recipe_hash=self.plan.recipe_hash,
+            provenance=self.plan.provenance,
+            layout=self.layout,
+            versions=self.plan.versions,
+            class_names=class_names,
+            image=image,
+            shards=tuple(self.records[shard] for shard in range(self.layout.num_shards)),
+            files={},
+        )
+
     def finish(self, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-        """Write `files`, then the manifest, which names them, and remove the state. All shards must be committed.
+        """Write `files`, then the manifest with their sha256, and remove the state. All shards must be committed.
 
         Raises DataError where the tar of one was changed since, which is then removed.
         """
@@ -157,6 +168,8 @@ class FolderWriter:
                 f"{self.folder}: {names}: changed after being committed, so removed; render what is missing again, by "
                 "the command that began the folder"
             )
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+        manifest = replace(manifest, files=hashes)
         for name, data in {**files, MANIFEST: manifest.to_bytes()}.items():
             self._write(self.folder / name, data, durable=True)
         self.manifest = manifest
@@ -190,7 +203,7 @@ class FolderWriter:
         self._was_empty = not self._created_folder and not any(self.folder.iterdir())
         if self.folder.exists() and not (self.folder / MANIFEST).exists() and not self._plan_path.exists():
             others = [path for path in self.folder.iterdir() if path != self.partial]
-            inside = [] if self._created_partial else [path for path in self.partial.iterdir() if not _is_state(path)]
+            inside = [] if self._created_partial else [path for path in self.partial.iterdir() if not is_state(path)]
             if others or inside:
                 raise UsageError(f"{self.folder}: not empty, and not a folder of shards; name another with --out")
         self.partial.mkdir(parents=True, exist_ok=True)
@@ -199,41 +212,6 @@ class FolderWriter:
     def _plan_path(self) -> Path:
         return self.partial / "plan.json"
 
-    def _claim(self) -> None:
-        """One run of a process at a time: closing a file frees all locks that its process has on it."""
-        with _held_guard:
-            if self._key in _held:
-                raise UsageError(f"{self.folder}: this process is writing it already")
-            _held.add(self._key)
-
-    def _take_locks(self) -> bool:
-        """Take the folder's lock, alone, or for a part shared; returns whether no other run is on."""
-        lock = self._open_lock("lock")
-        alone = _lock(lock, fcntl.LOCK_EX)
-        if self.part is None:
-            if not alone:
-                raise UsageError(f"{self.folder}: another run is writing it; wait, or name another --out")
-            return True
-        if not _lock(lock, fcntl.LOCK_SH):
-            raise UsageError(f"{self.folder}: another run is writing all of it; wait, or name another --out")
-        if not _lock(self._open_lock(f"lock-{self._slug}"), fcntl.LOCK_EX):
-            raise UsageError(f"{self.folder}: another run is writing part {self.part}")
-        if not alone and (count := num_parts(self.folder)) != self.part.count:
-            parts = f"{count} parts" if count else "parts of a number that is damaged"
-            raise UsageError(f"{self.folder}: is being written in {parts}, this is one of {self.part.count}; wait")
-        return alone
-
-    def _open_lock(self, name: str) -> IO[bytes]:
-        self._locks.append(open_lasting(self.partial / name, make=True))
-        return self._locks[-1]
-
-    def _release(self) -> None:
-        for lock in self._locks:
-            lock.close()
-        self._locks = []
-        with _held_guard:
-            _held.discard(self._key)
-
     def _note_shards(self) -> bool:
         """Note the shards that the folder holds; returns whether it is finished and nothing of it is missing.
 
@@ -241,7 +219,7 @@ class FolderWriter:
         """
         manifest = load_manifest(self.folder) if (self.folder / MANIFEST).exists() else None
         if manifest is not None:
-            self._compare_contents(manifest.recipe_hash, manifest.layout)
+            self.plan.check_contents(self.folder, manifest.recipe_hash, manifest.layout)
             self._expected = dict(enumerate(manifest.shards))
         listed = {shard: record for shard, record in self._expected.items() if has_tar(self.folder, record)}
         remade = {
@@ -257,8 +235,7 @@ class FolderWriter:
             return False
         complete = len({**listed, **remade}) == self.layout.num_shards
         if remade or not complete or differing_files(self.folder, manifest):
-            self._adopt_versions(manifest.versions)
-            self.plan = replace(self.plan, provenance=manifest.provenance)
+            self.plan = replace(self.plan.with_versions(self.folder, manifest.versions), provenance=manifest.provenance)
             return False
         self.manifest = manifest
         return True
@@ -274,8 +251,8 @@ class FolderWriter:
             saved = read_plan(self.folder)
             if saved is None:
                 raise UsageError(f"{self.folder}: holds shards, and no plan of them; name another folder with --out")
-            self._compare_contents(saved.recipe_hash, saved.layout)
-            self._adopt_versions(saved.versions)
+            self.plan.check_contents(self.folder, saved.recipe_hash, saved.layout)
+            self.plan = self.plan.with_versions(self.folder, saved.versions)
             if saved.recipe == json.loads(to_json(own.recipe)):
                 self.plan = replace(self.plan, provenance=saved.provenance)
         self._remove_rubbish(alone)
@@ -290,31 +267,6 @@ class FolderWriter:
     def _write(self, path: Path, data: bytes, *, durable: bool = False) -> None:
         """Write a file of the folder or its state; what an interruption leaves lies in the state."""
         write_atomically(path, data, durable=durable, temporary=unique_temporary(path, self.partial), error=None)
-
-    def _compare_contents(self, recipe_hash: str, layout: Layout) -> None:
-        if recipe_hash != self.plan.recipe_hash:
-            raise UsageError(f"{self.folder}: holds another recipe's images; name another folder with --out")
-        if layout != self.layout:
-            ours, theirs = asdict(self.layout), asdict(layout)
-            differing = [f"{key} {theirs[key]}" for key in ours if theirs[key] != ours[key]]
-            raise UsageError(
-                f"{self.folder}: holds the same recipe laid out otherwise ({', '.join(differing)}); "
-                "ask for that, or name another folder with --out"
-            )
-
-    def _adopt_versions(self, theirs: Mapping[str, str]) -> None:
-        """Go on as the versions that began the folder would, where these write the same bytes as ours."""
-        ours = self.plan.versions
-        fracgens = {theirs.get("fracgen", ""), ours.get("fracgen", "")}
-        if {**theirs, "fracgen": ""} == {**ours, "fracgen": ""} and fracgens <= SAME_BYTES:
-            self.plan = replace(self.plan, versions=theirs)
-        elif theirs != ours and not self.plan.any_versions:
-            names = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
-            changes = ", ".join(f"{name} {theirs.get(name)}, now {ours.get(name)}" for name in names)
-            raise UsageError(
-                f"{self.folder}: begun with other versions ({changes}), whose bytes may differ; "
-                "go on with those, or say --any-versions"
-            )
 
     def _remove_rubbish(self, alone: bool) -> None:
         """Of earlier runs; where another part's run is on, of this part only."""
@@ -331,19 +283,10 @@ class FolderWriter:
 
     def _remove_state(self) -> None:
         for path in self.partial.iterdir():
-            if _is_state(path):
+            if is_state(path):
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something of the user's is in it
             self.partial.rmdir()
-
-
-def _lock(file: IO[bytes], kind: int) -> bool:
-    """Take a lock, or turn one that is held into this kind, if that is possible at once."""
-    try:
-        fcntl.lockf(file, kind | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 def _is_same(folder: Path, record: ShardRecord) -> bool:
@@ -353,8 +296,3 @@ def _is_same(folder: Path, record: ShardRecord) -> bool:
             return has_tar(folder, record) and hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
     except FileNotFoundError:
         return False
-
-
-def _is_state(path: Path) -> bool:
-    """Whether this is one of our files in `.partial`."""
-    return _STATE.fullmatch(path.name) is not None

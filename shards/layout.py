@@ -119,6 +119,11 @@ class Part:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
+    @property
+    def slug(self) -> str:
+        """Stands for it in names of files."""
+        return f"{self.number:05d}-of-{self.count:05d}"
+
     def shards(self, num_shards: int) -> range:
         """Numbers of its shards. Raises UsageError where there are fewer shards than parts."""
         if self.count > num_shards:

@@ -12,21 +12,22 @@ from typing import Annotated, Any, Literal
 import typer
 
 from fracgen.shards.fields import FieldInfo, Setting, fields_of, text_of
-from fracgen.shards.settings import check_value
+from fracgen.shards.settings import check_value, from_plain
 
 
 def options_from(
     kind: type,
     names: Mapping[str, str] | Iterable[str] | None = None,
     *,
-    into: str = "given",
+    into: str = "option_values",
+    build: bool = False,
     defaults: Any = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a typer command an option for each field of a settings dataclass, nested ones included.
 
     names: the dotted names that get one, all by default; a mapping gives the option's spelling too. defaults: an
     instance whose values the help shows. The command receives, as argument `into`, what was typed: a value by dotted
-    name, of its type and in its range.
+    name, of its type and in its range. build: it receives the dataclass instead, with its defaults for the rest.
     """
     fields = {field.name: field for field in fields_of(kind, instance=defaults)}
     spelt = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names if names is not None else fields, "")
@@ -40,13 +41,12 @@ def options_from(
         @functools.wraps(command)
         def with_options(**arguments: Any) -> Any:
             typed = {parameter: arguments.pop(parameter) for parameter in parameters}
-            given = {name: typed[name.replace(".", "__")] for name in chosen}
-            given = {
+            values = {
                 name: check_value(fields[name], value, chosen[name])
-                for name, value in given.items()
-                if value is not None and value != []
+                for name in chosen
+                if (value := typed[name.replace(".", "__")]) is not None and value != []
             }
-            return command(**arguments, **{into: given})
+            return command(**arguments, **{into: from_plain(kind, values) if build else values})
 
         signature = inspect.signature(command)
         own = [parameter for name, parameter in signature.parameters.items() if name != into]

@@ -7,8 +7,9 @@ they are well-formed: `FolderWriter.finish` checks every tar against its record 
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,10 @@ from fracgen.shards.settings import from_json
 T = TypeVar("T")
 _MAX_INPUT_BYTES = 1 << 30
 _CHECKSUM = "checksum"
+SAME_BYTES = {"0.2.0", "0.3.0"}
+"""Versions of fracgen between which a folder may pass: each finishes it as the one that began it would."""
+_STATE = re.compile(r"plan\.json|parts|commit|lock(-\d+-of-\d+)?|run-.*|input-.*|\d+\.json|.*\.tmp")
+"""Names of our files in `.partial`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,35 @@ class FolderPlan:
         """The file `plan.json`."""
         return seal(asdict(self), indent=1)
 
+    def check_contents(self, folder: Path, recipe_hash: str, layout: Layout) -> None:
+        """Raises UsageError where a folder holds another recipe's images, or the same laid out otherwise."""
+        if recipe_hash != self.recipe_hash:
+            raise UsageError(f"{folder}: holds another recipe's images; name another folder with --out")
+        if layout != self.layout:
+            ours, theirs = asdict(self.layout), asdict(layout)
+            differing = [f"{key} {theirs[key]}" for key in ours if theirs[key] != ours[key]]
+            raise UsageError(
+                f"{folder}: holds the same recipe laid out otherwise ({', '.join(differing)}); "
+                "ask for that, or name another folder with --out"
+            )
+
+    def with_versions(self, folder: Path, theirs: Mapping[str, str]) -> "FolderPlan":
+        """The plan as the versions that began a folder would go on with it, where these write the same bytes as ours.
+
+        Raises UsageError where they may not, unless `any_versions` is set; the plan is then as it was.
+        """
+        fracgens = {theirs.get("fracgen", ""), self.versions.get("fracgen", "")}
+        if {**theirs, "fracgen": ""} == {**self.versions, "fracgen": ""} and fracgens <= SAME_BYTES:
+            return replace(self, versions=theirs)
+        if theirs != self.versions and not self.any_versions:
+            names = sorted(name for name in {*theirs, *self.versions} if theirs.get(name) != self.versions.get(name))
+            changes = ", ".join(f"{name} {theirs.get(name)}, now {self.versions.get(name)}" for name in names)
+            raise UsageError(
+                f"{folder}: begun with other versions ({changes}), whose bytes may differ; "
+                "go on with those, or say --any-versions"
+            )
+        return self
+
 
 def read_plan(folder: Path, name: str = "plan.json") -> FolderPlan | None:
     """The plan of an unfinished folder; None where it has none. Raises DataError where it is damaged."""
@@ -52,6 +86,23 @@ def read_plan(folder: Path, name: str = "plan.json") -> FolderPlan | None:
             f"{path}: damaged ({type(error).__name__}: {error}); remove {path.parent} and the shards beside it to "
             "begin anew, or name another folder"
         ) from None
+
+
+def load_plan(folder: Path) -> FolderPlan | None:
+    """The plan of a folder, finished or not; None where it has neither a manifest nor a plan.
+
+    Raises UsageError and DataError as `load_manifest` and `read_plan`.
+    """
+    if not (folder / MANIFEST).exists():
+        return read_plan(folder)
+    manifest = load_manifest(folder)
+    return FolderPlan(
+        recipe=manifest.recipe,
+        recipe_hash=manifest.recipe_hash,
+        provenance=manifest.provenance,
+        layout=manifest.layout,
+        versions=manifest.versions,
+    )
 
 
 def read_record(folder: Path, layout: Layout, shard: int) -> ShardRecord | None:
@@ -114,6 +165,11 @@ class _Parts:
 def parts_to_bytes(count: int) -> bytes:
     """The file `parts`: in how many parts a folder is written."""
     return seal({"count": count})
+
+
+def is_state(path: Path) -> bool:
+    """Whether this is one of our files in `.partial`."""
+    return _STATE.fullmatch(path.name) is not None
 
 
 def seal(values: Mapping[str, Any], indent: int | None = None) -> bytes:

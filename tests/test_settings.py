@@ -162,12 +162,12 @@ def test_a_table_says_what_the_help_says():
 
 
 @options_from(Run)
-def train(given: dict[str, Any]) -> None:
+def train(option_values: dict[str, Any]) -> None:
     """Train a model.
 
     More of it.
     """
-    print(to_plain(load_settings(Run, None, given)), sorted(given))
+    print(to_plain(load_settings(Run, None, option_values)), sorted(option_values))
 
 
 def call(capsys, *words, app=None, **options):

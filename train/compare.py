@@ -79,13 +79,13 @@ class CompareOptions:
 def main(
     *,
     overrides: options.Overrides = None,
-    given: dict[str, Any],
+    option_values: dict[str, Any],
     out: options.Out = None,
     config: options.Config = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Fine-tune from several starts under the same settings and seeds, and compare them."""
-    settings = CompareOptions(**given)
+    settings = CompareOptions(**option_values)
     starts, per_class = parse_starts(settings.start), settings.per_class
     if out is None:
         raise UsageError("--out: give a folder for the runs and the table")

@@ -40,7 +40,7 @@ _NAMES = ("checkpoint", "data", "val", "test", "root", "num_classes", "per_class
 def main(
     *,
     overrides: options.Overrides = None,
-    given: dict[str, Any],
+    option_values: dict[str, Any],
     seeds: Annotated[
         int,
         typer.Option(help="Number of runs, of consecutive seeds from --seed on.", min=1, rich_help_panel="Protocol"),
@@ -56,7 +56,7 @@ def main(
 ) -> None:
     """Fine-tune a model on labelled images, by default for 1000 epochs, and report its accuracy."""
     options.refuse_old_feed(feed)
-    settings = load(Finetuning, config, given, overrides)
+    settings = load(Finetuning, config, option_values, overrides)
     if not settings.data:
         raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")
     if out is None and not benchmark:

@@ -52,7 +52,7 @@ class Pretraining:
 def main(
     *,
     overrides: options.Overrides = None,
-    given: dict[str, Any],
+    option_values: dict[str, Any],
     out: options.Out = None,
     config: options.Config = None,
     resume: options.Resume = "auto",
@@ -67,7 +67,7 @@ def main(
     options.refuse_old_feed(feed)
     if data is not None:
         raise UsageError(f"--data {data}: give --shards PATH for the set, --loader memory or stream for how it is read")
-    settings = load(Pretraining, config, given, overrides)
+    settings = load(Pretraining, config, option_values, overrides)
     if not settings.shards:
         raise UsageError("--shards: give a folder of shards, as `fracgen render` writes them")
     if out is None and not benchmark:

@@ -40,7 +40,7 @@ _TRAIN, _TEST, _HELD_OUT = 2, 3, 4
 @options_from(ProbeSettings, OPTIONS)
 def main(
     *,
-    given: Mapping[str, Any],
+    option_values: Mapping[str, Any],
     overrides: options.Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for probe.json and probe.png.", rich_help_panel="Output")
@@ -50,7 +50,7 @@ def main(
 ) -> None:
     """Linear probe and nearest neighbours on every block of frozen networks."""
     options.refuse_old_feed(feed, "is --loader in training now, and a probe reads each image once; leave it out")
-    settings = load_settings(ProbeSettings, None, given, overrides or [])
+    settings = load_settings(ProbeSettings, None, option_values, overrides or [])
     if not settings.checkpoints:
         raise UsageError("--checkpoint: give the folder of a run, a timm folder, or a file of weights")
     if not settings.data:

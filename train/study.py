@@ -41,7 +41,7 @@ def main(
             metavar="[NAME=VALUE]...", help="Settings, as in pretrain.schedule.steps=100 or finetune.optim.lr=0.05."
         ),
     ] = None,
-    given: dict[str, Any],
+    option_values: dict[str, Any],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the commands in order, and run none.", rich_help_panel="Output")
     ] = False,
@@ -53,11 +53,11 @@ def main(
     for program, words in (("pretrain", pretrain), ("finetune", finetune)):
         if words:
             raise UsageError(f"--{program} {words[0]}: is written {program}.{words[0]} now")
-    if "data" not in given:
+    if "data" not in option_values:
         raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")
-    if "out" not in given:
+    if "out" not in option_values:
         raise UsageError("--out: give a folder for everything")
-    settings = StudyOptions(**given, **split_overrides(overrides or []))
+    settings = StudyOptions(**option_values, **split_overrides(overrides or []))
     size_name: SizeName = "published" if settings.published else "laptop"
     about, size, variants = load_study(study, size_name)
     plan = plan_study(size, variants, settings)

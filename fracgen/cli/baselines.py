@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fracgen.cli.output import recipe_options, render_recipe
+from fracgen.cli.output import Output, recipe_options, render_recipe
 from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.noise import Noise
 from fracgen.visualatom import VisualAtom
@@ -20,25 +20,25 @@ CategoriesFrom = Annotated[
 
 
 @recipe_options(FractalDB)
-def fractaldb(values: dict[str, Any], output: dict[str, Any], categories_from: CategoriesFrom = None) -> None:
+def fractaldb(values: dict[str, Any], output: Output, categories_from: CategoriesFrom = None) -> None:
     """Render FractalDB: fractals with 25 weights, instances and flips; 1000 x 1000 images by default."""
     render_recipe("fractaldb", values | _categories(categories_from, values), output)
 
 
 @recipe_options(OFDB)
-def ofdb(values: dict[str, Any], output: dict[str, Any], categories_from: CategoriesFrom = None) -> None:
+def ofdb(values: dict[str, Any], output: Output, categories_from: CategoriesFrom = None) -> None:
     """Render OFDB: one image a category of FractalDB."""
     render_recipe("ofdb", values | _categories(categories_from, values), output)
 
 
 @recipe_options(VisualAtom)
-def visualatom(values: dict[str, Any], output: dict[str, Any]) -> None:
+def visualatom(values: dict[str, Any], output: Output) -> None:
     """Render VisualAtom: orbits of gray lines around a centre; 1000 x 1000 images by default."""
     render_recipe("visualatom", values, output)
 
 
 @recipe_options(Noise)
-def noise(values: dict[str, Any], output: dict[str, Any]) -> None:
+def noise(values: dict[str, Any], output: Output) -> None:
     """Render noise, the structure-free controls: one image a class. The numbers are ours: none were published."""
     render_recipe("noise", values, output)
 

@@ -5,27 +5,29 @@ from typing import Annotated
 
 import typer
 
-from fracgen.cli.output import AnyVersions, Json, Workers, interruptible
+from fracgen.cli.output import Output, interruptible, output_options
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import convert
 
 
+@output_options("as_json", "any_versions")
 def merge(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder whose parts are rendered (--only).")],
-    as_json: Json = False,
-    any_versions: AnyVersions = False,
+    output: Output,
 ) -> None:
     """Finish a folder that was rendered in parts: write its manifest, or say which shards are missing."""
     from fracgen.cli import report
     from fracgen.render_shards import merge
 
     with interruptible(folder):
-        result = merge(folder, any_versions=any_versions)
-    report.rendered(result, machine="", as_json=as_json)
+        result = merge(folder, any_versions=output.any_versions)
+    report.rendered(result, machine="", as_json=output.as_json)
 
 
+@output_options("shards", "as_json", "workers", "any_versions")
 def pack(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images: FOLDER/SPLIT/CLASS/*.jpg.")],
+    output: Output,
     split: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,22 +58,10 @@ def pack(
         str, typer.Option(metavar="<text>", help="Begins the tars' names.", rich_help_panel="Output")
     ] = "images",
     seed: Annotated[int, typer.Option(help="Seed of the order of the images.", min=0, rich_help_panel="Output")] = 0,
-    shards: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of tars.",
-            min=1,
-            show_default="64, fewer for small sets, more for big ones",
-            rich_help_panel="Output",
-        ),
-    ] = None,
     metadata: Annotated[
         bool,
         typer.Option(help="Store with each image its file's name, format, size, mode.", rich_help_panel="Output"),
     ] = True,
-    as_json: Json = False,
-    workers: Workers = None,
-    any_versions: AnyVersions = False,
 ) -> None:
     """Pack a folder of images, a folder a class, into shards: the files as they are, a label the class's place.
 
@@ -99,21 +89,23 @@ def pack(
             check_siblings(images, home / each)
     for each, images in listed.items():
         target = home / each if each else home
-        layout = plan(images, split=each or "train", name=name, num_shards=shards, seed=seed, keep_metadata=metadata)
+        layout = plan(
+            images, split=each or "train", name=name, num_shards=output.shards, seed=seed, keep_metadata=metadata
+        )
         for line in images.passed_over():
             report.warn(f"{images.root}: {line}")
-        with interruptible(target), RenderProgress(layout, enabled=not as_json) as progress:
+        with interruptible(target), RenderProgress(layout, enabled=not output.as_json) as progress:
             result = pack_images(
                 images,
                 target,
                 layout,
                 skip_bad=skip_bad,
-                workers=workers,
-                any_versions=any_versions,
+                workers=output.workers,
+                any_versions=output.any_versions,
                 on_shard=progress.advance,
             )
         assert result.manifest is not None
         if emptied := emptied_classes(images, result.manifest):
             report.warn(f"{target}: every image of {', '.join(emptied[:8])} was left out")
         results.append(result)
-    report.packed(results, machine=f"{workers or num_cores()} threads", as_json=as_json)
+    report.packed(results, machine=f"{output.workers or num_cores()} threads", as_json=output.as_json)

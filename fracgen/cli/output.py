@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
-import typer
-
 from fracgen.shards.commandline import options_from
 from fracgen.shards.errors import DataError, FracgenError, UsageError
-from fracgen.shards.settings import Setting, check_settings, from_plain
+from fracgen.shards.settings import Setting, check_settings
 
 if TYPE_CHECKING:
     from fracgen.categories import Categories
@@ -25,19 +23,12 @@ class InterruptError(FracgenError):
     exit_code = 130
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
-Workers = Annotated[
-    int | None, typer.Option(help="Threads.", min=1, show_default="all cores", rich_help_panel="Machine")
-]
-AnyVersions = Annotated[
-    bool,
-    typer.Option("--any-versions", help="Go on though versions of the libraries changed.", rich_help_panel="Machine"),
-]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where to, and on what: options of every command that renders. No pixel depends on them."""
+    """Where to, and on what: options of every command that renders, some of them of others too.
+
+    No pixel depends on them.
+    """
 
     recipe_file: Annotated[
         Path | None,
@@ -71,12 +62,17 @@ class Output:
         check_settings(self)
 
 
+def output_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `Output`, all or those of these fields; it receives that as `output`."""
+    return options_from(Output, names or None, into="output", build=True)
+
+
 def recipe_options(kind: type["Recipe"]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of a recipe, as its argument `values`, and those of `Output`, as `output`."""
-    return lambda command: options_from(kind, into="values")(options_from(Output, into="output")(command))
+    return lambda command: options_from(kind, into="values")(output_options()(command))
 
 
-def render_recipe(name: str | None, values: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+def render_recipe(name: str | None, values: Mapping[str, Any], output: Output) -> None:
     """Render the recipe `name` with these values; without a name, 1p-frac or whichever a recipe file holds."""
     from fracgen.cli import report
     from fracgen.cli.progress import RenderProgress
@@ -84,21 +80,24 @@ def render_recipe(name: str | None, values: Mapping[str, Any], output: Mapping[s
     from fracgen.render_shards import plan, write_shards
     from fracgen.shards.layout import Part
 
-    to = from_plain(Output, output)
-    part = None if to.only is None else Part.parse(to.only)
-    if to.recipe_file is not None:
-        recipe = load_recipe(to.recipe_file, values, name=name)
+    part = None if output.only is None else Part.parse(output.only)
+    if output.recipe_file is not None:
+        recipe = load_recipe(output.recipe_file, values, name=name)
     else:
         recipe = from_dict({"recipe": name, **values} if name else values)
-    with interruptible(to.out) as folders, _executor(to) as (executor, machine):
-        shards: dict[str, Any] = {"num_shards": to.shards, "png_bits": to.png_bits, "keep_metadata": to.metadata}
+    with interruptible(output.out) as folders, _executor(output) as (executor, machine):
+        shards: dict[str, Any] = {
+            "num_shards": output.shards,
+            "png_bits": output.png_bits,
+            "keep_metadata": output.metadata,
+        }
         plan(recipe, **shards)  # what is not possible is said before anything is searched
-        resolved, provenance = _resolve(recipe, to)
-        folders.append(to.out or report.default_folder(resolved))
+        resolved, provenance = _resolve(recipe, output)
+        folders.append(output.out or report.default_folder(resolved))
         for warning in resolved.warnings(provenance):
             report.warn(warning)
         layout = plan(resolved, **shards, folder=folders[-1])
-        with RenderProgress(layout, part, enabled=not to.as_json) as progress:
+        with RenderProgress(layout, part, enabled=not output.as_json) as progress:
             result = write_shards(
                 resolved,
                 folders[-1],
@@ -106,20 +105,21 @@ def render_recipe(name: str | None, values: Mapping[str, Any], output: Mapping[s
                 provenance=provenance,
                 executor=executor,
                 part=part,
-                any_versions=to.any_versions,
+                any_versions=output.any_versions,
                 on_shard=progress.advance,
             )
-    report.rendered(result, machine=machine, as_json=to.as_json)
+    report.rendered(result, machine=machine, as_json=output.as_json)
 
 
-def _resolve(recipe: "Recipe", to: Output) -> tuple["Recipe", dict[str, Any]]:
+def _resolve(recipe: "Recipe", output: Output) -> tuple["Recipe", dict[str, Any]]:
     from fracgen.cli.progress import status
 
     of_categories: Any = recipe
     if getattr(recipe, "systems", recipe) is None:
         from fracgen.search_settings import Search
 
-        systems, provenance, _ = find_categories(Search(), of_categories.categories, to.workers, quiet=to.as_json)
+        count = of_categories.categories
+        systems, provenance, _ = find_categories(Search(), count, output.workers, quiet=output.as_json)
         resolved: tuple[Recipe, dict[str, Any]] = of_categories.with_systems(systems, provenance)
         return resolved
     with status(f"resolving the recipe of {recipe.NAME}"):
@@ -153,24 +153,24 @@ def find_categories(
 
 
 @contextlib.contextmanager
-def _executor(to: Output) -> Iterator[tuple[Executor, str]]:
+def _executor(output: Output) -> Iterator[tuple[Executor, str]]:
     """What renders, and its name."""
     from fracgen.shards.files import num_cores
 
-    if to.scheduler is None:
-        threads = to.workers or num_cores()
+    if output.scheduler is None:
+        threads = output.workers or num_cores()
         pool = ThreadPoolExecutor(threads)
         try:
             yield pool, f"{threads} threads"
         finally:
             pool.shutdown(cancel_futures=True)
         return
-    if to.workers is not None:
+    if output.workers is not None:
         raise UsageError("--workers is for threads of this machine; a cluster's are set where it is started")
     from fracgen.cluster import connect
 
-    with connect(to.scheduler) as executor:
-        yield executor, to.scheduler
+    with connect(output.scheduler) as executor:
+        yield executor, output.scheduler
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fracgen.cli.output import recipe_options, render_recipe
+from fracgen.cli.output import Output, recipe_options, render_recipe
 from fracgen.photo.recipe import Photo
 from fracgen.shards.errors import UsageError
 
@@ -13,7 +13,7 @@ from fracgen.shards.errors import UsageError
 @recipe_options(Photo)
 def photo(
     values: dict[str, Any],
-    output: dict[str, Any],
+    output: Output,
     images: Annotated[
         list[Path] | None, typer.Argument(metavar="IMAGE", help="One photograph or several, in any format.")
     ] = None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fracgen.cli.output import recipe_options, render_recipe
+from fracgen.cli.output import Output, recipe_options, render_recipe
 from fracgen.onepfrac import OnePFrac
 from fracgen.shards.errors import UsageError
 
@@ -13,7 +13,7 @@ from fracgen.shards.errors import UsageError
 @recipe_options(OnePFrac)
 def render(
     values: dict[str, Any],
-    output: dict[str, Any],
+    output: Output,
     ifs: Annotated[
         Path | None,
         typer.Option(

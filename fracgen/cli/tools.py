@@ -1,21 +1,23 @@
 """The commands that look and measure: draw, inspect, verify, preview, bench."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fracgen.cli.output import Json, Workers
+from fracgen.cli.output import Output, output_options
 from fracgen.shards.commandline import options_from
 from fracgen.shards.errors import DataError, UsageError, printable
-from fracgen.shards.settings import convert, from_plain
+from fracgen.shards.settings import convert
 from fracgen.style import Style
 
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")]
 
-@options_from(Style, into="style")
+
+@options_from(Style, into="style", build=True)
 def draw(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A category CSV, our JSON, or a rendered folder.")],
-    style: dict[str, Any],
+    style: Style,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -43,39 +45,37 @@ def draw(
     from fracgen.renderer import draw_ifs, parse_weights
     from fracgen.rng import MAX_SEED, stream_key
     from fracgen.shards.png import encode_png
-    from fracgen.style import Style, check_range, fill_rate
+    from fracgen.style import check_range, fill_rate
 
     check_range("seed", seed, 0, MAX_SEED)
-    drawn_in = from_plain(Style, style)
     path = _png_path(out, source, "drawing")
     system = load_ifs(source)
     factors = None if weights is None else parse_weights(weights)
-    image = draw_ifs(system, drawn_in, weights=factors, mask_key=stream_key(seed, 0, "masks"))
+    image = draw_ifs(system, style, weights=factors, mask_key=stream_key(seed, 0, "masks"))
     report.write_png(path, encode_png(image))
     print(
-        f"{printable(str(path))}: {drawn_in.size} x {drawn_in.size}, "
+        f"{printable(str(path))}: {style.size} x {style.size}, "
         f"fill rate {fill_rate(image):.4f}, sigma-factor {system.sigma:.4f}"
     )
 
 
-def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")], as_json: Json = False
-) -> None:
+@output_options("as_json")
+def inspect(folder: Folder, output: Output) -> None:
     """Show what a folder holds: recipe, counts, sizes, rejections."""
     from fracgen.cli import report
     from fracgen.shards.manifest import load_manifest
 
-    report.inspected(folder, load_manifest(folder), as_json=as_json)
+    report.inspected(folder, load_manifest(folder), as_json=output.as_json)
 
 
+@output_options("as_json", "workers")
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")],
+    folder: Folder,
+    output: Output,
     render: Annotated[
         bool, typer.Option("--render", help="Also render some images again and compare their pixels.")
     ] = False,
     samples: Annotated[int, typer.Option(help="Images that --render renders.", min=1)] = 16,
-    workers: Workers = None,
-    as_json: Json = False,
 ) -> None:
     """Check file and pixel hashes, tar structure, counts, labels and decodability; exit 1 names what is bad."""
     from fracgen.cli import report
@@ -90,16 +90,16 @@ def verify(
         raise UsageError(f"--render: the images of {folder} were packed, not rendered; leave it out")
     again = min(samples, len(shards)) if render else 0
     with status(f"verifying {folder}"):
-        problems = verify_folder(shards, workers=workers or num_cores())
+        problems = verify_folder(shards, workers=output.workers or num_cores())
         if render:
             problems += differing_samples(shards, again)
-    report.verified(shards.manifest, problems, unlisted_files(shards), rendered=again, as_json=as_json)
+    report.verified(shards.manifest, problems, unlisted_files(shards), rendered=again, as_json=output.as_json)
     if problems:
         raise typer.Exit(DataError.exit_code)
 
 
 def preview(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")],
+    folder: Folder,
     out: Annotated[
         str | None,
         typer.Option("-o", "--out", metavar="<path>", help="PNG to write.", show_default="DIR-preview.png"),
@@ -120,7 +120,9 @@ def preview(
     print(printable(str(path)))
 
 
+@output_options("as_json")
 def bench(
+    output: Output,
     images: Annotated[
         int, typer.Option(help="Images rendered end to end, for each number of cores.", min=8, max=10_000)
     ] = 256,
@@ -129,7 +131,6 @@ def bench(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Measure the category search and every data set end to end instead.")
     ] = False,
-    as_json: Json = False,
 ) -> None:
     """Measure ms per image and images/s: of 1p-frac's steps, or of all data sets end to end."""
     from fracgen import benchmark
@@ -142,7 +143,7 @@ def bench(
             table = benchmark.measure_baselines(images=images, cores=num_cores())
         else:
             table = benchmark.measure(images=images, repeats=repeats, cores=num_cores(), plain=plain)
-    report.measured(table, as_json=as_json)
+    report.measured(table, as_json=output.as_json)
 
 
 def _png_path(out: str | None, source: Path, what: str) -> Path:
