@@ -1,0 +1,183 @@
+"""Makes every table and plot of docs/results.md from the JSON files beside this script.
+
+python examples/results/report.py
+
+A table stands between `<!-- results: NAME -->` and `<!-- end -->`; what is there is replaced. Plots go to docs/plots.
+Of a study that was not run, the page says so. collect.py makes the files from the folders of studies.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis import FEATURES, Difference, Study, base_points, difference, load, mean, pearson, spread
+
+from fracgen.shards.files import write_atomically
+
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
+BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SWEEPS = ("delta", "sigma", "classes", "noise", "photo", "augmentation", "masks", "perturbation")
+Rows = list[list[str]]
+
+
+def arms(study: Study) -> Rows:
+    """Accuracy of each arm by images a class, and how far it is from the first arm."""
+    counts = sorted({run["per_class"] for run in study.runs})
+    rows = [["arm", "bases x seeds", *(each for count in counts for each in (f"{count} a class", "difference"))]]
+    for arm in study.arms:
+        row = [arm, study.size_of(arm)]
+        for count in counts:
+            row += [accuracy(study, arm, per_class=count), gap(study, arm, study.arms[0], per_class=count)]
+        rows.append(row)
+    return rows
+
+
+def contrasts(study: Study) -> Rows:
+    """Whether the fractal adds to an initialisation, and an initialisation to the fractal."""
+    counts = sorted({run["per_class"] for run in study.runs})
+    pairs = [
+        ("1p-frac", "gaussian"),
+        ("1p-frac", "impulse"),
+        ("impulse+1p-frac", "impulse"),
+        ("impulse+1p-frac", "1p-frac"),
+        ("mimetic+1p-frac", "mimetic"),
+        ("mimetic+1p-frac", "1p-frac"),
+        *(("1p-frac", arm) for arm in ("ofdb", "fractaldb", "visualatom", "photo")),
+    ]
+    rows = [["arm", "less arm", *(f"{count} a class" for count in counts)]]
+    for one, other in pairs:
+        cells = [gap(study, one, other, per_class=count) for count in counts]
+        if any(cells):
+            rows.append([one, other, *cells])
+    return rows
+
+
+def lengths(study: Study) -> Rows:
+    """Accuracy of each arm by the length of fine-tuning, and how far it is from scratch."""
+    steps = sorted({run["steps"] for run in study.runs})
+    rows = [["arm", "bases x seeds", *(each for count in steps for each in (f"{count:,} steps", "difference"))]]
+    for arm in study.arms:
+        row = [arm, study.size_of(arm)]
+        for count in steps:
+            row += [accuracy(study, arm, steps=count), gap(study, arm, study.arms[0], steps=count)]
+        rows.append(row)
+    return rows
+
+
+def bases(study: Study) -> Rows:
+    """A row for each base fractal, the best first; then how each quantity goes along with the gain."""
+    points = base_points(study)
+    rows = [["base", *FEATURES.values(), "accuracy", "difference from scratch"]]
+    for point in sorted(points, key=lambda point: -point["gain"]):
+        cells = [number(point[name], percent=name != "contraction") for name in FEATURES]
+        accuracies = [100 * run["accuracy"] for run in study.select("1p-frac", base=point["base"])]
+        rows.append([str(point["base"]), *cells, f"{mean(accuracies):.1f}", f"{point['gain']:+.1f}"])
+    if len(points) > 3:
+        correlations = [pearson([p[name] for p in points], [p["gain"] for p in points]) for name in FEATURES]
+        rows.append(["correlation with the difference", *(f"{each:+.2f}" for each in correlations), "", ""])
+    return rows
+
+
+def variants(study: Study) -> Rows:
+    """A sweep: what was published, how many classes were told apart, accuracy, difference from the first variant."""
+    published = {name: values for name, values in study.published.items() if values}
+    data_set = next((name for values in published.values() for name in values), "")
+    rows = [["variant", "bases x seeds", "told apart, %", "accuracy", "difference"]]
+    rows[0] += [f"published, {data_set}"] if data_set else []
+    for arm in study.arms:
+        clean = [run["clean_accuracy"] for run in study.pretraining if run["variant"] == arm]
+        row = [arm, study.size_of(arm), number(mean(clean), percent=True) if clean else ""]
+        row += [accuracy(study, arm), gap(study, arm, study.arms[0])]
+        if data_set:
+            row.append(f"{published[arm][data_set]:.1f}" if arm in published else "")
+        rows.append(row)
+    return rows
+
+
+def accuracy(study: Study, arm: str, **where: Any) -> str:
+    """Mean over bases, and both standard deviations: between bases, and within (between seeds)."""
+    runs = study.select(arm, **where)
+    if not runs:
+        return ""
+    centre, between, within = spread(runs)
+    parts = [f"{each:.1f}" for each in (between, within) if each is not None]
+    return f"{centre:.1f} ± {' / '.join(parts)}" if parts else f"{centre:.1f}"
+
+
+def gap(study: Study, arm: str, other: str, **where: Any) -> str:
+    """The mean difference of two arms in points, and its 95 % interval."""
+    found = None if arm == other else difference(study, arm, other, **where)
+    return "" if found is None else in_words(found)
+
+
+def in_words(found: Difference) -> str:
+    """As in "+4.2 [+1.0, +7.4]"; bold where the interval holds no zero."""
+    if found.half_width is None:
+        return f"{found.mean:+.1f}"
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    text = f"{found.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def number(value: float, *, percent: bool) -> str:
+    """A share in percent, or a plain number."""
+    return f"{100 * value:.0f}" if percent else f"{value:.2f}"
+
+
+def provenance(studies: Mapping[str, Study]) -> Rows:
+    """Where, when, and how much was run."""
+    rows = [["study", "pre-training runs", "fine-tuning runs", "machine", "date"]]
+    for name, study in studies.items():
+        rows.append([name, str(len(study.pretraining)), str(len(study.runs)), study.machine, study.measured])
+    return rows
+
+
+TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
+    "arms": ("equal-budget", arms),
+    "contrasts": ("equal-budget", contrasts),
+    "length": ("length", lengths),
+    "bases": ("bases", bases),
+    "cnn": ("cnn", variants),
+    "search": ("search", variants),
+    **{name: (name, variants) for name in SWEEPS},
+}
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its first column aligned left."""
+    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+
+
+def fill(page: str, studies: Mapping[str, Study]) -> str:
+    """The page with every table as the results are now."""
+
+    def table(match: re.Match[str]) -> str:
+        name = match[2]
+        if name == "provenance":
+            text = markdown(provenance(studies))
+        else:
+            source, make = TABLES[name]
+            text = markdown(make(studies[source])) if source in studies else "*Not run yet.*"
+        return f"{match[1]}\n{text}\n\n{match[3]}"
+
+    return BLOCK.sub(table, page)
+
+
+def main() -> None:
+    """Write the page and the plots."""
+    import plots
+
+    studies = load(HERE)
+    for name in ("results.md", "why.md"):
+        page = DOCS / name
+        write_atomically(page, fill(page.read_text("utf-8"), studies))
+    plots.draw(studies, DOCS / "plots")
+    print(json.dumps({name: len(study.runs) for name, study in studies.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""docs/results.md is what examples/results/report.py makes of the files there; and the nested analysis behind it."""
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "examples" / "results"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The modules beside the results, as they see one another when report.py runs."""
+    monkeypatch.syspath_prepend(str(RESULTS))
+    return {name: importlib.import_module(name) for name in ("analysis", "report", "plots", "collect")}
+
+
+def run(variant, base, seed, accuracy, **where):
+    return {
+        "variant": variant,
+        "base": base,
+        "seed": seed,
+        "accuracy": accuracy,
+        "per_class": 100,
+        "steps": 300,
+        **where,
+    }
+
+
+@pytest.fixture
+def study(scripts):
+    """Scratch, and 1p-frac of two bases whose gains are 4 and 2 points, two seeds each."""
+    scratch = [run("scratch", None, seed, accuracy) for seed, accuracy in enumerate((0.30, 0.32))]
+    bases = [
+        run("1p-frac", base, seed, 0.30 + 0.02 * seed + gain)
+        for base, gain in ((0, 0.04), (1, 0.02))
+        for seed in (0, 1)
+    ]
+    facts = {"clean_accuracy": 0.5, "fill": 0.2, "acceptance": 0.9, "contraction": 0.7}
+    return scripts["analysis"].Study(
+        arms=["scratch", "1p-frac"],
+        runs=[*scratch, *bases],
+        pretraining=[{"variant": "1p-frac", "base": base, **facts, "fill": 0.2 + 0.1 * base} for base in (0, 1)],
+        published={"1p-frac": {"CIFAR-100": 84.2}, "scratch": {}},
+        machine="a machine",
+        measured="2026-01-01",
+    )
+
+
+def test_the_pages_are_what_the_script_makes(scripts):
+    studies = scripts["analysis"].load(RESULTS)
+    for name in ("results.md", "why.md"):
+        page = (ROOT / "docs" / name).read_text("utf-8")
+        assert scripts["report"].fill(page, studies) == page, "run python examples/results/report.py"
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    blocks = [match[2] for match in scripts["report"].BLOCK.finditer(page)]
+    assert sorted(blocks) == sorted([*scripts["report"].TABLES, "provenance"]), "each table stands on the page once"
+
+
+def test_bases_are_the_units(scripts, study):
+    analysis = scripts["analysis"]
+    found = analysis.difference(study, "1p-frac", "scratch")
+    assert found.by_unit == pytest.approx({0: 4.0, 1: 2.0}) and found.mean == pytest.approx(3.0)
+    assert found.half_width == pytest.approx(12.706 * math.sqrt(2) / math.sqrt(2), rel=1e-4)
+    centre, between, within = analysis.spread(study.select("1p-frac"))
+    assert (centre, between, within) == pytest.approx((34.0, math.sqrt(2), math.sqrt(2)))
+    centre, between, within = analysis.spread(study.select("scratch"))
+    assert between is None and (centre, within) == pytest.approx((31.0, math.sqrt(2)))
+    assert analysis.difference(study, "1p-frac", "1p-frac").mean == 0, "a base is held against itself"
+
+
+def test_tables(scripts, study):
+    report = scripts["report"]
+    rows = report.variants(study)
+    assert rows[0][-1] == "published, CIFAR-100"
+    assert rows[1] == ["scratch", "2", "", "31.0 ± 1.4", "", ""]
+    assert rows[2] == ["1p-frac", "2 x 2", "50", "34.0 ± 1.4 / 1.4", "+3.0 [-9.7, +15.7]", "84.2"]
+    assert report.bases(study)[1] == ["0", "50", "20", "90", "0.70", "35.0", "+4.0"]
+    empty = "<!-- results: cnn -->\nold\n<!-- end -->"
+    assert "*Not run yet.*" in report.fill(empty, {}) and "old" not in report.fill(empty, {})
+    assert "34.0" in report.fill(empty, {"cnn": study})
+
+
+def test_plots(scripts, study, tmp_path):
+    scripts["plots"].draw({"equal-budget": study, "length": study, "bases": study}, tmp_path / "plots")
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 4
+
+
+def test_a_file_is_written_and_read_again(scripts, study, tmp_path):
+    scripts["collect"].write(
+        tmp_path / "bases.json",
+        study="examples/equal-budget/bases.yaml",
+        machine={"gpu": None, "cores": 2, "cpu": "x"},
+        pretraining=study.pretraining,
+        finetuning=study.runs[::-1],
+    )
+    assert len(json.loads((tmp_path / "bases.json").read_text())["finetuning"]) == 6
+    again = scripts["analysis"].load(tmp_path)["bases"]
+    assert again.arms == study.arms and again.machine == "2 cores, x"
+    assert scripts["report"].bases(again) == scripts["report"].bases(study)
