@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -60,16 +59,11 @@ def test_the_pages_are_what_the_script_makes(scripts):
     assert sorted(blocks) == sorted([*scripts["report"].TABLES, "provenance"]), "each table stands on the page once"
 
 
-def test_bases_are_the_units(scripts, study):
-    analysis = scripts["analysis"]
-    found = analysis.difference(study, "1p-frac", "scratch")
-    assert found.by_unit == pytest.approx({0: 4.0, 1: 2.0}) and found.mean == pytest.approx(3.0)
-    assert found.half_width == pytest.approx(12.706 * math.sqrt(2) / math.sqrt(2), rel=1e-4)
-    centre, between, within = analysis.spread(study.select("1p-frac"))
-    assert (centre, between, within) == pytest.approx((34.0, math.sqrt(2), math.sqrt(2)))
-    centre, between, within = analysis.spread(study.select("scratch"))
-    assert between is None and (centre, within) == pytest.approx((31.0, math.sqrt(2)))
-    assert analysis.difference(study, "1p-frac", "1p-frac").mean == 0, "a base is held against itself"
+def test_differences_are_paired(scripts, study):
+    found = scripts["analysis"].summarize(study, "1p-frac", "scratch")["difference"]
+    assert found["by_base"] == pytest.approx({"0": 0.04, "1": 0.02}) and found["unit"] == "bases"
+    assert scripts["analysis"].summarize(study, "1p-frac", "1p-frac")["mean"] == pytest.approx(0.34)
+    assert scripts["analysis"].summarize(study, "ofdb", "scratch") is None, "it was not run"
 
 
 def test_tables(scripts, study):

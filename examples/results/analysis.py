@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from fracgen.train.experiments import nested
+
 ROOT = Path(__file__).parents[2]
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-"""Student's t, 97.5 %, of 1, 2, ... degrees of freedom."""
 FEATURES = {
     "clean_accuracy": "told apart, %",
     "fill": "fill, %",
@@ -46,23 +46,18 @@ class Study:
             if run["variant"] == arm and all(run[name] == value for name, value in where.items())
         ]
 
+    def accuracies(self, arm: str, **where: Any) -> dict[int, dict[int, float]]:
+        """Accuracies of an arm, 0 to 1, by base (0 for an arm without a set) and fine-tuning seed."""
+        by_base: dict[int, dict[int, float]] = {}
+        for run in self.select(arm, **where):
+            by_base.setdefault(run["base"] or 0, {})[run["seed"]] = run["accuracy"]
+        return by_base
+
     def size_of(self, arm: str) -> str:
         """How many bases and seeds there are, as in "3 x 3"; seeds alone for an arm without a set."""
         runs = self.select(arm)
         num_bases, num_seeds = (len({run[name] for run in runs}) for name in ("base", "seed"))
         return f"{num_seeds}" if runs and runs[0]["base"] is None else f"{num_bases} x {num_seeds}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """Difference of two arms in points. by_unit: by base, or by seed where no arm has bases.
-
-    half_width: of the 95 % interval of the mean, by Student's t over the units; None for one unit.
-    """
-
-    mean: float
-    half_width: float | None
-    by_unit: Mapping[int, float]
 
 
 def load(folder: Path) -> dict[str, Study]:
@@ -89,37 +84,15 @@ def mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else math.nan
 
 
-def spread(runs: Sequence[Run]) -> tuple[float, float | None, float | None]:
-    """(mean over bases, standard deviation of the bases' means, standard deviation of seeds within a base), in %.
+def summarize(study: Study, arm: str, other: str | None = None, **where: Any) -> dict[str, Any] | None:
+    """`nested.summarize` of an arm, whose `difference` is that from another arm; None where the arm was not run.
 
-    An arm without bases has no second one, and one seed a base has no third.
+    where: per_class and steps, for a study with several of them.
     """
-    by_base: dict[int | None, list[float]] = {}
-    for run in runs:
-        by_base.setdefault(run["base"], []).append(100 * run["accuracy"])
-    means = [mean(values) for values in by_base.values()]
-    variances = [statistics.variance(values) for values in by_base.values() if len(values) > 1]
-    between = statistics.stdev(means) if len(means) > 1 else None
-    return mean(means), between, math.sqrt(mean(variances)) if variances else None
-
-
-def difference(study: Study, arm: str, other: str, **where: Any) -> Difference | None:
-    """The difference of two arms, each run held against the other arm's of the same seed, and base where it has any."""
-    against = {(run["base"], run["seed"], run["per_class"], run["steps"]): run for run in study.select(other, **where)}
-    units: dict[int, list[float]] = {}
-    for run in study.select(arm, **where):
-        rest = run["seed"], run["per_class"], run["steps"]
-        pair = against.get((run["base"], *rest)) or against.get((None, *rest))
-        if pair is not None:
-            unit = run["seed"] if run["base"] is None else run["base"]
-            units.setdefault(unit, []).append(100 * (run["accuracy"] - pair["accuracy"]))
-    by_unit = {unit: mean(values) for unit, values in sorted(units.items())}
-    if not by_unit:
+    accuracies = {name: study.accuracies(name, **where) for name in dict.fromkeys((other or arm, arm))}
+    if not all(accuracies.values()):
         return None
-    values, half_width = list(by_unit.values()), None
-    if len(values) > 1:
-        half_width = T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
-    return Difference(mean=mean(values), half_width=half_width, by_unit=by_unit)
+    return nested.summarize(accuracies)[arm]
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float:
@@ -131,12 +104,17 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def base_points(study: Study) -> list[dict[str, float]]:
-    """What each base fractal of 1p-frac is, and its mean gain over the first arm in points."""
-    found = difference(study, "1p-frac", study.arms[0])
+    """What each base fractal of 1p-frac is, its mean accuracy in %, and its mean gain over the first arm in points."""
+    summary = summarize(study, "1p-frac", study.arms[0])
     facts = {run["base"]: run for run in study.pretraining if run["variant"] == "1p-frac"}
-    if found is None:
+    if summary is None:
         return []
     return [
-        {"base": base, "gain": gain, **{name: facts[base].get(name, math.nan) for name in FEATURES}}
-        for base, gain in found.by_unit.items()
+        {
+            "base": int(base),
+            "gain": 100 * gain,
+            "accuracy": 100 * mean(list(summary["accuracies"][base].values())),
+            **{name: facts[int(base)].get(name, math.nan) for name in FEATURES},
+        }
+        for base, gain in summary["difference"]["by_base"].items()
     ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis import FEATURES, Study, base_points, difference, spread
+from analysis import FEATURES, Study, base_points, mean, summarize
 
 SHOWN = ("scratch", "impulse", "mimetic", "1p-frac", "impulse+1p-frac", "mimetic+1p-frac", "gaussian")
 """Arms in the plots of curves, in colours that are the same in all of them."""
@@ -45,9 +45,9 @@ def draw(studies: Mapping[str, Study], folder: Path) -> None:
 def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
     for arm in (arm for arm in SHOWN if arm in study.arms):
         places = sorted({run[quantity] for run in study.select(arm)})
-        spreads = [spread(study.select(arm, **{quantity: place})) for place in places]
-        heights = [centre for centre, _, _ in spreads]
-        errors = [(within if between is None else between) or 0.0 for _, between, within in spreads]
+        summaries = [summarize(study, arm, **{quantity: place}) or {} for place in places]
+        heights = [100 * each["mean"] for each in summaries]
+        errors = [100 * (each["std_base_means"] or each["std_within"] or 0.0) for each in summaries]
         axes.errorbar(
             places,
             heights,
@@ -70,17 +70,14 @@ def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
 def _arms(axes: Any, study: Study, **where: Any) -> None:
     """A dot for each base (each seed, for an arm without a set), the mean as a bar, 95 % interval of the difference."""
     for place, arm in enumerate(reversed(study.arms)):
-        runs = study.select(arm, **where)
-        units: dict[Any, list[float]] = {}
-        for run in runs:
-            units.setdefault(run["seed"] if run["base"] is None else run["base"], []).append(100 * run["accuracy"])
-        values = [sum(each) / len(each) for each in units.values()]
-        if not values:
+        summary = summarize(study, arm, study.arms[0], **where)
+        if summary is None:
             continue
-        found = None if arm == study.arms[0] else difference(study, arm, study.arms[0], **where)
-        centre = sum(values) / len(values)
-        half_width = found.half_width if found is not None and found.half_width is not None else 0.0
-        axes.errorbar(centre, place, xerr=half_width, fmt="|", color="k", markersize=12, capsize=3, linewidth=1)
+        by_base = [list(each.values()) for each in summary["accuracies"].values()]
+        values = [100 * each for each in (map(mean, by_base) if len(by_base) > 1 else by_base[0])]
+        interval = (summary["difference"] or {}).get("interval") or (0.0, 0.0)
+        half_width = 50 * (interval[1] - interval[0])
+        axes.errorbar(mean(values), place, xerr=half_width, fmt="|", color="k", markersize=12, capsize=3, linewidth=1)
         axes.plot(values, [place] * len(values), "o", markersize=4, alpha=0.7, color="C3" if "1p-frac" in arm else "C0")
     axes.set_yticks(range(len(study.arms)), list(reversed(study.arms)))
     axes.set_xlabel("accuracy on the test images, %; bars: 95 % interval of the difference from scratch")

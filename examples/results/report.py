@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import FEATURES, Difference, Study, base_points, difference, load, mean, pearson, spread
+from analysis import FEATURES, Study, base_points, load, mean, pearson, summarize
 
 from fracgen.shards.files import write_atomically
 
@@ -73,8 +73,7 @@ def bases(study: Study) -> Rows:
     rows = [["base", *FEATURES.values(), "accuracy", "difference from scratch"]]
     for point in sorted(points, key=lambda point: -point["gain"]):
         cells = [number(point[name], percent=name != "contraction") for name in FEATURES]
-        accuracies = [100 * run["accuracy"] for run in study.select("1p-frac", base=point["base"])]
-        rows.append([str(point["base"]), *cells, f"{mean(accuracies):.1f}", f"{point['gain']:+.1f}"])
+        rows.append([str(point["base"]), *cells, f"{point['accuracy']:.1f}", f"{point['gain']:+.1f}"])
     if len(points) > 3:
         correlations = [pearson([p[name] for p in points], [p["gain"] for p in points]) for name in FEATURES]
         rows.append(["correlation with the difference", *(f"{each:+.2f}" for each in correlations), "", ""])
@@ -98,27 +97,25 @@ def variants(study: Study) -> Rows:
 
 
 def accuracy(study: Study, arm: str, **where: Any) -> str:
-    """Mean over bases, and both standard deviations: between bases, and within (between seeds)."""
-    runs = study.select(arm, **where)
-    if not runs:
+    """Mean over bases; standard deviations of the bases' means, and of seeds within a base, where there are several."""
+    summary = summarize(study, arm, **where)
+    if summary is None:
         return ""
-    centre, between, within = spread(runs)
-    parts = [f"{each:.1f}" for each in (between, within) if each is not None]
-    return f"{centre:.1f} ± {' / '.join(parts)}" if parts else f"{centre:.1f}"
+    deviations = [100 * each for each in (summary["std_base_means"], summary["std_within"]) if each is not None]
+    parts = " / ".join(f"{each:.1f}" for each in deviations)
+    return f"{100 * summary['mean']:.1f}" + (f" ± {parts}" if parts else "")
 
 
 def gap(study: Study, arm: str, other: str, **where: Any) -> str:
-    """The mean difference of two arms in points, and its 95 % interval."""
-    found = None if arm == other else difference(study, arm, other, **where)
-    return "" if found is None else in_words(found)
-
-
-def in_words(found: Difference) -> str:
-    """As in "+4.2 [+1.0, +7.4]"; bold where the interval holds no zero."""
-    if found.half_width is None:
-        return f"{found.mean:+.1f}"
-    low, high = found.mean - found.half_width, found.mean + found.half_width
-    text = f"{found.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    """The mean difference of two arms in points and its 95 % interval; bold where the interval holds no zero."""
+    summary = None if arm == other else summarize(study, arm, other, **where)
+    if summary is None or summary["difference"] is None:
+        return ""
+    text = f"{100 * summary['difference']['mean']:+.1f}"
+    if summary["difference"]["interval"] is None:
+        return text
+    low, high = (100 * each for each in summary["difference"]["interval"])
+    text += f" [{low:+.1f}, {high:+.1f}]"
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
