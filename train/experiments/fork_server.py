@@ -20,7 +20,7 @@ _PRELOADED = (
     *(f"fracgen.train.augment.{name}" for name in ("device", "evaluation", "inputs")),
     *(f"fracgen.train.data.{name}" for name in ("loader", "opening", "splits")),
     *(f"fracgen.train.engine.{name}" for name in ("best_weights", "closed_form", "trainer", "init_weights", "losses")),
-    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
 )
 _ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTHONSAFEPATH": "1"}
 """A look whether there is a GPU, should an import take one, leaves it usable in forks; and the server imports nothing

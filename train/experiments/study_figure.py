@@ -32,7 +32,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         _draw_differences(right, section)
     curves = rows[len(sections) + 1 :].ravel()
     for section, axes in zip(sections, curves, strict=False):
-        _draw_curves(axes, section, section_title(report, section))
+        _draw_curves(axes, section)
     if len(curves) > len(sections):
         curves[-1].remove()
     write_figure(path, figure)
@@ -136,7 +136,8 @@ def _name_ticks(axes: Any, summaries: Mapping[str, Any]) -> None:
     axes.grid(alpha=0.3, axis="y")
 
 
-def _draw_curves(axes: Any, section: Mapping[str, Any], title: str) -> None:
+def _draw_curves(axes: Any, section: Mapping[str, Any]) -> None:
+    number_of_images = section["per_class"] or "all"
     for number, (name, rows) in enumerate(section["curves"]["variants"].items()):
         if rows:
             steps, means, stds = zip(*rows, strict=True)
@@ -144,7 +145,7 @@ def _draw_curves(axes: Any, section: Mapping[str, Any], title: str) -> None:
             low = [mean - (std or 0.0) for mean, std in zip(means, stds, strict=True)]
             high = [mean + (std or 0.0) for mean, std in zip(means, stds, strict=True)]
             axes.fill_between(steps, low, high, color=f"C{number % 10}", alpha=0.15, linewidth=0)
-    axes.set(title=title, xlabel="step of fine-tuning", ylabel=section["curves"]["quantity"])
+    axes.set(title=f"{number_of_images} training images a class", xlabel="step of fine-tuning", ylabel=section["curves"]["quantity"])
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(fontsize=7)
