@@ -145,7 +145,11 @@ def _draw_curves(axes: Any, section: Mapping[str, Any]) -> None:
             low = [mean - (std or 0.0) for mean, std in zip(means, stds, strict=True)]
             high = [mean + (std or 0.0) for mean, std in zip(means, stds, strict=True)]
             axes.fill_between(steps, low, high, color=f"C{number % 10}", alpha=0.15, linewidth=0)
-    axes.set(title=f"{number_of_images} training images a class", xlabel="step of fine-tuning", ylabel=section["curves"]["quantity"])
+    axes.set(
+        title=f"{number_of_images} training images a class",
+        xlabel="step of fine-tuning",
+        ylabel=section["curves"]["quantity"],
+    )
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(fontsize=7)
