@@ -21,7 +21,7 @@ from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting, convert
 from fracgen.style import Color, Draw, Pad, Patch, Points, Size
-from fracgen.vetting import Vetting
+from fracgen.vetting import PROBES, Vetting, find_best
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
@@ -169,31 +169,34 @@ class OnePFrac(DrawnRecipe):
             if self.ifs is not None:
                 acceptance = self._vetting(self.ifs, renderer).acceptance_of_users()
                 return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
-            rejections, candidates, best, best_base = Counter[str](), 0, 0.0, None
-            for attempt in range(self.max_base_tries):
-                try:
-                    ifs = IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, attempt, "ifs")))
-                except UsageError:  # determinants that underflow
-                    rejections["degenerate"] += 1
-                    continue
-                vetting = self._vetting(ifs, renderer, attempt)
-                if (reason := vetting.rejection()) is not None:
-                    rejections[reason] += 1
-                    continue
-                candidates += 1
-                if (acceptance := vetting.acceptance(better_than=best)) > best:
-                    best, best_base = acceptance, (attempt, ifs)
-                if best_base and best >= self.min_acceptance and (candidates >= self.base_candidates or best == 1):
-                    counts = {"base_tries": attempt + 1, "base_rejections": dict(sorted(rejections.items()))}
-                    return replace(self, ifs=best_base[1]), {"base": best_base[0], **counts, "base_acceptance": best}
+            rejections, least = Counter[str](), max(self.min_acceptance, 1 / PROBES)
+            drawn, best = find_best(self._candidates(renderer, rejections), self.base_candidates, least)
+            acceptance = best.acceptance if best else 0.0
+            if best and acceptance >= least and (len(drawn) >= self.base_candidates or acceptance == 1):
+                tries = {"base_tries": drawn[-1].number + 1, "base_rejections": dict(sorted(rejections.items()))}
+                return replace(self, ifs=best.ifs), {"base": best.number, **tries, "base_acceptance": acceptance}
             low, high = usual_sigma(self.maps)
             sigma = f"give a --sigma of {low:g} to {high:g} for {self.maps} maps, " if self.sigma < low else ""
             raise DataError(
                 f"no base fractal in {self.max_base_tries} tries at sigma {self.sigma:g} and delta {self.delta:g} "
-                f"(failed themselves: {_counts(rejections) or 'none'}; of {candidates} others at best {best:.2f} of "
-                f"the perturbations passed, at least {self.min_acceptance:g} must); {sigma}"
-                "lower --min-fill or --min-acceptance, or try another --seed"
+                f"(failed themselves: {_counts(rejections) or 'none'}; of {len(drawn)} others at best "
+                f"{acceptance:.2f} of the perturbations passed, at least {self.min_acceptance:g} "
+                f"must); {sigma}lower --min-fill or --min-acceptance, or try another --seed"
             )
+
+    def _candidates(self, renderer: "Renderer", rejections: Counter[str]) -> Iterator[Vetting]:
+        """The base fractals whose unperturbed images pass the fill test; the others are counted by reason."""
+        for number in range(self.max_base_tries):
+            try:
+                ifs = IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, number, "ifs")))
+            except UsageError:  # determinants that underflow
+                rejections["degenerate"] += 1
+                continue
+            vetting = self._vetting(ifs, renderer, number)
+            if (reason := vetting.rejection()) is None:
+                yield vetting
+            else:
+                rejections[reason] += 1
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
         """Warn of a delta that tells no classes apart, and of a base from the user of which few perturbations pass."""
@@ -260,13 +263,13 @@ class OnePFrac(DrawnRecipe):
         """The 64-bit key of the patch masks of class `index`: from (seed, index), or (seed, 0) where all share them."""
         return stream_key(self.seed, index if self.masks == "class" else 0, "masks")
 
-    def _vetting(self, ifs: IFS, renderer: "Renderer", attempt: int = 0) -> Vetting:
-        """Of base number `attempt`."""
+    def _vetting(self, ifs: IFS, renderer: "Renderer", number: int = 0) -> Vetting:
+        """Of base fractal `number`."""
 
-        def perturb(number: int) -> Floats:
-            return self.perturb(self.draw_eps(generator(self.seed, number, "vet", attempt)), ifs)
+        def perturb(probe: int) -> Floats:
+            return self.perturb(self.draw_eps(generator(self.seed, probe, "vet", number)), ifs)
 
-        return Vetting(ifs=ifs, perturb=perturb, renderer=renderer, mask_key=self.mask_key(0), min_fill=self.min_fill)
+        return Vetting(number, ifs, perturb, renderer, self.mask_key(0), self.min_fill)
 
 
 class _Draw:

@@ -1,7 +1,8 @@
 """Vetting of 1p-frac's base fractals: by the unperturbed image, and by a sample of perturbations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import heappush, heapreplace
 from typing import TYPE_CHECKING
 
 from fracgen.ifs import IFS, Floats
@@ -14,18 +15,22 @@ PROBES = 64
 """Perturbations of a base that vetting tries."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False)
 class Vetting:
-    """Whether a base fractal is fit.
+    """Whether a base fractal is fit, and how many of its perturbations pass, of those that were tried.
 
-    perturb: gives the maps of perturbation number 0 to 63 of it, (N, 2, 3). mask_key: that of all its images.
+    number: of the base. perturb: gives the maps of its perturbation number 0 to 63, (N, 2, 3). mask_key: that of all
+    its images.
     """
 
+    number: int
     ifs: IFS
     perturb: Callable[[int], Floats]
     renderer: "Renderer"
     mask_key: int
     min_fill: float
+    tried: int = 0
+    passed: int = 0
 
     def rejection(self) -> str | None:
         """Why the unperturbed image is not fit ("overflow", "fill"), or None."""
@@ -34,17 +39,21 @@ class Vetting:
             return "overflow"
         return None if self._passes(0) else "fill"
 
-    def acceptance(self, better_than: float = -1.0) -> float:
-        """Share of 64 perturbations that pass; 0 as soon as it cannot exceed `better_than`."""
-        from fracgen.renderer import LANES
+    def probe(self) -> None:
+        """Try the next two perturbations."""
+        self.renderer.trace(self.ifs.p, self.perturb(self.tried), self.perturb(self.tried + 1))
+        self.tried += 2
+        self.passed += self._passes(0) + self._passes(1)
 
-        passed = 0
-        for done in range(0, PROBES, LANES):
-            if passed + PROBES - done <= better_than * PROBES:
-                return 0.0
-            self.renderer.trace(self.ifs.p, *(self.perturb(number) for number in range(done, done + LANES)))
-            passed += sum(self._passes(lane) for lane in range(LANES))
-        return passed / PROBES
+    @property
+    def failed(self) -> int:
+        """How many perturbations failed so far."""
+        return self.tried - self.passed
+
+    @property
+    def acceptance(self) -> float:
+        """Share of 64 perturbations that pass, once all were tried."""
+        return self.passed / PROBES
 
     def acceptance_of_users(self) -> float:
         """The acceptance of a base from the user. Raises DataError where its own image is not fit."""
@@ -55,12 +64,45 @@ class Vetting:
                 filled = self.renderer.fill_rate()
                 why = f"it fills {filled:.4f} of the image, not more than {self.min_fill:g}; lower --min-fill"
             raise DataError(f"the base fractal given cannot be used: {why}")
-        return self.acceptance()
+        _best_of(iter([self]), 1)
+        return self.acceptance
 
     def _passes(self, lane: int) -> bool:
         """Whether the image of an orbit that is traced is kept."""
         least = least_lit(self.min_fill, self.renderer.style.size**2)
         return not self.renderer.diverged(lane) and self.renderer.lights(lane, self.mask_key, least)
+
+
+def find_best(candidates: Iterator[Vetting], count: int, min_acceptance: float) -> tuple[list[Vetting], Vetting | None]:
+    """The candidates that had to be drawn, and the first of those of whose perturbations most pass.
+
+    The best of `count`; where none of these has `min_acceptance`, the first after them that has it.
+    """
+    drawn, best = _best_of(candidates, count)
+    while best and best.acceptance < min_acceptance and (candidate := next(candidates, None)):
+        drawn.append(candidate)
+        _, best = _best_of(iter([best, candidate]), 2)
+    return drawn, best
+
+
+def _best_of(candidates: Iterator[Vetting], count: int) -> tuple[list[Vetting], Vetting | None]:
+    """Those of the first `count` that had to be drawn, and the first of those of whose perturbations most pass.
+
+    Perturbations are tried of whichever has failed least so far. Once all of its were tried it is the best, as no other
+    can pass more; and another is drawn only where all before it have failed once.
+    """
+    drawn: list[Vetting] = []
+    queue: list[tuple[int, int]] = []  # how often each has failed, and its place in `drawn`
+    while True:
+        if (not queue or queue[0][0]) and len(drawn) < count and (candidate := next(candidates, None)):
+            drawn.append(candidate)
+            heappush(queue, (candidate.failed, len(drawn) - 1))
+            continue
+        best = drawn[queue[0][1]] if queue else None
+        if best is None or best.tried == PROBES:
+            return drawn, best
+        best.probe()
+        heapreplace(queue, (best.failed, queue[0][1]))
 
 
 def least_lit(min_fill: float, num_pixels: int) -> int:

@@ -11,6 +11,7 @@ from fracgen.plain import draw_plain
 from fracgen.rng import generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.style import fill_rate
+from fracgen.vetting import PROBES, Vetting, find_best
 
 
 def test_defaults_are_the_published_set():
@@ -220,3 +221,33 @@ def test_renderers_that_are_used_again_change_nothing():
     assert [turn[0] for turn in turns] == alone[:4]
     assert [turn[1] for turn in turns] == alone[:1:-1]
     assert [sample.image.tobytes() for sample in recipe.render(range(6))] == alone
+
+
+class Outcomes(Vetting):
+    """A vetting whose perturbations pass or not as it is told."""
+
+    def __init__(self, number: int, passes: np.ndarray):
+        self.number, self.passes, self.tried, self.passed = number, passes, 0, 0
+
+    def probe(self) -> None:
+        self.passed += int(self.passes[self.tried : self.tried + 2].sum())
+        self.tried += 2
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_best_base_is_that_of_all_of_whose_perturbations_most_pass(seed):
+    rng = np.random.default_rng(seed)
+    rates = rng.choice([0, 0.3, 0.9, 0.97, 1], size=12)
+    passes = rng.random((12, PROBES)) < rates[:, None]
+    acceptances = passes.mean(axis=1).tolist()
+    count, least = int(rng.integers(1, 9)), float(rng.choice([1 / PROBES, 0.5, 0.98]))
+    expected = max(range(count), key=lambda number: (acceptances[number], -number))
+    if acceptances[expected] < least:
+        later = [number for number in range(count, 12) if acceptances[number] >= least]
+        expected = later[0] if later else max(range(12), key=lambda number: (acceptances[number], -number))
+    drawn, best = find_best((Outcomes(number, row) for number, row in enumerate(passes)), count, least)
+    assert best is not None and (best.number, best.acceptance) == (expected, acceptances[expected])
+    perfect = [number for number in range(count) if acceptances[number] == 1]
+    assert len(drawn) == (
+        perfect[0] + 1 if perfect else max(count, expected + 1 if acceptances[expected] >= least else 12)
+    )
