@@ -56,7 +56,8 @@ class ComparisonTasks:
         """Take a run among the finished ones; now and then the report is written."""
         self.finished.append(run)
         if time.monotonic() - self._reported > _SECONDS_BETWEEN_REPORTS:
-            self._report(self.finished, False)
+            with contextlib.suppress(FracgenError):  # it is written again at the end
+                self._report(self.finished, False)
             self._reported = time.monotonic()
 
     @contextlib.contextmanager

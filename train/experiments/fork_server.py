@@ -16,6 +16,8 @@ TRAIN = Path(__file__).parents[1]
 _SCRIPTS = ("pretrain", "finetune")
 _PRELOADED = (
     "fracgen.train.experiments.fork_server",
+    "torch",
+    "timm",
     *(f"fracgen.train.{script}" for script in _SCRIPTS),
     *(f"fracgen.train.augment.{name}" for name in ("device", "evaluation", "inputs")),
     *(f"fracgen.train.data.{name}" for name in ("loader", "opening", "splits")),

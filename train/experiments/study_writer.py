@@ -203,7 +203,7 @@ def describe_machine(*, jobs: int, threads: int, device: str) -> dict[str, Any]:
         import torch
 
         name = torch.cuda.get_device_name() if torch.cuda.is_available() else "a GPU"
-    versions = {library: importlib.metadata.version(library) for library in _LIBRARIES}
+    versions = {library: _version(library) for library in _LIBRARIES}
     return {
         "device": name,
         "cores": num_cores(),
@@ -211,6 +211,13 @@ def describe_machine(*, jobs: int, threads: int, device: str) -> dict[str, Any]:
         "threads": threads,
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # of ours in a clone that is not installed
 
 
 def _processor() -> str:
