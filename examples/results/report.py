@@ -136,6 +136,7 @@ TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
     "arms": ("equal-budget", arms),
     "contrasts": ("equal-budget", contrasts),
     "length": ("length", lengths),
+    "full": ("full", lengths),
     "bases": ("bases", bases),
     "cnn": ("cnn", variants),
     "search": ("search", variants),
