@@ -7,8 +7,6 @@ significant bit, the masks here from the least.
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.chaos import locate
-from fracgen.ifs import Floats
 from fracgen.jit import kernel
 from fracgen.shards.png import GRAY
 
@@ -102,51 +100,6 @@ def stamp_gray(
             canvas[word] = canvas[word] & keep | (mask & _U7) >> shift
             canvas[word + row] = canvas[word + row] & keep | (mask >> _U3 & _U7) >> shift
             canvas[word + row + row] = canvas[word + row + row] & keep | (mask >> _U6) >> shift
-
-
-@kernel
-def lights(
-    xs: Floats,
-    ys: Floats,
-    extent: Floats,
-    size: int,
-    pad: int,
-    stride: int,
-    offsets: npt.NDArray[np.uint32],
-    key: np.uint64,
-    random: bool,
-    least: int,
-    free: npt.NDArray[np.uint8],
-    hidden: npt.NDArray[np.uint64],
-) -> bool:
-    """Whether the patches of an orbit light at least so many pixels of the image; exact, as soon as that is so.
-
-    From the last patch to the first: a pixel is as the last patch on it has it, so that what is lit stays lit. Mostly
-    a tenth of the points tells. xs, ys: (T,), placed as `chaos.locate` does, some at a time into offsets, scratch.
-    free: one for every place on the canvas. hidden: one bit a pixel, set outside the image, and a word more.
-    """
-    lit, column = 0, np.uint64(stride)
-    for stop in range(xs.size, 0, -offsets.size):
-        start = max(stop - offsets.size, 0)
-        locate(xs[start:stop], ys[start:stop], extent, size, pad, stride, offsets[: stop - start])
-        for n in range(stop - start):
-            i = np.uint64(stop - 1 - n)
-            place = np.uint64(offsets[i - np.uint64(start)])
-            if free[place]:
-                free[place] = 0
-                mask = patch_mask(key, i) if random else _U511
-                for line in range(3):
-                    bits = mask >> np.uint64(3 * line) & _U7
-                    corner = place + np.uint64(line + 1) * column + _U1
-                    word, shift = corner >> _U6, corner & _U63
-                    back = _U63 - shift
-                    shown = bits & ~(hidden[word] >> shift | hidden[word + _U1] << _U1 << back)
-                    lit += int((shown & _U1) + (shown >> _U1 & _U1) + (shown >> _U2))
-                    hidden[word] |= _U7 << shift
-                    hidden[word + _U1] |= _U7 >> _U1 >> back
-                if lit >= least:
-                    return True
-    return False
 
 
 @kernel

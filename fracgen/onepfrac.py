@@ -21,7 +21,7 @@ from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting, convert
 from fracgen.style import Color, Draw, Pad, Patch, Points, Size
-from fracgen.vetting import PROBES, Vetting, find_best
+from fracgen.vetting import PROBES, Vetting, find_best, rejection
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
@@ -288,19 +288,16 @@ class _Draw:
 
     def judge(self, renderer: "Renderer", lane: int) -> Sample | None:
         """The sample if the traced draw is kept; else the next perturbation is drawn, within bounds."""
-        if renderer.diverged(lane):
-            self.rejected["overflow"] += 1
-        else:
-            renderer.stamp(lane, self.mask_key)
-            if (fill_rate := renderer.fill_rate()) > self.recipe.min_fill:
-                return Sample(
-                    image=renderer.image(),
-                    index=self.index,
-                    label=self.index,
-                    metadata=self._metadata(fill_rate),
-                    rejected=dict(self.rejected),
-                )
-            self.rejected["fill"] += 1
+        reason = rejection(renderer, lane, self.mask_key, self.recipe.min_fill)
+        if reason is None:
+            return Sample(
+                image=renderer.image(),
+                index=self.index,
+                label=self.index,
+                metadata=self._metadata(renderer.fill_rate()),
+                rejected=dict(self.rejected),
+            )
+        self.rejected[reason] += 1
         if sum(self.rejected.values()) >= self.recipe.max_tries:
             raise DataError(
                 f"class {self.index}: none of {self.recipe.max_tries} perturbations could be kept "

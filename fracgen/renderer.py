@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,6 @@ LANES = 2
 TRIM = 100
 """A diverging orbit loses this many points before its first NaN."""
 MAX_KEPT_POINTS = 1_000_000
-_BLOCK = 1024
-"""Points that are placed at a time where mostly few are needed: they stay in the nearest cache."""
 
 
 class Canvas:
@@ -64,24 +62,6 @@ class Canvas:
             canvas_kernels.plot_color(offsets, _hues(), self._pixels)
         else:
             canvas_kernels.stamp_color(offsets, visible, key, style.random_masks, _hues(), self.stride, self._pixels)
-
-    def lights(self, xs: Floats, ys: Floats, extent: Floats, mask_key: int, least: int) -> bool:
-        """Whether the patches of an orbit, (T,) each, light at least so many pixels; points placed before are lost."""
-        style, hidden, scratch = self.style, self._outside.copy(), self._visible[:_BLOCK]
-        self._free.fill(1)
-        places = xs, ys, extent, style.size, style.pad, self.stride, scratch
-        key = np.uint64(mask_key), style.random_masks
-        return bool(canvas_kernels.lights(*places, *key, least, self._free, hidden))
-
-    @cached_property
-    def _outside(self) -> npt.NDArray[np.uint64]:
-        """The canvas as bits, set outside the image, and a word more."""
-        outside = np.ones((self.style.size + canvas_kernels.MARGIN, self.stride), np.uint8)
-        outside[: self.style.size, : self.style.size] = 0
-        packed = np.packbits(outside, bitorder="little")
-        words = np.zeros(-(-packed.size // 8) + 1, np.uint64)
-        words.view(np.uint8)[: packed.size] = packed
-        return words
 
     def fill_rate(self) -> float:
         """Share of the image's pixels that are not black: of a gray image without making it."""
@@ -160,15 +140,6 @@ class Renderer:
         """
         self._place(lane)
         self._canvas.stamp(mask_key)
-
-    def lights(self, lane: int, mask_key: int, least: int) -> bool:
-        """Whether at least so many pixels of a traced orbit's image are not black: sooner known than `stamp` draws."""
-        if self.style.draw == "point":
-            self.stamp(lane, mask_key)
-            return self.fill_rate() * self.style.size**2 > least - 0.5
-        self._placed = None
-        x, y = self._xs[lane, : self._lengths[lane]], self._ys[lane, : self._lengths[lane]]
-        return self._canvas.lights(x, y, self._extents[lane], mask_key, least)
 
     def fill_rate(self) -> float:
         """Share of pixels that are not black, of what was stamped last."""

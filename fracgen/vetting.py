@@ -15,6 +15,14 @@ PROBES = 64
 """Perturbations of a base that vetting tries."""
 
 
+def rejection(renderer: "Renderer", lane: int, mask_key: int, min_fill: float) -> str | None:
+    """Why a traced orbit is not kept ("overflow", "fill"); None if it is, and then it is stamped."""
+    if renderer.diverged(lane):
+        return "overflow"
+    renderer.stamp(lane, mask_key)
+    return None if renderer.fill_rate() > min_fill else "fill"
+
+
 @dataclass(eq=False)
 class Vetting:
     """Whether a base fractal is fit, and how many of its perturbations pass, of those that were tried.
@@ -35,15 +43,13 @@ class Vetting:
     def rejection(self) -> str | None:
         """Why the unperturbed image is not fit ("overflow", "fill"), or None."""
         self.renderer.trace(self.ifs.p, self.ifs.maps)
-        if self.renderer.diverged():
-            return "overflow"
-        return None if self._passes(0) else "fill"
+        return rejection(self.renderer, 0, self.mask_key, self.min_fill)
 
     def probe(self) -> None:
         """Try the next two perturbations."""
         self.renderer.trace(self.ifs.p, self.perturb(self.tried), self.perturb(self.tried + 1))
         self.tried += 2
-        self.passed += self._passes(0) + self._passes(1)
+        self.passed += sum(rejection(self.renderer, lane, self.mask_key, self.min_fill) is None for lane in range(2))
 
     @property
     def failed(self) -> int:
@@ -60,17 +66,11 @@ class Vetting:
         if (reason := self.rejection()) is not None:
             why = "its orbit overflows"
             if reason == "fill":
-                self.renderer.stamp(0, self.mask_key)
                 filled = self.renderer.fill_rate()
                 why = f"it fills {filled:.4f} of the image, not more than {self.min_fill:g}; lower --min-fill"
             raise DataError(f"the base fractal given cannot be used: {why}")
         _best_of(iter([self]), 1)
         return self.acceptance
-
-    def _passes(self, lane: int) -> bool:
-        """Whether the image of an orbit that is traced is kept."""
-        least = least_lit(self.min_fill, self.renderer.style.size**2)
-        return not self.renderer.diverged(lane) and self.renderer.lights(lane, self.mask_key, least)
 
 
 def find_best(candidates: Iterator[Vetting], count: int, min_acceptance: float) -> tuple[list[Vetting], Vetting | None]:
@@ -103,11 +103,3 @@ def _best_of(candidates: Iterator[Vetting], count: int) -> tuple[list[Vetting], 
             return drawn, best
         best.probe()
         heapreplace(queue, (best.failed, queue[0][1]))
-
-
-def least_lit(min_fill: float, num_pixels: int) -> int:
-    """The least number of pixels that is more than a share `min_fill` of all."""
-    count = max(int(min_fill * num_pixels) - 1, 0)
-    while count / num_pixels <= min_fill:
-        count += 1
-    return count

@@ -127,19 +127,6 @@ def test_two_orbits_at_a_time_are_those_alone():
         assert np.array_equal(pair.draw(lane, 4), draw_plain(maps, p, style, 4))
 
 
-@pytest.mark.parametrize("style", STYLES, ids=lambda style: f"{style.pad}-{style.draw}-{style.color}-{style.patch}")
-def test_how_many_pixels_are_lit_is_known_before_they_are_drawn(style):
-    renderer = Renderer(style)
-    for number in range(3):
-        ifs = IFS.from_maps(sample_maps(3.5, 2 + number, generator(5, number, "ifs")))
-        renderer.trace(ifs.p, ifs.maps)
-        image = renderer.draw(mask_key=number)
-        num_lit = round(fill_rate(image) * style.size**2)
-        for least, expected in [(1, True), (num_lit // 2, True), (num_lit, True), (num_lit + 1, False)]:
-            assert renderer.lights(0, number, least) is expected
-        assert np.array_equal(renderer.draw(mask_key=number), image), "it leaves the orbit as it was"
-
-
 def test_random_masks_are_uniform_over_511():
     """One-pixel attractors show one mask each: that of the last point."""
     ifs, style = IFS(np.zeros((1, 2, 3)), np.array([1.0])), Style(size=8, pad=0, points=2)
