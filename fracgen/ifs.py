@@ -135,14 +135,6 @@ def check_sigma(sigma: float, num_maps: int) -> None:
         raise UsageError(f"sigma {sigma}: must be in (0, {3 * num_maps}], 3 for each of {num_maps} maps")
 
 
-def usual_sigma(num_maps: int) -> tuple[float, float]:
-    """The sigma-factors from which Anderson & Farrell draw systems of N maps: (5 + N) / 2 to (6 + N) / 2.
-
-    Far below, maps shrink all to dots, which fill no image; at most 3 N is possible.
-    """
-    return min((5 + num_maps) / 2, 3 * num_maps), min((6 + num_maps) / 2, 3 * num_maps)
-
-
 def _draw_singular_values(rest: float, maps_after: int, rng: np.random.Generator) -> tuple[float, float, float]:
     """One map's s1 >= s2, and what is left of `rest` for the maps after it, each of which takes 0 to 3."""
     a, b = rng.random(2).tolist()

@@ -211,8 +211,10 @@ def main(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, or what else a thread needs, is short; libraries that cannot load do too."""
-    is_short = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return is_short or isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error)) is not None
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error)):
+        return True
+    return getattr(error, "errno", None) == errno.ENOMEM or (cause is not None and is_out_of_memory(cause))
 
 
 def _can_start_thread() -> bool:

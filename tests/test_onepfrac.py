@@ -138,7 +138,7 @@ def test_the_base_is_vetted():
 def test_bounded_searches_end_with_counts():
     with pytest.raises(DataError, match=r"no base fractal in 7 tries .*7 fill"):
         OnePFrac(**{**SMALL, "min_fill": 0.99, "max_base_tries": 7}).resolve()
-    with pytest.raises(DataError, match=r"at sigma 0\.5 .*; give a --sigma of 3\.5 to 4 for 2 maps, lower --min-fill"):
+    with pytest.raises(DataError, match=r"at sigma 0\.5 .*; give a --sigma of 3 to 6, as maps of less .*, lower --min"):
         OnePFrac(**{**SMALL, "sigma": 0.5, "max_base_tries": 7}).resolve()
     with pytest.raises(DataError, match="degenerate"):
         OnePFrac(**{**SMALL, "sigma": 1e-300, "max_base_tries": 3}).resolve()

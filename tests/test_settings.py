@@ -216,6 +216,13 @@ def test_words_that_are_not_allowed_are_one_line(capsys, words, message):
     assert (code, out) == (2, "") and err.startswith("train: ") and err.count("\n") == 1 and message in err
 
 
+def caused_by(message):
+    """The error of a library's loader that says nothing of memory, as llvmlite's; what it meant lies behind it."""
+    error = OSError("could not find the library")
+    error.__context__ = OSError(message)
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
@@ -226,6 +233,7 @@ def test_words_that_are_not_allowed_are_one_line(capsys, words, message):
         (RuntimeError("can't start new thread"), 1, "out of memory; lower --batch-size"),
         (OSError(12, "Cannot allocate memory"), 1, "out of memory; lower --batch-size"),
         (ImportError("libx.so: failed to map segment from shared object"), 1, "out of memory; lower --batch-size"),
+        (caused_by("x.so: failed to map segment"), 1, "out of memory; lower --batch-size"),
         (RuntimeError("gloo"), 1, "a process has gone"),
         (OSError(28, "No space left on device", "x"), 1, "x: No space left on device"),
     ],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
-from fracgen.shards.commandline import options_from
+from fracgen.shards.commandline import is_out_of_memory, options_from
 from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.settings import Setting, check_settings
 
@@ -185,6 +185,8 @@ def interruptible(out: Path | None) -> Iterator[list[Path]]:
     except KeyboardInterrupt:
         _interrupted(folders)
     except OSError as error:
+        if is_out_of_memory(error):
+            raise
         place = error.filename or (folders[-1] if folders else "here")
         raise DataError(
             f"{place}: {error.strerror or error}; finished shards are kept, run the same command to go on"
