@@ -14,7 +14,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("fracgen: interrupted", file=sys.stderr)
         sys.exit(130)
-    except MemoryError:
+    except (MemoryError, ImportError, OSError) as error:
+        from fracgen.shards.commandline import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
         print("fracgen: out of memory", file=sys.stderr)
         sys.exit(1)
 
