@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import time
 import warnings
 from collections import Counter
@@ -192,7 +193,7 @@ def _plan_of(images: ImageFolder, layout: Layout) -> FolderPlan:
 
 
 def _refuse_inside_source(images: ImageFolder, folder: Path) -> None:
-    if folder.resolve().is_relative_to(images.root.resolve()):
+    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(images.root)):
         raise UsageError(f"{folder}: lies within {images.root}, whose images are packed; name another with --out")
 
 

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, locks that a killed process cannot leave behind, and cores."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -82,10 +83,17 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_plain(path: Path) -> bytes:
+    """The bytes of a plain file. Raises OSError where it is none: a pipe would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a plain file", str(path))
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises DataError where the file cannot be read, or holds something else."""
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(read_plain(path).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     if not isinstance(values, dict):

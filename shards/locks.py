@@ -26,7 +26,7 @@ class FolderLocks:
 
     def __init__(self, folder: Path, part: Part | None) -> None:
         self.folder, self.part = folder, part
-        self._key = folder.resolve()
+        self._key = Path(os.path.realpath(folder))  # which a loop of links does not stop
         self._files: list[IO[bytes]] = []
 
     def claim(self) -> None:

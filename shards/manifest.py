@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, UsageError
+from fracgen.shards.files import read_plain
 from fracgen.shards.layout import Layout
 from fracgen.shards.sample import Image
 from fracgen.shards.settings import as_dict, from_json
@@ -182,7 +183,7 @@ def load_manifest(folder: Path) -> Manifest:
 def read_manifest(path: Path) -> Manifest:
     """The manifest in a file of any name. Raises UsageError, DataError as `load_manifest` does."""
     try:
-        data = path.read_bytes()
+        data = read_plain(path)
         if data.startswith(LFS_POINTER):
             raise DataError(f"{path}: {LFS_ADVICE}")
         values = json.loads(data.decode())

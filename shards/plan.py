@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.files import read_plain
 from fracgen.shards.layout import Layout
 from fracgen.shards.manifest import MANIFEST, PARTIAL, ShardRecord, hash_json, load_manifest, to_json
 from fracgen.shards.settings import from_json
@@ -181,9 +182,11 @@ def seal(values: Mapping[str, Any], indent: int | None = None) -> bytes:
 def _read(kind: type[T], path: Path) -> T | None:
     """A file that `seal` made, or fracgen 0.2. Raises ValueError and the like where it is damaged."""
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(read_plain(path).decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ValueError(error.strerror) from error
     if not isinstance(values, dict):
         raise ValueError("no mapping")
     checksum = values.pop(_CHECKSUM, None)

@@ -296,6 +296,18 @@ def test_names_reach_a_terminal_as_they_are_or_as_escapes(fracgen, tmp_path, mon
     assert "a[red]\\x1b[2J\\nb" in shown and "\x1b[2J" not in shown
 
 
+def test_links_that_go_in_a_circle_and_pipes_are_one_line(fracgen, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "set" / ".partial").mkdir(parents=True)
+    for words in (["render", *FLAGS, "--out", "loop"], ["pack", "loop"], ["draw", "loop"], ["preview", "loop"]):
+        code, _, err = fracgen(*words)
+        assert code == 2 and err.count("\n") == 1, words
+    os.mkfifo(tmp_path / "set" / ".partial" / "plan.json")
+    assert "plan.json: damaged (ValueError: not a plain file)" in fracgen("merge", "set")[2]
+    os.mkfifo(tmp_path / "set" / "dataset.json")
+    assert "cannot be read (not a plain file)" in fracgen("inspect", "set")[2]
+
+
 def test_an_interrupt_is_one_line(fracgen, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt

@@ -609,6 +609,20 @@ def test_what_cannot_be_opened(shards, options, said, folder, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_what_would_take_gigabytes_is_refused(tmp_path):
+    sizes, path = write_tars(tmp_path, [3]), tmp_path / "sizes.json"
+    with pytest.raises(UsageError, match=r"stands for 1,000,000,000,000 tars; at most 100,000 are read"):
+        open_examples(str(tmp_path / "{0..999999}-{000000..999999}.tar"), num_classes=3)
+    with pytest.raises(UsageError, match=r"--num-classes 1000001: must be at most 1000000"):
+        open_examples(sizes, num_classes=1_000_001)
+    path.write_text(json.dumps({"set-000.tar": 10**15}))
+    with pytest.raises(DataError, match=r"sizes\.json: says 10{15} samples of set-000\.tar, which has \d+ bytes"):
+        open_examples(sizes, num_classes=3)
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"sizes\.json: damaged"):
+        open_examples(sizes, num_classes=3)
+
+
 def test_folders_that_are_damaged(folder, tmp_path):
     def copy(name):
         return shutil.copytree(folder, tmp_path / name)

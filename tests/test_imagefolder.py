@@ -88,3 +88,9 @@ def test_a_link_to_a_folder_above_is_followed_once(tmp_path):
     images = list_images(tmp_path)
     assert len(images) == 1 and images.others == {"link to a folder above": 2}
     assert images.passed_over() == ["2 link to a folder above: what lies there is listed already, passed over"]
+
+
+def test_folders_without_end_are_refused(tmp_path):
+    draw(tmp_path.joinpath("set", "a", *"d" * 120, "1.png"))
+    with pytest.raises(UsageError, match=r"set/a.*: folders nested more than 100 deep"):
+        list_images(tmp_path / "set")

@@ -207,6 +207,7 @@ def test_help_is_grouped_and_says_range_and_default(capsys, monkeypatch):
         (["--name", "adam"], "--name 'adam': must be one of adamw, sgd"),
         (["--betas", 0.5, 2], "--betas 2.0: must be in [0, 1)"),
         (["--out", "gs://x/y"], "--out 'gs://x/y': is a URL"),
+        (["--out", "a\0b"], "must hold no NUL character"),
         (["--nonsense"], "--nonsense"),
         (["word"], "word"),
     ],

@@ -1,5 +1,6 @@
 """`fracgen merge` and `fracgen pack`: folders of shards from parts, and from images that are there."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +75,7 @@ def pack(
     from fracgen.shards.files import num_cores
     from fracgen.shards.imagefolder import PACKED_EXTENSIONS, check_same_classes, find_split, list_images
 
-    home: Path = convert(Path | None, out, "--out") or Path(f"{folder.resolve().name}-shards")
+    home: Path = convert(Path | None, out, "--out") or Path(f"{Path(os.path.realpath(folder)).name}-shards")
     splits: list[str | None] = [*split] if split else [None]
     results = []
     if len(set(splits)) < len(splits):

@@ -1,6 +1,7 @@
 """What the commands print: warnings on stderr, results on stdout, as text or as JSON."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ def default_folder(recipe: Recipe) -> Path:
 
 def write_png(path: Path, data: bytes) -> None:
     """Write a PNG file whole or not at all. Raises UsageError where it cannot be written, or is no plain file."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     if path.is_dir() or not path.name:
         raise UsageError(f"{path}: is a folder; name a file")
     if path.suffix.lower() != ".png" or (path.exists() and not path.is_file()):

@@ -1,5 +1,6 @@
 """The commands that look and measure: draw, inspect, verify, preview, bench."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -151,5 +152,5 @@ def _png_path(out: str | None, source: Path, what: str) -> Path:
     if out is not None:
         path: Path = convert(Path, out, "--out")
         return path
-    source = source.resolve()
+    source = Path(os.path.realpath(source))
     return source.with_name(f"{source.name}-{what}.png") if source.is_dir() else Path(f"{source.stem}-{what}.png")

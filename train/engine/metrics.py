@@ -76,7 +76,7 @@ def _tensorboard(out: Path) -> Any:
 def read(path: Path) -> list[dict[str, Any]]:
     """The values in metrics.jsonl, one mapping a step; a last line that was cut off is passed over."""
     by_step: dict[int, dict[str, Any]] = {}
-    for line in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             values = json.loads(line)
         except ValueError:
