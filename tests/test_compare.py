@@ -22,6 +22,7 @@ from PIL import Image
 
 import fracgen.cli.app
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import take_lock
 from fracgen.train import compare
 from fracgen.train.cli import StopError
 from fracgen.train.experiments import comparison, tables
@@ -418,6 +419,26 @@ def test_a_signal_stops_every_run_with_its_checkpoint(images, recipe, tmp_path, 
         log = each.parents[1] / "seed-0.log"
         assert log.read_text().strip().splitlines()[-1].startswith("finetune: stopped at step")
     assert not (out / "a" / "seed-1").exists()
+
+
+def test_runs_stop_with_a_comparison_that_is_killed(images, recipe, tmp_path):
+    """Or the same command would find them at work."""
+    words = ["--config", recipe, "--data", images, "--start=a=none", "--seeds=1", "--out", tmp_path, "--jobs=2", *NET]
+    command = [sys.executable, ROOT / "train" / "compare.py", *words, "schedule.steps=20000"]
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    run, end = tmp_path / "a" / "seed-0", time.monotonic() + 120
+    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") > 3):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    while (lock := take_lock(run / ".lock")) is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    lock.close()
+    assert (run / "last.pt").exists()
 
 
 def test_two_at_work_in_one_folder(here, images, recipe, tmp_path, capfd):

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def _run(script: str, argv: list[str], log: str) -> None:
     os.setpgid(0, 0)
     for number in _HANDLED:
         signal.signal(number, signal.SIG_DFL)
+    threading.Thread(target=_stop_when_alone, daemon=True).start()
     null = os.open(os.devnull, os.O_RDWR)
     stderr = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for target, source in enumerate((null, null, stderr)):
@@ -88,6 +90,13 @@ def _run(script: str, argv: list[str], log: str) -> None:
     if torch.cuda._is_in_bad_fork():  # an import has used the GPU, which no fork can then; none does today
         os.execv(sys.executable, [sys.executable, str(TRAIN / f"{script}.py"), *argv])
     sys.exit(importlib.import_module(f"fracgen.train.{script}").run(argv))
+
+
+def _stop_when_alone() -> None:
+    """Stop this process, which keeps its checkpoint, when the one that started it has gone, killed or not."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 _HANDLED = (signal.SIGTERM, signal.SIGHUP)
