@@ -414,8 +414,9 @@ def test_every_picture_is_looked_at_once(where, mode, world, workers):
             assert torch.equal(image, plainly(test.open(number)))
 
 
-def test_looking_leaves_out_what_is_broken(broken):
-    source = PixelReader(broken, sample_shape(broken), any_size=True)
+@pytest.mark.parametrize("any_size", [True, False])
+def test_looking_leaves_out_what_is_broken(broken, any_size):
+    source = PixelReader(broken, sample_shape(broken), any_size=any_size)
     for workers in (0, 2):
         with pytest.raises(UsageError, match=r"bee/001\.png"):
             look(source, workers=workers)

@@ -234,26 +234,19 @@ def finetune(
     outcome |= trainer.outcome()
     reported: Split = "test" if splits.test is not None else "val"
     accuracies: dict[str, Any] = {"protocol": settings.protocol}
-    scores: Scores | None = None
-    if others:
-        scores = score(reported)
+    scores = score(reported) if others else None
+    if scores is not None:
         accuracies |= {"split": reported, "last": {"step": trainer.state.step, **scores.to_dict(class_names)}}
         outcome |= scores.named(reported, "last")
     if best.step:
         best.load()
         scores = score(reported)
-        accuracies["best"] = {
-            "step": best.step,
-            "chosen_on": chosen_on,
-            f"{chosen_on}_accuracy": best.accuracy,
-            **scores.to_dict(class_names),
-        }
+        chosen = {"step": best.step, "chosen_on": chosen_on, f"{chosen_on}_accuracy": best.accuracy}
+        accuracies["best"] = chosen | scores.to_dict(class_names)
         outcome["best_epoch"] = round(best.step * batch_size / loader.num_samples, 2)
-        outcome["chosen_on"] = "the test split itself, as published" if published else "the validation split"
-        if reported == "val":
-            outcome["chosen_on"] += ", which is reported on too: a maximum, so too high"
+        outcome["chosen_on"] = results.CHOSEN_ON[chosen_on, reported]
         outcome |= scores.named(reported, "best")
-        if reported == "test" and not published:
+        if chosen_on != reported:
             outcome["val_accuracy_best"] = round(best.accuracy, 6)
     skipped = loader.skipped() + eval_skipped.over_ranks(ranks) + splits.skipped.over_ranks(ranks)
     outcome |= {"skipped": sum(skipped.values()), "seconds": trainer.speed.seconds}

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from fracgen.train.engine.evaluate import Scores
 
 RESULTS, CONFUSION, CONFUSION_FIGURE = "results.json", "confusion.csv", "confusion.png"
+CHOSEN_ON = {
+    ("test", "test"): "the test split itself, as published",
+    ("val", "test"): "the validation split",
+    ("val", "val"): "the validation split, which is reported on too: a maximum, so too high",
+}
+"""How the weights were chosen, in words, by the split that this was on and the one that is reported on."""
 
 
 def write(
