@@ -78,10 +78,12 @@ class TrainPieces(_Pieces):
 
     def _read(self, number: int, skipped: list[SkippedExample]) -> tuple[Pixels, int]:
         """(pixels, label) of an example, or of the next that can be used, the first after the last."""
+        if not self.skip_bad:
+            return self.source.read(number)
         num, bad, message = self.sampler.num_examples, list[int](), ""
         for _ in range(num):
             number = self._next_good.get(number, number)
-            _, samples, failed = read_good(self.source.read, [number], self.source.describe, skip_bad=self.skip_bad)
+            _, samples, failed = read_good(self.source.read, [number], self.source.describe, skip_bad=True)
             if samples:
                 self._next_good.update(dict.fromkeys(bad, number))
                 return samples[0]
