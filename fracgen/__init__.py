@@ -36,29 +36,24 @@ if TYPE_CHECKING:
     from fracgen.style import Style as Style
     from fracgen.visualatom import VisualAtom as VisualAtom
 
-_HOMES = {
-    "FractalDB": "fracgen.fractaldb",
-    "IFS": "fracgen.ifs",
-    "Noise": "fracgen.noise",
-    "OFDB": "fracgen.fractaldb",
-    "OnePFrac": "fracgen.onepfrac",
-    "Part": "fracgen.shards.layout",
-    "Photo": "fracgen.photo.recipe",
-    "Photographs": "fracgen.photo.photographs",
-    "Style": "fracgen.style",
-    "VisualAtom": "fracgen.visualatom",
-    "draw_ifs": "fracgen.renderer",
-    "find_categories": "fracgen.search",
-    "load_categories": "fracgen.categories",
-    "load_ifs": "fracgen.ifs",
-    "load_photographs": "fracgen.photo.photographs",
-    "load_recipe": "fracgen.registry",
-    "merge": "fracgen.render_shards",
-    "open_shards": "fracgen.shards.reader",
-    "plan": "fracgen.render_shards",
-    "save_recipe": "fracgen.registry",
-    "write_shards": "fracgen.render_shards",
+_MODULES = {
+    "fracgen.categories": ("load_categories",),
+    "fracgen.fractaldb": ("FractalDB", "OFDB"),
+    "fracgen.ifs": ("IFS", "load_ifs"),
+    "fracgen.noise": ("Noise",),
+    "fracgen.onepfrac": ("OnePFrac",),
+    "fracgen.photo.photographs": ("Photographs", "load_photographs"),
+    "fracgen.photo.recipe": ("Photo",),
+    "fracgen.registry": ("load_recipe", "save_recipe"),
+    "fracgen.render_shards": ("merge", "plan", "write_shards"),
+    "fracgen.renderer": ("draw_ifs",),
+    "fracgen.search": ("find_categories",),
+    "fracgen.shards.layout": ("Part",),
+    "fracgen.shards.reader": ("open_shards",),
+    "fracgen.style": ("Style",),
+    "fracgen.visualatom": ("VisualAtom",),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOMES)
 
 

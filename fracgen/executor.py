@@ -33,6 +33,11 @@ class Result:
     new_samples: int
     seconds: float
 
+    @property
+    def rate(self) -> float:
+        """New images a second; 0 where none was made."""
+        return self.new_samples / self.seconds if self.new_samples else 0.0
+
     @classmethod
     def of(cls, writer: FolderWriter, new_samples: int, started: float) -> Self:
         """Of a run that has written what it had to. started: `time.perf_counter` at its begin."""

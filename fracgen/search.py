@@ -24,7 +24,6 @@ from fracgen.shards.errors import DataError
 from fracgen.shards.files import replacing, unique_temporary
 from fracgen.style import check_range
 
-MAX_CANDIDATES = 100_000_000
 _OUTCOMES = ("fill", "found", "overflow", "flat")
 _SAVE_CANDIDATES = 10_000
 _FRUITLESS = 1_000_000

@@ -5,7 +5,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,7 @@ from fracgen.shards.settings import check_value, from_plain
 
 def options_from(
     kind: type,
-    names: Mapping[str, str] | Iterable[str] | None = None,
+    names: Iterable[str] | None = None,
     *,
     into: str = "option_values",
     build: bool = False,
@@ -25,15 +25,12 @@ def options_from(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a typer command an option for each field of a settings dataclass, nested ones included.
 
-    names: the dotted names that get one, all by default; a mapping gives the option's spelling too. defaults: an
-    instance whose values the help shows. The command receives, as argument `into`, what was typed: a value by dotted
-    name, of its type and in its range. build: it receives the dataclass instead, with its defaults for the rest.
+    names: the dotted names that get one, all by default. defaults: an instance whose values the help shows. The command
+    receives, as argument `into`, what was typed: a value by dotted name, of its type and in its range.
+    build: it receives the dataclass instead, with its defaults for the rest.
     """
     fields = {field.name: field for field in fields_of(kind, instance=defaults)}
-    spelt = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names if names is not None else fields, "")
-    chosen = {name: spelt[name] or fields[name].option for name in spelt if name in fields}
-    if missing := set(spelt) - set(fields):
-        raise KeyError(f"{kind.__name__} has no {min(missing)}")
+    chosen = {name: fields[name].option for name in (fields if names is None else names)}
     chosen = {name: option for name, option in chosen.items() if option and _option_type(fields[name].type)}
     parameters = {name.replace(".", "__"): _parameter(fields[name], option) for name, option in chosen.items()}
 

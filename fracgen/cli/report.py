@@ -58,40 +58,37 @@ def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, kep
 
 def rendered(result: "Result", *, machine: str, as_json: bool) -> None:
     """Print the closing block of a command that renders. machine: on what it ran; "" where nothing did."""
-    manifest, rate = result.manifest, result.new_samples / result.seconds if result.new_samples else 0.0
-    if manifest is None:
-        _part_rendered(result, rate, machine, as_json=as_json)
-        return
     if as_json:
-        print(json.dumps(_values(result, manifest, rate), indent=1))
-        return
-    _print_rows(_rendered_rows(result, manifest, rate, machine))
+        print(json.dumps(_values(result), indent=1))
+    else:
+        _print_rows(_rendered_rows(result, machine))
 
 
 def packed(results: Sequence["Result"], *, machine: str, as_json: bool) -> None:
     """Print the closing blocks of `pack`, one a folder; as JSON always a list."""
-    blocks = []
-    for result in results:
-        rate = result.new_samples / result.seconds if result.new_samples else 0.0
-        assert result.manifest is not None
-        if as_json:
-            blocks.append(_values(result, result.manifest, rate))
-        else:
-            _print_rows(_rendered_rows(result, result.manifest, rate, machine))
     if as_json:
-        print(json.dumps(blocks, indent=1))
+        print(json.dumps([_values(result) for result in results], indent=1))
+        return
+    for result in results:
+        _print_rows(_rendered_rows(result, machine))
 
 
-def _values(result: "Result", manifest: Manifest, rate: float) -> dict[str, Any]:
-    return {
+def _values(result: "Result") -> dict[str, Any]:
+    values = {
         "folder": str(result.folder),
+        "images": result.num_samples,
+        "new_images": result.new_samples,
+        "seconds": result.seconds,
+        "images_per_second": result.rate,
+    }
+    if (manifest := result.manifest) is None:
+        return values
+    return {
+        **values,
         "images": manifest.num_samples,
         "classes": manifest.num_classes,
         "shards": len(manifest.shards),
         "bytes": manifest.num_bytes,
-        "new_images": result.new_samples,
-        "seconds": result.seconds,
-        "images_per_second": rate,
         "acceptance": manifest.acceptance,
         "rejections": manifest.rejections,
         "counts": manifest.counts,
@@ -100,40 +97,25 @@ def _values(result: "Result", manifest: Manifest, rate: float) -> dict[str, Any]
     }
 
 
-def _rendered_rows(result: "Result", manifest: Manifest, rate: float, machine: str) -> list[tuple[str, str]]:
-    rows = [("images", f"{manifest.num_samples} of {manifest.num_classes} classes, in {len(manifest.shards)} shards")]
-    rows += [("bytes", f"{manifest.num_bytes:,} ({manifest.num_bytes / manifest.num_samples:,.0f} an image)")]
-    rows += [("time", _time(result, rate, machine))] if machine else []
-    rows += _origin(manifest)
+def _rendered_rows(result: "Result", machine: str) -> list[tuple[str, str]]:
+    manifest, folder = result.manifest, shlex.quote(str(result.folder))
+    rows = [("time", _time(result, machine))] if machine else []
+    if manifest is None:
+        rows = [("images", f"{result.num_samples} of this part"), *rows]
+        return [*rows, ("folder", str(result.folder)), ("next", f"fracgen merge {folder}, once all parts are there")]
+    images = f"{manifest.num_samples} of {manifest.num_classes} classes, in {len(manifest.shards)} shards"
+    size = f"{manifest.num_bytes:,} ({manifest.num_bytes / manifest.num_samples:,.0f} an image)"
+    rows = [("images", images), ("bytes", size), *rows, *_origin(manifest)]
     again = "" if manifest.image.original else " --render"
-    return [*rows, ("folder", str(result.folder)), ("next", f"fracgen verify {shlex.quote(str(result.folder))}{again}")]
+    return [*rows, ("folder", str(result.folder)), ("next", f"fracgen verify {folder}{again}")]
 
 
-def _part_rendered(result: "Result", rate: float, machine: str, *, as_json: bool) -> None:
-    if as_json:
-        values = {
-            "folder": str(result.folder),
-            "images": result.num_samples,
-            "new_images": result.new_samples,
-            "seconds": result.seconds,
-            "images_per_second": rate,
-        }
-        print(json.dumps(values, indent=1))
-        return
-    rows = [("images", f"{result.num_samples} of this part"), ("time", _time(result, rate, machine))]
-    rows += [
-        ("folder", str(result.folder)),
-        ("next", f"fracgen merge {shlex.quote(str(result.folder))}, once all parts are there"),
-    ]
-    _print_rows(rows)
-
-
-def _time(result: "Result", rate: float, machine: str) -> str:
+def _time(result: "Result", machine: str) -> str:
     if not result.new_samples:
         return "nothing to do: all shards are there"
     before = result.num_samples - result.new_samples
     kept = f" ({before} were there)" if before else ""
-    return f"{result.seconds:.2f} s, {rate:,.0f} images/s on {machine}{kept}"
+    return f"{result.seconds:.2f} s, {result.rate:,.0f} images/s on {machine}{kept}"
 
 
 def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
