@@ -45,6 +45,8 @@ def test_half_a_checkpoint_is_never_loaded(tmp_path):
     path = tmp_path / "last.pt"
     save(checkpoint(), path)
     whole = path.read_bytes()
+    with pytest.raises(DataError, match=r"no whole checkpoint \(no plain file\)"):
+        load(tmp_path)
     for content in (whole[: len(whole) // 2], whole[:-1], b"", b"weights", os.urandom(2000)):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"last\.pt: no whole checkpoint"):
@@ -330,6 +332,7 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path):
         journal.log(step, {"loss": 1.0 / step})
     journal.close()
     with (tmp_path / metrics.METRICS).open("a") as file:
+        file.write("[" * 100_000 + '\n{"step": 2, "lr": "x"}\n{"step": true}\n')  # damaged
         file.write('{"step": 8, "lo')  # killed here
     metrics.MetricLogger(tmp_path, steps=10, start=4).log(6, {"loss": 3.0})
     assert metrics.read(tmp_path / metrics.METRICS) == [

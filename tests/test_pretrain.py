@@ -350,6 +350,8 @@ def test_a_run_whose_last_checkpoint_is_damaged_ends_as_if_it_were_not(folder, t
         (["optim.rl=3"], "did you mean 'lr'"),
         (["model.options.colour=3"], "colour"),
         (["augment.size=4"], "4 x 4"),
+        (["augment.size=100000"], "augment.size 100000: must be 1 to 4096"),
+        (["--batch-size=1073741824"], "--batch-size 1073741824: must be 1 to 1048576"),
         (["augment.rand_augment=trivial"], "trivial"),
         (["--precision=fp16"], "fp16"),
         (["--config=none.yaml"], "cannot be read"),

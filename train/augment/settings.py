@@ -57,7 +57,9 @@ class Augmentation:
     random erasing by N(0, 1) noise.
     """
 
-    size: Annotated[int, Setting("Side of the square images that the model sees, in pixels.", at_least=1)] = 224
+    size: Annotated[
+        int, Setting("Side of the square images that the model sees, in pixels.", at_least=1, at_most=1 << 12)
+    ] = 224
     scale: Annotated[
         tuple[float, float], Setting("Smallest and largest area of a random crop, as shares of the image.", above=0)
     ] = (0.08, 1.0)

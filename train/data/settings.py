@@ -15,7 +15,7 @@ class LoaderSettings:
     """How examples reach the model."""
 
     batch_size: Annotated[
-        int, Setting("Images in a batch, over all processes.", at_least=1, at_most=1 << 30, panel="Training")
+        int, Setting("Images in a batch, over all processes.", at_least=1, at_most=1 << 20, panel="Training")
     ] = 256
     repeats: Annotated[
         int,
@@ -62,7 +62,7 @@ class LoaderSettings:
         Setting(
             "Resize images to N x N pixels first: the shorter edge to N, then the central square. 0: keep their size.",
             at_least=0,
-            at_most=1 << 16,
+            at_most=1 << 12,
             panel="Data",
         ),
     ] = 0

@@ -77,6 +77,8 @@ def load(path: Path) -> Checkpoint:
     Raises DamagedCheckpointError where it is none or damaged; DataError where it is of a later version, UsageError
     where it is fracgen 0.2's.
     """
+    if not path.is_file():
+        raise DamagedCheckpointError(f"{path}: no whole checkpoint (no plain file)")
     try:
         with zipfile.ZipFile(path) as file:  # torch does not look at the sums that it wrote
             if (damaged := file.testzip()) is not None:

@@ -74,15 +74,16 @@ def _tensorboard(out: Path) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The values in metrics.jsonl, one mapping a step; a last line that was cut off is passed over."""
+    """The values in metrics.jsonl, one mapping a step; lines that are damaged are passed over."""
     by_step: dict[int, dict[str, Any]] = {}
     for line in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(values, dict) and isinstance(values.get("step"), int):
-            by_step.setdefault(values["step"], {}).update(values)
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+            by_step.setdefault(values["step"], {}).update(numbers)
     return list(by_step.values())
 
 

@@ -43,7 +43,7 @@ class ProbeSettings:
     test_images: Annotated[int, Setting("Test images at most; 0: all.", at_least=0, panel="Data")] = 0
     size: Annotated[
         int,
-        Setting("Image size in pixels.", at_least=0, at_most=1 << 16, panel="Data", default="the checkpoint's own"),
+        Setting("Image size in pixels.", at_least=0, at_most=1 << 12, panel="Data", default="the checkpoint's own"),
     ] = 0
     crop: Annotated[float, Setting("Share of the shorter side that is visible.", above=0, at_most=1, panel="Data")] = (
         1.0
