@@ -295,6 +295,7 @@ def test_damaged_files_are_refused_or_read(tmp_path, old_format):
         '{"architecture": "vit_tiny_patch16_224", "num_classes": 2, "pretrained_cfg": 7}',
         '{"architecture": "vit_tiny_patch16_224", "num_classes": 2, "model_args": [1]}',
         '{"architecture": "vit_tiny_patch16_224", "num_classes": null}',
+        '{"architecture": "vit_tiny_patch16_224", "num_classes": 1e400}',
     ],
 )
 def test_damaged_timm_folders(tmp_path, config):

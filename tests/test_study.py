@@ -153,6 +153,7 @@ def test_what_a_user_cannot_add(word, message, capsys):
         ("84.2", "much", r"variants\.small\.published\.CIFAR-100 'much': must be a number"),
         ("{}", "{size: large}", r"variants\.scratch\.size 'large': must be one of both, laptop, published"),
         ("{}", "{pretrain: {optim.lr: 1}}", r"variants\.scratch\.pretrain: needs a set"),
+        ("{}", "{render: render 'a}", r"variants\.scratch\.render .*: No closing quotation"),
         ("  scratch: {}", "", "1 of size laptop; two or more"),
         ("scratch:", "from scratch:", "'from scratch' is to name a folder"),
         ("laptop: {", "published: {", r"sizes\.laptop: is not there"),

@@ -129,7 +129,7 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
         size, num_classes = trained.get("input_size", [3, None])[1], int(config["num_classes"])
         if type(name) is not str or type(size) not in (int, type(None)) or (size is not None and size < 1):
             raise ValueError(f"architecture {name!r}, images of size {size!r}")
-    except (DataError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (DataError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UsageError(f"{folder / 'config.json'}: no model of timm's ({error!r})") from error
     if settings.name not in ("", name):
         raise UsageError(f"--model {settings.name}: {path} holds {name}; leave --model out, or give another checkpoint")

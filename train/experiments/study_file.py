@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,10 @@ class Size:
     seeds: Annotated[int, Setting("", at_least=1)] = 3
     bases: Annotated[int, Setting("", at_least=1)] = 1
 
+    def __post_init__(self) -> None:
+        """Raises UsageError where `render` is not words."""
+        _check_words("render", self.render)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -64,9 +69,18 @@ class Variant:
             raise UsageError("pretrain: needs a set to train on; give render")
         if self.init != "default" and "model.init" in self.pretrain:
             raise UsageError("init: is given twice, as init and as pretrain.model.init")
+        _check_words("render", self.render)
         for name, value in self.published.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise UsageError(f"published.{name} {value!r}: must be a number")
+
+
+def _check_words(name: str, text: str) -> None:
+    """Raises UsageError where a shell could not part the words of a text."""
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{name} {text!r}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
