@@ -1,6 +1,7 @@
 """How fast a run goes: on the screen after the first step and once the rate is known, and in the run's outcome."""
 
 import time
+from typing import Any
 
 import torch
 
@@ -41,12 +42,16 @@ class RunSpeed:
         return time.perf_counter()
 
     def end(self) -> None:
-        """Stop the clock of `steps_per_second`."""
+        """Stop the clock of `outcome`'s rate."""
         self._ended = time.perf_counter()
 
-    def steps_per_second(self, step: int) -> float:
-        """From the first step to `end`; 0 where no more than one step was taken."""
-        return (step - self._first[0]) / (self._ended - self._first[1]) if self._first else 0.0
+    def outcome(self, step: int, *, batch_size: int) -> dict[str, Any]:
+        """What `step` steps took: steps, samples, images per second after the first step, seconds since the start."""
+        rates: dict[str, float] = {}
+        if self._first and step > self._first[0]:
+            rate = (step - self._first[0]) / (self._ended - self._first[1]) * batch_size
+            rates["images_per_second"] = round(rate, 1)
+        return {"steps": step, "samples": step * batch_size, **rates, "seconds": self.seconds}
 
     @property
     def seconds(self) -> float:

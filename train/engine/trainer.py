@@ -26,10 +26,11 @@ from fracgen.train.config import continue_as_begun
 from fracgen.train.engine import benchmark, checkpoint, metrics, schedule
 from fracgen.train.engine import model as models
 from fracgen.train.engine.fit import Callbacks, Ending, Intervals, fit
+from fracgen.train.engine.gradients import gradients_of
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
 from fracgen.train.engine.run_speed import RunSpeed
 from fracgen.train.engine.settings import ProtocolSettings
-from fracgen.train.engine.train_step import TrainState, TrainStep, wrap
+from fracgen.train.engine.train_step import TrainState, TrainStep
 from fracgen.train.ranks import Ranks
 
 Batches = Callable[[int], Iterator[Any]]
@@ -133,10 +134,8 @@ class Trainer(Generic[S]):
         self._restore()
         self.train_step = TrainStep(
             state=self.state,
-            loss=loss,
-            network=wrap(model, ranks, compiled=settings.run.compile),
+            gradients=gradients_of(model, loss, self.amp, ranks, compiled=settings.run.compile),
             lr_schedule=lr_schedule,
-            amp=self.amp,
             clip=settings.optim.clip,
             seed=settings.run.seed,
             ranks=ranks,
@@ -279,14 +278,7 @@ class Trainer(Generic[S]):
     def outcome(self) -> dict[str, Any]:
         """What the run took: steps, samples, images per second after the first step, seconds since the start."""
         self._require("fit")
-        batch_size, step = self._batch_size, self.state.step
-        rate = self.speed.steps_per_second(step) * batch_size
-        return {
-            "steps": step,
-            "samples": step * batch_size,
-            **({"images_per_second": round(rate, 1)} if rate else {}),
-            "seconds": self.speed.seconds,
-        }
+        return self.speed.outcome(self.state.step, batch_size=self._batch_size)
 
     def raise_if_interrupted(self) -> None:
         """Raise StopError where a signal ended the run before its last step. After `fit`."""
