@@ -12,7 +12,8 @@ from fracgen.train.ranks import Ranks
 
 
 @pytest.fixture
-def three_threads():
+def three_threads(monkeypatch):
+    monkeypatch.setattr(gradients, "_FEWEST", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield

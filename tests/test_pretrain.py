@@ -397,6 +397,7 @@ def test_benchmark_measures_three_rates(folder, capsys, monkeypatch):
     measured = json.loads(capsys.readouterr().out)
     rates = [measured[f"{name}_images_per_second"] for name in ("model_only", "loader_only", "data_only", "end_to_end")]
     assert min(rates) > 0 and 0 < measured["end_to_end_of_model_only"] < 2
+    assert measured["end_to_end_cpu_ms_per_image"] > 0
 
 
 def test_help_needs_no_torch():

@@ -4,8 +4,7 @@ With torch's own threads, each operation is split among the cores, and waits for
 step. Where each thread takes a part of the batch through the whole model, they wait for one another once.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -16,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fracgen.train.ranks import Ranks
 
+_FEWEST = 32
+"""Images of a part at least: the many threads of a large machine would wait for Python's lock instead."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A mean over the batch, from logits and targets."""
 Gradients = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -66,7 +67,7 @@ class _ByParts:
         """Loss and gradients, as `Gradients` says."""
         if self._can_split is None:
             self._can_split = _takes_each_by_itself(self._model, images[:2])
-        if not self._can_split or len(images) < self._threads:
+        if not self._can_split or len(images) < _FEWEST * self._threads:
             return self._in_one(images, targets, scale)
         sizes = [len(part) for part in torch.tensor_split(images, self._threads)]
         parts = zip(images.split(sizes), targets.split(sizes), sizes, strict=True)
@@ -102,21 +103,10 @@ def _takes_each_by_itself(model: nn.Module, images: Tensor) -> bool:
     return same
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One of torch's threads in the body: small operations lose more than they gain by others."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _single_threads(number: int) -> ThreadPoolExecutor:
     """A pool of threads, all of them started, in each of which torch uses one thread."""
-    started = Barrier(number)
+    before, started = torch.get_num_threads(), Barrier(number)
     pool = ThreadPoolExecutor(number, "gradients", initializer=torch.set_num_threads, initargs=(1,))
-    with one_thread():  # a number of threads that is set in one thread is that of all threads to come
-        list(pool.map(lambda _: started.wait(), range(number)))
+    list(pool.map(lambda _: started.wait(), range(number)))
+    torch.set_num_threads(before)  # what one thread sets is that of all threads to come
     return pool

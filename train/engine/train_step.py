@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fracgen.shards.errors import DataError
 from fracgen.train.engine.checkpoint import Checkpoint
-from fracgen.train.engine.gradients import Gradients, one_thread
+from fracgen.train.engine.gradients import Gradients
 from fracgen.train.ranks import Ranks
 from fracgen.train.seeding import key
 
@@ -63,8 +63,7 @@ class TrainState:
 class TrainStep:
     """Loss, gradients, new weights.
 
-    gradients: from images, targets and the scale of the loss, adds the gradients to the parameters, and gives the loss.
-    lr_schedule: timm's. clip: largest norm of the gradients; 0 is none.
+    gradients: computes them, and the loss. lr_schedule: timm's. clip: largest norm of the gradients; 0 is none.
     """
 
     state: TrainState
@@ -81,11 +80,10 @@ class TrainStep:
         torch.manual_seed(key(self.seed, "layers", step, self.ranks.rank))
         self.lr_schedule.step_update(step)
         loss = self.gradients(images, targets, state.scaler.scale)
-        with one_thread():
-            if self.clip:
-                state.scaler.unscale_(state.optimizer)
-                torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip)
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
+        if self.clip:
+            state.scaler.unscale_(state.optimizer)
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
         return loss
