@@ -69,15 +69,14 @@ class _ByParts:
             self._can_split = _takes_each_by_itself(self._model, images[:2])
         if not self._can_split or len(images) < _FEWEST * self._threads:
             return self._in_one(images, targets, scale)
-        sizes = [len(part) for part in torch.tensor_split(images, self._threads)]
-        parts = zip(images.split(sizes), targets.split(sizes), sizes, strict=True)
+        parts = zip(*(torch.tensor_split(each, self._threads) for each in (images, targets)), strict=True)
         parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
-        def of_part(part: tuple[Tensor, Tensor, int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-            some, of_some, number = part
+        def of_part(part: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            some, of_some = part
             with torch.autocast("cpu", dtype=self._amp, enabled=self._amp is not None):
                 logits = self._model(some)
-            value = self._loss(logits, of_some) * (number / len(images))
+            value = self._loss(logits, of_some) * (len(some) / len(images))
             return value.detach(), torch.autograd.grad(scale(value), parameters, allow_unused=True)
 
         if self._pool is None:
