@@ -1,15 +1,15 @@
 """One training step, and the state that it changes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fracgen.shards.errors import DataError
 from fracgen.train.engine.checkpoint import Checkpoint
-from fracgen.train.engine.gradients import Gradients
 from fracgen.train.ranks import Ranks
 from fracgen.train.seeding import key
 
@@ -59,16 +59,27 @@ class TrainState:
         )
 
 
+def wrap(model: nn.Module, ranks: Ranks, *, compiled: bool) -> Any:
+    """The model as it is called in training: compiled where that is asked for, and in DDP with several ranks."""
+    network: Any = torch.compile(model) if compiled else model
+    if ranks.world > 1:
+        network = DistributedDataParallel(network, device_ids=[ranks.device] if ranks.device.type == "cuda" else None)
+    return network.train()
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainStep:
     """Loss, gradients, new weights.
 
-    gradients: computes them, and the loss. lr_schedule: timm's. clip: largest norm of the gradients; 0 is none.
+    loss: a mean over the batch, from logits and targets. network: the model, wrapped. lr_schedule: timm's. amp: the
+    dtype of autocast, None for float32. clip: largest norm of the gradients; 0 is none.
     """
 
     state: TrainState
-    gradients: Gradients
+    loss: Callable[[Tensor, Tensor], Tensor]
+    network: Any
     lr_schedule: Any
+    amp: torch.dtype | None
     clip: float
     seed: int
     ranks: Ranks
@@ -79,7 +90,10 @@ class TrainStep:
         # drop path and dropout draw from torch's global generator: seeded here, each step draws alike after a resume
         torch.manual_seed(key(self.seed, "layers", step, self.ranks.rank))
         self.lr_schedule.step_update(step)
-        loss = self.gradients(images, targets, state.scaler.scale)
+        with torch.autocast(self.ranks.device.type, dtype=self.amp, enabled=self.amp is not None):
+            logits = self.network(images)
+        loss = self.loss(logits, targets)
+        torch.autograd.backward(state.scaler.scale(loss))
         if self.clip:
             state.scaler.unscale_(state.optimizer)
             torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip)

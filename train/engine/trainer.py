@@ -26,11 +26,10 @@ from fracgen.train.config import continue_as_begun
 from fracgen.train.engine import benchmark, checkpoint, metrics, schedule
 from fracgen.train.engine import model as models
 from fracgen.train.engine.fit import Callbacks, Ending, Intervals, fit
-from fracgen.train.engine.gradients import gradients_of
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
 from fracgen.train.engine.run_speed import RunSpeed
 from fracgen.train.engine.settings import ProtocolSettings
-from fracgen.train.engine.train_step import TrainState, TrainStep
+from fracgen.train.engine.train_step import TrainState, TrainStep, wrap
 from fracgen.train.ranks import Ranks
 
 Batches = Callable[[int], Iterator[Any]]
@@ -134,8 +133,10 @@ class Trainer(Generic[S]):
         self._restore()
         self.train_step = TrainStep(
             state=self.state,
-            gradients=gradients_of(model, loss, self.amp, ranks, compiled=settings.run.compile),
+            loss=loss,
+            network=wrap(model, ranks, compiled=settings.run.compile),
             lr_schedule=lr_schedule,
+            amp=self.amp,
             clip=settings.optim.clip,
             seed=settings.run.seed,
             ranks=ranks,
