@@ -1,7 +1,9 @@
 """docs/results.md is what examples/results/report.py makes of the files there; and the nested analysis behind it."""
 
+import dataclasses
 import importlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -70,12 +72,22 @@ def test_tables(scripts, study):
     report = scripts["report"]
     rows = report.variants(study)
     assert rows[0][-1] == "published, CIFAR-100"
-    assert rows[1] == ["scratch", "2", "", "31.0 ± 1.4", "", ""]
-    assert rows[2] == ["1p-frac", "2 x 2", "50", "34.0 ± 1.4 / 1.4", "+3.0 [-9.7, +15.7]", "84.2"]
+    assert rows[1] == ["scratch", "2", "", "31.0 ± 1.4", "", "", ""]
+    assert rows[2] == ["1p-frac", "2 x 2", "50", "34.0 ± 1.4 / 1.4", "+3.0 [-9.7, +15.7]", "", "84.2"]
+    assert report.search(study)[1:] == [row[:4] for row in rows[1:]]
     assert report.bases(study)[1] == ["0", "50", "20", "90", "0.70", "35.0", "+4.0"]
     empty = "<!-- results: cnn -->\nold\n<!-- end -->"
     assert "*Not run yet.*" in report.fill(empty, {}) and "old" not in report.fill(empty, {})
     assert "34.0" in report.fill(empty, {"cnn": study})
+
+
+def test_sizes_and_correlation(scripts, study):
+    assert [study.size_of(arm) for arm in ("scratch", "1p-frac", "ofdb")] == ["2", "2 x 2", ""]
+    assert dataclasses.replace(study, runs=study.runs[:-1]).size_of("1p-frac") == "3 of 2 x 2"
+    correlation, (low, high) = scripts["analysis"].pearson([1, 2, 3, 4], [1, 3, 2, 4])
+    assert correlation == pytest.approx(0.8) and math.atanh(high) + math.atanh(low) == pytest.approx(
+        2 * math.atanh(0.8)
+    )
 
 
 def test_plots(scripts, study, tmp_path):

@@ -29,7 +29,10 @@ Run = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Runs of a study. arms: in the order of its file. published: accuracies in % by arm and data set."""
+    """Runs of a study.
+
+    arms: in the order of its file, then what was run beside it. published: accuracies in % by arm and data set.
+    """
 
     arms: Sequence[str]
     runs: Sequence[Run]
@@ -53,11 +56,18 @@ class Study:
             by_base.setdefault(run["base"] or 0, {})[run["seed"]] = run["accuracy"]
         return by_base
 
-    def size_of(self, arm: str) -> str:
-        """How many bases and seeds there are, as in "3 x 3"; seeds alone for an arm without a set."""
-        runs = self.select(arm)
-        num_bases, num_seeds = (len({run[name] for run in runs}) for name in ("base", "seed"))
-        return f"{num_seeds}" if runs and runs[0]["base"] is None else f"{num_bases} x {num_seeds}"
+    def size_of(self, arm: str, **where: Any) -> str:
+        """How many bases and seeds there are, as in "3 x 3"; seeds alone for an arm without a set; "" of no runs.
+
+        Where some were not run, how many were: "3 of 2 x 2".
+        """
+        runs = self.select(arm, **where)
+        if not runs or runs[0]["base"] is None:
+            return f"{len({run['seed'] for run in runs}) or ''}"
+        pairs = {(run["base"], run["seed"]) for run in runs}
+        num_bases, num_seeds = (len(set(each)) for each in zip(*pairs, strict=True))
+        size = f"{num_bases} x {num_seeds}"
+        return size if len(pairs) == num_bases * num_seeds else f"{len(pairs)} of {size}"
 
 
 def load(folder: Path) -> dict[str, Study]:
@@ -69,7 +79,7 @@ def load(folder: Path) -> dict[str, Study]:
         there = {run["variant"] for run in values["finetuning"]}
         machine = values["machine"]
         studies[path.stem] = Study(
-            arms=[name for name in variants if name in there],
+            arms=[*(name for name in variants if name in there), *sorted(there - set(variants))],
             runs=values["finetuning"],
             pretraining=values["pretraining"],
             published={name: (variants[name] or {}).get("published") or {} for name in variants},
@@ -95,12 +105,14 @@ def summarize(study: Study, arm: str, other: str | None = None, **where: Any) ->
     return nested.summarize(accuracies)[arm]
 
 
-def pearson(x: Sequence[float], y: Sequence[float]) -> float:
-    """The correlation of two quantities; NaN where one does not vary."""
+def pearson(x: Sequence[float], y: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The correlation of two quantities and its 95 % interval by Fisher's z; NaN where one does not vary."""
     try:
-        return statistics.correlation(x, y)
+        correlation = statistics.correlation(x, y)
     except statistics.StatisticsError:
-        return math.nan
+        return math.nan, (math.nan, math.nan)
+    z, half = math.atanh(correlation), 1.96 / math.sqrt(len(x) - 3)
+    return correlation, (math.tanh(z - half), math.tanh(z + half))
 
 
 def base_points(study: Study) -> list[dict[str, float]]:

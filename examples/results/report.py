@@ -26,9 +26,10 @@ Rows = list[list[str]]
 def arms(study: Study) -> Rows:
     """Accuracy of each arm by images a class, and how far it is from the first arm."""
     counts = sorted({run["per_class"] for run in study.runs})
-    rows = [["arm", "bases x seeds", *(each for count in counts for each in (f"{count} a class", "difference"))]]
+    rows = [["arm", "bases x seeds", "told apart, %"]]
+    rows[0] += [each for count in counts for each in (f"{count} a class", "difference")]
     for arm in study.arms:
-        row = [arm, study.size_of(arm)]
+        row = [arm, study.size_of(arm), told_apart(study, arm)]
         for count in counts:
             row += [accuracy(study, arm, per_class=count), gap(study, arm, study.arms[0], per_class=count)]
         rows.append(row)
@@ -36,16 +37,16 @@ def arms(study: Study) -> Rows:
 
 
 def contrasts(study: Study) -> Rows:
-    """Whether the fractal adds to an initialisation, and an initialisation to the fractal."""
+    """Differences of two arms: set and initialisation, their sum and each of them, set and set."""
     counts = sorted({run["per_class"] for run in study.runs})
     pairs = [
-        ("1p-frac", "gaussian"),
-        ("1p-frac", "impulse"),
+        *(("1p-frac", arm) for arm in ("impulse", "mimetic")),
         ("impulse+1p-frac", "impulse"),
         ("impulse+1p-frac", "1p-frac"),
         ("mimetic+1p-frac", "mimetic"),
         ("mimetic+1p-frac", "1p-frac"),
-        *(("1p-frac", arm) for arm in ("ofdb", "fractaldb", "visualatom", "photo")),
+        *(("1p-frac", arm) for arm in ("gaussian", "uniform", "ofdb", "fractaldb", "visualatom", "photo")),
+        *(("ofdb", arm) for arm in ("impulse", "mimetic", "uniform")),
     ]
     rows = [["arm", "less arm", *(f"{count} a class" for count in counts)]]
     for one, other in pairs:
@@ -58,11 +59,12 @@ def contrasts(study: Study) -> Rows:
 def lengths(study: Study) -> Rows:
     """Accuracy of each arm by the length of fine-tuning, and how far it is from scratch."""
     steps = sorted({run["steps"] for run in study.runs})
-    rows = [["arm", "bases x seeds", *(each for count in steps for each in (f"{count:,} steps", "difference"))]]
+    rows = [["arm", *(each for count in steps for each in ("bases x seeds", f"{count:,} steps", "difference"))]]
     for arm in study.arms:
-        row = [arm, study.size_of(arm)]
+        row = [arm]
         for count in steps:
-            row += [accuracy(study, arm, steps=count), gap(study, arm, study.arms[0], steps=count)]
+            row += [study.size_of(arm, steps=count), accuracy(study, arm, steps=count)]
+            row += [gap(study, arm, study.arms[0], steps=count)]
         rows.append(row)
     return rows
 
@@ -76,24 +78,39 @@ def bases(study: Study) -> Rows:
         rows.append([str(point["base"]), *cells, f"{point['accuracy']:.1f}", f"{point['gain']:+.1f}"])
     if len(points) > 3:
         correlations = [pearson([p[name] for p in points], [p["gain"] for p in points]) for name in FEATURES]
-        rows.append(["correlation with the difference", *(f"{each:+.2f}" for each in correlations), "", ""])
+        cells = (f"{r:+.2f} [{low:+.2f}, {high:+.2f}]" for r, (low, high) in correlations)
+        rows.append(["correlation with the difference", *cells, "", ""])
     return rows
 
 
 def variants(study: Study) -> Rows:
-    """A sweep: what was published, how many classes were told apart, accuracy, difference from the first variant."""
+    """A sweep: how many classes were told apart, accuracy, differences from scratch and from the first variant."""
     published = {name: values for name, values in study.published.items() if values}
     data_set = next((name for values in published.values() for name in values), "")
-    rows = [["variant", "bases x seeds", "told apart, %", "accuracy", "difference"]]
+    first = next(arm for arm in study.arms if arm != "scratch")
+    rows = [["variant", "bases x seeds", "told apart, %", "accuracy", "from scratch", f"from {first}"]]
     rows[0] += [f"published, {data_set}"] if data_set else []
     for arm in study.arms:
-        clean = [run["clean_accuracy"] for run in study.pretraining if run["variant"] == arm]
-        row = [arm, study.size_of(arm), number(mean(clean), percent=True) if clean else ""]
-        row += [accuracy(study, arm), gap(study, arm, study.arms[0])]
+        row = [arm, study.size_of(arm), told_apart(study, arm), accuracy(study, arm)]
+        row += [gap(study, arm, "scratch"), "" if arm == "scratch" else gap(study, arm, first)]
         if data_set:
             row.append(f"{published[arm][data_set]:.1f}" if arm in published else "")
         rows.append(row)
     return rows
+
+
+def search(study: Study) -> Rows:
+    """The search for the recipe: how many classes each candidate told apart, and its accuracy."""
+    rows = [["candidate", "bases x seeds", "told apart, %", "accuracy"]]
+    for arm in study.arms:
+        rows.append([arm, study.size_of(arm), told_apart(study, arm), accuracy(study, arm)])
+    return rows
+
+
+def told_apart(study: Study, arm: str) -> str:
+    """The share of whole images whose class the pre-trained net names, in %: mean over bases; "" without a set."""
+    clean = [run["clean_accuracy"] for run in study.pretraining if run["variant"] == arm]
+    return number(mean(clean), percent=True) if clean else ""
 
 
 def accuracy(study: Study, arm: str, **where: Any) -> str:
@@ -139,7 +156,7 @@ TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
     "full": ("full", lengths),
     "bases": ("bases", bases),
     "cnn": ("cnn", variants),
-    "search": ("search", variants),
+    "search": ("search", search),
     **{name: (name, variants) for name in SWEEPS},
 }
 
