@@ -92,7 +92,7 @@ def test_sizes_and_correlation(scripts, study):
 
 def test_plots(scripts, study, tmp_path):
     scripts["plots"].draw({"equal-budget": study, "length": study, "bases": study}, tmp_path / "plots")
-    assert len(list((tmp_path / "plots").glob("*.png"))) == 4
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 5
 
 
 def test_a_file_is_written_and_read_again(scripts, study, tmp_path):

@@ -1,4 +1,4 @@
-"""Plots of results: accuracy by images a class, by length of fine-tuning, by arm; what makes a base fractal good."""
+"""Plots of results: accuracy by images a class and by steps of fine-tuning, gain by arm, what goes with a gain."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis import FEATURES, Study, base_points, mean, summarize
 
-SHOWN = ("scratch", "impulse", "mimetic", "1p-frac", "impulse+1p-frac", "mimetic+1p-frac", "gaussian")
+SHOWN = ("scratch", "impulse", "mimetic", "1p-frac", "impulse+1p-frac")
 """Arms in the plots of curves, in colours that are the same in all of them."""
 
 
@@ -20,14 +20,17 @@ def draw(studies: Mapping[str, Study], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     if "equal-budget" in studies:
         study = studies["equal-budget"]
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        _curves(figure.subplots(), study, "per_class", "training images a class")
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        _curves(figure.subplots(), study, "per_class", "training images a class, 300 steps of fine-tuning")
         save("accuracy-by-images.png", figure)
-        figure = Figure(figsize=(7, 0.7 + 0.34 * len(study.arms)), layout="constrained")
+        figure = Figure(figsize=(7, 0.8 + 0.32 * len(study.arms)), layout="constrained")
         _arms(figure.subplots(), study, per_class=100)
-        save("accuracy-by-arm.png", figure)
+        save("gain-by-arm.png", figure)
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        _told_apart(figure.subplots(), study, per_class=100)
+        save("gain-by-told-apart.png", figure)
     if "length" in studies:
-        figure = Figure(figsize=(6, 4), layout="constrained")
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
         _curves(figure.subplots(), studies["length"], "steps", "steps of fine-tuning, 500 images a class")
         save("accuracy-by-steps.png", figure)
     if "bases" in studies and len(points := base_points(studies["bases"])) > 1:
@@ -43,42 +46,60 @@ def draw(studies: Mapping[str, Study], folder: Path) -> None:
 
 
 def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
+    """Means, and standard deviations between bases (seeds, for an arm without a set), of arms run at several places.
+
+    Arms stand a little beside one another, so that their bars can be told apart; each is named at the right.
+    """
+    ends = {}
+    places = sorted({run[quantity] for run in study.runs})
     for arm in (arm for arm in SHOWN if arm in study.arms):
-        places = sorted({run[quantity] for run in study.select(arm)})
-        summaries = [summarize(study, arm, **{quantity: place}) or {} for place in places]
-        heights = [100 * each["mean"] for each in summaries]
-        errors = [100 * (each["std_base_means"] or each["std_within"] or 0.0) for each in summaries]
-        axes.errorbar(
-            places,
-            heights,
-            errors,
-            marker="o",
-            markersize=4,
-            capsize=3,
-            linewidth=1.2,
-            label=arm,
-            color=f"C{SHOWN.index(arm)}",
-        )
-    axes.set_xscale("log")
-    axes.set_xticks(ticks := sorted({run[quantity] for run in study.runs}), [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
+        summaries = [summarize(study, arm, **{quantity: place}) for place in places]
+        run = [(number, summary) for number, summary in enumerate(summaries) if summary is not None]
+        x = [number + 0.02 * (SHOWN.index(arm) - 2) for number, _ in run]
+        y = [100 * summary["mean"] for _, summary in run]
+        errors = [100 * (summary["std_base_means"] or summary["std_within"] or 0.0) for _, summary in run]
+        color = f"C{SHOWN.index(arm)}"
+        axes.errorbar(x, y, errors, marker="o", markersize=4, capsize=3, linewidth=1.2, color=color)
+        ends[arm] = y[-1]
+    bottom, top = axes.get_ylim()
+    height = bottom
+    for arm in sorted(ends, key=ends.__getitem__):  # a line of text apart, at least
+        height = max(ends[arm], height + 0.042 * (top - bottom))
+        axes.text(len(places) - 0.92, height, arm, va="center", fontsize=8, color=f"C{SHOWN.index(arm)}")
+    axes.set_xticks(range(len(places)), [f"{place:,}" for place in places])
+    axes.set_xlim(-0.15, len(places) - 0.6)
     axes.set(xlabel=label, ylabel="accuracy on the test images, %")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
 
 
 def _arms(axes: Any, study: Study, **where: Any) -> None:
-    """A dot for each base (each seed, for an arm without a set), the mean as a bar, 95 % interval of the difference."""
-    for place, arm in enumerate(reversed(study.arms)):
-        summary = summarize(study, arm, study.arms[0], **where)
-        if summary is None:
-            continue
-        by_base = [list(each.values()) for each in summary["accuracies"].values()]
-        values = [100 * each for each in (map(mean, by_base) if len(by_base) > 1 else by_base[0])]
-        interval = (summary["difference"] or {}).get("interval") or (0.0, 0.0)
-        half_width = 50 * (interval[1] - interval[0])
-        axes.errorbar(mean(values), place, xerr=half_width, fmt="|", color="k", markersize=12, capsize=3, linewidth=1)
-        axes.plot(values, [place] * len(values), "o", markersize=4, alpha=0.7, color="C3" if "1p-frac" in arm else "C0")
-    axes.set_yticks(range(len(study.arms)), list(reversed(study.arms)))
-    axes.set_xlabel("accuracy on the test images, %; bars: 95 % interval of the difference from scratch")
+    """Gains over the first arm, the highest on top: a dot for each base (seed, without a set), mean and interval."""
+    summaries = {arm: summarize(study, arm, study.arms[0], **where) for arm in study.arms[1:]}
+    gains = {arm: summary["difference"] for arm, summary in summaries.items() if summary and summary["difference"]}
+    for place, (arm, gain) in enumerate(ordered := sorted(gains.items(), key=lambda each: each[1]["mean"])):
+        values = [100 * value for value in gain[f"by_{gain['unit'].removesuffix('s')}"].values()]
+        low, high = (100 * each for each in gain["interval"] or (gain["mean"], gain["mean"]))
+        axes.plot([low, high], [place, place], color="0.3", linewidth=1)
+        axes.plot(mean(values), place, "|", color="k", markersize=12)
+        color = "C3" if "1p-frac" in arm else "C0" if gain["unit"] == "bases" else "C2"
+        axes.plot(values, [place] * len(values), "o", markersize=4, alpha=0.7, color=color)
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    axes.set_yticks(range(len(ordered)), [arm for arm, _ in ordered])
+    axes.set_xlabel("gain over scratch in points: bases (without a set: seeds), mean, 95 % interval")
     axes.grid(alpha=0.3, axis="x")
+
+
+def _told_apart(axes: Any, study: Study, **where: Any) -> None:
+    """Each pre-trained net: how many classes of its set it told apart, and what it gained over the first arm."""
+    told = {(run["variant"], run["base"]): 100 * run["clean_accuracy"] for run in study.pretraining}
+    for number, arm in enumerate(dict.fromkeys(arm for arm, _ in told)):
+        summary = summarize(study, arm, study.arms[0], **where)
+        if summary is None or summary["difference"] is None:
+            continue
+        gains = {int(base): 100 * gain for base, gain in summary["difference"]["by_base"].items()}
+        x = [told[arm, base] for base in gains]
+        axes.plot(x, list(gains.values()), "os^D"[number % 4], markersize=6, alpha=0.8, color=f"C{number}", label=arm)
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    axes.set(xlabel=FEATURES["clean_accuracy"], ylabel="gain over scratch, points")
+    axes.grid(alpha=0.3)
+    axes.figure.legend(loc="outside right upper", fontsize=8)
