@@ -40,11 +40,11 @@ def study(scripts):
         for base, gain in ((0, 0.04), (1, 0.02))
         for seed in (0, 1)
     ]
-    facts = {"clean_accuracy": 0.5, "fill": 0.2, "acceptance": 0.9, "contraction": 0.7}
+    facts = {"clean_accuracy": 0.5, "crop_accuracy": 0.4, "loss": 1.25, "acceptance": 0.9, "contraction": 0.7}
     return scripts["analysis"].Study(
         arms=["scratch", "1p-frac"],
         runs=[*scratch, *bases],
-        pretraining=[{"variant": "1p-frac", "base": base, **facts, "fill": 0.2 + 0.1 * base} for base in (0, 1)],
+        pretraining=[{"variant": "1p-frac", "base": base, "fill": 0.2 + 0.1 * base, **facts} for base in (0, 1)],
         published={"1p-frac": {"CIFAR-100": 84.2}, "scratch": {}},
         machine="a machine",
         measured="2026-01-01",
@@ -75,7 +75,7 @@ def test_tables(scripts, study):
     assert rows[1] == ["scratch", "2", "", "31.0 ± 1.4", "", "", ""]
     assert rows[2] == ["1p-frac", "2 x 2", "50", "34.0 ± 1.4 / 1.4", "+3.0 [-9.7, +15.7]", "", "84.2"]
     assert report.search(study)[1:] == [row[:4] for row in rows[1:]]
-    assert report.bases(study)[1] == ["0", "50", "20", "90", "0.70", "35.0", "+4.0"]
+    assert report.bases(study)[1] == ["0", "50", "40", "1.25", "20", "90", "0.70", "35.0", "+4.0"]
     empty = "<!-- results: cnn -->\nold\n<!-- end -->"
     assert "*Not run yet.*" in report.fill(empty, {}) and "old" not in report.fill(empty, {})
     assert "34.0" in report.fill(empty, {"cnn": study})

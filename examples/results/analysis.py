@@ -19,11 +19,13 @@ from fracgen.train.experiments import nested
 ROOT = Path(__file__).parents[2]
 FEATURES = {
     "clean_accuracy": "told apart, %",
+    "crop_accuracy": "of crops, %",
+    "loss": "loss",
     "fill": "fill, %",
     "acceptance": "acceptance, %",
     "contraction": "contraction",
 }
-"""What a base fractal is: names in the files, and in words."""
+"""What a base fractal is, and how its pre-training ended: names in the files, and in words (with a % for a share)."""
 Run = Mapping[str, Any]
 
 

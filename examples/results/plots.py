@@ -34,14 +34,14 @@ def draw(studies: Mapping[str, Study], folder: Path) -> None:
         _curves(figure.subplots(), studies["length"], "steps", "steps of fine-tuning, 500 images a class")
         save("accuracy-by-steps.png", figure)
     if "bases" in studies and len(points := base_points(studies["bases"])) > 1:
-        figure = Figure(figsize=(9, 2.8), layout="constrained")
-        for axes, (name, label) in zip(figure.subplots(1, len(FEATURES), sharey=True), FEATURES.items(), strict=True):
-            factor = 1 if name == "contraction" else 100
+        figure = Figure(figsize=(7, 4.8), layout="constrained")
+        for axes, (name, label) in zip(figure.subplots(2, 3, sharey=True).flat, FEATURES.items(), strict=True):
+            factor = 100 if "%" in label else 1
             axes.plot([factor * point[name] for point in points], [point["gain"] for point in points], "o")
             axes.set_xlabel(label)
             axes.axhline(0, color="0.5", linewidth=0.8)
             axes.grid(alpha=0.3)
-        figure.axes[0].set_ylabel("gain over scratch, points")
+        figure.supylabel("gain over scratch, points", fontsize="medium")
         save("bases.png", figure)
 
 

@@ -74,7 +74,7 @@ def bases(study: Study) -> Rows:
     points = base_points(study)
     rows = [["base", *FEATURES.values(), "accuracy", "difference from scratch"]]
     for point in sorted(points, key=lambda point: -point["gain"]):
-        cells = [number(point[name], percent=name != "contraction") for name in FEATURES]
+        cells = [number(point[name], percent="%" in label) for name, label in FEATURES.items()]
         rows.append([str(point["base"]), *cells, f"{point['accuracy']:.1f}", f"{point['gain']:+.1f}"])
     if len(points) > 3:
         correlations = [pearson([p[name] for p in points], [p["gain"] for p in points]) for name in FEATURES]
