@@ -22,12 +22,11 @@ from PIL import Image
 
 import fracgen.cli.app
 from fracgen.shards.errors import UsageError
-from fracgen.shards.files import take_lock
 from fracgen.train import compare
 from fracgen.train.cli import StopError
-from fracgen.train.experiments import comparison, tables
-from fracgen.train.experiments.comparison_tasks import lock_folder
+from fracgen.train.experiments import comparison, figure, nested, tables
 from fracgen.train.experiments.finished_runs import FinishedRuns
+from fracgen.train.experiments.run_comparison import lock_folder
 from fracgen.train.experiments.subprocesses import SubprocessError, SubprocessRunner, Task
 
 ROOT = Path(__file__).parents[1]
@@ -118,27 +117,19 @@ def one_line(capfd):
 # the table
 
 
-def test_differences_are_paired_by_seed():
+def test_tables_of_accuracies():
     scores = {"a": {0: 0.5, 1: 0.6, 2: 0.7}, "b": {0: 0.6, 1: 0.55, 2: 0.9}, "c": {1: 0.9}, "d": {}}
-    found = tables.summarize(scores)
-    apart = [0.1, -0.05, 0.2]
-    mean = sum(apart) / 3
-    assert found["b"]["difference"]["mean"] == pytest.approx(mean, abs=1e-6)
-    assert found["b"]["difference"]["std"] == pytest.approx(
-        (sum((each - mean) ** 2 for each in apart) / 2) ** 0.5, abs=1e-6
-    )
-    assert found["b"]["difference"]["better"] == 2 and found["b"]["difference"]["n"] == 3
-    assert found["a"]["difference"] is None and found["a"]["std"] == pytest.approx(statistics.stdev([0.5, 0.6, 0.7]))
-    assert found["c"]["std"] is None and found["c"]["difference"] == {
-        "n": 1, "mean": pytest.approx(0.3), "std": None, "better": 1
-    }  # fmt: skip
-    rows = tables.table({"last": found})
-    assert rows[1] == ["a", "3", "60.00 ± 10.00", "", ""]
-    assert rows[2] == ["b", "3", "68.33 ± 18.93", "+8.33 ± 12.58", "2 of 3"]
-    assert rows[3] == ["c", "1", "90.00 ± -", "+30.00 ± -", "1 of 1"], "the spread of one is none, not 0"
-    assert rows[4] == ["d", "0", "-", "", ""]
+    summaries = nested.summarize({name: {0: by_seed} for name, by_seed in scores.items()})
+    report = {"split": "test", "sections": [{"per_class": 7, "measures": {"last": summaries}}]}
+    ((title, rows),) = tables.report_tables(report).items()
+    assert title == "accuracy on test, 7 training images a class"
+    half = nested.student_t(2, 0.95) * statistics.stdev([10, -5, 20]) / 3**0.5
+    assert rows[1] == ["a", "3", "60.00", "10.00", "", "", ""]
+    assert rows[2] == ["b", "3", "68.33", "18.93", "+8.33", f"{25 / 3 - half:+.2f} to {25 / 3 + half:+.2f}", "2 of 3"]
+    assert rows[3] == ["c", "1", "90.00", "-", "+30.00", "-", "1 of 1"], "the spread of one is none, not 0"
+    assert rows[4] == ["d", "0", "-", "-", "", "", ""]
     assert len({line.rstrip() for line in tables.aligned(rows).splitlines()}) == 5
-    assert tables.markdown(rows).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: |"
+    assert tables.markdown(rows).splitlines()[1] == f"| --- |{' ---: |' * 6}"
 
 
 # the runs
@@ -149,7 +140,7 @@ def test_a_comparison_is_done_once_and_extended(here, images, start, recipe, tmp
     words = ["--config", recipe, "--data", images, "--start", "scratch=none", "--start", f"ours={start}", "--out", out]
     assert run(*words, "--seeds=1") == 0
     shown = capfd.readouterr()
-    assert "accuracy on test" in shown.out and "± -" in shown.out and "run       2 of 2: ours, seed 0" in shown.err
+    assert "accuracy on test" in shown.out and "±" in shown.out and "run       2 of 2: ours, seed 0" in shown.err
     assert run(*words, "--seeds=2", "--json") == 0
     shown = capfd.readouterr()
     order = [line.split(": ")[1] for line in shown.err.splitlines() if line.startswith("run ")]
@@ -163,7 +154,10 @@ def test_a_comparison_is_done_once_and_extended(here, images, start, recipe, tmp
         for name in ("scratch", "ours")
     }
     for name, each in results.items():
-        assert section["measures"]["last"][name]["each"] == {str(n): each[n]["last"]["top1"] for n in range(2)}
+        assert section["measures"]["last"][name]["accuracies"] == {
+            "0": {str(n): each[n]["last"]["top1"] for n in range(2)}
+        }
+        assert [step for step, *_ in section["curves"]["variants"][name]] == [1, 2]
         assert [one["outcome"]["seed"] for one in each] == [0, 1] and {one["outcome"]["steps"] for one in each} == {2}
         assert all(one["config"]["model"]["options"].items() >= TINY.items() for one in each), "the start's net"
     assert "| ours | 2 |" in (out / "compare.md").read_text()
@@ -214,7 +208,7 @@ def test_what_changed_is_done_again(images, start, recipe, tmp_path):
     assert asked not in finished(data=str(moved))
 
 
-def test_a_failing_run_ends_it_and_the_rest_stays(images, recipe, tmp_path, capfd):
+def test_a_failing_run_ends_it_and_the_rest_stays(here, images, recipe, tmp_path, capfd):
     (tmp_path / "out" / "b" / "seed-0").mkdir(parents=True)
     (tmp_path / "out" / "b" / "seed-0" / "notes.txt").write_text("mine")
     words = ["--config", recipe, "--data", images, "--start=a=none", "--start=b=none", "--out", tmp_path / "out"]
@@ -224,25 +218,7 @@ def test_a_failing_run_ends_it_and_the_rest_stays(images, recipe, tmp_path, capf
     assert lines[-1] == "compare: b, seed 0: ended with exit code 2; what is finished is kept"
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
     found = report["sections"][0]["measures"]["last"]
-    assert not report["complete"] and found["a"]["n"] == 1 and found["b"]["n"] == 0
-
-
-def test_a_signal_is_passed_on_and_the_same_command_goes_on(images, recipe, tmp_path):
-    out = tmp_path / "out"
-    words = ["--config", recipe, "--data", images, "--start=a=none", "--seeds=1", "--out", out, *NET]
-    command = [sys.executable, ROOT / "train" / "compare.py", *words, "schedule.steps=400"]
-    place = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, env=place, text=True)
-    metrics = out / "a" / "seed-0" / "metrics.jsonl"
-    end = time.monotonic() + 90
-    while not (metrics.exists() and metrics.read_text().count("\n") > 3):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    lines = process.communicate(timeout=60)[1].strip().splitlines()
-    assert process.returncode == 143
-    assert lines[-2].startswith("finetune: stopped at step") and lines[-1].endswith("the same command goes on")
-    assert (out / "a" / "seed-0" / "last.pt").exists() and not (out / "a" / "seed-0" / "results.json").exists()
+    assert not report["complete"] and found["a"]["n_runs"] == 1 and found["b"]["n_runs"] == 0
 
 
 # what is refused
@@ -306,10 +282,13 @@ def test_runs_of_other_settings_are_refused(here, images, recipe, tmp_path, capf
 
 def test_the_picture_says_which_accuracy(monkeypatch, tmp_path):
     shown = []
-    monkeypatch.setattr(tables, "write_figure", lambda path, figure: shown.append(figure))
-    found = tables.summarize({"a": {0: 0.5, 1: 0.7}, "b": {0: 0.6}})
+    monkeypatch.setattr(figure, "write_figure", lambda path, drawn: shown.append(drawn))
+    summaries = nested.summarize({"a": {0: {0: 0.5, 1: 0.7}}, "b": {0: {0: 0.6}}, "c": {}})
+    curves = {"quantity": "loss", "variants": {"a": [[1, 2.0, None]], "b": []}}
     for measure in tables.MEASURES:
-        tables.draw({"title": (measure, found)}, {"title": ("loss", {})}, tmp_path / "x.png")
+        section = {"per_class": None, "measures": {measure: summaries}, "curves": curves}
+        figure.draw({"split": "test", "sections": [section]}, tmp_path / "x.png")
+        assert len(shown[-1].axes) == 3
         assert shown[-1].axes[0].get_ylabel() == f"accuracy, {tables.MEASURES[measure]}, %"
 
 
@@ -326,21 +305,20 @@ def test_a_start_of_a_closed_form():
 
 
 class Recorded(Task):
-    """A program in Python; `order` takes its title when it starts, and with "." when it has ended."""
+    """A program in Python; `order` takes its title when it starts, and with "." when it has ended well."""
 
     def __init__(self, title, order, log, code="", after=()):
-        super().__init__(title=title, label="run", number="1 of 1", log=log / f"{title}.log", after=after)
         self.order, self.code, self.seconds = order, code, 0.0
+        task = {"title": title, "label": "run", "number": "1 of 1", "log": log / f"{title}.log", "after": after}
+        super().__init__(**task, command=self.start, end=self.take)
 
-    def command(self):
+    def start(self):
         self.order.append(self.title)
         return None if self.code is None else [sys.executable, "-S", "-c", self.code]
 
-    def count(self, seconds):
+    def take(self, seconds, ended_well):
         self.seconds += seconds
-
-    def finish(self):
-        self.order.append(f"{self.title}.")
+        self.order += [f"{self.title}."] if ended_well else []
 
 
 def test_programs_run_after_those_that_they_need(tmp_path, capfd):
@@ -365,8 +343,8 @@ FAIL = "import sys, time; time.sleep({}); print('\\x1b[31mno', file=sys.stderr);
 @pytest.mark.parametrize("keep_going", [False, True])
 def test_a_failure_stops_the_others_or_what_needs_it(keep_going, tmp_path, capfd):
     order = []
-    bad = Recorded("bad", order, tmp_path, FAIL.format(0.5))
-    long = Recorded("long", order, tmp_path, f"{WAIT}; time.sleep({1 if keep_going else 60})")
+    bad = Recorded("bad", order, tmp_path, FAIL.format(0.3))
+    long = Recorded("long", order, tmp_path, f"{WAIT}; time.sleep({0.5 if keep_going else 60})")
     needs, other = Recorded("needs", order, tmp_path, after=[bad]), Recorded("other", order, tmp_path)
     with SubprocessRunner(2, keep_going=keep_going) as runner, pytest.raises(SubprocessError) as caught:
         runner.run([bad, long, needs, other])
@@ -375,70 +353,96 @@ def test_a_failure_stops_the_others_or_what_needs_it(keep_going, tmp_path, capfd
     assert "bad failed:\n  \\x1b[31mno\n" in capfd.readouterr().err
 
 
-def test_a_signal_reaches_every_program(tmp_path):
-    order = []
-    tasks = [Recorded(name, order, tmp_path, f"{WAIT}; time.sleep(60)") for name in "ab"]
-    logs = [tmp_path / "a.log", tmp_path / "b.log"]
-
-    def interrupt():
-        while not all(log.exists() and log.read_text() for log in logs):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    with (
-        SubprocessRunner(2) as runner,
-        pytest.raises(StopError, match="stopped at a; the same command goes on") as caught,
-    ):
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        runner.run([*tasks, Recorded("c", order, tmp_path)])
-    thread.join()
-    assert caught.value.exit_code == 143 and order == ["a", "b"]
-
-
-def test_a_signal_stops_every_run_with_its_checkpoint(images, recipe, tmp_path, capfd):
-    out = tmp_path / "out"
-    words = ["--config", recipe, "--data", images, "--start=a=none", "--start=b=none", "--out", out, "--jobs=2", *NET]
-    metrics = [out / name / "seed-0" / "metrics.jsonl" for name in "ab"]
+def interrupt_when(ready, number):
+    """Send a signal to this process, from another thread, when `ready()` says so, at the latest after 90 seconds."""
 
     def interrupt():
         end = time.monotonic() + 90
-        while not all(each.exists() and each.read_text().count("\n") > 3 for each in metrics):
-            if time.monotonic() > end:
-                break
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not ready() and time.monotonic() < end:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert run(*words, "--seeds=2", "schedule.steps=2000") == 130
+    return thread
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_signal_reaches_every_program(jobs, tmp_path):
+    order, names = [], "ab"[:jobs]
+    up = [tmp_path / f"{name}.up" for name in names]
+    code = f"{WAIT}; open({str(tmp_path)!r} + '/%s.up', 'w').close(); time.sleep(60)"
+    tasks = [Recorded(name, order, tmp_path, code % name) for name in names]
+    with (
+        SubprocessRunner(jobs) as runner,
+        pytest.raises(StopError, match="stopped at a; the same command goes on") as caught,
+    ):
+        thread = interrupt_when(lambda: all(path.exists() for path in up), signal.SIGTERM)
+        runner.run([*tasks, Recorded("c", order, tmp_path)])
+    thread.join()
+    assert caught.value.exit_code == 143 and order == [*names]
+    assert all(task.seconds > 0 for task in tasks)
+
+
+def test_two_at_a_time_stop_with_checkpoints_and_are_as_good_as_one(images, recipe, tmp_path, monkeypatch, capfd):
+    """Forks that train: the only test of them with torch, whose import they share."""
+    out = tmp_path / "out"
+    words = ["--config", recipe, "--data", images, "--start=a=none", "--start=b=none", "--seeds=1", *NET]
+    metrics = [out / name / "seed-0" / "metrics.jsonl" for name in "ab"]
+
+    def both_train():
+        return all(each.exists() and each.read_text().count("\n") > 3 for each in metrics)
+
+    thread = interrupt_when(both_train, signal.SIGINT)
+    assert run(*words, "--out", out, "--jobs=2", "schedule.steps=2000") == 130
     thread.join()
     assert one_line(capfd) == "compare: stopped at a, seed 0; the same command goes on"
     for each in metrics:
         assert (each.parent / "last.pt").exists() and not (each.parent / "results.json").exists()
         log = each.parents[1] / "seed-0.log"
         assert log.read_text().strip().splitlines()[-1].startswith("finetune: stopped at step")
-    assert not (out / "a" / "seed-1").exists()
+    assert run(*words, "--out", tmp_path / "two", "--jobs=2", "--json") == 0
+    two = json.loads(capfd.readouterr().out)
+    monkeypatch.setattr(SubprocessRunner, "start_process", start_here)
+    assert run(*words, "--out", tmp_path / "one", "--json") == 0
+    assert two == json.loads(capfd.readouterr().out)
 
 
-def test_runs_stop_with_a_comparison_that_is_killed(images, recipe, tmp_path):
-    """Or the same command would find them at work."""
-    words = ["--config", recipe, "--data", images, "--start=a=none", "--seeds=1", "--out", tmp_path, "--jobs=2", *NET]
-    command = [sys.executable, ROOT / "train" / "compare.py", *words, "schedule.steps=20000"]
-    process = subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    run, end = tmp_path / "a" / "seed-0", time.monotonic() + 120
-    while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") > 3):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    while (lock := take_lock(run / ".lock")) is None:
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    lock.close()
-    assert (run / "last.pt").exists()
+FORKED = """
+import signal, sys, time
+from pathlib import Path
+from fracgen.train.experiments import fork_server
+
+def run(argv):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    print("up", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+sys.modules["fracgen.train.sleeping"] = sys.modules[__name__]  # in the fork too
+if __name__ == "__main__":
+    fork_server.PRELOADED = ()
+    fork_server.ForkedProgram("sleeping", [], Path(sys.argv[1]), {}).wait()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_forks_stop_with_what_started_them(number, tmp_path):
+    """Or the same command would find them at work. SIGTERM comes to the whole process group, as batch systems do it."""
+    (tmp_path / "main.py").write_text(FORKED)
+    log = tmp_path / "log"
+    command = [sys.executable, str(tmp_path / "main.py"), str(log)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, process_group=0, env={**os.environ, "PYTHONPATH": ROOT})
+
+    def wait_for(text):
+        end = time.monotonic() + 60
+        while not (log.exists() and log.read_text() == text):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    wait_for("up\n")
+    os.killpg(process.pid, signal.SIGTERM) if number == signal.SIGTERM else process.kill()
+    assert process.wait() == -number
+    wait_for("up\nstopped\n")
 
 
 def test_two_at_work_in_one_folder(here, images, recipe, tmp_path, capfd):

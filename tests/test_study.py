@@ -14,7 +14,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.train import study
 from fracgen.train.config import load
 from fracgen.train.experiments.plan import Step
-from fracgen.train.experiments.step_times import StepTask, StepTimes
+from fracgen.train.experiments.step_times import StepTimes, step_tasks
 from fracgen.train.experiments.study_file import load_study
 from fracgen.train.experiments.subprocesses import SubprocessRunner
 from fracgen.train.finetune import Finetuning
@@ -199,14 +199,14 @@ def test_from_rendering_to_a_table(tmp_path, monkeypatch, capfd):
     shown = capfd.readouterr()
     assert "published, CIFAR-100" in shown.out and "84.2" in shown.out and "in all" in shown.out
     steps = [line.split(": ")[1] for line in shown.err.splitlines() if line.startswith("step ")]
-    assert steps == ["render small", "pre-train small", "fine-tune"]
+    assert steps == ["render small", "pre-train small"]
     times = json.loads((out / "times.json").read_text())
-    assert times.pop("by the clock")["seconds"] > 0
-    assert sorted(times) == sorted(steps) and all(each["seconds"] >= 0 and each["done"] for each in times.values())
+    assert times.pop("by the clock")["seconds"] > 0 and all(times[step]["done"] for step in steps)
+    assert sorted(times) == sorted([*steps, "fine-tune"]) and all(each["seconds"] >= 0 for each in times.values())
     assert run(*words, "--json") == 0
     shown = capfd.readouterr()
     report = json.loads(shown.out)
-    assert [line.split(": ")[1] for line in shown.err.splitlines() if line.startswith("step ")] == ["fine-tune"]
+    assert not shown.err, "all is there"
     assert report["seconds"] == {name: each["seconds"] for name, each in times.items()}, "looking is not counted"
     assert report == json.loads((out / "study.json").read_text()) and report["complete"]
     assert "| small | 1 |" in (out / "study.md").read_text()
@@ -216,34 +216,33 @@ def test_times_add_up_over_interruptions(tmp_path):
     step = Step(name="render x", argv=("true", "--out", "x"), product=tmp_path / "made", key="k")
 
     def task():
-        times = StepTimes(tmp_path / "times.json")
-        return StepTask(title="x", label="step", number="1", log=tmp_path / "x.log", step=step, times=times)
+        return step_tasks([step], StepTimes(tmp_path / "times.json"))[step]
 
     first = task()
-    first.count(10.0)
-    first.count(10.5)
+    first.end(10.0, False)
+    first.end(10.5, False)
     kept = json.loads((tmp_path / "times.json").read_text())
     assert kept == {"render x": {"seconds": 20.5, "done": None}}
     again = task()
     assert again.command() == step.argv
-    again.count(20.0)
-    again.finish()
+    again.end(20.0, True)
     assert again.command() == step.argv, "nothing was made"
     (tmp_path / "made").touch()
-    assert again.command() is None is task().command() and task().times.seconds([step]) == {"render x": 40.5}
+    assert again.command() is None is task().command()
+    times = StepTimes(tmp_path / "times.json")
+    assert times.seconds(["render x"]) == {"render x": 40.5}
     other = Step(name="render x", argv=step.argv, product=step.product, key="other")
-    assert not StepTimes(tmp_path / "times.json").is_finished(other)
+    assert not times.is_finished(other)
 
 
 def test_renderers_at_a_time_share_the_cores(tmp_path):
     def words(*argv):
-        step = Step(name="render x", argv=argv, product=tmp_path / "made", key="k")
-        times = StepTimes(tmp_path / "times.json")
-        return StepTask(title="", label="", number="", log=tmp_path, step=step, times=times, workers=3).command()
+        step = Step(name="render x", argv=(*argv, "--out", "x"), product=tmp_path / "made", key="k")
+        return step_tasks([step], StepTimes(tmp_path / "times.json"), workers=3)[step].command()
 
     assert words("python", "-m", "fracgen", "render")[-2:] == ("--workers", "3")
-    assert words("python", "-m", "fracgen", "render", "--workers=1")[-1] == "--workers=1"
-    assert words("python", "pretrain.py")[-1] == "pretrain.py"
+    assert words("python", "-m", "fracgen", "render", "--workers=1")[-3] == "--workers=1"
+    assert words("python", "pretrain.py")[-1] == "x"
 
 
 # several bases
@@ -329,24 +328,21 @@ def test_what_bases_are_not(old, new, told, tmp_path, capsys):
     assert re.search(told, err) and err.count("\n") == 1
 
 
-def test_two_at_a_time_are_as_good_as_one(tmp_path, monkeypatch, capfd):
-    """Two bases, two seeds, programs of their own; with --jobs 1 the same, in this process."""
+def test_a_study_of_two_bases(tmp_path, monkeypatch, capfd):
+    """Two bases, two seeds, in this process; programs of their own are in test_compare."""
     (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (tmp_path / "finetune.yaml").write_text(RECIPE)
     (tmp_path / "study.yaml").write_text(SMALL.replace("seeds: 1", "seeds: 2, bases: 2"))
-    words = [tmp_path / "study.yaml", "--data", write_images(tmp_path / "images"), "--json"]
-    assert run(*words, "--out", tmp_path / "two", "--jobs=2") == 0
+    monkeypatch.setattr(SubprocessRunner, "start_process", start_here)
+    words = [tmp_path / "study.yaml", "--data", write_images(tmp_path / "images"), "--json", "--jobs=2"]
+    assert run(*words, "--out", tmp_path / "two") == 0
     shown = capfd.readouterr()
     two = json.loads(shown.out)
     assert sum(line.startswith("step ") for line in shown.err.splitlines()) == 4
     assert sum(line.startswith("run ") for line in shown.err.splitlines()) == 6
     assert {each.name for each in (tmp_path / "two" / "compare" / "per-class-4" / "small.base-1").iterdir()} == {
-        "seed-0", "seed-0.log", "seed-1", "seed-1.log"
+        "seed-0", "seed-1"
     }  # fmt: skip
-    monkeypatch.setattr(SubprocessRunner, "start_process", start_here)
-    assert run(*words, "--out", tmp_path / "one") == 0
-    one = json.loads(capfd.readouterr().out)
-    assert two["sections"][0]["measures"] == one["sections"][0]["measures"]
     (section,) = two["sections"]
     small, scratch = (section["measures"]["last"][name] for name in ("small", "scratch"))
     assert small["accuracies"].keys() == {"0", "1"} and scratch["accuracies"].keys() == {"0"}

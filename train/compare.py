@@ -10,7 +10,7 @@ validation split and the same augmentation, so that differences are paired. The 
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,10 +19,11 @@ from fracgen.shards.errors import UsageError, printable
 from fracgen.shards.settings import Setting
 from fracgen.train import cli as console
 from fracgen.train import options
-from fracgen.train.experiments.comparison import FinetuneCommand, parse_starts, plan_comparison
-from fracgen.train.experiments.comparison_tasks import ComparisonTasks, lock_folder
-from fracgen.train.experiments.report import NOTE, REPORT, report_tables, to_text, write_report
+from fracgen.train.experiments.comparison import FinetuneCommand, FinetuneRun, parse_starts, plan_comparison
+from fracgen.train.experiments.report import summarize_runs, write_report
+from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
 from fracgen.train.experiments.subprocesses import JOBS_HELP, KEEP_GOING_HELP, SubprocessRunner, python_command
+from fracgen.train.experiments.tables import to_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +99,18 @@ def main(
         comparison = plan_comparison(
             command, starts, seeds=range(first, first + settings.seeds), per_class=per_class or [0], out=out
         )
-        runs = ComparisonTasks(comparison, program, lambda runs, draw: write_report(comparison, runs, draw=draw))
+
+        def write(finished: Collection[FinetuneRun]) -> Report:
+            report = {"starts": starts, **summarize_runs(comparison, finished)}
+            write_report(report, out / "compare")
+            return report
+
         with lock_folder(out):
-            with runs.reported():
-                runner.run(runs.tasks())
-            report = write_report(comparison, runs.finished)
+            report = run_comparison(comparison, runner, program, write)
     if as_json:
         print(json.dumps(report))
         return
-    print(f"{to_text(report_tables(report))}\n\n{NOTE}\n{printable(str(out / REPORT))}.json, .md, .png")
+    print(f"{to_text(report)}\n{printable(str(out / 'compare'))}.json, .md, .png")
 
 
 app = command_app(main)

@@ -10,7 +10,8 @@ Each step is a command of its own that can be run by hand; --dry-run prints them
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,15 +21,15 @@ from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError, printable
 from fracgen.train import cli as console
 from fracgen.train import options
-from fracgen.train.experiments.comparison import check_data
-from fracgen.train.experiments.comparison_tasks import ComparisonTasks, lock_folder
+from fracgen.train.experiments.comparison import FinetuneRun, check_data
 from fracgen.train.experiments.plan import StudyOptions, plan_study
-from fracgen.train.experiments.report import to_text
-from fracgen.train.experiments.step_times import StepTask
+from fracgen.train.experiments.report import write_report
+from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
+from fracgen.train.experiments.step_times import StepTimes, step_tasks
 from fracgen.train.experiments.study_file import SizeName, load_study
-from fracgen.train.experiments.study_report import NOTE, study_tables
-from fracgen.train.experiments.study_writer import REPORT, StudyWriter
-from fracgen.train.experiments.subprocesses import Heading, SubprocessRunner, Task, python_command
+from fracgen.train.experiments.study_report import StudyReport
+from fracgen.train.experiments.subprocesses import SubprocessRunner, python_command
+from fracgen.train.experiments.tables import to_text
 
 
 @options_from(StudyOptions)
@@ -71,52 +72,49 @@ def main(
     with SubprocessRunner(settings.jobs, keep_going=settings.keep_going) as runner:
         check_data(comparison.command, comparison.per_class)
         with lock_folder(out), lock_folder(comparison.out):
-            writer = StudyWriter(out, plan, comparison, about=about, size=size_name, variants=variants, runner=runner)
-            report = run_study(writer, runner, shlex.split(settings.launcher))
+            study_report = StudyReport(
+                about=about,
+                size=size_name,
+                variants=variants,
+                plan=plan,
+                comparison=comparison,
+                times=StepTimes(out / "times.json"),
+                runner=runner,
+            )
+            report = run_study(study_report, out / "study", shlex.split(settings.launcher))
     if as_json:
         print(json.dumps(report))
         return
-    written = printable(f"{out / REPORT}.json, .md, .png; {plan.comparison.product}")
-    print(f"{to_text(study_tables(report))}\n\n{NOTE}\n{written}")
+    print(f"{to_text(report)}\n{printable(str(out / 'study'))}.json, .md, .png")
 
 
 app = command_app(main)
 
 
-def run_study(writer: StudyWriter, runner: SubprocessRunner, launcher: Sequence[str]) -> dict[str, Any]:
-    """Do the steps and runs that are not finished, and return what study.json holds.
+def run_study(study_report: StudyReport, path: Path, launcher: Sequence[str]) -> Report:
+    """Do the steps and runs that are not finished, and return what study.json holds. path: of the report's files.
 
     A run of fine-tuning waits for its own start alone; one without weights, for the first start with an architecture.
     """
-    plan, times, steps = writer.plan, writer.times, dict[str, Task]()
-    count = f"of {len(plan.steps) + 1}"
-    for number, step in enumerate(plan.steps, start=1):
-        steps[step.name] = StepTask(
-            title=step.name,
-            label="step",
-            number=f"{number} {count}",
-            log=step.folder.with_name(f"{step.folder.name}.log"),
-            after=[steps[each.name] for each in step.after],
-            step=step,
-            times=times,
-            workers=runner.threads if runner.jobs > 1 else 0,
-        )
+
+    def write(finished: Collection[FinetuneRun]) -> Report:
+        report = study_report.gather(finished)
+        write_report(report, path, heading=study_report.about)
+        return report
+
+    plan, times, runner = study_report.plan, study_report.times, study_report.runner
+    steps = step_tasks(plan.steps, times, workers=runner.threads if runner.jobs > 1 else 0)
     first = next((start.pretraining for start in plan.starts.values() if start.pretraining), None)
     before = {name: start.pretraining or first for name, start in plan.starts.items()}
-    after = {name: [steps[step.name]] for name, step in before.items() if step is not None}
-    runs = ComparisonTasks(
-        writer.comparison,
+    return run_comparison(
+        study_report.comparison,
+        runner,
         python_command("finetune", launcher),
-        lambda finished, draw: writer.write(finished, draw=draw),
-        count=lambda seconds: times.add(plan.comparison.name, seconds),
+        write,
+        steps=list(steps.values()),
+        after={name: [steps[step]] for name, step in before.items() if step is not None},
+        count=partial(times.add, plan.comparison.name),
     )
-    fine_tuning = Heading(
-        title=plan.comparison.name, label="step", number=f"{len(plan.steps) + 1} {count}", log=plan.comparison.product
-    )
-    with runs.reported():
-        runner.run([*steps.values(), fine_tuning, *runs.tasks(after)])
-    times.finish(plan.comparison)
-    return writer.write(runs.finished, draw=True)
 
 
 def split_overrides(words: Sequence[str]) -> dict[str, Any]:

@@ -10,13 +10,12 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import Any
 
 TRAIN = Path(__file__).parents[1]
 _SCRIPTS = ("pretrain", "finetune")
-_PRELOADED = (
-    "fracgen.train.experiments.fork_server",
+PRELOADED = (
     "torch",
     "timm",
     *(f"fracgen.train.{script}" for script in _SCRIPTS),
@@ -28,6 +27,8 @@ _PRELOADED = (
 _ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTHONSAFEPATH": "1"}
 """A look whether there is a GPU, should an import take one, leaves it usable in forks; and the server imports nothing
 from the working directory."""
+_BLOCKED = (signal.SIGTERM, signal.SIGHUP)
+"""Signals to all of a terminal or batch job, which the server outlives: it hands on the exit codes of its forks."""
 
 
 def find_script(argv: Sequence[str]) -> str | None:
@@ -45,17 +46,10 @@ class ForkedProgram:
 
         log: its stderr is appended there. environment: of the server, which the first program starts.
         """
+        _start_server({**environment, **_ENVIRONMENT})
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(_PRELOADED))
-        own = dict(os.environ)
-        os.environ.update({**environment, **_ENVIRONMENT})
-        try:
-            self._process = context.Process(target=_run, args=(script, list(argv), str(log)))
-            self._process.start()
-        finally:
-            for name in (*environment, *_ENVIRONMENT):
-                os.environ.pop(name, None)
-            os.environ.update(own)
+        self._process = context.Process(target=_run, args=(script, list(argv), str(log)))
+        self._process.start()
 
     def poll(self) -> int | None:
         """Its exit code, -N where signal N ended it; None while it runs."""
@@ -75,20 +69,30 @@ class ForkedProgram:
         self.send_signal(signal.SIGTERM)
 
 
+def _start_server(environment: Mapping[str, str]) -> None:
+    """Start the server with variables of its own, unless it runs."""
+    forkserver.set_forkserver_preload(list(PRELOADED))
+    resource_tracker.ensure_running()  # by the server it would be started with signals blocked, and unblock ours
+    ours = dict(os.environ)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    os.environ.update(environment)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(ours)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _run(script: str, argv: list[str], log: str) -> None:
     """Become the program. Its exit code is that of the process."""
     os.setpgid(0, 0)
-    for number in _HANDLED:
-        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
     threading.Thread(target=_stop_when_alone, daemon=True).start()
     null = os.open(os.devnull, os.O_RDWR)
     stderr = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for target, source in enumerate((null, null, stderr)):
         os.dup2(source, target)
-    import torch
-
-    if torch.cuda._is_in_bad_fork():  # an import has used the GPU, which no fork can then; none does today
-        os.execv(sys.executable, [sys.executable, str(TRAIN / f"{script}.py"), *argv])
     sys.exit(importlib.import_module(f"fracgen.train.{script}").run(argv))
 
 
@@ -97,24 +101,3 @@ def _stop_when_alone() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-_HANDLED = (signal.SIGTERM, signal.SIGHUP)
-
-
-def _pass_over(server: int) -> None:
-    """Let the server outlive signals to all of a terminal: its forks keep their checkpoints first, told by our parent.
-
-    A fork that has not become a program yet has nothing to keep, and ends.
-    """
-
-    def handle(number: int, frame: Any) -> None:
-        if os.getpid() != server:
-            os._exit(128 + number)
-
-    for number in _HANDLED:
-        signal.signal(number, handle)
-
-
-if sys.argv[0] == "-c" and "multiprocessing.forkserver" in sys.orig_argv[-1]:  # this is the server, before its forks
-    _pass_over(os.getpid())

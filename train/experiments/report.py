@@ -1,60 +1,56 @@
-"""The report of a comparison: compare.json, compare.md and compare.png of the runs that are finished."""
+"""The report of a comparison or study: accuracies and training curves of its finished runs; NAME.json, .md and .png."""
 
 import json
-from collections.abc import Collection, Mapping
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from fracgen.shards.errors import DataError
+from fracgen.shards.errors import DataError, printable
 from fracgen.shards.files import write_atomically
+from fracgen.train.engine import metrics
 from fracgen.train.engine.results import RESULTS
-from fracgen.train.experiments import tables
+from fracgen.train.experiments import figure, nested, tables
 from fracgen.train.experiments.comparison import Comparison, FinetuneRun
 from fracgen.train.experiments.finished_runs import read_or_none
 
-REPORT = "compare"
-NOTE = "± is the standard deviation over seeds (of a sample); differences are from the first start, seed by seed."
+_MAX_POINTS = 40
+"""Rows of a training curve."""
 
 
-def write_report(comparison: Comparison, finished: Collection[FinetuneRun], *, draw: bool = True) -> dict[str, Any]:
-    """Write the three files; returns what compare.json holds. draw: whether to write the figure.
+def write_report(report: Mapping[str, Any], path: Path, *, heading: str = "") -> None:
+    """Write PATH.json, PATH.md under a heading, and PATH.png if there is any result.
 
+    report: what `summarize_runs` returns, and of a study what `study_report` adds.
+    Raises DataError for files that cannot be written.
+    """
+    write_atomically(path.with_name(f"{path.name}.json"), json.dumps(report, separators=(",", ":")) + "\n")
+    head = f"# {printable(heading)}\n\n" if heading else ""
+    text = tables.to_markdown(tables.report_tables(report))
+    write_atomically(path.with_name(f"{path.name}.md"), f"{head}{text}\n\n{tables.note(report)}\n")
+    figure.draw(report, path.with_name(f"{path.name}.png"))
+
+
+def summarize_runs(
+    comparison: Comparison,
+    finished: Collection[FinetuneRun],
+    bases: Mapping[str, tuple[str, int]] | None = None,
+) -> dict[str, Any]:
+    """What a report says of runs of fine-tuning: seeds, split, complete, sections (see `study_report`).
+
+    bases: by start, the variant that it is a base of, and its number; without it, each start is a variant of one base.
     Raises DataError for results that cannot be read.
     """
-    report = summarize_runs(comparison, finished)
-    write_atomically(comparison.out / f"{REPORT}.json", json.dumps(report, indent=1))
-    write_atomically(comparison.out / f"{REPORT}.md", f"{to_markdown(report_tables(report))}\n\n{NOTE}\n")
-    sections = [section for section in report["sections"] if section["measures"]]
-    if sections and draw:
-        bars = {section_title(report, each): list(each["measures"].items())[-1] for each in sections}
-        by_step = {
-            section_title(report, each): curves(comparison, finished, each["per_class"] or 0) for each in sections
-        }
-        tables.draw(bars, by_step, comparison.out / f"{REPORT}.png")
-    return report
-
-
-def summarize_runs(comparison: Comparison, finished: Collection[FinetuneRun]) -> dict[str, Any]:
-    """What compare.json holds: a section for each number of images a class, in it `tables.summarize` by measure."""
-    sections, splits = [], set()
-    for per_class in comparison.per_class:
-        scores: dict[str, dict[str, dict[int, float]]] = {
-            measure: {name: {} for name in comparison.starts} for measure in tables.MEASURES
-        }
-        for run in (run for run in finished if run.per_class == per_class):
-            results = _results(run)
-            splits.add(results["split"])
-            chosen = "best_test" if results["protocol"] == "published" else "chosen"
-            for measure, entry in (("last", "last"), (chosen, "best")):
-                if entry in results and (measure == "last" or results["split"] == "test"):
-                    scores[measure][run.start][run.seed] = results[entry]["top1"]
-        measures = {name: tables.summarize(each) for name, each in scores.items() if any(each.values())}
-        sections.append({"per_class": per_class or None, "measures": measures})
+    bases = bases or {name: (name, 0) for name in comparison.starts}
+    results = {run: _results(run) for run in finished}
     return {
-        "split": next(iter(splits), None),
-        "starts": dict(comparison.starts),
         "seeds": list(comparison.seeds),
+        "split": next((each["split"] for each in results.values()), None),
         "complete": len(finished) == len(comparison.runs()),
-        "sections": sections,
+        "sections": [
+            _section(per_class, {run: each for run, each in results.items() if run.per_class == per_class}, bases)
+            for per_class in comparison.per_class
+        ],
     }
 
 
@@ -65,48 +61,48 @@ def _results(run: FinetuneRun) -> dict[str, Any]:
     return results
 
 
-def report_tables(
-    report: Mapping[str, Any], extra_columns: Mapping[str, Mapping[str, str]] | None = None
-) -> dict[str, list[list[str]]]:
-    """By title, the table (`tables.table`) of each section that has results."""
+def _section(
+    per_class: int, results: Mapping[FinetuneRun, Mapping[str, Any]], bases: Mapping[str, tuple[str, int]]
+) -> dict[str, Any]:
+    measures = {}
+    for measure in tables.MEASURES:
+        accuracies: dict[str, dict[int, dict[int, float]]] = {variant: {} for variant, _ in bases.values()}
+        for run, each in results.items():
+            variant, base = bases[run.start]
+            best = "best_test" if each["protocol"] == "published" else "chosen"
+            entry = "last" if measure == "last" else "best" if measure == best and each["split"] == "test" else ""
+            if entry in each:
+                accuracies[variant].setdefault(base, {})[run.seed] = each[entry]["top1"]
+        if any(accuracies.values()):
+            measures[measure] = nested.summarize(accuracies)
+    return {"per_class": per_class or None, "measures": measures, "curves": _curves(results, bases)}
+
+
+def _curves(runs: Iterable[FinetuneRun], bases: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+    """The accuracy that the epoch was chosen by where there is one, else the loss; by variant, over all its runs."""
+    lines = {run: metrics.read(run.path / metrics.METRICS) for run in runs}
+    logged = {name for each in lines.values() for line in each for name in line}
+    quantity = next((name for name in ("val_accuracy", "test_accuracy") if name in logged), "loss")
+    by_step: dict[str, dict[int, list[float]]] = {variant: {} for variant, _ in bases.values()}
+    for run, each in lines.items():
+        for line in each:
+            if quantity in line:
+                by_step[bases[run.start][0]].setdefault(line["step"], []).append(line[quantity])
     return {
-        section_title(report, section): tables.table(section["measures"], extra_columns)
-        for section in report["sections"]
-        if section["measures"]
+        "quantity": quantity.replace("_", " "),
+        "variants": {variant: _mean_curve(values) for variant, values in by_step.items()},
     }
 
 
-def to_text(by_title: Mapping[str, list[list[str]]]) -> str:
-    """Tables for the screen, each under its title."""
-    return "\n\n".join(f"{title}\n{tables.aligned(rows)}" for title, rows in by_title.items())
-
-
-def to_markdown(by_title: Mapping[str, list[list[str]]]) -> str:
-    """Tables in Markdown, each under its title as a heading."""
-    return "\n\n".join(
-        f"## {title[0].upper()}{title[1:]}\n\n{tables.markdown(rows)}" for title, rows in by_title.items()
-    )
-
-
-def section_title(report: Mapping[str, Any], section: Mapping[str, Any]) -> str:
-    """What a section's accuracies are of. report: what compare.json or study.json holds."""
-    per_class = section["per_class"]
-    return f"accuracy on {report['split']}" + (f", {per_class} training images a class" if per_class else "")
-
-
-def curves(comparison: Comparison, finished: Collection[FinetuneRun], per_class: int) -> tuple[str, tables.Curves]:
-    """(quantity, its curves): the accuracy that the epoch was chosen by where there is one, else the loss."""
-    from fracgen.train.engine import metrics
-
-    lines = {run: metrics.read(run.path / metrics.METRICS) for run in finished if run.per_class == per_class}
-    names = {name for each in lines.values() for line in each for name in line}
-    quantity = next((name for name in ("val_accuracy", "test_accuracy") if name in names), "loss")
-    by_start = {
-        start: [
-            [(line["step"], line[quantity]) for line in each if quantity in line]
-            for run, each in lines.items()
-            if run.start == start
+def _mean_curve(by_step: Mapping[int, Sequence[float]]) -> list[list[float | None]]:
+    """Rows of (step, mean, standard deviation of a sample), evenly spaced. by_step: values of the runs."""
+    steps, last = sorted(by_step), len(by_step) - 1
+    chosen = {steps[round(each * last / (_MAX_POINTS - 1))] for each in range(_MAX_POINTS)} if steps else set[int]()
+    return [
+        [
+            step,
+            round(statistics.fmean(by_step[step]), 5),
+            round(statistics.stdev(by_step[step]), 5) if len(by_step[step]) > 1 else None,
         ]
-        for start in comparison.starts
-    }
-    return quantity.replace("_", " "), by_start
+        for step in sorted(chosen)
+    ]

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,13 @@ class StepTimes:
         """Whether the step has ended with the key that it has now, and its product exists."""
         return self._records.get(step.name, {}).get("done") == step.key and step.product.exists()
 
-    def add(self, name: str, seconds: float) -> None:
-        """Add to the time of a step, which is not finished."""
-        self._write(name, self._seconds(name) + seconds, None)
+    def add(self, name: str, seconds: float, key: str | None = None) -> None:
+        """Add to the time of a step. key: that of a step which is finished now."""
+        self._write(name, self._seconds(name) + seconds, key)
 
-    def finish(self, step: Step) -> None:
-        """Record that a step has ended, and its product is there."""
-        self._write(step.name, self._seconds(step.name), step.key)
-
-    def seconds(self, steps: Iterable[Step]) -> dict[str, float]:
+    def seconds(self, names: Iterable[str]) -> dict[str, float]:
         """Seconds by name of the step: of its programs, one after the other."""
-        return {step.name: self._seconds(step.name) for step in steps}
+        return {name: self._seconds(name) for name in names}
 
     def by_the_clock(self) -> float:
         """Seconds during which the study ran, in all sessions."""
@@ -54,26 +50,29 @@ class StepTimes:
         write_atomically(self._path, json.dumps(self._records, indent=1))
 
 
-@dataclass(kw_only=True, eq=False)
-class StepTask(Task):
-    """A step of a study. workers: threads for a step that renders, 0 for what its words say."""
+def step_tasks(steps: Sequence[Step], times: StepTimes, *, workers: int = 0) -> dict[Step, Task]:
+    """The task of each step. workers: threads for a step that renders, 0 for what its words say."""
+    tasks: dict[Step, Task] = {}
+    for number, step in enumerate(steps, start=1):
+        tasks[step] = Task(
+            title=step.name,
+            label="step",
+            number=f"{number} of {len(steps)}",
+            log=step.folder.with_name(f"{step.folder.name}.log"),
+            command=partial(_command, step, times, workers),
+            end=partial(_end, step, times),
+            after=[tasks[each] for each in step.after],
+        )
+    return tasks
 
-    step: Step
-    times: StepTimes
-    workers: int = 0
 
-    def command(self) -> Sequence[str] | None:
-        """Words of the command line; None where the step is finished."""
-        if self.times.is_finished(self.step):
-            return None
-        words = self.step.argv
-        is_rendering, has_own = "fracgen" in words[:3], any(word.partition("=")[0] == "--workers" for word in words)
-        return (*words, "--workers", str(self.workers)) if self.workers and is_rendering and not has_own else words
+def _command(step: Step, times: StepTimes, workers: int) -> Sequence[str] | None:
+    if times.is_finished(step):
+        return None
+    is_rendering = "fracgen" in step.argv[:3]
+    has_own = any(word.partition("=")[0] == "--workers" for word in step.argv)
+    return (*step.argv, "--workers", str(workers)) if workers and is_rendering and not has_own else step.argv
 
-    def count(self, seconds: float) -> None:
-        """Add to the step's time."""
-        self.times.add(self.step.name, seconds)
 
-    def finish(self) -> None:
-        """Record that the step has ended."""
-        self.times.finish(self.step)
+def _end(step: Step, times: StepTimes, seconds: float, ended_well: bool) -> None:
+    times.add(step.name, seconds, step.key if ended_well else None)

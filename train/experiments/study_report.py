@@ -1,11 +1,12 @@
-"""The report of a study: study.json, which holds everything that was measured, and tables made of it alone.
+"""The report of a study: study.json, which holds everything that was measured, gathered from the study's folders.
 
 study.json, with accuracies from 0 to 1 and times in seconds:
 
     format, version   "fracgen-study", 1
     about, size       the study's own line; "laptop" or "published"
-    seeds, bases      fine-tuning seeds; number of bases of each variant with a set
+    bases             number of bases of each variant with a set
     variants          by name, in the order of the table: render, init, pretrain, published, as in the study's file
+    seeds             of fine-tuning
     split, complete   what accuracy is of: "test" or "val"; whether every run is in it
     sections          for each number of images a class: per_class (None: all); measures: by `tables.MEASURES`, by
                       variant, what `nested.summarize` says; curves: quantity, and by variant rows of
@@ -14,104 +15,157 @@ study.json, with accuracies from 0 to 1 and times in seconds:
     settings          pretrain, finetune: resolved settings of one run of each, without paths and seed
     seconds           by step, of its programs one after the other; by_the_clock: while the study ran
     machine           device, cores, jobs (programs at a time), threads (of each), versions of Python and libraries
+
+compare.json has of these: seeds, split, complete, sections, where the variants are its starts; and where these lie.
 """
 
-from collections.abc import Mapping
+import functools
+import importlib.metadata
+import platform
+import statistics
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from fracgen.train.experiments import tables
-from fracgen.train.experiments.report import section_title
+from fracgen.shards.files import num_cores
+from fracgen.shards.manifest import load_manifest
+from fracgen.shards.reader import read_tar
+from fracgen.shards.settings import parse_yaml, read_text
+from fracgen.train.engine import metrics
+from fracgen.train.engine.run_folder import CONFIG
+from fracgen.train.experiments.comparison import Comparison, FinetuneRun
+from fracgen.train.experiments.plan import Plan, Start
+from fracgen.train.experiments.report import summarize_runs
+from fracgen.train.experiments.step_times import StepTimes
+from fracgen.train.experiments.study_file import SizeName, Variant
+from fracgen.train.experiments.subprocesses import SubprocessRunner
 
-FORMAT, VERSION = "fracgen-study", 1
-
-NOTE = (
-    "Mean over bases of the means of their seeds. Within: standard deviation between fine-tuning seeds of one base, "
-    "pooled. Between: standard deviation of bases without that chance. Differences are from the first variant, seed by "
-    "seed; intervals of 95 % by Student's t, over bases where there are several, else over seeds."
-)
+_PATHS = ("shards", "checkpoint", "data", "val", "test", "root")
+_LIBRARIES = ("fracgen", "torch", "timm", "numpy", "pillow")
+_LOGGED = ("loss", "clean_accuracy", "crop_accuracy", "images_per_second")
+_MAX_READ = 5000
+"""Images of a set up to which its fill rate is read, from all of them."""
 
 
-def study_tables(report: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """By title, rows of cells, headings first: accuracies for each number of images, pre-training, times."""
-    published = {name: each["published"] for name, each in report["variants"].items()}
-    by_title = {
-        section_title(report, section): _accuracy_table(section["measures"], published)
-        for section in report["sections"]
-        if section["measures"]
+@dataclass(frozen=True, kw_only=True)
+class StudyReport:
+    """What a study's report is made of, beside its folders."""
+
+    about: str
+    size: SizeName
+    variants: Mapping[str, Variant]
+    plan: Plan
+    comparison: Comparison
+    times: StepTimes
+    runner: SubprocessRunner
+
+    def gather(self, finished: Collection[FinetuneRun]) -> dict[str, Any]:
+        """What study.json holds. finished: runs of fine-tuning. Raises DataError for results that cannot be read."""
+        starts, plan, runner = self.plan.starts, self.plan, self.runner
+        runs = [start.pretraining.folder for start in starts.values() if start.pretraining]
+        settings = {"pretrain": read_settings(runs), "finetune": read_settings([run.path for run in finished])}
+        pretraining: dict[str, dict[str, Any]] = {}
+        for start in starts.values():
+            if start.pretraining and self.times.is_finished(start.pretraining):
+                pretraining.setdefault(start.variant, {})[str(start.base)] = measure_pretraining(start, self.times)
+        named = ("render", "init", "pretrain", "published")
+        return {
+            "format": "fracgen-study",
+            "version": 1,
+            "about": self.about,
+            "size": self.size,
+            "bases": 1 + max(start.base for start in starts.values()),
+            "variants": {
+                name: {key: value for key, value in asdict(variant).items() if key in named}
+                for name, variant in self.variants.items()
+            },
+            **summarize_runs(
+                self.comparison, finished, {name: (start.variant, start.base) for name, start in starts.items()}
+            ),
+            "pretraining": pretraining,
+            "settings": settings,
+            "seconds": self.times.seconds(step.name for step in (*plan.steps, plan.comparison)),
+            "by_the_clock": self.times.by_the_clock(),
+            "machine": {
+                "device": _device(settings["finetune"].get("run", {}).get("device", "cpu")),
+                "cores": num_cores(),
+                "jobs": runner.jobs,
+                "threads": runner.threads,
+                "versions": {
+                    "python": platform.python_version(),
+                    **{library: _version(library) for library in _LIBRARIES},
+                },
+            },
+        }
+
+
+def measure_pretraining(start: Start, times: StepTimes) -> dict[str, Any]:
+    """What pre-training on a set was like, and the set.
+
+    step, loss, clean_accuracy, crop_accuracy, images_per_second: as logged last (clean: the share of whole training
+    images whose perturbation is told). recipe: resolved, without long values. acceptance: of the draws of its images.
+    fill_rate: mean over its images of the share of pixels that are lit, None where they do not say or are too many.
+    provenance: how its base was found.
+    """
+    if start.pretraining is None or start.rendering is None:
+        return {}
+    lines = metrics.read(start.pretraining.folder / metrics.METRICS)
+    logged = {name: value for line in lines for name, value in line.items() if name in _LOGGED}
+    manifest = load_manifest(start.rendering.folder)
+    return {
+        "seconds": times.seconds([start.pretraining.name])[start.pretraining.name],
+        "step": lines[-1]["step"] if lines else None,
+        **logged,
+        "images": manifest.num_samples,
+        "acceptance": round(manifest.acceptance, 6),
+        "fill_rate": _fill_rate(start.rendering.folder),
+        "provenance": dict(manifest.provenance),
+        "recipe": {name: value for name, value in manifest.recipe.items() if len(str(value)) < 500},
     }
-    if rows := _pretraining_rows(report["pretraining"]):
-        by_title["pre-training"] = rows
-    return {**by_title, "time": _time_table(report["seconds"], report["by_the_clock"], report["machine"]["jobs"])}
 
 
-def _accuracy_table(measures: Mapping[str, Any], published: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    several = any(each["n_bases"] > 1 for summaries in measures.values() for each in summaries.values())
-    spreads = ["between", "within"] if several else ["±"]
-    data_sets = dict.fromkeys(name for each in published.values() for name in each)
-    head = ["start", "runs"]
-    for measure in measures:
-        head += [f"{tables.MEASURES[measure]}, %", *spreads, "difference", "95 % interval", "better in"]
-    rows = [[*head, *(f"published, {name}" for name in data_sets)]]
-    for name in next(iter(measures.values()), {}):
-        row, first = [name], next(iter(measures.values()))[name]
-        row.append(
-            f"{first['n_bases']} x {first['n_runs'] / first['n_bases']:.3g}"
-            if first["n_bases"] > 1
-            else str(first["n_runs"])
-        )
-        for summaries in measures.values():
-            row += _cells(summaries[name], several)
-        rows.append([*row, *(f"{published[name][each]:.1f}" if each in published[name] else "" for each in data_sets)])
-    return rows
-
-
-def _cells(summary: Mapping[str, Any], several: bool) -> list[str]:
-    between = [_percent(summary["std_between"])] if several else []
-    cells = [_percent(summary["mean"]), *between, _percent(summary["std_within"])]
-    difference = summary["difference"]
-    if difference is None:
-        return [*cells, "", "", ""]
-    ends = "-"
-    if difference["interval"] is not None:
-        ends = " to ".join(f"{100 * end:+.2f}" for end in difference["interval"])
-        ends += f" ({difference['unit']})" if several else ""
-    return [*cells, _percent(difference["mean"], "+.2f"), ends, f"{difference['better']} of {difference['n']}"]
-
-
-def _percent(value: float | None, form: str = ".2f") -> str:
-    return "-" if value is None else f"{100 * value:{form}}"
-
-
-def _pretraining_rows(pretraining: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[list[str]]:
-    head = ["start", "base", "told apart, %", "on crops, %", "loss", "fill rate, %", "acceptance, %", "time"]
-    rows = [
-        [
-            name,
-            base,
-            _percent(each.get("clean_accuracy"), ".1f"),
-            _percent(each.get("crop_accuracy"), ".1f"),
-            f"{each['loss']:.3f}" if "loss" in each else "-",
-            _percent(each["fill_rate"], ".1f"),
-            _percent(each["acceptance"], ".1f"),
-            _duration(each["seconds"]),
-        ]
-        for name, bases in pretraining.items()
-        for base, each in bases.items()
+@functools.cache
+def _fill_rate(folder: Path) -> float | None:
+    """Cached: reports are written while a study runs, and this reads all images' files."""
+    manifest = load_manifest(folder)
+    if manifest.num_samples > _MAX_READ:
+        return None
+    rates = [
+        sample.metadata["fill_rate"]
+        for shard in manifest.shards
+        for sample in read_tar(folder / shard.name, manifest.image.extension)
+        if "fill_rate" in sample.metadata
     ]
-    return [head, *rows] if rows else []
+    return round(statistics.fmean(rates), 6) if rates else None
 
 
-def _time_table(seconds: Mapping[str, float], by_the_clock: float, jobs: int) -> list[list[str]]:
-    by_name: dict[str, float] = {}
-    for name, each in seconds.items():
-        short = name.rpartition(".base-")[0] or name
-        by_name[short] = by_name.get(short, 0.0) + each
-    rows = [[name, _duration(each)] for name, each in by_name.items()]
-    clock = [["by the clock", _duration(by_the_clock)]] if jobs > 1 else []
-    return [["step", "time"], *rows, ["in all", _duration(sum(seconds.values()))], *clock]
+def read_settings(runs: Iterable[Path]) -> dict[str, Any]:
+    """The resolved settings of the first run that has any, without paths and seed; empty where none has."""
+    path = next((run / CONFIG for run in runs if (run / CONFIG).is_file()), None)
+    if path is None:
+        return {}
+    values: Any = parse_yaml(read_text(path), str(path))
+    settings = {name: value for name, value in values.items() if name not in _PATHS}
+    return settings | {"run": {name: value for name, value in settings["run"].items() if name != "seed"}}
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def _device(kind: str) -> str:
+    """Name of the GPU for "cuda", else of the processor."""
+    if kind == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "a GPU"
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # of ours in a clone that is not installed

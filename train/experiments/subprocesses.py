@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from fracgen.train.experiments.fork_server import TRAIN, ForkedProgram, find_scr
 _FINISHED_KEPT = "what is finished is kept"
 _RESUMABLE = f"{_FINISHED_KEPT}, and the same command goes on"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_POLL_SECONDS, _TICK_SECONDS = 0.05, 10.0
+_POLL_SECONDS = 0.05
 _SHOWN_LINES = 5
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
 
@@ -46,6 +46,8 @@ Program = subprocess.Popen[bytes] | ForkedProgram
 class Task:
     """A program to run. label, number: as in "run" and "3 of 12". title: in words. after: the tasks that come before.
 
+    command: returns the words of its command line, None where there is nothing to do; called when all of `after` have
+    ended. end: takes the seconds that it ran, and whether it ended well.
     log: the file that its stderr is appended to, where several programs run at a time.
     """
 
@@ -53,39 +55,22 @@ class Task:
     label: str
     number: str
     log: Path
+    command: Callable[[], Sequence[str] | None]
+    end: Callable[[float, bool], None]
     after: Sequence["Task"] = ()
-
-    def command(self) -> Sequence[str] | None:
-        """Words of the command line; None where there is nothing to do. Called when all of `after` have ended."""
-        return None
-
-    def count(self, seconds: float) -> None:
-        """Take note that the program has run for `seconds` more: every ten seconds, and when it ends."""
-
-    def finish(self) -> None:
-        """Take note that the program has ended well."""
-
-
-class Heading(Task):
-    """No program, but a line before those that follow, where they run one at a time."""
-
-    def command(self) -> None:
-        """Nothing to run."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Child:
-    """A program that runs. signals: how many of those received it was sent."""
+    """A program that runs."""
 
     task: Task
     process: Program
-    signals: int
     began: float = field(default_factory=time.perf_counter)
-    counted: float = 0.0
 
-    def count(self) -> None:
-        seconds, self.counted = self.counted, time.perf_counter() - self.began
-        self.task.count(self.counted - seconds)
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
 
 
 class SubprocessRunner:
@@ -102,6 +87,7 @@ class SubprocessRunner:
         self.jobs, self._keep_going = jobs, keep_going
         self.threads = max(1, num_cores() // jobs)
         self._received: list[int] = []
+        self._num_passed_on = 0
         self._children: list[_Child] = []
         self._is_starting = False
         self._failures: list[SubprocessError] = []
@@ -133,6 +119,7 @@ class SubprocessRunner:
                 if not self._children:
                     break
                 time.sleep(_POLL_SECONDS)
+                self._pass_signals_on()
                 ended.update(self._take_ended())
         except BaseException:
             self._stop_all()
@@ -155,17 +142,15 @@ class SubprocessRunner:
         except FracgenError as error:
             self._fail(task, str(error), error.exit_code)
             return True
-        if self.jobs == 1 and (argv is not None or isinstance(task, Heading)):
-            say({task.label: f"{task.number}: {task.title}"})
         if argv is None:
             return False
+        if self.jobs == 1:
+            say({task.label: f"{task.number}: {task.title}"})
         self._is_starting = True
         try:
-            sent = len(self._received)
-            self._children.append(_Child(task=task, process=self.start_process(argv, task.log), signals=sent))
+            self._children.append(_Child(task=task, process=self.start_process(argv, task.log)))
         finally:
             self._is_starting = False
-        self._send_signals()  # of those that came while it started
         return True
 
     def start_process(self, argv: Sequence[str], log: Path) -> Program:
@@ -185,32 +170,24 @@ class SubprocessRunner:
 
     def _take_ended(self) -> list[Task]:
         """The tasks that have ended well, of the programs that are no longer there; failures are taken note of."""
-        well = []
-        for child in list(self._children):
-            code = child.process.poll()
-            if code is None:
-                if time.perf_counter() - child.began - child.counted >= _TICK_SECONDS:
-                    child.count()
-                continue
-            self._children.remove(child)
-            child.count()
-            if code == 0 and self._finish(child):
-                well.append(child.task)
-            elif code and not self._received and (self._keep_going or not self._failures):
-                code = code if code > 0 else 128 - code  # as a shell says it
-                advice = _FINISHED_KEPT if code == UsageError.exit_code else _RESUMABLE
-                self._fail(child.task, f"ended with exit code {code}; {advice}", code)
-        return well
+        codes = {child: child.process.poll() for child in self._children}
+        self._children = [child for child, code in codes.items() if code is None]
+        return [child.task for child, code in codes.items() if code is not None and self._ended_well(child, code)]
 
-    def _finish(self, child: _Child) -> bool:
+    def _ended_well(self, child: _Child, code: int) -> bool:
+        task, seconds = child.task, child.seconds
         try:
-            child.task.finish()
+            task.end(seconds, code == 0)
         except FracgenError as error:
-            self._fail(child.task, str(error), error.exit_code)
+            self._fail(task, str(error), error.exit_code)
             return False
-        if self.jobs > 1:
-            say({child.task.label: f"{child.task.number}: {child.task.title}, {child.counted:.0f} s"})
-        return True
+        if code == 0 and self.jobs > 1:
+            say({task.label: f"{task.number}: {task.title}, {seconds:.0f} s"})
+        elif code and not self._received and (self._keep_going or not self._failures):
+            code = code if code > 0 else 128 - code  # as a shell says it
+            advice = _FINISHED_KEPT if code == UsageError.exit_code else _RESUMABLE
+            self._fail(task, f"ended with exit code {code}; {advice}", code)
+        return code == 0
 
     def _fail(self, task: Task, reason: str, code: int) -> None:
         self._failures.append(SubprocessError(f"{task.title}: {reason}", code))
@@ -226,20 +203,18 @@ class SubprocessRunner:
             child.process.terminate()
         for child in self._children:
             child.process.wait()
-            child.count()
+            child.task.end(child.seconds, False)
         self._children.clear()
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._received.append(number)
         if not self._children and not self._is_starting:
             raise StopError("stopped; the same command goes on", number)
-        self._send_signals()
 
-    def _send_signals(self) -> None:
-        for child in self._children:
-            while child.signals < len(self._received):
-                number = self._received[child.signals]
-                child.signals += 1
+    def _pass_signals_on(self) -> None:
+        new, self._num_passed_on = self._received[self._num_passed_on :], len(self._received)
+        for number in new:
+            for child in self._children:
                 child.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
 

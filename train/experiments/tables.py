@@ -1,89 +1,59 @@
-"""Accuracies of several starts over the same seeds: means, paired differences and their spread, as tables and bars.
+"""Tables of a report, made of its JSON alone: accuracies, pre-training, times; for the screen and in Markdown."""
 
-The spread is the standard deviation of a sample. One seed has none: None in files, "-" on the screen.
-"""
-
-import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fracgen.shards.errors import printable
-from fracgen.train.engine.run_folder import write_figure
-
-Scores = Mapping[str, Mapping[int, float]]
-"""Accuracy, 0 to 1, by start and seed. Differences are from the first start."""
 
 MEASURES = {"last": "last epoch", "chosen": "chosen epoch", "best_test": "best test epoch"}
 """Which weights are scored: those at the end of training ("last"); those of the epoch with the best accuracy on the
 validation split ("chosen"); those of the epoch with the best accuracy on the test split ("best_test": the published
 protocol, a maximum over epochs and so too high)."""
-
-Curves = Mapping[str, Sequence[Sequence[tuple[int, float]]]]
-"""By start, one curve for each seed: (step, value)."""
-
-
-def summarize(scores: Scores) -> dict[str, dict[str, Any]]:
-    """By start: n, mean, std, each (by seed), and the paired `difference` from the first start.
-
-    difference: n, mean and std over the seeds that both starts have, and `better`, the number of seeds with a higher
-    accuracy; None for the first start, and where no seed is in both.
-    """
-    first = next(iter(scores.values()), {})
-    summaries = {}
-    for number, (name, by_seed) in enumerate(scores.items()):
-        differences = [by_seed[seed] - first[seed] for seed in by_seed if number and seed in first]
-        summaries[name] = {
-            **_mean_and_std(list(by_seed.values())),
-            "each": {str(seed): by_seed[seed] for seed in sorted(by_seed)},
-            "difference": {**_mean_and_std(differences), "better": sum(value > 0 for value in differences)}
-            if differences
-            else None,
-        }
-    return summaries
+_SEEDS_NOTE = (
+    "± is the standard deviation between fine-tuning seeds (of a sample). Differences are from the first start, seed "
+    "by seed; intervals of 95 % by Student's t, over seeds."
+)
+_BASES_NOTE = (
+    "Mean over bases of the means of their seeds. Within: standard deviation between fine-tuning seeds of one base, "
+    "pooled. Between: standard deviation of bases without that chance. Differences are from the first start, seed by "
+    "seed; intervals of 95 % by Student's t, over bases where there are several, else over seeds."
+)
 
 
-def _mean_and_std(values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "n": len(values),
-        "mean": round(statistics.fmean(values), 6) if values else None,
-        "std": round(statistics.stdev(values), 6) if len(values) > 1 else None,
+def report_tables(report: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """By title, rows of cells, headings first: accuracies for each number of images, pre-training, times."""
+    by_title = {
+        section_title(report, section): _accuracy_table(section["measures"], report.get("variants", {}))
+        for section in report["sections"]
+        if section["measures"]
     }
+    if report.get("pretraining"):
+        by_title["pre-training"] = _pretraining_table(report["pretraining"])
+    if "seconds" in report:
+        by_title["time"] = _time_table(report["seconds"], report["by_the_clock"], report["machine"]["jobs"])
+    return by_title
 
 
-def table(
-    measures: Mapping[str, Mapping[str, Any]], extra_columns: Mapping[str, Mapping[str, str]] | None = None
-) -> list[list[str]]:
-    """Rows of cells in percent, headings first: a row for each start, three columns for each measure.
-
-    measures: what `summarize` returns, by measure. extra_columns: cells by start, by heading.
-    """
-    extra_columns = extra_columns or {}
-    head = ["start", "n"]
-    for measure in measures:
-        head += [f"{MEASURES[measure]}, %", "difference", "better in"]
-    rows = [[*head, *extra_columns]]
-    summaries = list(measures.values())
-    for name in summaries[0]:
-        row = [name, str(summaries[0][name]["n"])]
-        for each in summaries:
-            row += _cells(each[name])
-        rows.append([*row, *(column.get(name, "") for column in extra_columns.values())])
-    return rows
+def note(report: Mapping[str, Any]) -> str:
+    """What the columns are, in words."""
+    return _BASES_NOTE if any(_several_bases(section["measures"]) for section in report["sections"]) else _SEEDS_NOTE
 
 
-def _cells(summary: Mapping[str, Any]) -> list[str]:
-    difference = summary["difference"]
-    if difference is None:
-        return [_percent(summary), "", ""]
-    return [_percent(summary), _percent(difference, "+.2f"), f"{difference['better']} of {difference['n']}"]
+def section_title(report: Mapping[str, Any], section: Mapping[str, Any]) -> str:
+    """What a section's accuracies are of."""
+    per_class = section["per_class"]
+    return f"accuracy on {report['split']}" + (f", {per_class} training images a class" if per_class else "")
 
 
-def _percent(summary: Mapping[str, Any], form: str = ".2f") -> str:
-    if summary["mean"] is None:
-        return "-"
-    std = "-" if summary["std"] is None else f"{100 * summary['std']:.2f}"
-    return f"{100 * summary['mean']:{form}} ± {std}"
+def to_text(report: Mapping[str, Any]) -> str:
+    """A report's tables for the screen, each under its title, and what the columns are."""
+    by_title = [f"{title}\n{aligned(rows)}" for title, rows in report_tables(report).items()]
+    return "\n\n".join([*by_title, note(report)])
+
+
+def to_markdown(by_title: Mapping[str, list[list[str]]]) -> str:
+    """Tables in Markdown, each under its title as a heading."""
+    return "\n\n".join(f"## {title[0].upper()}{title[1:]}\n\n{markdown(rows)}" for title, rows in by_title.items())
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -104,42 +74,75 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (first, rule, *others))
 
 
-def draw(
-    bars: Mapping[str, tuple[str, Mapping[str, Any]]], curves: Mapping[str, tuple[str, Curves]], path: Path
-) -> None:
-    """Write a PNG with one row of two panels for each title: accuracies as bars, training curves.
-
-    bars: (one of MEASURES, its `summarize`) by title: the mean as a bar, a dot for each seed.
-    curves: (name of the quantity, its values over steps) by title.
-    Raises DataError where the file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.6 * len(bars)), layout="constrained")
-    panels = figure.subplots(len(bars), 2, squeeze=False)
-    for (title, (measure, summaries)), (left, right) in zip(bars.items(), panels, strict=True):
-        _draw_bars(left, title, measure, summaries)
-        _draw_curves(right, *curves[title])
-    write_figure(path, figure)
+def _several_bases(measures: Mapping[str, Any]) -> bool:
+    return any(each["n_bases"] > 1 for summaries in measures.values() for each in summaries.values())
 
 
-def _draw_bars(axes: Any, title: str, measure: str, summaries: Mapping[str, Any]) -> None:
-    for number, summary in enumerate(summaries.values()):
-        if summary["mean"] is not None:
-            axes.bar(number, 100 * summary["mean"], color=f"C{number % 10}", alpha=0.5)
-            axes.plot([number] * summary["n"], [100 * each for each in summary["each"].values()], "k.", markersize=4)
-    axes.set_xticks(range(len(summaries)), list(summaries), rotation=30 if len(summaries) > 4 else 0)
-    axes.set(title=title, ylabel=f"accuracy, {MEASURES[measure]}, %")
-    axes.grid(alpha=0.3, axis="y")
+def _accuracy_table(measures: Mapping[str, Any], variants: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    several = _several_bases(measures)
+    spreads = ["between", "within"] if several else ["±"]
+    published = {name: each["published"] for name, each in variants.items()}
+    data_sets = dict.fromkeys(name for each in published.values() for name in each)
+    head = ["start", "runs"]
+    for measure in measures:
+        head += [f"{MEASURES[measure]}, %", *spreads, "difference", "95 % interval", "better in"]
+    rows = [[*head, *(f"published, {name}" for name in data_sets)]]
+    for name, first in next(iter(measures.values())).items():
+        bases, runs = first["n_bases"], first["n_runs"]
+        row = [name, f"{bases} x {runs / bases:.3g}" if bases > 1 else str(runs)]
+        for summaries in measures.values():
+            row += _cells(summaries[name], several)
+        rows.append([*row, *(f"{published[name][each]:.1f}" if each in published[name] else "" for each in data_sets)])
+    return rows
 
 
-def _draw_curves(axes: Any, quantity: str, curves: Curves) -> None:
-    for number, (name, runs) in enumerate(curves.items()):
-        for index, points in enumerate(points for points in runs if points):
-            steps, values = zip(*points, strict=True)
-            label = name if index == 0 else None  # one entry in the legend for all seeds of a start
-            axes.plot(steps, values, color=f"C{number % 10}", marker=".", markersize=3, linewidth=1, label=label)
-    axes.set(xlabel="step", ylabel=quantity)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend(fontsize=8)
+def _cells(summary: Mapping[str, Any], several: bool) -> list[str]:
+    between = [_percent(summary["std_between"])] if several else []
+    cells = [_percent(summary["mean"]), *between, _percent(summary["std_within"])]
+    difference = summary["difference"]
+    if difference is None:
+        return [*cells, "", "", ""]
+    ends = "-"
+    if difference["interval"] is not None:
+        ends = " to ".join(f"{100 * end:+.2f}" for end in difference["interval"])
+        ends += f" ({difference['unit']})" if several else ""
+    return [*cells, _percent(difference["mean"], "+.2f"), ends, f"{difference['better']} of {difference['n']}"]
+
+
+def _percent(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else f"{100 * value:{form}}"
+
+
+def _pretraining_table(pretraining: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[list[str]]:
+    head = ["start", "base", "told apart, %", "on crops, %", "loss", "fill rate, %", "acceptance, %", "time"]
+    rows = [
+        [
+            name,
+            base,
+            _percent(each.get("clean_accuracy"), ".1f"),
+            _percent(each.get("crop_accuracy"), ".1f"),
+            f"{each['loss']:.3f}" if "loss" in each else "-",
+            _percent(each["fill_rate"], ".1f"),
+            _percent(each["acceptance"], ".1f"),
+            _duration(each["seconds"]),
+        ]
+        for name, bases in pretraining.items()
+        for base, each in bases.items()
+    ]
+    return [head, *rows]
+
+
+def _time_table(seconds: Mapping[str, float], by_the_clock: float, jobs: int) -> list[list[str]]:
+    by_name: dict[str, float] = {}
+    for name, each in seconds.items():
+        short = name.rpartition(".base-")[0] or name
+        by_name[short] = by_name.get(short, 0.0) + each
+    rows = [[name, _duration(each)] for name, each in by_name.items()]
+    clock = [["by the clock", _duration(by_the_clock)]] if jobs > 1 else []
+    return [["step", "time"], *rows, ["in all", _duration(sum(seconds.values()))], *clock]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

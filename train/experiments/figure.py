@@ -1,21 +1,21 @@
-"""The figure of a study, from study.json alone: by images a class, by variant, by pre-training, by step."""
+"""The figure of a report, from its JSON alone: by images a class, by pre-training, by variant, by step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fracgen.train.engine.run_folder import write_figure
-from fracgen.train.experiments import tables
-from fracgen.train.experiments.report import section_title
+from fracgen.train.experiments.tables import MEASURES, section_title
 
 
 def draw(report: Mapping[str, Any], path: Path) -> None:
-    """Write a PNG of rows of two panels; nothing where there is no result.
+    """Write a PNG of panels, two a row; nothing where there is no result.
 
-    First row: accuracy by images a class, mean and standard deviation of the bases (of the seeds, where there is one
-    base), each base a point; and each base's accuracy by how many perturbations pre-training told apart. Then a row
-    for each number of images a class: accuracy by variant, with a point for each base and a speck for each run; and
-    differences from the first variant with their intervals of 95 %. Last row: training curves.
+    Where there are several numbers of images: accuracy by them, mean and standard deviation of the bases (of the seeds,
+    where there is one base), each base a point. Where there is pre-training: each base's accuracy by how many
+    perturbations it told apart. For each number of images a class: accuracy by variant, with a point for each base and
+    a speck for each run; differences from the first variant with their intervals of 95 %. Then training curves.
     Raises DataError where the file cannot be written.
     """
     sections = [section for section in report["sections"] if section["measures"]]
@@ -23,18 +23,19 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
         return
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.8 * (len(sections) + 1 + (len(sections) + 1) // 2)), layout="constrained")
-    rows = figure.subplots(len(sections) + 1 + (len(sections) + 1) // 2, 2, squeeze=False)
-    _draw_by_images(rows[0, 0], report, sections)
-    _draw_by_pretraining(rows[0, 1], report, sections)
-    for section, (left, right) in zip(sections, rows[1:], strict=False):
-        _draw_variants(left, section, section_title(report, section))
-        _draw_differences(right, section)
-    curves = rows[len(sections) + 1 :].ravel()
-    for section, axes in zip(sections, curves, strict=False):
-        _draw_curves(axes, section)
-    if len(curves) > len(sections):
-        curves[-1].remove()
+    panels: list[Callable[[Any], None]] = []
+    if len(sections) > 1:
+        panels.append(partial(_draw_by_images, sections=sections))
+    if report.get("pretraining"):
+        panels.append(partial(_draw_by_pretraining, report=report, section=sections[0]))
+    for section in sections:
+        panels.append(partial(_draw_variants, section=section, title=section_title(report, section)))
+        panels.append(partial(_draw_differences, section=section))
+    panels += [partial(_draw_curves, section=section) for section in sections]
+    num_rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(12, 3.8 * num_rows), layout="constrained")
+    for number, panel in enumerate(panels, start=1):
+        panel(figure.add_subplot(num_rows, 2, number))
     write_figure(path, figure)
 
 
@@ -61,8 +62,8 @@ def _with_results(summaries: Mapping[str, Any]) -> Iterator[tuple[int, str, Mapp
             yield number, name, summary
 
 
-def _draw_by_images(axes: Any, report: Mapping[str, Any], sections: list[Any]) -> None:
-    names = list(report["variants"])
+def _draw_by_images(axes: Any, sections: list[Any]) -> None:
+    names = list(_last_measure(sections[0])[1])
     for number, name in enumerate(names):
         points = [(place, _last_measure(each)[1][name]) for place, each in enumerate(sections)]
         points = [(place, summary) for place, summary in points if summary["mean"] is not None]
@@ -76,14 +77,14 @@ def _draw_by_images(axes: Any, report: Mapping[str, Any], sections: list[Any]) -
             axes.plot([place + shift] * len(bases), bases, ".", color=color, alpha=0.5, markersize=5)
     labels = ["all" if each["per_class"] is None else f"{each['per_class']:,}" for each in sections]
     axes.set_xticks(range(len(sections)), labels)
-    axes.set(xlabel="training images a class", ylabel=f"accuracy, {tables.MEASURES[_last_measure(sections[0])[0]]}, %")
+    axes.set(xlabel="training images a class", ylabel=f"accuracy, {MEASURES[_last_measure(sections[0])[0]]}, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
 
 
-def _draw_by_pretraining(axes: Any, report: Mapping[str, Any], sections: list[Any]) -> None:
-    """Accuracy with the fewest images by pre-training's own score."""
-    measure, summaries = _last_measure(sections[0])
+def _draw_by_pretraining(axes: Any, report: Mapping[str, Any], section: Mapping[str, Any]) -> None:
+    """Accuracy with the first number of images by pre-training's own score."""
+    measure, summaries = _last_measure(section)
     for number, name, summary in _with_results(summaries):
         scores = {base: each.get("clean_accuracy") for base, each in report["pretraining"].get(name, {}).items()}
         points = [
@@ -94,9 +95,9 @@ def _draw_by_pretraining(axes: Any, report: Mapping[str, Any], sections: list[An
         else:
             axes.axhline(100 * summary["mean"], color=f"C{number % 10}", linewidth=1, linestyle="--", label=name)
     axes.set(
-        title=section_title(report, sections[0]),
+        title=section_title(report, section),
         xlabel="told apart in pre-training, % of whole images",
-        ylabel=f"accuracy, {tables.MEASURES[measure]}, %",
+        ylabel=f"accuracy, {MEASURES[measure]}, %",
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
@@ -113,7 +114,7 @@ def _draw_variants(axes: Any, section: Mapping[str, Any], title: str) -> None:
             axes.plot([at] * len(runs), runs, ".", color="0.4", markersize=3)
             axes.plot(at, mean, "D", color=f"C{number % 10}", markersize=5, markeredgecolor="k", markeredgewidth=0.5)
     _name_ticks(axes, summaries)
-    axes.set(title=title, ylabel=f"accuracy, {tables.MEASURES[measure]}, %")
+    axes.set(title=title, ylabel=f"accuracy, {MEASURES[measure]}, %")
 
 
 def _draw_differences(axes: Any, section: Mapping[str, Any]) -> None:

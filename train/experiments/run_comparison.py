@@ -1,0 +1,90 @@
+"""Does the runs of a comparison that are not finished, and has its report written meanwhile."""
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+from fracgen.shards.errors import FracgenError, UsageError
+from fracgen.shards.files import take_lock
+from fracgen.train.experiments.comparison import Comparison, FinetuneRun
+from fracgen.train.experiments.finished_runs import FinishedRuns
+from fracgen.train.experiments.subprocesses import SubprocessRunner, Task
+
+Report = dict[str, Any]
+_SECONDS_BETWEEN_REPORTS = 60.0
+
+
+def run_comparison(
+    comparison: Comparison,
+    runner: SubprocessRunner,
+    program: Sequence[str],
+    write: Callable[[Collection[FinetuneRun]], Report],
+    *,
+    steps: Sequence[Task] = (),
+    after: Mapping[str, Sequence[Task]] | None = None,
+    count: Callable[[float], None] = lambda seconds: None,
+) -> Report:
+    """Do the steps, and the runs that are not finished, in their order; returns what `write` does.
+
+    program: the first words of the command line of train/finetune.py. write: writes the report of finished runs; at the
+    end, when something stops or fails, and now and then. steps: what comes before the runs; after: by start, those of
+    them that make its weights. count: takes the seconds of each run.
+    """
+    record, finished, reported = FinishedRuns(comparison), list[FinetuneRun](), time.monotonic()
+
+    def command(run: FinetuneRun) -> list[str] | None:
+        if run not in record:
+            return [*program, *comparison.argv(run)]
+        take(run)
+        return None
+
+    def end(run: FinetuneRun, seconds: float, ended_well: bool) -> None:
+        count(seconds)
+        if ended_well:
+            record.add(run)
+            take(run)
+
+    def take(run: FinetuneRun) -> None:
+        nonlocal reported
+        finished.append(run)
+        if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
+            with contextlib.suppress(FracgenError):  # it is written again at the end
+                write(finished)
+            reported = time.monotonic()
+
+    runs = comparison.runs()
+    tasks = [
+        Task(
+            title=run.title,
+            label="run",
+            number=f"{number} of {len(runs)}",
+            log=run.path.with_name(f"{run.path.name}.log"),
+            command=partial(command, run),
+            end=partial(end, run),
+            after=(after or {}).get(run.start, ()),
+        )
+        for number, run in enumerate(runs, start=1)
+    ]
+    try:
+        runner.run([*steps, *tasks])
+    except BaseException:
+        if finished:
+            with contextlib.suppress(FracgenError):
+                write(finished)
+        raise
+    return write(finished)
+
+
+def lock_folder(path: Path) -> TextIO:
+    """Make a folder, and keep other comparisons and studies out of it while the lock is held.
+
+    Raises UsageError where another one is at work.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = take_lock(path / ".lock")
+    if lock is None:
+        raise UsageError(f"{path}: another comparison or study is at work there; wait for it, or give another --out")
+    return lock
