@@ -77,6 +77,8 @@ def load(folder: Path) -> dict[str, Study]:
     studies = {}
     for path in sorted(folder.glob("*.json")):
         values = json.loads(path.read_text("utf-8"))
+        if "study" not in values:  # what was measured of a machine
+            continue
         variants = yaml.safe_load((ROOT / values["study"]).read_text("utf-8"))["variants"]
         there = {run["variant"] for run in values["finetuning"]}
         machine = values["machine"]

@@ -77,11 +77,12 @@ def _arms(axes: Any, study: Study, **where: Any) -> None:
     summaries = {arm: summarize(study, arm, study.arms[0], **where) for arm in study.arms[1:]}
     gains = {arm: summary["difference"] for arm, summary in summaries.items() if summary and summary["difference"]}
     for place, (arm, gain) in enumerate(ordered := sorted(gains.items(), key=lambda each: each[1]["mean"])):
-        values = [100 * value for value in gain[f"by_{gain['unit'].removesuffix('s')}"].values()]
+        has_bases = len(gain["by_base"]) > 1
+        values = [100 * value for value in gain["by_base" if has_bases else "by_seed"].values()]
         low, high = (100 * each for each in gain["interval"] or (gain["mean"], gain["mean"]))
         axes.plot([low, high], [place, place], color="0.3", linewidth=1)
         axes.plot(mean(values), place, "|", color="k", markersize=12)
-        color = "C3" if "1p-frac" in arm else "C0" if gain["unit"] == "bases" else "C2"
+        color = "C3" if "1p-frac" in arm else "C0" if has_bases else "C2"
         axes.plot(values, [place] * len(values), "o", markersize=4, alpha=0.7, color=color)
     axes.axvline(0, color="0.5", linewidth=0.8)
     axes.set_yticks(range(len(ordered)), [arm for arm, _ in ordered])

@@ -123,7 +123,7 @@ def _draw_differences(axes: Any, section: Mapping[str, Any]) -> None:
     for number, _, summary in _with_results(summaries):
         if (difference := summary["difference"]) is None:
             continue
-        color, units = f"C{number % 10}", difference["by_base" if difference["unit"] == "bases" else "by_seed"]
+        color, units = f"C{number % 10}", difference["by_base" if len(difference["by_base"]) > 1 else "by_seed"]
         axes.plot([number] * len(units), [100 * value for value in units.values()], ".", color=color, alpha=0.5)
         axes.plot(number, 100 * difference["mean"], "o", color=color)
         if difference["interval"] is not None:

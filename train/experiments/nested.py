@@ -71,9 +71,10 @@ def _difference(bases: Accuracies, first: Accuracies) -> dict[str, Any] | None:
     with the mean of them all.
 
     n, better: pairs, and how many of them are above 0. mean: of the means of the bases. by_base, by_seed: means.
-    interval: 95 % interval of the mean by Student's t, with `unit` for units: "bases" where there are several, else
-        "seeds". Over bases it holds for other bases, fine-tuned with these seeds; over seeds, for other seeds of this
-        base. None for a single unit.
+    interval: 95 % interval of the mean by Student's t over `unit`: "bases" or "seeds", whichever is the wider; None
+        for a single one of both. Over bases alone it would hold for these seeds only: the first variant's runs are
+        three, say, whatever the number of bases, and their chance is in all differences alike. Simulated with 3 to 12
+        bases and 3 seeds it covered 70 to 94 %, the wider of both 95 to 98 %.
     Returns None where there is no pair.
     """
     several = min(sum(map(bool, each.values())) for each in (bases, first)) > 1
@@ -87,8 +88,10 @@ def _difference(bases: Accuracies, first: Accuracies) -> dict[str, Any] | None:
         return None
     by_base = {base: statistics.fmean(each.values()) for base, each in pairs.items()}
     by_seed = _mean_by_seed(pairs.values())
-    unit = "bases" if len(by_base) > 1 else "seeds"
-    low_high = interval(list(by_base.values() if unit == "bases" else by_seed.values()))
+    ends = {unit: interval(list(each.values())) for unit, each in (("bases", by_base), ("seeds", by_seed))}
+    widths = {unit: each[1] - each[0] for unit, each in ends.items() if each is not None}
+    unit = max(widths, key=widths.__getitem__, default="seeds")
+    low_high = ends[unit]
     every = [value for each in pairs.values() for value in each.values()]
     return {
         "n": len(every),

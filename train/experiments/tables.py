@@ -16,7 +16,7 @@ _SEEDS_NOTE = (
 _BASES_NOTE = (
     "Mean over bases of the means of their seeds. Within: standard deviation between fine-tuning seeds of one base, "
     "pooled. Between: standard deviation of bases without that chance. Differences are from the first start, seed by "
-    "seed; intervals of 95 % by Student's t, over bases where there are several, else over seeds."
+    "seed; intervals of 95 % by Student's t, over bases or seeds, whichever is wider."
 )
 
 
