@@ -94,8 +94,7 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("a probe is one process's work; start it without torchrun")
     device = join(settings.device).device
-    on_cpu_by_default = device.type == "cpu" and settings.precision == "auto"
-    precision = models.resolve_precision("fp32" if on_cpu_by_default else settings.precision, device)
+    precision = models.resolve_precision(settings.precision, device)
     amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     # the images, and the networks

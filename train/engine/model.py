@@ -156,9 +156,10 @@ def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Op
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """What `auto` means here: bf16 where the processor computes in it, else fp32.
+    """What `auto` means here: bf16 on a GPU that has it, else fp16; fp32 on a CPU.
 
-    Raises UsageError for what the device cannot do.
+    On a CPU even with amx, autocast to bf16 was slower for a small net (docs/benchmarks.md); emulated, it is many times
+    slower. Raises UsageError for what the device cannot do.
     """
     if device.type == "cuda":
         if precision == "bf16" and not torch.cuda.is_bf16_supported():
@@ -166,10 +167,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
         return ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if precision == "auto" else precision
     if precision == "fp16":
         raise UsageError("precision fp16: is for GPUs; use bf16 or fp32 on a CPU")
-    if precision != "auto":
-        return precision
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return "bf16" if any(check is not None and check() for check in checks) else "fp32"
+    return "fp32" if precision == "auto" else precision
 
 
 def describe(settings: Model, model: nn.Module, precision: Precision, ranks: Ranks) -> str:
