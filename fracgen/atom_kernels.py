@@ -88,12 +88,12 @@ def draw_line(
     along, aside = (dv, du) if steep else (du, dv)
     error, turn = 2 * aside - along, -2 * along
     if (u | last_u | v | last_v | right | last_right | below | last_below) >= 0:
-        place = np.uint64(v * size + u)
+        offset = np.uint64(v * size + u)
         ahead, sideways = (step_v * size, step_u) if steep else (step_u, step_v * size)
         for _ in range(along + 1):
-            canvas[place] = gray
+            canvas[offset] = gray
             step, change = (sideways, turn) if error >= 0 else (0, 0)  # without a branch, which would be mispredicted
-            place += np.uint64(ahead + step)
+            offset += np.uint64(ahead + step)
             error += 2 * aside + change
         return
     for _ in range(along + 1):

@@ -64,10 +64,10 @@ def find_visible(
     first = i = np.uint64(offsets.size)
     for _ in range(offsets.size):
         i -= _U1  # unsigned, as numba tests signed indices for being negative: half the time
-        place = offsets[i]
+        offset = offsets[i]
         visible[first - _U1] = i  # without a branch, which would be mispredicted; overwritten if it is hidden
-        first -= np.uint64(free[place])
-        free[place] = 0
+        first -= np.uint64(free[offset])
+        free[offset] = 0
     return first
 
 
@@ -153,8 +153,8 @@ def count_gray(canvas: npt.NDArray[np.uint64], stride: int, size: int) -> int:
 def plot_gray(offsets: npt.NDArray[np.uint32], canvas: npt.NDArray[np.uint64]) -> None:
     """Draw single pixels on a canvas as that of `stamp_gray`."""
     for i in range(offsets.size):
-        place = np.uint64(offsets[i])
-        canvas[place >> _U6] |= _U1 << (place & _U63)
+        offset = np.uint64(offsets[i])
+        canvas[offset >> _U6] |= _U1 << (offset & _U63)
 
 
 @kernel

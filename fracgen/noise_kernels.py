@@ -79,6 +79,6 @@ def fill_pixels(key: np.uint64, levels: npt.NDArray[np.uint16], pixels: npt.NDAr
     """Fill pixels (n,), by levels: four take a number of the SplitMix64 stream from `key`, lowest bits first."""
     for start in range(0, pixels.size, 4):
         z = splitmix64(key, np.uint64(start // 4))
-        for place in range(start, min(start + 4, pixels.size)):
-            pixels[place] = np.uint8(levels[z & _LOW])
+        for pixel in range(start, min(start + 4, pixels.size)):
+            pixels[pixel] = np.uint8(levels[z & _LOW])
             z >>= _U16

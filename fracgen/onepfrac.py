@@ -227,13 +227,13 @@ class OnePFrac(DrawnRecipe):
             drawn, next_place = dict[int, Sample](), 0
             while True:
                 num_new = max(min(LANES - len(pending), MAX_WAITING - len(drawn)), 0)
-                pending += [(place, _Draw(self, index)) for place, index in islice(queue, num_new)]
+                pending += [(position, _Draw(self, index)) for position, index in islice(queue, num_new)]
                 if not pending:
                     return
                 renderer.trace(self.base.p, *(draw.maps for _, draw in pending))
-                judged = [(place, draw, draw.judge(renderer, lane)) for lane, (place, draw) in enumerate(pending)]
-                pending = [(place, draw) for place, draw, sample in judged if sample is None]
-                drawn.update((place, sample) for place, _, sample in judged if sample is not None)
+                judged = [(position, draw, draw.judge(renderer, lane)) for lane, (position, draw) in enumerate(pending)]
+                pending = [(position, draw) for position, draw, sample in judged if sample is None]
+                drawn.update((position, sample) for position, _, sample in judged if sample is not None)
                 while next_place in drawn:
                     yield drawn.pop(next_place)
                     next_place += 1

@@ -74,8 +74,8 @@ def _scale(values: list[float], style: Style) -> list[int]:
     pixels = []
     for value in values:
         ratio = math.nan if extent == 0 or math.isnan(extent) or math.isinf(value) else value / extent
-        place = ratio * (style.size - 2 * style.pad) + style.pad
-        pixels.append(0 if math.isnan(place) or math.isinf(place) else int(place) % 65536)
+        coordinate = ratio * (style.size - 2 * style.pad) + style.pad
+        pixels.append(0 if math.isnan(coordinate) or math.isinf(coordinate) else int(coordinate) % 65536)
     return pixels
 
 

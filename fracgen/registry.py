@@ -177,10 +177,10 @@ def save_recipe(recipe: Recipe, path: Path | str) -> None:
     path = Path(path)
     try:
         for name, data in inputs(recipe).items():
-            beside = path.with_name(name)
-            if name == path.name or (beside.exists() and beside.read_bytes() != data):
-                raise UsageError(f"{beside}: another recipe's is there, or the YAML itself; save elsewhere")
-            beside.write_bytes(data)
+            input_path = path.with_name(name)
+            if name == path.name or (input_path.exists() and input_path.read_bytes() != data):
+                raise UsageError(f"{input_path}: another recipe's is there, or the YAML itself; save elsewhere")
+            input_path.write_bytes(data)
         path.write_text(to_yaml(to_dict(recipe)), "utf-8")
     except OSError as error:
         raise UsageError(f"{error.filename or path}: cannot be written ({error.strerror})") from error

@@ -221,19 +221,19 @@ class _Batch:
     def judge(self, least: int) -> None:
         """Fill in how many pixels each lights, or why it is none."""
         orbits = self._coefficients, self._choices[:, :-1]
-        place, greatest = np.zeros((kernels.LANES, 2)), np.zeros((kernels.LANES, 2, 2), np.int64)
-        kernels.find_extents(*orbits, place, *self._points, self._signed, self._unsigned, greatest)
+        position, greatest = np.zeros((kernels.LANES, 2)), np.zeros((kernels.LANES, 2, 2), np.int64)
+        kernels.find_extents(*orbits, position, *self._points, self._signed, self._unsigned, greatest)
         highest, lowest = np.moveaxis(greatest.view(np.float64), -1, 0)
         extents = np.stack([np.minimum(lowest, 0), highest], axis=-1).reshape(kernels.LANES, 4)
         with np.errstate(invalid="ignore"):
             widths = extents[:, 1::2] - extents[:, ::2]
         self.lit[:] = 1
         self.lit[~((widths > 0) & (widths < np.inf)).all(axis=1)] = kernels.FLAT
-        self.lit[np.isnan(place).any(axis=1)] = kernels.OVERFLOW
+        self.lit[np.isnan(position).any(axis=1)] = kernels.OVERFLOW
         canvases = np.zeros((kernels.LANES, kernels.SIZE**2 // 64), np.uint64)
         for lane in np.flatnonzero(self.lit > 0).tolist():
             kernels.plot_block(np.zeros(1), np.zeros(1), extents[lane], np.empty(1, np.uint32), canvases[lane])
-        kernels.count_lit(*orbits, np.zeros_like(place), *self._points, extents, least, canvases, self.lit)
+        kernels.count_lit(*orbits, np.zeros_like(position), *self._points, extents, least, canvases, self.lit)
 
 
 def _outcomes(lit: npt.NDArray[np.int64], least: int) -> bytes:

@@ -129,16 +129,16 @@ def choose(words: Words, limits: Floats, table: npt.NDArray[np.uint8], choices: 
 
 
 @kernel
-def trace_four(coefficients: Floats, choices: npt.NDArray[np.uint8], place: Floats, xs: Floats, ys: Floats) -> None:
+def trace_four(coefficients: Floats, choices: npt.NDArray[np.uint8], position: Floats, xs: Floats, ys: Floats) -> None:
     """Go on with the orbits of four systems, as `chaos.trace_pair` traces two.
 
     coefficients: (4, 64), a ROW for each map; the row after the last is the identity: a finite point stays.
-    choices: (4, n), multiples of ROW. place: (4, 2), where they are; updated. xs, ys: (4, n), filled with the points
+    choices: (4, n), multiples of ROW. position: (4, 2), where they are; updated. xs, ys: (4, n), filled with the points
     after each step.
     """
     first, second, third, fourth = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
-    x0, y0, x1, y1 = place[0, 0], place[0, 1], place[1, 0], place[1, 1]
-    x2, y2, x3, y3 = place[2, 0], place[2, 1], place[3, 0], place[3, 1]
+    x0, y0, x1, y1 = position[0, 0], position[0, 1], position[1, 0], position[1, 1]
+    x2, y2, x3, y3 = position[2, 0], position[2, 1], position[3, 0], position[3, 1]
     choices0, choices1, choices2, choices3 = choices[0], choices[1], choices[2], choices[3]
     for i in range(choices0.size):
         j = np.uint64(choices0[i])
@@ -165,8 +165,8 @@ def trace_four(coefficients: Floats, choices: npt.NDArray[np.uint8], place: Floa
         xs[1, i], ys[1, i] = x1, y1
         xs[2, i], ys[2, i] = x2, y2
         xs[3, i], ys[3, i] = x3, y3
-    place[0, 0], place[0, 1], place[1, 0], place[1, 1] = x0, y0, x1, y1
-    place[2, 0], place[2, 1], place[3, 0], place[3, 1] = x2, y2, x3, y3
+    position[0, 0], position[0, 1], position[1, 0], position[1, 1] = x0, y0, x1, y1
+    position[2, 0], position[2, 1], position[3, 0], position[3, 1] = x2, y2, x3, y3
 
 
 @kernel
@@ -201,10 +201,10 @@ def plot_block(xs: Floats, ys: Floats, extent: Floats, offsets: Words, canvas: n
         offsets[i] = np.int32(v) * row + np.int32(u)
     lit = 0
     for i in range(xs.size):
-        place = np.uint64(offsets[i])
-        bit = _W1 << (place & _W63)
-        lit += int(canvas[place >> _W6] & bit == 0)
-        canvas[place >> _W6] |= bit
+        offset = np.uint64(offsets[i])
+        bit = _W1 << (offset & _W63)
+        lit += int(canvas[offset >> _W6] & bit == 0)
+        canvas[offset >> _W6] |= bit
     return lit
 
 
@@ -247,7 +247,7 @@ def draw_candidate(
 def find_extents(
     coefficients: Floats,
     choices: npt.NDArray[np.uint8],
-    place: Floats,
+    position: Floats,
     xs: Floats,
     ys: Floats,
     signed: npt.NDArray[np.int64],
@@ -256,12 +256,12 @@ def find_extents(
 ) -> None:
     """Trace four orbits, only for their extents: greatest (4, 2, 2) holds them as `find_greatest` finds them.
 
-    place: (4, 2), zeros, where the orbits end in the end. xs, ys: (4, block), scratch; signed, unsigned: (2, 4, block),
+    position: (4, 2), zeros; then where the orbits end. xs, ys: (4, block), scratch; signed, unsigned: (2, 4, block),
     their bits.
     """
     for start in range(0, choices.shape[1], BLOCK):
         size = min(BLOCK, choices.shape[1] - start)
-        trace_four(coefficients, choices[:, start : start + size], place, xs, ys)
+        trace_four(coefficients, choices[:, start : start + size], position, xs, ys)
         for lane in range(LANES):
             for axis in range(2):
                 find_greatest(signed[axis, lane, :size], unsigned[axis, lane, :size], greatest[lane, axis])
@@ -271,7 +271,7 @@ def find_extents(
 def count_lit(
     coefficients: Floats,
     choices: npt.NDArray[np.uint8],
-    place: Floats,
+    position: Floats,
     xs: Floats,
     ys: Floats,
     extents: Floats,
@@ -282,7 +282,7 @@ def count_lit(
     """How many pixels each of four candidates lights: lit (4,), exact as to whether it is `least` or more.
 
     It stops where the points that are left cannot change that. Lanes whose `lit` is negative are passed over, others
-    begin with 1, of the first point, which is on their canvas. place: (4, 2), zeros. xs, ys: (4, block), scratch.
+    begin with 1, of the first point, which is on their canvas. position: (4, 2), zeros. xs, ys: (4, block), scratch.
     extents: (4, 4), min x, max x, min y, max y. canvases: (4, pixels / 64), one bit a pixel.
     """
     offsets = np.empty(BLOCK, np.uint32)
@@ -294,7 +294,7 @@ def count_lit(
         if not undecided:
             return
         size = min(BLOCK, steps - start)
-        trace_four(coefficients, choices[:, start : start + size], place, xs, ys)
+        trace_four(coefficients, choices[:, start : start + size], position, xs, ys)
         for lane in range(LANES):
             if undecided >> lane & 1:
                 lit[lane] += plot_block(xs[lane, :size], ys[lane, :size], extents[lane], offsets, canvases[lane])

@@ -59,16 +59,16 @@ class Command(TyperCommand):
 class LazyCommand(typing.NamedTuple):
     """Where a command lies, and what the help says of it before it is imported.
 
-    place: "module:name" of a function or of a typer application. summary: the first paragraph of its docstring.
+    target: "module:name" of a function or of a typer application. summary: the first paragraph of its docstring.
     """
 
-    place: str
+    target: str
     summary: str
     panel: str = "Commands"
 
     def load(self) -> Any:
         """Import the command."""
-        module, _, name = self.place.partition(":")
+        module, _, name = self.target.partition(":")
         command = getattr(importlib.import_module(module), name)
         return typer.main.get_command(command if isinstance(command, typer.Typer) else command_app(command))
 
@@ -166,12 +166,12 @@ def main(
     *,
     explain: Callable[[Exception], str | None] = lambda error: None,
     memory_hint: str = "lower --size, --points or --workers",
-    place: Callable[[], str] = lambda: "",
+    process_name: Callable[[], str] = lambda: "",
 ) -> int:
     """Run a command line; returns the exit code. What a user can mend becomes one line on stderr.
 
     0: good; 1: data, memory, disk; 2: usage; 130: interrupted. explain: the line for an error that only this program
-    knows, or None. place: which of several processes speaks, as in " (rank 1)".
+    knows, or None. process_name: which of several processes speaks, as in " (rank 1)".
     """
     set_up_streams()
     sys.unraisablehook = _pass_over_interrupts
@@ -179,7 +179,7 @@ def main(
     def fail(message: str, code: int) -> int:
         if code == INTERRUPTED and not _can_start_thread():  # OpenBLAS, for one, sends SIGINT where it cannot
             message, code = f"{_OUT_OF_MEMORY}; {memory_hint}", DataError.exit_code
-        print(f"{name}{place()}: {one_line(message)}", file=sys.stderr)
+        print(f"{name}{process_name()}: {one_line(message)}", file=sys.stderr)
         return code
 
     try:

@@ -36,13 +36,13 @@ def check_settings(instance: Any) -> None:
         object.__setattr__(instance, name, check_value(field, value, name))
 
 
-def from_plain(kind: type[T], values: Mapping[Any, Any], where: str = "") -> T:
+def from_plain(kind: type[T], values: Mapping[Any, Any], prefix: str = "") -> T:
     """A settings dataclass from a mapping, nested ones from mappings in it; what is left out has its default.
 
-    A key may be spelt with dashes. where: begins the names in messages, as in "optim.".
+    A key may be spelt with dashes. prefix: begins the names in messages, as in "optim.".
     Raises UsageError for an unknown key (it names the nearest), a wrong type, or a value that is not allowed.
     """
-    return _build(kind, values, where)
+    return _build(kind, values, prefix)
 
 
 def from_json(kind: type[T], value: Any) -> T:
@@ -53,23 +53,23 @@ def from_json(kind: type[T], value: Any) -> T:
     return _build(kind, value, "", is_json=True)
 
 
-def _build(kind: type[T], values: Any, where: str, *, is_json: bool = False) -> T:
+def _build(kind: type[T], values: Any, prefix: str, *, is_json: bool = False) -> T:
     if not isinstance(values, Mapping):
-        raise _error(is_json)(f"{where.rstrip('.')} {reprlib.repr(values)}: must be a mapping".strip())
+        raise _error(is_json)(f"{prefix.rstrip('.')} {reprlib.repr(values)}: must be a mapping".strip())
     schema, checked = schema_of(kind), {}
     for key, value in values.items():
         name = str(key) if is_json else str(key).replace("-", "_")
         if name in checked:
-            raise UsageError(f"key {where}{key} is given twice")
+            raise UsageError(f"key {prefix}{key} is given twice")
         if name in schema:
-            checked[name] = check_value(schema[name], value, f"{where}{name}", is_json=is_json)
+            checked[name] = check_value(schema[name], value, f"{prefix}{name}", is_json=is_json)
         elif not is_json:
             known = [name for name, field in schema.items() if can_be_written(field.type)]
-            shown = reprlib.repr(f"{where}{key}")
+            shown = reprlib.repr(f"{prefix}{key}")
             raise UsageError(f"unknown key {shown}{nearest(name, known)}; there are {', '.join(known)}")
     for name, field in schema.items():
         if name not in checked and field.default is MISSING:
-            raise _error(is_json)(f"{where}{name} is missing")
+            raise _error(is_json)(f"{prefix}{name} is missing")
     return kind(**checked)
 
 

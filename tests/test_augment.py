@@ -95,8 +95,8 @@ def test_an_operation_is_timms(name, kind):
     for got, arg in zip(ours, args, strict=True):
         operation = TIMM.get(name) or getattr(auto_augment, name.lower())
         options = {"resample": Image.Resampling.BICUBIC, "fillcolor": (128, 128, 128)} if name in MOVING else {}
-        wanted = np.asarray(operation(rgb(image), *([] if arg is None else [arg]), **options), int)
-        off = np.abs(as_array(got) - wanted)
+        reference = np.asarray(operation(rgb(image), *([] if arg is None else [arg]), **options), int)
+        off = np.abs(as_array(got) - reference)
         if name in MOVING:
             assert off.max() <= 1 and off.mean() < 0.003
         else:
@@ -115,12 +115,12 @@ def test_crop_flip_and_resize_are_pillows(kind):
         windows.append(Window(np.where(sign > 0, low, low + length), sign * length / 48, low, low + length))
     for got, box, (down, across) in zip(resample(batch(image, len(boxes)), *windows, 48), boxes, flips, strict=True):
         top, left, height, width = box
-        wanted = rgb(image).crop((left, top, left + width, top + height))
+        reference = rgb(image).crop((left, top, left + width, top + height))
         # in two steps, as Pillow 13 goes down first where that is cheaper, and all before it across first
-        wanted = wanted.resize((48, height), Image.Resampling.BICUBIC).resize((48, 48), Image.Resampling.BICUBIC)
-        wanted = functional.vflip(wanted) if down else wanted
-        wanted = np.asarray(functional.hflip(wanted) if across else wanted, int)
-        off = np.abs(as_array(got) - wanted)
+        reference = reference.resize((48, height), Image.Resampling.BICUBIC).resize((48, 48), Image.Resampling.BICUBIC)
+        reference = functional.vflip(reference) if down else reference
+        reference = np.asarray(functional.hflip(reference) if across else reference, int)
+        off = np.abs(as_array(got) - reference)
         assert off.max() <= 1 and off.mean() < 0.01
 
 
@@ -148,15 +148,15 @@ def test_crop_boxes_are_torchvisions_of_the_same_draws(shape, monkeypatch):
 def test_erased_boxes_are_timms_of_the_same_draws(monkeypatch):
     numbers = seeds.uniforms(3, "erase", np.arange(300), 24)
     whose, boxes, _ = draws.draw_erased(3, np.arange(300), 0.5, 32)
-    found = dict(zip(whose.tolist(), boxes.tolist(), strict=True))
+    box_of = dict(zip(whose.tolist(), boxes.tolist(), strict=True))
     erasing = random_erasing.RandomErasing(0.5, mode="const", device="cpu")
     for index, row in enumerate(numbers):
         scripted(monkeypatch, random_erasing, whether=row[:1], attempts=row[1:21].reshape(2, 10), place=row[21:23])
-        wanted = torch.ones(1, 32, 32)
-        if index in found:
-            top, left, height, width = found[index]
-            wanted[:, top : top + height, left : left + width] = 0
-        assert torch.equal(erasing(torch.ones(1, 32, 32)), wanted)
+        reference = torch.ones(1, 32, 32)
+        if index in box_of:
+            top, left, height, width = box_of[index]
+            reference[:, top : top + height, left : left + width] = 0
+        assert torch.equal(erasing(torch.ones(1, 32, 32)), reference)
     assert 120 < len(whose) < 180
     assert not len(draws.draw_erased(3, np.arange(300), 0.0, 32)[0])
     assert len(draws.draw_erased(3, np.arange(300), 1.0, 32)[0]) == 300
@@ -173,8 +173,8 @@ def test_arguments_are_timms_at_every_magnitude(increasing, sign, monkeypatch):
     for name in names:
         code = CODES[name.removesuffix("Increasing").removesuffix("Rel")]
         if level := auto_augment.LEVEL_TO_ARG[name]:
-            wanted = [level(magnitude, {})[0] for magnitude in magnitudes]
-            assert ours[code] == pytest.approx(wanted, abs=1e-12)
+            reference = [level(magnitude, {})[0] for magnitude in magnitudes]
+            assert ours[code] == pytest.approx(reference, abs=1e-12)
         else:
             assert not ours[code].any()
 
@@ -208,13 +208,13 @@ def test_jitter_is_torchvisions():
     got = DeviceAugment(config, seed=2, device=CPU)(batch(image, 8), np.arange(8))
     adjust = {"Brightness": functional.adjust_brightness, "Contrast": functional.adjust_contrast}
     for index in range(8):
-        wanted = rgb(image)
-        wanted = functional.hflip(wanted) if numbers[index, 22] < 0.5 else wanted
-        wanted = functional.vflip(wanted) if numbers[index, 23] < 0.5 else wanted
+        reference = rgb(image)
+        reference = functional.hflip(reference) if numbers[index, 22] < 0.5 else reference
+        reference = functional.vflip(reference) if numbers[index, 23] < 0.5 else reference
         for layer in layers:
             name = OPERATIONS[layer.codes[index]]
-            wanted = adjust.get(name, functional.adjust_saturation)(wanted, layer.args[index])
-        expected = functional.normalize(functional.to_tensor(wanted), HALF, HALF)
+            reference = adjust.get(name, functional.adjust_saturation)(reference, layer.args[index])
+        expected = functional.normalize(functional.to_tensor(reference), HALF, HALF)
         assert torch.allclose(got[index], expected, atol=1e-5)
 
 
@@ -252,12 +252,12 @@ def test_output_is_distributed_as_timms(kind, options):
     np.random.seed(1)
     torch.manual_seed(1)
     transform, picture = timm_transform(config), Image.fromarray(image)
-    wanted = torch.stack([transform(picture) for _ in range(num)]).flatten(1)
+    reference = torch.stack([transform(picture) for _ in range(num)]).flatten(1)
     ours = DeviceAugment(config, seed=1, device=CPU)(batch(image, num), np.arange(num)).flatten(1)
     edges = [-1e9, -2, -0.999, -0.9, -0.5, -0.1, 0.1, 0.5, 0.9, 0.999, 2, 1e9]
-    statistics = [(ours.mean(1), wanted.mean(1)), (ours.std(1), wanted.std(1))]
+    statistics = [(ours.mean(1), reference.mean(1)), (ours.std(1), reference.std(1))]
     for low, high in itertools.pairwise(edges):
-        statistics.append(tuple(((each > low) & (each <= high)).float().mean(1) for each in (ours, wanted)))
+        statistics.append(tuple(((each > low) & (each <= high)).float().mean(1) for each in (ours, reference)))
     for got, expected in statistics:
         error = (got.var() / num + expected.var() / num).sqrt()
         assert abs(got.mean() - expected.mean()) <= 4 * error + 1e-4
@@ -292,12 +292,12 @@ def test_evaluation_is_timms_on_host_and_device(shape, crop):
     for kind in ("gray", "colour"):
         image = card(kind, *shape)
         options = {"interpolation": "bicubic", "crop_pct": crop, **IMAGENET}
-        wanted = create_transform((3, 32, 32), **options)(rgb(image))
-        assert torch.allclose(transform(rgb(image)), wanted, atol=1e-5)
-        assert torch.allclose(transform(Image.fromarray(image)), wanted, atol=1e-5)
+        reference = create_transform((3, 32, 32), **options)(rgb(image))
+        assert torch.allclose(transform(rgb(image)), reference, atol=1e-5)
+        assert torch.allclose(transform(Image.fromarray(image)), reference, atol=1e-5)
         got = transform.on_device(batch(image, 2))
         assert torch.equal(got[0], got[1])
-        levels = (got[0] - wanted).abs() * torch.tensor(IMAGENET["std"]).view(3, 1, 1) * 255
+        levels = (got[0] - reference).abs() * torch.tensor(IMAGENET["std"]).view(3, 1, 1) * 255
         assert levels.max() < 1.01 and levels.mean() < 0.01
 
 
@@ -331,8 +331,8 @@ def test_timms_pipeline_takes_gray_and_every_magnitude():
 
 def test_normalise_is_torchvisions():
     image = card("colour")
-    wanted = functional.normalize(functional.to_tensor(image), **IMAGENET)
-    assert torch.allclose(normalise(batch(image), **IMAGENET)[0], wanted, atol=1e-5)
+    reference = functional.normalize(functional.to_tensor(image), **IMAGENET)
+    assert torch.allclose(normalise(batch(image), **IMAGENET)[0], reference, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ def checkpoint(step=3, **changes):
 def test_a_checkpoint_is_read_back(tmp_path):
     save(checkpoint(), tmp_path / "last.pt")
     save(checkpoint(step=4), tmp_path / "last.pt")
-    found = load(tmp_path / "last.pt")
-    assert (found.step, found.config, found.world) == (4, {"a": 1}, 1)
-    assert torch.equal(found.model["weight"], torch.arange(4.0))
+    loaded = load(tmp_path / "last.pt")
+    assert (loaded.step, loaded.config, loaded.world) == (4, {"a": 1}, 1)
+    assert torch.equal(loaded.model["weight"], torch.arange(4.0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
     assert load(tmp_path / "previous.pt").step == 3
     save(checkpoint(step=5), tmp_path / "best.pt")

@@ -87,8 +87,8 @@ def test_impulse_products_are_those_of_the_paper(grid, width, heads):
     rank = min(width // heads, grid[0] * grid[1], width - 1)
     inverse = sum(np.outer(right[n], left[:, n]) / values[n] for n in range(rank)) @ normed.T
     oracle = generator(5, "closed_form", 0)
-    found = impulse_heads(generator(5, "closed_form", 0), positions, grid, heads)
-    for head, (queries, keys) in enumerate(found):
+    factors = impulse_heads(generator(5, "closed_form", 0), positions, grid, heads)
+    for head, (queries, keys) in enumerate(factors):
         shift = shift_by_loops(*grid, head_offset(head))
         target = np.where(shift > 0, 1000, 3 * noise_by_loops(oracle, len(normed)))
         product = part_of_rank(inverse @ target @ inverse.T, rank)
@@ -124,12 +124,12 @@ def test_the_attention_map_of_an_impulse_head_is_its_shift(seed):
 
 
 def test_sinusoidal_positions():
-    found = sinusoidal_positions((2, 3), 8, 2)
-    assert found.shape == (8, 8) and not found[:2].any()
+    embedding = sinusoidal_positions((2, 3), 8, 2)
+    assert embedding.shape == (8, 8) and not embedding[:2].any()
     for y in range(2):
         for x in range(3):
             row = [wave(place * rate) for place in (x, y) for wave in (math.sin, math.cos) for rate in (1, 0.01)]
-            assert np.allclose(found[2 + y * 3 + x], row)
+            assert np.allclose(embedding[2 + y * 3 + x], row)
 
 
 @pytest.mark.parametrize("init", CLOSED_FORMS)

@@ -132,8 +132,8 @@ def test_every_option_reaches_the_recipe(fracgen, tmp_path):
         fields = {field.name for field in dataclasses.fields(kind)} - {"systems"}
         assert set(options) == fields and all(getattr(kind(), key) != value for key, value in options.items()), name
         words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
-        given = ["--categories-from", "csvs"] if "categories" in options else []
-        assert fracgen("baseline", name, *words, *given, "--out", name)[0] == 0
+        category_options = ["--categories-from", "csvs"] if "categories" in options else []
+        assert fracgen("baseline", name, *words, *category_options, "--out", name)[0] == 0
         recipe = load_manifest(tmp_path / name).recipe
         assert {key: recipe[key] for key in options} == options
 
@@ -337,8 +337,8 @@ def test_what_was_derived_is_derived_again_and_what_was_given_stays(fracgen, tmp
     def recipe(out, *words):
         code, _, err = fracgen("photo", *words, "--out", out)
         assert code == 0, err
-        found = load_manifest(tmp_path / out).recipe
-        return [found[key] for key in ("blur", "low", "high", "derived")]
+        recipe_values = load_manifest(tmp_path / out).recipe
+        return [recipe_values[key] for key in ("blur", "low", "high", "derived")]
 
     blur, _, _, derived = recipe("a", first, *PHOTO)
     assert derived == ["blur", "low", "high"]
@@ -346,11 +346,11 @@ def test_what_was_derived_is_derived_again_and_what_was_given_stays(fracgen, tmp
     assert recipe("large", "--recipe", "a", "--size", 640) == recipe("fresh", first, *PHOTO, "--size", 640)
     assert recipe("b", "--recipe", "a", "--high", 20) == [blur, [8.0], [20.0], ["blur", "low"]]
     assert recipe("c", "--recipe", "b", "--size", 640)[1:] == [[8.0], [20.0], ["blur", "low"]]
-    given = [[20.0], [40.0], ["blur"]]
+    expected = [[20.0], [40.0], ["blur"]]
     assert recipe("d", first, second, *PHOTO, "--low", 20, "--high", 40)[1:] == [[20.0] * 2, [40.0] * 2, ["blur"]]
-    assert recipe("e", second, "--recipe", "d")[1:] == given
+    assert recipe("e", second, "--recipe", "d")[1:] == expected
     save_recipe(load_recipe(tmp_path / "e"), tmp_path / "e.yaml")
-    assert recipe("f", first, "--recipe", "e.yaml")[1:] == given
+    assert recipe("f", first, "--recipe", "e.yaml")[1:] == expected
 
 
 def test_every_option_of_photo_reaches_the_recipe(fracgen, tmp_path):

@@ -69,8 +69,8 @@ def start(tmp_path_factory):
     from fracgen.train.engine.settings import Model
 
     path = tmp_path_factory.mktemp("start")
-    made = models.create(Model(drop_path=0.0, options=TINY), num_classes=4, size=32)
-    models.export(made, path / "model", size=32, mean=(0.5,) * 3, std=(0.5,) * 3, tag="x", options=TINY)
+    network = models.create(Model(drop_path=0.0, options=TINY), num_classes=4, size=32)
+    models.export(network, path / "model", size=32, mean=(0.5,) * 3, std=(0.5,) * 3, tag="x", options=TINY)
     return path
 
 
@@ -183,29 +183,29 @@ def test_a_stream_without_a_letter_does_not_lose_the_table(here, images, recipe,
 
 
 def test_what_changed_is_done_again(images, start, recipe, tmp_path):
-    about = comparison.FinetuneCommand(config=str(recipe), overrides=(), data=str(images), model=None)
+    common = comparison.FinetuneCommand(config=str(recipe), overrides=(), data=str(images), model=None)
 
     def finished(**changes):
-        command = comparison.FinetuneCommand(**{**vars(about), **changes})
+        command = comparison.FinetuneCommand(**{**vars(common), **changes})
         starts, out = {"a": str(start)}, tmp_path / "out"
         return FinishedRuns(comparison.Comparison(command=command, starts=starts, seeds=[0], per_class=[4], out=out))
 
-    (asked,) = finished()._comparison.runs()
-    assert asked.path == tmp_path / "out" / "per-class-4" / "a" / "seed-0"
-    made = finished()._identity(asked)
-    asked.path.mkdir(parents=True)
-    assert asked not in finished()
-    (asked.path / "results.json").write_text(json.dumps({"fingerprint": made["fingerprint"]}))
-    assert asked not in finished()
-    finished().add(asked)
-    assert asked in finished()
+    (planned,) = finished()._comparison.runs()
+    assert planned.path == tmp_path / "out" / "per-class-4" / "a" / "seed-0"
+    identity = finished()._identity(planned)
+    planned.path.mkdir(parents=True)
+    assert planned not in finished()
+    (planned.path / "results.json").write_text(json.dumps({"fingerprint": identity["fingerprint"]}))
+    assert planned not in finished()
+    finished().add(planned)
+    assert planned in finished()
     for other in ("augment.hflip=0", "loader.batch_size=4"):
-        assert asked not in finished(overrides=(other,))
-    assert asked in finished(overrides=("run.log_every=7",)), "changes no weight"
+        assert planned not in finished(overrides=(other,))
+    assert planned in finished(overrides=("run.log_every=7",)), "changes no weight"
     moved = write_images(tmp_path / "moved")
-    assert asked in finished(data=str(moved))
+    assert planned in finished(data=str(moved))
     (moved / "train" / "a" / "0.png").unlink()
-    assert asked not in finished(data=str(moved))
+    assert planned not in finished(data=str(moved))
 
 
 def test_a_failing_run_ends_it_and_the_rest_stays(here, images, recipe, tmp_path, capfd):
@@ -217,15 +217,15 @@ def test_a_failing_run_ends_it_and_the_rest_stays(here, images, recipe, tmp_path
     assert lines[-2].startswith("finetune: ") and "notes.txt" in lines[-2]
     assert lines[-1] == "compare: b, seed 0: ended with exit code 2; what is finished is kept"
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
-    found = report["sections"][0]["measures"]["last"]
-    assert not report["complete"] and found["a"]["n_runs"] == 1 and found["b"]["n_runs"] == 0
+    measures = report["sections"][0]["measures"]["last"]
+    assert not report["complete"] and measures["a"]["n_runs"] == 1 and measures["b"]["n_runs"] == 0
 
 
 # what is refused
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "--start: give NAME=WHERE"),
         (["--start=a"], "--start a: give NAME=WHERE"),
@@ -240,9 +240,9 @@ def test_a_failing_run_ends_it_and_the_rest_stays(here, images, recipe, tmp_path
         (["--start=a=none", "optim.rl=3"], "did you mean 'lr'"),
     ],
 )
-def test_it_is_refused_before_the_first_run(words, told, images, recipe, tmp_path, capfd):
+def test_it_is_refused_before_the_first_run(words, message, images, recipe, tmp_path, capfd):
     assert run("--config", recipe, "--data", images, "--out", tmp_path / "out", *words) == 2
-    assert re.search(told, one_line(capfd)) and not (tmp_path / "out").exists()
+    assert re.search(message, one_line(capfd)) and not (tmp_path / "out").exists()
 
 
 def test_data_without_a_split_to_report_on(images, recipe, tmp_path, capfd):
@@ -263,11 +263,11 @@ def test_the_published_protocol_needs_a_test_split(images, recipe, tmp_path, cap
 def test_weights_in_a_file_have_the_architecture_of_a_folder(images, start, recipe, tmp_path):
     weights = tmp_path / "copy.pth"
     torch.save({"model": safetensors.torch.load_file(start / "model" / "model.safetensors")}, weights)
-    about = comparison.FinetuneCommand(config=str(recipe), overrides=(), data=str(images), model=None)
+    command = comparison.FinetuneCommand(config=str(recipe), overrides=(), data=str(images), model=None)
     starts = {"copy": str(weights), "ours": str(start), "scratch": "none"}
-    found = comparison.plan_comparison(about, starts, seeds=[0], per_class=[0], out=tmp_path / "out")
-    assert found.model is not None and TINY.items() <= found.model.options.items()
-    named = [f"model.options={json.dumps(found.model.options)}" in found.argv(each) for each in found.runs()]
+    planned = comparison.plan_comparison(command, starts, seeds=[0], per_class=[0], out=tmp_path / "out")
+    assert planned.model is not None and TINY.items() <= planned.model.options.items()
+    named = [f"model.options={json.dumps(planned.model.options)}" in planned.argv(each) for each in planned.runs()]
     assert named == [True, False, True]
 
 
@@ -293,10 +293,10 @@ def test_the_picture_says_which_accuracy(monkeypatch, tmp_path):
 
 
 def test_a_start_of_a_closed_form():
-    about = comparison.FinetuneCommand(config=None, overrides=(), data="D", model="vit_tiny_patch16_224")
+    command = comparison.FinetuneCommand(config=None, overrides=(), data="D", model="vit_tiny_patch16_224")
     starts = {"scratch": "none", "ours": "impulse", "folder": "./impulse"}
-    asked = comparison.Comparison(command=about, starts=starts, seeds=[0], per_class=[0], out=Path("o"))
-    words = [" ".join(asked.argv(each)) for each in asked.runs()]
+    planned = comparison.Comparison(command=command, starts=starts, seeds=[0], per_class=[0], out=Path("o"))
+    words = [" ".join(planned.argv(each)) for each in planned.runs()]
     assert "--init" not in words[0] + words[2] and "--checkpoint ./impulse " in words[2]
     assert "--checkpoint none --init impulse --seed 0" in words[1]
 

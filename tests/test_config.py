@@ -104,11 +104,11 @@ def test_what_a_group_does_not_give_is_as_the_protocol_has_it(tmp_path):
     """One value of a group leaves the others as fine-tuning has them, which is not as pre-training has them."""
     (tmp_path / "some.yaml").write_text("model: {drop_path: 0}\naugment: {size: 32}\n")
     default = Finetuning()
-    found = load(Finetuning, str(tmp_path / "some.yaml"), {"optim.lr": 0.5, "loader.workers": 0}, [])
-    assert found.model == replace(default.model, drop_path=0.0) and found.model.name == ""
-    assert found.optim == replace(default.optim, lr=0.5) and found.optim.name == "sgd"
-    assert found.augment == replace(default.augment, size=32) and found.augment.vflip == 0
-    assert found.loader == replace(default.loader, workers=0) and found.loader.batch_size == 768
+    loaded = load(Finetuning, str(tmp_path / "some.yaml"), {"optim.lr": 0.5, "loader.workers": 0}, [])
+    assert loaded.model == replace(default.model, drop_path=0.0) and loaded.model.name == ""
+    assert loaded.optim == replace(default.optim, lr=0.5) and loaded.optim.name == "sgd"
+    assert loaded.augment == replace(default.augment, size=32) and loaded.augment.vflip == 0
+    assert loaded.loader == replace(default.loader, workers=0) and loaded.loader.batch_size == 768
 
 
 def test_a_text_setting_can_be_empty():

@@ -59,12 +59,12 @@ def images(folder):
     return {sample.label: sample.image for sample in open_shards(folder)}
 
 
-def make(examples, mode="stream", *, seed=7, rank=0, world=1, transform=None, beside=(), **options):
+def make(examples, mode="stream", *, seed=7, rank=0, world=1, transform=None, others=(), **options):
     settings = LoaderSettings(**{"batch_size": 10, "mode": mode, "workers": 0, **options})
     if transform is not None and "augment" not in options:
         settings = LoaderSettings(**{"batch_size": 10, "mode": mode, "workers": 1, "augment": "timm", **options})
     ranks = Alone(rank=rank, world=world, device=CPU)
-    return TrainLoader(examples, settings, seed=seed, ranks=ranks, transform=transform, beside=beside)
+    return TrainLoader(examples, settings, seed=seed, ranks=ranks, transform=transform, others=others)
 
 
 def take(loader, num, start=0):
@@ -237,8 +237,8 @@ def test_every_example_is_looked_at_once_over_the_ranks(mode, world, tmp_path):
         transformed = {"transform": noisy, "augment": "device", "workers": 1}
         source = make(open_examples(pattern, num_classes=5), "auto", batch_size=5, **transformed).source
     workers = 2 if mode == "workers" else 0
-    found = [look(source, rank=rank, world=world, workers=workers, batch_size=2) for rank in range(world)]
-    for rank, batches in enumerate(found):
+    by_rank = [look(source, rank=rank, world=world, workers=workers, batch_size=2) for rank in range(world)]
+    for rank, batches in enumerate(by_rank):
         assert all(levels == numbers and 0 < len(numbers) <= 2 for levels, numbers in batches)
         assert [n for _, numbers in batches for n in numbers] == list(range(rank, 5, world))
 
@@ -246,9 +246,9 @@ def test_every_example_is_looked_at_once_over_the_ranks(mode, world, tmp_path):
 @pytest.mark.parametrize("mode", MODES)
 def test_some_examples_are_looked_at(mode, examples, images):
     source = make(examples, mode).source
-    (levels, found), *rest = look(source, numbers=np.array([3, 20]))
-    assert not rest and found == examples.labels[[3, 20]].tolist()
-    assert levels == [float(images[label][0, 0]) for label in found]
+    (levels, labels), *rest = look(source, numbers=np.array([3, 20]))
+    assert not rest and labels == examples.labels[[3, 20]].tolist()
+    assert levels == [float(images[label][0, 0]) for label in labels]
 
 
 def noisy(picture):
@@ -575,9 +575,9 @@ def test_a_folder_says_what_it_is_without_opening_a_tar(folder, monkeypatch):
 
 def test_examples_are_pickled_and_taken_in_part(examples):
     again = pickle.loads(pickle.dumps(examples))
-    few = again.subset([5, 3])
-    assert few.labels.tolist() == examples.labels[[5, 3]].tolist() and few.fingerprint != examples.fingerprint
-    assert few.describe(0) == examples.describe(5) and few.open(1) == examples.open(3)
+    subset = again.subset([5, 3])
+    assert subset.labels.tolist() == examples.labels[[5, 3]].tolist() and subset.fingerprint != examples.fingerprint
+    assert subset.describe(0) == examples.describe(5) and subset.open(1) == examples.open(3)
 
 
 @pytest.mark.parametrize(
@@ -663,7 +663,7 @@ def test_the_mode_is_chosen_by_size(examples, monkeypatch):
         assert loader.mode == auto and loader.reason.startswith(auto) and "55.3 kB decoded" in loader.reason
         assert make(examples, "memory").mode == "memory" and make(examples, "stream").mode == "stream"
     monkeypatch.setattr(choose, "free_memory", lambda device: 5 * size)
-    assert make(examples, "auto", beside=(examples,)).mode == "stream"
+    assert make(examples, "auto", others=(examples,)).mode == "stream"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     two = make(examples, "auto")
     assert two.mode == "stream" and "111 kB decoded (2 ranks)" in two.reason

@@ -114,12 +114,12 @@ def plainly(picture):
     return torch.from_numpy(np.asarray(picture.resize((8, 8)), np.float32).transpose(2, 0, 1).copy())
 
 
-def make(examples, mode="stream", *, rank=0, world=1, transform=None, beside=(), **options):
+def make(examples, mode="stream", *, rank=0, world=1, transform=None, others=(), **options):
     settings = LoaderSettings(**{"batch_size": 16, "mode": mode, "workers": 1, **options})
-    return TrainLoader(examples, settings, seed=5, ranks=Alone(rank, world), transform=transform, beside=beside)
+    return TrainLoader(examples, settings, seed=5, ranks=Alone(rank, world), transform=transform, others=others)
 
 
-def hold(examples, *, resize=0, skip_bad=False, skipped=None, **options):
+def decode(examples, *, resize=0, skip_bad=False, skipped=None, **options):
     reader = PixelReader(examples, sample_shape(examples, resize), resize)
     return load_into_memory(reader, skip_bad=skip_bad, skipped=skipped or Skipped(), **options)
 
@@ -160,7 +160,7 @@ def test_suffixes_nested_folders_and_hidden_files(tmp_path):
     train = open_splits(str(tmp_path), val_share=0).train
     assert np.bincount(train.labels).tolist() == [3, 2]
     assert not any("hidden" in name or "/.no/" in name for name in names(train))
-    assert hold(train).images.shape[1:] == (3, 4, 4)
+    assert decode(train).images.shape[1:] == (3, 4, 4)
 
 
 def test_val_alone_is_reported_on_and_beside_test_chosen_on(where, tmp_path):
@@ -170,8 +170,8 @@ def test_val_alone_is_reported_on_and_beside_test_chosen_on(where, tmp_path):
     assert splits.test.name.endswith("val") and len(splits.val) == 6 and len(splits.train) == 54
     both = open_splits(str(tmp_path), test=str(where / "test"))
     assert both.val.name.endswith("val") and len(both.test) == 9 and len(both.train) == 60
-    given = open_splits(str(tmp_path), val=str(where / "test"))
-    assert given.test.name.endswith("val") and len(given.val) == 9
+    opened = open_splits(str(tmp_path), val=str(where / "test"))
+    assert opened.test.name.endswith("val") and len(opened.val) == 9
     alone = open_splits(str(tmp_path), val=str(tmp_path / "val"))
     assert alone.test is None and len(alone.val) == 3
     write_folder(tmp_path / "test", (2, 2, 2))
@@ -185,8 +185,8 @@ def test_val_alone_is_reported_on_and_beside_test_chosen_on(where, tmp_path):
 def test_shards_of_ours_alone_and_as_splits(folder, tmp_path):
     whole = open_splits(str(folder), val_share=0).train
     assert len(whole) == len(whole.class_names) == 24 and sorted(whole.labels.tolist()) == list(range(24))
-    lazy = hold(open_examples(str(folder)))
-    assert torch.equal(hold(whole).images, lazy.images) and whole.labels.tolist() == lazy.labels.tolist()
+    lazy = decode(open_examples(str(folder)))
+    assert torch.equal(decode(whole).images, lazy.images) and whole.labels.tolist() == lazy.labels.tolist()
     shutil.copytree(folder, tmp_path / "train")
     shutil.copytree(folder, tmp_path / "val")
     splits = open_splits(str(tmp_path), val_share=0)
@@ -201,8 +201,8 @@ def test_tars_of_another_origin(tmp_path):
     assert train.labels.tolist() == [0, 1, 2, 0, 1, 2] and train.class_names == ("0", "1", "2")
     assert [train.open(n).getpixel((0, 0))[1] for n in range(6)] == [0, 1, 2, 3, 0, 1]
     assert train.describe(4) == "t-001.tar: sample x/0000"
-    beside = open_splits(pattern, num_classes=3, test=write_tar(tmp_path / "e.tar", [2]), val_share=0)
-    assert beside.test.labels.tolist() == [2]
+    splits = open_splits(pattern, num_classes=3, test=write_tar(tmp_path / "e.tar", [2]), val_share=0)
+    assert splits.test.labels.tolist() == [2]
     refused("give --num-classes", pattern)
     refused("label 2, out of range", pattern, num_classes=2)
     refused("class '3' without images", pattern, num_classes=4)
@@ -291,13 +291,15 @@ def test_modes(tmp_path):
         (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(tmp_path / "train" / name)
     train = open_splits(str(tmp_path), val_share=0).train
-    found = [train.open(n).convert("RGB").getpixel((0, 0)) for n in range(7)]
+    colors = [train.open(n).convert("RGB").getpixel((0, 0)) for n in range(7)]
     assert [train.open(n).mode for n in (0, 3)] == ["L", "RGB"]
     gray = [(50,) * 3, (100,) * 3, (40,) * 3]
-    assert found == [*gray, (40, 20, 10), (9, 8, 7), (0, 0, 0), (255,) * 3]
-    assert hold(train.subset([0, 1, 2, 6])).images[:, :, 0, 0].tolist() == [[50], [100], [40], [255]]
-    held = hold(train)
-    assert held.images.shape == (7, 3, 4, 4) and held.images[:, :, 0, 0].tolist() == [list(pixel) for pixel in found]
+    assert colors == [*gray, (40, 20, 10), (9, 8, 7), (0, 0, 0), (255,) * 3]
+    assert decode(train.subset([0, 1, 2, 6])).images[:, :, 0, 0].tolist() == [[50], [100], [40], [255]]
+    in_memory = decode(train)
+    assert in_memory.images.shape == (7, 3, 4, 4) and in_memory.images[:, :, 0, 0].tolist() == [
+        list(pixel) for pixel in colors
+    ]
 
 
 def test_pictures_of_mixed_sizes(tmp_path):
@@ -307,9 +309,9 @@ def test_pictures_of_mixed_sizes(tmp_path):
         UsageError, match=r"000\.jpg has 30 x 20 pixels, .*001\.jpg has 30 x 21 pixels; give --resize N"
     ):
         make(train, "memory")
-    held, calls = hold(train, resize=8), []
-    assert held.images.shape == (6, 3, 8, 8) and held.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    hold(train, resize=8, progress=lambda *words: calls.append(words))
+    in_memory, calls = decode(train, resize=8), []
+    assert in_memory.images.shape == (6, 3, 8, 8) and in_memory.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    decode(train, resize=8, progress=lambda *words: calls.append(words))
     assert calls[-1] == (6, 6)
     shape = sample_shape(train)
     assert (shape.num_bytes, shape.sampled) == (3 * 30 * 21, True) and "000.jpg has 30 x 20" in shape.differing
@@ -321,14 +323,14 @@ def test_broken_pictures(broken):
         broken.open(4)
     assert caught.value.exit_code == 2, "the user's to mend"
     with pytest.raises(DataError, match=r"bee/001\.png"):
-        hold(broken)
+        decode(broken)
     skipped = Skipped()
     with pytest.warns(SkippedDataWarning, match=r"bee/001\.png"):
-        held = hold(broken, skip_bad=True, skipped=skipped)
-    assert skipped.counts == {"image": 1} and held.numbers.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
-    assert held.rows.tolist() == [0, 1, 2, 3, 4, 4, 5, 6, 7], "the next in place of the broken one"
+        in_memory = decode(broken, skip_bad=True, skipped=skipped)
+    assert skipped.counts == {"image": 1} and in_memory.numbers.tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert in_memory.rows.tolist() == [0, 1, 2, 3, 4, 4, 5, 6, 7], "the next in place of the broken one"
     with pytest.raises(DataError, match=r"bee/001\.png"):
-        hold(broken.subset([4]), skip_bad=True)
+        decode(broken.subset([4]), skip_bad=True)
 
 
 def test_pictures_read_one_by_one(broken):
@@ -401,12 +403,12 @@ def look(source, *, rank=0, world=1, **options):
 def test_every_picture_is_looked_at_once(where, mode, world, workers):
     splits = open_splits(str(where), val_share=0)
     test = splits.test.subset([8, 3, 4, 1, 6])
-    loader = make(splits.train, mode, transform=Jitter(), beside=[test])
-    found = [
+    loader = make(splits.train, mode, transform=Jitter(), others=[test])
+    by_rank = [
         look(loader.eval_source(test, skipped=Skipped()), rank=rank, world=world, workers=workers)
         for rank in range(world)
     ]
-    for rank, batches in enumerate(found):
+    for rank, batches in enumerate(by_rank):
         numbers = list(range(rank, 5, world))
         assert [len(labels) for _, labels in batches] == [len(numbers[n : n + 2]) for n in range(0, len(numbers), 2)]
         assert [label for _, labels in batches for label in labels.tolist()] == test.labels[numbers].tolist()
@@ -479,7 +481,7 @@ def test_timm_opens_torchvisions_sets(tmp_path, monkeypatch):
         0,
         0,
     )
-    assert hold(splits.train).images.shape == (8, 3, 32, 32)
+    assert decode(splits.train).images.shape == (8, 3, 32, 32)
     ((_, labels),) = look(PixelReader(splits.test, sample_shape(splits.test), any_size=True), workers=1)
     assert labels.tolist() == [0, 1]
     assert len(open_examples("torch/cifar10", root=str(tmp_path))) == 10

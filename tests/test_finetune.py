@@ -106,15 +106,15 @@ def trained(tmp_path_factory):
 
     torch.manual_seed(5)
     options = yaml.safe_load("{patch_size: 8, depth: 2, embed_dim: 32, num_heads: 2}")
-    made = models.create(Model(name="vit_tiny_patch16_224", options=options), num_classes=5, size=32)
+    network = models.create(Model(name="vit_tiny_patch16_224", options=options), num_classes=5, size=32)
     folder = tmp_path_factory.mktemp("trained") / "model"
-    models.export(made, folder, size=32, mean=(0.5,) * 3, std=(0.5,) * 3, tag="t", options=options)
+    models.export(network, folder, size=32, mean=(0.5,) * 3, std=(0.5,) * 3, tag="t", options=options)
     return folder.parent
 
 
-def told(out):
-    found = json.loads((out / "results.json").read_text())
-    return {**found.pop("outcome"), **found}
+def results_of(out):
+    values = json.loads((out / "results.json").read_text())
+    return {**values.pop("outcome"), **values}
 
 
 def lines(out):
@@ -138,7 +138,7 @@ def same_weights(one, other, name="last.pt"):
 def same_runs(one, other):
     same_weights(one, other)
     same_weights(one, other, "best.pt")
-    assert without_times(told(one)) == without_times(told(other))
+    assert without_times(results_of(one)) == without_times(results_of(other))
     for file in ("confusion.csv", "model/config.json", "model/model.safetensors", "config.yaml"):
         assert (one / file).read_bytes() == (other / file).read_bytes(), file
 
@@ -148,17 +148,17 @@ def test_a_run_leaves_what_it_promises(straight):
         ".lock", "config.yaml", "metrics.jsonl", "curves.png", "last.pt", "previous.pt", "best.pt", "model",
         "results.json", "confusion.png", "confusion.csv",
     }  # fmt: skip
-    found = told(straight)
-    assert found["protocol"] == "honest" and found["split"] == "test" and found["steps"] == 24
-    assert found["chosen_on"] == "the validation split" and found["best"]["chosen_on"] == "val"
-    assert found["classes"] == ["class00", "class01", "class02"] and found["start"] == "scratch"
-    assert found["last"]["images"] == found["best"]["images"] == 21
+    values = results_of(straight)
+    assert values["protocol"] == "honest" and values["split"] == "test" and values["steps"] == 24
+    assert values["chosen_on"] == "the validation split" and values["best"]["chosen_on"] == "val"
+    assert values["classes"] == ["class00", "class01", "class02"] and values["start"] == "scratch"
+    assert values["last"]["images"] == values["best"]["images"] == 21
     for which in ("last", "best"):
-        assert found[f"test_accuracy_{which}"] == found[which]["top1"]
-        assert found[which]["top5"] is None and set(found[which]["per_class"]) == set(found["classes"])
-        assert statistics.mean(found[which]["per_class"].values()) == pytest.approx(found[which]["top1"], abs=1e-5)
+        assert values[f"test_accuracy_{which}"] == values[which]["top1"]
+        assert values[which]["top5"] is None and set(values[which]["per_class"]) == set(values["classes"])
+        assert statistics.mean(values[which]["per_class"].values()) == pytest.approx(values[which]["top1"], abs=1e-5)
     rows = list(csv.reader((straight / "confusion.csv").open()))
-    assert sum(int(rows[n + 1][n + 1]) for n in range(3)) / 21 == pytest.approx(found["best"]["top1"], abs=1e-5)
+    assert sum(int(rows[n + 1][n + 1]) for n in range(3)) / 21 == pytest.approx(values["best"]["top1"], abs=1e-5)
 
 
 def test_the_epoch_is_chosen_on_the_validation_split(straight):
@@ -170,15 +170,17 @@ def test_the_epoch_is_chosen_on_the_validation_split(straight):
     assert [step for step, _ in checks] == [4, 8, 12, 16, 20, 24]
     most = max(accuracy for _, accuracy in checks)
     first = next(step for step, accuracy in checks if accuracy == most)
-    found = told(straight)["best"]
-    assert found["step"] == first and found["val_accuracy"] == pytest.approx(most, abs=1e-6)
+    values = results_of(straight)["best"]
+    assert values["step"] == first and values["val_accuracy"] == pytest.approx(most, abs=1e-6)
     assert first < 24, "or nothing is shown by this"
     assert checkpoint.load(straight / "best.pt").step == first
     assert not any("test_accuracy" in line for line in metrics.read(straight / "metrics.jsonl"))
 
 
-@pytest.mark.parametrize(("protocol", "looks"), [("honest", ["val"] * 3 + ["test"] * 2), ("published", ["test"] * 5)])
-def test_which_split_is_looked_at_when(data, tmp_path, monkeypatch, protocol, looks):
+@pytest.mark.parametrize(
+    ("protocol", "expected"), [("honest", ["val"] * 3 + ["test"] * 2), ("published", ["test"] * 5)]
+)
+def test_which_split_is_looked_at_when(data, tmp_path, monkeypatch, protocol, expected):
     seen, batches = [], loader.eval_batches
 
     def watched(source, **rest):
@@ -188,21 +190,21 @@ def test_which_split_is_looked_at_when(data, tmp_path, monkeypatch, protocol, lo
     monkeypatch.setattr(loader, "eval_batches", watched)
     options = ["--steps=6", "check_epochs=0.5", "--per-class=12"]
     assert tune(data, tmp_path / "run", *options, f"--protocol={protocol}", "--val-share=0.1") == 0
-    assert seen == looks
+    assert seen == expected
 
 
 def test_the_published_protocol_is_labelled(data, tmp_path, capsys):
     assert tune(data, tmp_path / "run", "--steps=6", "--protocol=published", "--json", "--lr=0.3") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["chosen_on"] == "the test split itself, as published" and "val_accuracy_best" not in shown
-    found = told(tmp_path / "run")
-    assert found["protocol"] == "published" and found["best"]["chosen_on"] == "test"
+    values = results_of(tmp_path / "run")
+    assert values["protocol"] == "published" and values["best"]["chosen_on"] == "test"
     checks = [
         line["test_accuracy"] for line in metrics.read(tmp_path / "run" / "metrics.jsonl") if "test_accuracy" in line
     ]
-    for accuracy in (found["best"]["top1"], found["best"]["test_accuracy"]):
+    for accuracy in (values["best"]["top1"], values["best"]["test_accuracy"]):
         assert accuracy == pytest.approx(max(checks), abs=1e-6)
-    assert "72 images of 3 classes" in found["data"] and "held out" not in found["data"]
+    assert "72 images of 3 classes" in values["data"] and "held out" not in values["data"]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path, straight)
     assert run(*arguments) == 0
     same_weights(straight, tmp_path / "run")
     same_weights(straight, tmp_path / "run", "best.pt")
-    assert told(straight)["best"] == told(tmp_path / "run")["best"]
+    assert results_of(straight)["best"] == results_of(tmp_path / "run")["best"]
 
 
 def test_going_on_with_another_number_of_threads_is_told(data, tmp_path, capsys):
@@ -274,7 +276,7 @@ def test_killed_at_any_save_the_same_epoch_is_chosen(data, tmp_path, straight, m
     assert tune(data, tmp_path / "run", *every) == 0
     same_weights(straight, tmp_path / "run")
     same_weights(straight, tmp_path / "run", "best.pt")
-    assert told(straight)["best"] == told(tmp_path / "run")["best"]
+    assert results_of(straight)["best"] == results_of(tmp_path / "run")["best"]
     assert [line.get("val_accuracy") for line in lines(straight)] == [
         line.get("val_accuracy") for line in lines(tmp_path / "run")
     ]
@@ -291,13 +293,13 @@ def test_a_finished_run_has_nothing_to_do(data, straight, monkeypatch):
 def test_results_of_fewer_steps_are_not_told_for_more(data, tmp_path, monkeypatch):
     """As if killed while a run that was made longer is scored at its end."""
     out, longer = tmp_path / "run", [*STRAIGHT, "--steps=12", "run.checkpoint_every=0"]
-    assert tune(data, out, *STRAIGHT, "--steps=4") == 0 and told(out)["steps"] == 4
+    assert tune(data, out, *STRAIGHT, "--steps=4") == 0 and results_of(out)["steps"] == 4
     with monkeypatch.context() as patched:
         patched.setattr("fracgen.train.engine.model.export", interrupted)
         assert tune(data, out, *longer, "--allow-changes") == 130
     assert checkpoint.load(out / "last.pt").step == 12
     assert tune(data, out, *longer) == 0
-    assert told(out)["steps"] == 12
+    assert results_of(out)["steps"] == 12
 
 
 def interrupted(*_, **__):
@@ -381,16 +383,16 @@ def test_two_processes_are_one(data, tmp_path, capsys, feed):
     # two checks on 15 held-out images, then 21 test images twice
     seen = [(tmp_path / f"seen{rank}").read_text().split() for rank in range(2)]
     assert seen == [["8", "8", "11", "11"], ["7", "7", "10", "10"]]
-    found = told(tmp_path / "run")
-    assert found["last"]["images"] == found["best"]["images"] == 21
-    assert found["skipped"] == {"image": 1}, "which both ranks met, or the second alone"
+    values = results_of(tmp_path / "run")
+    assert values["last"]["images"] == values["best"]["images"] == 21
+    assert values["skipped"] == {"image": 1}, "which both ranks met, or the second alone"
     assert checkpoint.load(tmp_path / "run" / "last.pt").world == 2
     # the same weights, scored by one process
     assert run(*arguments, "--steps=8", "--lr=0.1") == 2
     assert "1 processes, were 2" in capsys.readouterr().err
     assert run(*arguments, "--steps=8", "--lr=0.1", "--allow-changes") == 0
-    alone = told(tmp_path / "run")
-    assert [alone[which] for which in ("last", "best")] == [found[which] for which in ("last", "best")]
+    alone = results_of(tmp_path / "run")
+    assert [alone[which] for which in ("last", "best")] == [values[which] for which in ("last", "best")]
 
 
 @pytest.mark.parametrize("mode", ["memory", "stream"])
@@ -410,7 +412,7 @@ def test_seeds_are_told_together(data, tmp_path, capsys):
     shown = json.loads(capsys.readouterr().out)
     assert shown == json.loads((tmp_path / "runs" / "results.json").read_text())
     assert shown["seeds"] == [5, 6, 7] and shown["ending"] == "finished"
-    each = [told(tmp_path / "runs" / f"seed-{seed}") for seed in (5, 6, 7)]
+    each = [results_of(tmp_path / "runs" / f"seed-{seed}") for seed in (5, 6, 7)]
     for name in ("test_accuracy_last", "test_accuracy_best", "val_accuracy_best"):
         values = [one[name] for one in each]
         assert shown[name]["each"] == values
@@ -458,28 +460,28 @@ def test_plain_timm_loads_the_model_and_says_the_same(data, straight):
             for path in sorted((data / "test" / f"class{label:02d}").iterdir()):
                 right += int(model(transform(Image.open(path))[None]).argmax()) == label
     assert right / 21 == pytest.approx(
-        told(straight)["best"]["top1"], abs=1.5 / 21
+        results_of(straight)["best"]["top1"], abs=1.5 / 21
     )  # resized on the device: levels may be 1 off
     best = checkpoint.load(straight / "best.pt").model
     assert all(torch.equal(value, best[key]) for key, value in model.state_dict().items())
     config = json.loads((straight / "model" / "config.json").read_text())["pretrained_cfg"]
     assert config["crop_pct"] == 0.875 and config["mean"] == [0.485, 0.456, 0.406]
     names = model.pretrained_cfg["label_names"]
-    assert list(names) == told(straight)["classes"] == ["class00", "class01", "class02"]
+    assert list(names) == results_of(straight)["classes"] == ["class00", "class01", "class02"]
     assert timm.data.CustomDatasetInfo(names).index_to_label_name(2) == "class02"
 
 
 def test_it_learns(data, tmp_path):
     assert tune(data, tmp_path / "run", "--steps=120", "--lr=1", *EASY, "model.drop_path=0") == 0
-    assert told(tmp_path / "run")["test_accuracy_best"] >= 0.6  # chance is 0.33
+    assert results_of(tmp_path / "run")["test_accuracy_best"] >= 0.6  # chance is 0.33
 
 
 def test_a_checkpoint_is_where_it_begins(data, trained, tmp_path, capsys):
     assert run("--checkpoint", trained, "--data", data, "--out", tmp_path / "run", *PLAIN, "--steps=2") == 0
     assert "init      " + f"{trained}: head: new (3 classes), all other weights loaded" in capsys.readouterr().err
-    loaded = told(tmp_path / "run")["loaded"]
+    loaded = results_of(tmp_path / "run")["loaded"]
     assert loaded["missing"] == loaded["unexpected"] == ["head.bias", "head.weight"]
-    assert told(tmp_path / "run")["start"] == str(trained)
+    assert results_of(tmp_path / "run")["start"] == str(trained)
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["model"]["name"] == "vit_tiny_patch16_224" and config["model"]["options"]["depth"] == 2
     # another checkpoint in its place is another run
@@ -492,8 +494,8 @@ def test_another_resolution_and_a_kept_head(trained, tmp_path, capsys):
     begin = ["--checkpoint", trained, "--data", tmp_path / "set", "--batch-size=8", "--device=cpu", "--workers=0"]
     assert run(*begin, "--out", tmp_path / "run", "--steps=1", "augment.size=48", "--keep-head", "--val-share=0") == 0
     assert "head kept (pos_embed resized)" in capsys.readouterr().err
-    found = told(tmp_path / "run")
-    assert found["loaded"]["kept_head"] and "best" not in found and "last" not in found
+    values = results_of(tmp_path / "run")
+    assert values["loaded"]["kept_head"] and "best" not in values and "last" not in values
     assert timm.create_model(f"local-dir:{tmp_path}/run/model", pretrained=True).pos_embed.shape[1] == 37
 
 
@@ -508,23 +510,25 @@ def test_top5_where_there_are_more_classes(tmp_path):
     write_images(tmp_path / "set" / "train", 4, classes=7)
     write_images(tmp_path / "set" / "test", 3, classes=7, seed=1)
     assert tune(tmp_path / "set", tmp_path / "run", "--steps=3") == 0
-    found = told(tmp_path / "run")
-    assert found["best"]["top1"] <= found["best"]["top5"] <= 1 and found["test_top5_best"] == found["best"]["top5"]
+    values = results_of(tmp_path / "run")
+    assert values["best"]["top1"] <= values["best"]["top5"] <= 1 and values["test_top5_best"] == values["best"]["top5"]
 
 
 def test_val_beside_train_alone_is_reported_on(tmp_path):
     write_images(tmp_path / "set" / "train", 12)
     write_images(tmp_path / "set" / "val", 5, seed=1)
     assert tune(tmp_path / "set", tmp_path / "run", "--steps=3") == 0
-    found = told(tmp_path / "run")
-    assert found["split"] == "test" and found["last"]["images"] == 15 and found["best"]["chosen_on"] == "val"
+    values = results_of(tmp_path / "run")
+    assert values["split"] == "test" and values["last"]["images"] == 15 and values["best"]["chosen_on"] == "val"
 
 
 def test_without_a_test_split_the_validation_split_is_told(tmp_path, capsys):
     write_images(tmp_path / "set" / "train", 12)
     assert tune(tmp_path / "set", tmp_path / "run", "--steps=3") == 0
-    found = told(tmp_path / "run")
-    assert found["split"] == "val" and "val_accuracy_last" in found and not [n for n in found if n.startswith("test")]
+    values = results_of(tmp_path / "run")
+    assert (
+        values["split"] == "val" and "val_accuracy_last" in values and not [n for n in values if n.startswith("test")]
+    )
     assert tune(tmp_path / "set", tmp_path / "other", "--steps=3", "--protocol=published") == 2
     assert "no test split to choose on" in capsys.readouterr().err
 
@@ -534,11 +538,11 @@ def test_images_of_many_sizes(tmp_path, capsys):
     write_images(tmp_path / "set" / "test", 3, size=lambda n: (50 - n, 36), seed=1)
     assert tune(tmp_path / "set", tmp_path / "run", "--steps=3", "--workers=2") == 0
     assert "stream: images differ in size" in capsys.readouterr().err
-    assert told(tmp_path / "run")["last"]["images"] == 9
+    assert results_of(tmp_path / "run")["last"]["images"] == 9
     assert tune(tmp_path / "set", tmp_path / "none", "--steps=3") == 2
     assert "--resize N" in capsys.readouterr().err
     assert tune(tmp_path / "set", tmp_path / "resized", "--steps=3", "--resize=32") == 0
-    assert "memory" in capsys.readouterr().err and told(tmp_path / "resized")["last"]["images"] == 9
+    assert "memory" in capsys.readouterr().err and results_of(tmp_path / "resized")["last"]["images"] == 9
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "I;16"])
@@ -549,7 +553,7 @@ def test_images_of_other_modes(tmp_path, mode):
         (image.convert("I").convert("I;16") if mode == "I;16" else image.convert(mode)).save(path)
     write_images(tmp_path / "set" / "test", 2, mode="L", seed=1)
     assert tune(tmp_path / "set", tmp_path / "run", "--steps=1") == 0
-    assert told(tmp_path / "run")["last"]["images"] == 6
+    assert results_of(tmp_path / "run")["last"]["images"] == 6
 
 
 def bad_set(folder, kind):
@@ -599,8 +603,8 @@ def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
     bad_set(tmp_path / "other", "broken test")
     (tmp_path / "other" / "test" / "class01" / "001.png").rename(tmp_path / "set" / "test" / "class01" / "001.png")
     assert tune(tmp_path / "set", tmp_path / "run", "--steps=3", "--skip-bad", "--val-share=0", *feed) == 0
-    found = told(tmp_path / "run")
-    assert found["skipped"] == {"image": 2} and found["last"]["images"] == 5
+    values = results_of(tmp_path / "run")
+    assert values["skipped"] == {"image": 2} and values["last"]["images"] == 5
 
 
 @pytest.mark.parametrize(
@@ -687,7 +691,7 @@ def test_a_best_of_other_images_counts_for_nothing(data, tmp_path):
     before = checkpoint.load(path)
     checkpoint.save(checkpoint.Checkpoint(**{**vars(before), "scores": {"step": 4, "accuracy": 2.0}}), path)
     assert tune(data, tmp_path / "run", "--steps=8", "check_epochs=0.2", "--protocol=published", "--allow-changes") == 0
-    assert told(tmp_path / "run")["best"]["test_accuracy"] <= 1
+    assert results_of(tmp_path / "run")["best"]["test_accuracy"] <= 1
 
 
 def test_a_full_disk_is_one_line(data, tmp_path, capsys, monkeypatch):

@@ -52,9 +52,9 @@ def test_what_is_no_image_is_counted_and_told(tmp_path):
         (tmp_path / name).write_text("x")
     images, packed = list_images(tmp_path), list_images(tmp_path, extensions=PACKED_EXTENSIONS)
     assert images.others == {".csv": 1, ".gif": 1, ".txt": 2, "no extension": 1} and len(images) == 3
-    told = "1 .csv, 1 .gif, 2 .txt, 1 no extension: no images by their extension, passed over"
-    assert images.passed_over() == [told]
-    assert len(packed) == 2 and packed.passed_over()[0] == told
+    note = "1 .csv, 1 .gif, 2 .txt, 1 no extension: no images by their extension, passed over"
+    assert images.passed_over() == [note]
+    assert len(packed) == 2 and packed.passed_over()[0] == note
     assert packed.passed_over()[1].startswith("1 .bmp: webdataset decodes no BMP")
 
 

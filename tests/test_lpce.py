@@ -48,11 +48,11 @@ def test_mixing_is_a_function_of_seed_step_and_rank(settings):
     for seed, step, rank in [(0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0)]:
         np.random.seed(12)
         mix = Mixer(Mix(**settings), num_classes=5, seed=seed, rank=rank)
-        found, targets = mix(images.clone(), labels, step)
+        blended, targets = mix(images.clone(), labels, step)
         again, _ = Mixer(Mix(**settings), num_classes=5, seed=seed, rank=rank)(images.clone(), labels, step)
-        assert torch.equal(found, again) and not torch.equal(found, images)
+        assert torch.equal(blended, again) and not torch.equal(blended, images)
         assert torch.allclose(targets.sum(1), torch.ones(8))
-        mixed[found.numpy().tobytes()] = np.random.random_sample()
+        mixed[blended.numpy().tobytes()] = np.random.random_sample()
     assert len(mixed) == 4, "each draws its own"
     np.random.seed(12)
     assert set(mixed.values()) == {np.random.random_sample()}, "and leaves the global generator alone"
@@ -127,11 +127,11 @@ def test_the_shortest_runs_have_rates():
 def rates_of(plan):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=plan.lr)
     schedule = cosine(optimizer, plan)
-    found = []
+    rates = []
     for step in reversed(range(plan.steps)):  # a rate depends on its step alone
         schedule.step_update(step)
-        found.append(optimizer.param_groups[0]["lr"])
-    return found[::-1]
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates[::-1]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ print(kept, sorted(faults)[2])
 """
 
 
-def told(word, **environment):
+def measure(word, **environment):
     place = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment}
     command = [sys.executable, "-c", FAULTS, word]
     kept, faults = subprocess.run(command, env=place, check=True, capture_output=True, text=True).stdout.split()
@@ -34,7 +34,7 @@ def told(word, **environment):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="no glibc")
 def test_freed_blocks_are_found_again():
-    kept, faults = told("keep")
+    kept, faults = measure("keep")
     assert kept and faults < 20, "of 80 MiB, which are 20,480 pages, or 40 huge ones"
-    assert told("keep", MALLOC_ARENA_MAX="2")[0] is False, "the user's word stands"
-    assert told("leave")[1] >= 30, "without it, such blocks come from the kernel each time"
+    assert measure("keep", MALLOC_ARENA_MAX="2")[0] is False, "the user's word stands"
+    assert measure("leave")[1] >= 30, "without it, such blocks come from the kernel each time"

@@ -30,10 +30,10 @@ def test_both_spreads_are_found_again():
     rng = np.random.default_rng(0)
     bases, seeds = rng.normal(0, 0.03, 400), rng.normal(0, 0.02, 30)
     table = 0.5 + bases[:, None] + seeds + rng.normal(0, 0.01, (400, 30))
-    found = summarize({"x": {base: dict(enumerate(row)) for base, row in enumerate(table.tolist())}})["x"]
-    assert found["mean"] == pytest.approx(table.mean(), abs=1e-6) and found["difference"] is None
-    assert found["std_within"] == pytest.approx(np.std(table, axis=1, ddof=1).mean(), rel=0.05)
-    assert found["std_between"] == pytest.approx(0.03, rel=0.1) and found["std_base_means"] > found["std_between"]
+    summary = summarize({"x": {base: dict(enumerate(row)) for base, row in enumerate(table.tolist())}})["x"]
+    assert summary["mean"] == pytest.approx(table.mean(), abs=1e-6) and summary["difference"] is None
+    assert summary["std_within"] == pytest.approx(np.std(table, axis=1, ddof=1).mean(), rel=0.05)
+    assert summary["std_between"] == pytest.approx(0.03, rel=0.1) and summary["std_base_means"] > summary["std_between"]
     only_chance = {base: {seed: 0.5 + rng.normal(0, 0.01) for seed in range(9)} for base in range(50)}
     assert summarize({"x": only_chance})["x"]["std_between"] < 0.002
 
@@ -41,8 +41,8 @@ def test_both_spreads_are_found_again():
 def test_differences_are_paired_by_seed_over_bases():
     scratch = {0: {0: 0.30, 1: 0.34, 2: 0.38}}
     bases = [{0: 0.33, 1: 0.36, 2: 0.42}, {0: 0.31, 1: 0.33, 2: 0.39}]
-    found = summarize({"scratch": scratch, "x": dict(enumerate(bases))})["x"]
-    difference = found["difference"]
+    summary = summarize({"scratch": scratch, "x": dict(enumerate(bases))})["x"]
+    difference = summary["difference"]
     assert difference["by_base"] == {"0": 0.03, "1": pytest.approx(0.01 / 3, abs=1e-6)}
     assert difference["by_seed"] == {"0": 0.02, "1": 0.005, "2": 0.025}
     assert (difference["n"], difference["better"], difference["unit"]) == (6, 5, "bases")
@@ -56,18 +56,18 @@ def test_differences_are_paired_by_seed_over_bases():
 
 def test_a_first_variant_of_several_bases_is_paired_base_by_base():
     first = {0: {0: 0.2, 1: 0.2}, 1: {0: 0.4, 1: 0.4}}
-    found = summarize({"a": first, "b": {0: {0: 0.3, 1: 0.3}, 1: {0: 0.5, 1: 0.5}}})["b"]
-    assert found["difference"]["interval"] == [0.1, 0.1] and found["std_between"] == pytest.approx(0.141421)
+    summary = summarize({"a": first, "b": {0: {0: 0.3, 1: 0.3}, 1: {0: 0.5, 1: 0.5}}})["b"]
+    assert summary["difference"]["interval"] == [0.1, 0.1] and summary["std_between"] == pytest.approx(0.141421)
     one = summarize({"a": first, "scratch": {0: {0: 0.2, 1: 0.3}}})["scratch"]["difference"]
     assert one["by_seed"] == {"0": -0.1, "1": 0.0} and one["unit"] == "seeds", "from the mean of all bases"
 
 
 def test_what_is_not_there_yet():
-    found = summarize({"a": {0: {}}, "b": {0: {3: 0.5}, 1: {}}})
-    assert found["a"]["mean"] is None and found["a"]["n_runs"] == 0
-    assert found["b"]["n_bases"] == 1 and found["b"]["std_within"] is None and found["b"]["difference"] is None
-    found = summarize({"a": {0: {3: 0.25}}, "b": {0: {3: 0.5, 4: 0.7}, 1: {3: 0.25}}})["b"]
-    assert found["difference"]["by_base"] == {"0": 0.25, "1": 0.0} and found["std_between"] is None
+    summary = summarize({"a": {0: {}}, "b": {0: {3: 0.5}, 1: {}}})
+    assert summary["a"]["mean"] is None and summary["a"]["n_runs"] == 0
+    assert summary["b"]["n_bases"] == 1 and summary["b"]["std_within"] is None and summary["b"]["difference"] is None
+    summary = summarize({"a": {0: {3: 0.25}}, "b": {0: {3: 0.5, 4: 0.7}, 1: {3: 0.25}}})["b"]
+    assert summary["difference"]["by_base"] == {"0": 0.25, "1": 0.0} and summary["std_between"] is None
     assert summarize({}) == {}
 
 

@@ -96,9 +96,9 @@ def test_bytes_depend_on_nothing_else(tmp_path):
     make_set(tmp_path / "a")
     for number in range(12):  # the same files, made in another order and elsewhere
         for name in ("cat", "dog", "ant"):
-            there = tmp_path / "elsewhere" / "b" / "train" / name / f"{number}.jpg"
-            there.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(tmp_path / "a" / "train" / name / f"{number}.jpg", there)
+            target = tmp_path / "elsewhere" / "b" / "train" / name / f"{number}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(tmp_path / "a" / "train" / name / f"{number}.jpg", target)
     packed(tmp_path / "a" / "train", tmp_path / "one", workers=1, num_shards=5)
     packed(tmp_path / "elsewhere" / "b" / "train", tmp_path / "two", workers=4, num_shards=5)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -209,12 +209,12 @@ def test_mixed_sizes_modes_and_formats(tmp_path):
     image = manifest.image
     assert (image.extension, image.width, image.height, image.mode, image.one_size) == ("jpg", 20, 30, "RGB", False)
     assert manifest.counts == {"CMYK": 1, "L": 1, "LA": 1, "RGB": 4, "RGBA": 1}
-    found = {sample.metadata["file"]: sample for sample in open_shards(tmp_path / "out")}
-    assert found["a/1.jpg"].image.shape == (10, 20, 3) and found["b/deep/6.jpg"].image.shape == (9, 12, 3)
-    assert found["b/8.jpg"].image.shape == (10, 20, 3), "EXIF's orientation is not applied"
-    assert found["b/7.jpg"].metadata["format"] == "PNG" and found["b/deep/5.webp"].metadata["format"] == "WEBP"
+    samples = {sample.metadata["file"]: sample for sample in open_shards(tmp_path / "out")}
+    assert samples["a/1.jpg"].image.shape == (10, 20, 3) and samples["b/deep/6.jpg"].image.shape == (9, 12, 3)
+    assert samples["b/8.jpg"].image.shape == (10, 20, 3), "EXIF's orientation is not applied"
+    assert samples["b/7.jpg"].metadata["format"] == "PNG" and samples["b/deep/5.webp"].metadata["format"] == "WEBP"
     pixels = np.asarray(Image.open(root / "a" / "3.png")).astype(int)
-    assert np.abs(found["a/3.png"].image - pixels[..., :3] * pixels[..., 3:] / 255).max() <= 1, "alpha over black"
+    assert np.abs(samples["a/3.png"].image - pixels[..., :3] * pixels[..., 3:] / 255).max() <= 1, "alpha over black"
     assert verify_folder(open_shards(tmp_path / "out")) == []
 
 
@@ -241,20 +241,20 @@ def test_splits(fracgen, tmp_path):
     shutil.rmtree(tmp_path / "where" / "val")
     code, _, err = fracgen("pack", "set", "--split", "val", "--out", "where")
     assert code == 2 and "class cat is not in both" in err and not (tmp_path / "where" / "val").exists()
-    for arguments, told in [
+    for arguments, message in [
         (("set",), "holds splits; give --split train"),
         (("set", "--split", "trian"), "did you mean 'train'"),
         (("set", "--split", "../set"), "only letters"),
         (("set", "--split", "train", "--split", "train"), "each once"),
     ]:
         code, _, err = fracgen("pack", *arguments, "--out", "there")
-        assert code == 2 and told in err and err.count("\n") == 1 and not (tmp_path / "there").exists()
+        assert code == 2 and message in err and err.count("\n") == 1 and not (tmp_path / "there").exists()
 
 
 def test_what_is_no_image_folder(fracgen, tmp_path):
-    def refused(told, *arguments):
+    def refused(message, *arguments):
         code, out, err = fracgen("pack", *arguments, "--out", "out")
-        assert code == 2 and out == "" and err.count("\n") == 1 and told in err, err
+        assert code == 2 and out == "" and err.count("\n") == 1 and message in err, err
         assert not (tmp_path / "out").exists()
 
     root = tmp_path / "set"
@@ -272,9 +272,9 @@ def test_what_is_no_image_folder(fracgen, tmp_path):
     draw(root / "2.png")
     refused("2.png: an image beside the class folders", "set")
     (root / "2.png").unlink()
-    for name, told in [("a\nb", "control characters"), (os.fsdecode(b"\xff"), "not UTF-8")]:
+    for name, message in [("a\nb", "control characters"), (os.fsdecode(b"\xff"), "not UTF-8")]:
         draw(root / name / "1.png")
-        refused(told, "set")
+        refused(message, "set")
         shutil.rmtree(root / name)
     draw(root / "caf\u00e9" / "1.png")
     draw(root / "cafe\u0301" / "1.png")
@@ -352,9 +352,9 @@ def test_stock_readers(tmp_path, monkeypatch, kinds):
     extension = manifest.image.extension
 
     def check(rows):
-        found = {name: (np.asarray(image.convert("RGB")), label) for image, label, name in rows}
-        assert sorted(found) == sorted(expected)
-        for name, (image, label) in found.items():
+        by_name = {name: (np.asarray(image.convert("RGB")), label) for image, label, name in rows}
+        assert sorted(by_name) == sorted(expected)
+        for name, (image, label) in by_name.items():
             assert label == expected[name].label and np.array_equal(image, expected[name].image)
 
     urls = str(out / "images-val-{000000..000001}.tar")

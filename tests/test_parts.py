@@ -245,11 +245,11 @@ def test_two_workers_with_the_same_shard_do_no_harm(recipe, folder, tmp_path, mo
         return record
 
     monkeypatch.setattr(commit, "write_tar", slow)
-    with writer(recipe, tmp_path / "set") as held:
-        slow_one = threading.Thread(target=render_shard, args=(tmp_path / "set", 3, held.token))
+    with writer(recipe, tmp_path / "set") as folder_writer:
+        slow_one = threading.Thread(target=render_shard, args=(tmp_path / "set", 3, folder_writer.token))
         slow_one.start()
         assert begun.wait(30)
-        render_shard(tmp_path / "set", 3, held.token)
+        render_shard(tmp_path / "set", 3, folder_writer.token)
         go_on.set()
         slow_one.join()
     name = "1p-frac-train-000003.tar"
@@ -330,10 +330,10 @@ def test_a_scheduler_that_cannot_be_reached_is_named(monkeypatch):
 def test_a_worker_that_cannot_see_the_folder_or_has_other_versions_says_so(recipe, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="a worker cannot see it"):
         render_shard(tmp_path / "elsewhere", 0, "token")
-    with writer(recipe, tmp_path / "set") as held:
+    with writer(recipe, tmp_path / "set") as folder_writer:
         monkeypatch.setattr(generate, "versions", lambda *_: {"numpy": "0.9"})
         with pytest.raises(DataError, match=r"a worker has other versions .*0\.9"):
-            render_shard(tmp_path / "set", 0, held.token)
+            render_shard(tmp_path / "set", 0, folder_writer.token)
 
 
 @pytest.mark.parametrize("change", [("samples", 26), ("name", "1p-frac-train-000002.tar"), ("bytes", 1), ("x", None)])

@@ -123,43 +123,43 @@ RGB = Image.fromarray(card())
 def test_modes(tmp_path, name, picture, expected):
     if picture is None:
         picture = Image.new("LAB", (80, 64), (200, 128, 128))
-    found, notes = load(save(tmp_path / name, picture))
-    assert found.dtype == np.uint8 and found.shape[:2] == (64, 80) and not notes
+    loaded, notes = load(save(tmp_path / name, picture))
+    assert loaded.dtype == np.uint8 and loaded.shape[:2] == (64, 80) and not notes
     if expected is not None:
-        assert np.array_equal(found, expected)
+        assert np.array_equal(loaded, expected)
     else:
-        assert found.std() > 10 or name == "lab.tif"
+        assert loaded.std() > 10 or name == "lab.tif"
 
 
 def test_alpha_is_over_black(tmp_path):
     alpha = np.tile(np.arange(80, dtype=np.uint8) * 3, (64, 1))
     expected = np.rint(card() * (alpha[:, :, None] / 255))
     rgba = Image.fromarray(np.dstack([card(), alpha]))
-    found, _ = load(save(tmp_path / "a.png", rgba))
-    assert np.abs(found - expected).max() <= 1 and not found[:, 0].any()
+    loaded, _ = load(save(tmp_path / "a.png", rgba))
+    assert np.abs(loaded - expected).max() <= 1 and not loaded[:, 0].any()
     gray = Image.merge("LA", [RGB.convert("L"), Image.fromarray(alpha)])
-    found, _ = load(save(tmp_path / "la.png", gray))
-    assert found.ndim == 2 and np.abs(found - np.asarray(RGB.convert("L")) * (alpha / 255)).max() <= 1
+    loaded, _ = load(save(tmp_path / "la.png", gray))
+    assert loaded.ndim == 2 and np.abs(loaded - np.asarray(RGB.convert("L")) * (alpha / 255)).max() <= 1
     palette = RGB.quantize(32)
     index = palette.getpixel((40, 32))
-    found, _ = load(save(tmp_path / "p.png", palette, transparency=index))
+    loaded, _ = load(save(tmp_path / "p.png", palette, transparency=index))
     where = np.asarray(palette) == index
-    assert not found[where].any() and np.array_equal(found[~where], np.asarray(palette.convert("RGB"))[~where])
-    found, _ = load(save(tmp_path / "key.png", RGB, transparency=(250, 230, 40)))
-    assert not found[32, 40].any() and found[0, 79].any()
+    assert not loaded[where].any() and np.array_equal(loaded[~where], np.asarray(palette.convert("RGB"))[~where])
+    loaded, _ = load(save(tmp_path / "key.png", RGB, transparency=(250, 230, 40)))
+    assert not loaded[32, 40].any() and loaded[0, 79].any()
 
 
 def test_more_than_8_bits_are_stretched(tmp_path):
     wide = (np.arange(64 * 80).reshape(64, 80) * 12 + 300).astype(np.uint16)
     expected = np.rint((wide - 300.0) / (wide.max() - 300.0) * 255)
     for name, levels in (("i16.png", wide), ("i16.tif", wide), ("i.tif", wide.astype(np.int32)), ("f.tif", wide / 7)):
-        found, notes = load(save(tmp_path / name, Image.fromarray(levels.astype("f4") if name[0] == "f" else levels)))
-        assert np.array_equal(found, expected), name
+        loaded, notes = load(save(tmp_path / name, Image.fromarray(levels.astype("f4") if name[0] == "f" else levels)))
+        assert np.array_equal(loaded, expected), name
         assert len(notes) == 1 and "stretched to 0 to 255" in notes[0]
     odd = (wide / 7).astype(np.float32)
     odd[0, :3] = np.nan, np.inf, -np.inf
-    found, _ = load(save(tmp_path / "odd.tif", Image.fromarray(odd)))
-    assert found[0, :3].tolist() == [0, 255, 0]
+    loaded, _ = load(save(tmp_path / "odd.tif", Image.fromarray(odd)))
+    assert loaded[0, :3].tolist() == [0, 255, 0]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -174,31 +174,31 @@ def test_exif_orientations(tmp_path, orientation, suffix):
     exif[0x0112] = orientation
     options = {"quality": 95, "subsampling": 0} if suffix == "jpg" else {}
     plain, _ = load(save(tmp_path / f"plain.{suffix}", RGB, **options))
-    found, _ = load(save(tmp_path / f"turned.{suffix}", RGB, exif=exif, **options))
-    assert np.array_equal(found, turn[orientation](plain))
+    loaded, _ = load(save(tmp_path / f"turned.{suffix}", RGB, exif=exif, **options))
+    assert np.array_equal(loaded, turn[orientation](plain))
 
 
 def test_a_transparent_level_of_16_bits_is_black(tmp_path):
     levels = np.tile(np.linspace(1000, 60_000, 80).astype(np.uint16), (64, 1))
     levels[10:20, 10:20] = 65_535
-    found, notes = load(save(tmp_path / "key.png", Image.fromarray(levels), transparency=65_535))
-    assert not found[10:20, 10:20].any() and found[0, 79] == 255 and "1000 to 60000" in notes[0]
+    loaded, notes = load(save(tmp_path / "key.png", Image.fromarray(levels), transparency=65_535))
+    assert not loaded[10:20, 10:20].any() and loaded[0, 79] == 255 and "1000 to 60000" in notes[0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_broken_exif_is_no_broken_photograph(tmp_path, suffix):
-    found, notes = load(save(tmp_path / f"a.{suffix}", RGB, exif=b"garbage", lossless=True))
-    assert np.array_equal(found, card()) and len(notes) == 1 and "EXIF is broken" in notes[0]
+    loaded, notes = load(save(tmp_path / f"a.{suffix}", RGB, exif=b"garbage", lossless=True))
+    assert np.array_equal(loaded, card()) and len(notes) == 1 and "EXIF is broken" in notes[0]
 
 
 def test_huge_ones_are_reduced_with_a_word(tmp_path):
     path = save(tmp_path / "wide.png", RGB.resize((5000, 500)))
-    found, notes = load(path)
-    assert found.shape == (205, 2048, 3) and len(notes) == 1 and "reduced to 2048 x 205" in notes[0]
-    found, notes = load_photographs([path], max_side=100)[0].images[0], load_photographs([path], max_side=100)[1]
-    assert found.shape == (10, 100, 3)
-    found, _ = load(save(tmp_path / "big.jpg", RGB.resize((6000, 4500)), quality=80))
-    assert found.shape == (1536, 2048, 3)
+    loaded, notes = load(path)
+    assert loaded.shape == (205, 2048, 3) and len(notes) == 1 and "reduced to 2048 x 205" in notes[0]
+    loaded, notes = load_photographs([path], max_side=100)[0].images[0], load_photographs([path], max_side=100)[1]
+    assert loaded.shape == (10, 100, 3)
+    loaded, _ = load(save(tmp_path / "big.jpg", RGB.resize((6000, 4500)), quality=80))
+    assert loaded.shape == (1536, 2048, 3)
     with pytest.raises(UsageError, match="max-side 7"):
         load_photographs([path], max_side=7)
 
@@ -291,8 +291,8 @@ def test_thresholds_follow_the_rule():
     assert canny.high == pytest.approx(
         np.quantile(gradient[gradient > 0], 0.8), abs=1e-2
     ) and canny.low == pytest.approx(0.4 * canny.high, abs=1e-2)
-    given = derive_canny(gray, blur=3.0, low=None, high=50.0)
-    assert given == Canny(blur=3.0, low=20.0, high=50.0)
+    canny = derive_canny(gray, blur=3.0, low=None, high=50.0)
+    assert canny == Canny(blur=3.0, low=20.0, high=50.0)
     assert derive_canny(gray, blur=0.0, low=5000.0, high=None).high == 5000.0
     assert derive_canny(gray[:48, :48], blur=None, low=None, high=None).blur == 1.0
 
@@ -508,9 +508,9 @@ def test_what_a_user_should_know():
     ],
 )
 def test_values_without_effect_are_told(changes, names):
-    found = photo(**changes).warnings({})
-    assert [warning.split(":")[0] for warning in found] == names
-    assert all("changes nothing" in warning for warning in found)
+    warnings = photo(**changes).warnings({})
+    assert [warning.split(":")[0] for warning in warnings] == names
+    assert all("changes nothing" in warning for warning in warnings)
     gray = replace(photo(), look="gray")
     assert gray.warnings({}) == [] and gray.high is None, "what was derived is not missed"
 

@@ -66,40 +66,40 @@ def model(tmp_path_factory):
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("run") / "mine" / "model"
     folder.parent.mkdir()
-    made = create(Model(name="vit_tiny_patch16_224", options=OPTIONS), num_classes=5, size=32)
-    export(made, folder, size=32, mean=HALF, std=HALF, tag="test", options=OPTIONS)
+    network = create(Model(name="vit_tiny_patch16_224", options=OPTIONS), num_classes=5, size=32)
+    export(network, folder, size=32, mean=HALF, std=HALF, tag="test", options=OPTIONS)
     return folder
 
 
 def tiny(name="vit_tiny_patch16_224", feature="auto", **options):
     torch.manual_seed(0)
-    made = timm.create_model(name, **options).eval()
-    feature = resolve_feature(made, feature, name)
-    return Backbone(name=name, network=made, device=torch.device("cpu"), size=32, feature=feature)
+    network = timm.create_model(name, **options).eval()
+    feature = resolve_feature(network, feature, name)
+    return Backbone(name=name, network=network, device=torch.device("cpu"), size=32, feature=feature)
 
 
 @pytest.mark.parametrize("feature", ["cls", "mean"])
 def test_one_pass_gives_what_each_block_gives(feature):
-    net = tiny(img_size=32, feature=feature, **OPTIONS)
+    backbone = tiny(img_size=32, feature=feature, **OPTIONS)
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        tokens = net.network._pos_embed(net.network.patch_embed(images))
+        tokens = backbone.network._pos_embed(backbone.network.patch_embed(images))
         by_block = []
-        for block in net.network.blocks:
+        for block in backbone.network.blocks:
             tokens = block(tokens)
             by_block.append(tokens[:, 0] if feature == "cls" else tokens[:, 1:].mean(1))
-    found = block_features(net, images)
-    assert block_names(net) == ["blocks.0", "blocks.1"] and len(found) == 2
-    for one, other in zip(found, by_block, strict=True):
+    features = block_features(backbone, images)
+    assert block_names(backbone) == ["blocks.0", "blocks.1"] and len(features) == 2
+    for one, other in zip(features, by_block, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_convolutional_nets_give_their_stages_averaged_over_places():
-    net = tiny("resnet10t")
-    assert net.feature == "mean" and block_names(net)[1:] == ["layer1", "layer2", "layer3", "layer4"]
+    backbone = tiny("resnet10t")
+    assert backbone.feature == "mean" and block_names(backbone)[1:] == ["layer1", "layer2", "layer3", "layer4"]
     images = torch.randn(2, 3, 32, 32)
-    last = block_features(net, images)[-1]
-    torch.testing.assert_close(last, net.network.forward_features(images).mean((2, 3)))
+    last = block_features(backbone, images)[-1]
+    torch.testing.assert_close(last, backbone.network.forward_features(images).mean((2, 3)))
 
 
 def test_the_default_feature_is_what_the_model_classifies_by():
@@ -110,12 +110,12 @@ def test_the_default_feature_is_what_the_model_classifies_by():
 
 
 def test_batches_and_threads_change_no_feature(data, monkeypatch):
-    net, train = tiny(img_size=32, **OPTIONS), open_splits(str(data), val_share=0).train
-    net = replace(net, blocks=block_names(net))
+    backbone, train = tiny(img_size=32, **OPTIONS), open_splits(str(data), val_share=0).train
+    backbone = replace(backbone, blocks=block_names(backbone))
     by_size = []
     for batch_size, threads in ((7, 1), (64, 3)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        by_size.append(extract([net], train, batch_size=batch_size))
+        by_size.append(extract([backbone], train, batch_size=batch_size))
     for one, other in zip(by_size[0].by_block[0], by_size[1].by_block[0], strict=True):
         assert one.shape == (60, 32)
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -126,11 +126,11 @@ def test_features_of_networks_of_other_sizes_and_normalisations_come_in_their_or
     train = open_splits(str(data), val_share=0).train
     nets = [tiny(img_size=32, **OPTIONS), tiny("resnet10t"), tiny(img_size=32, **OPTIONS)]
     nets[1] = replace(nets[1], size=64, mean=(0.4, 0.4, 0.4))
-    nets = [replace(net, blocks=block_names(net)) for net in nets]
+    nets = [replace(backbone, blocks=block_names(backbone)) for backbone in nets]
     together = extract(nets, train)
-    for net, features in zip(nets, together.by_block, strict=True):
-        (alone,) = extract([net], train).by_block
-        assert len(features) == len(net.blocks)
+    for backbone, features in zip(nets, together.by_block, strict=True):
+        (alone,) = extract([backbone], train).by_block
+        assert len(features) == len(backbone.blocks)
         for one, other in zip(features, alone, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -230,7 +230,10 @@ def test_a_probe_from_end_to_end(data, model, tmp_path, capsys):
     first, again = (json.loads((tmp_path / out / "probe.json").read_text()) for out in ("first", "again"))
     assert first.pop("seconds")["all"] > 0 and again.pop("seconds")
     assert first == again
-    assert [(net["name"], net["random"]) for net in first["nets"]] == [("mine", False), ("random init", True)]
+    assert [(backbone["name"], backbone["random"]) for backbone in first["nets"]] == [
+        ("mine", False),
+        ("random init", True),
+    ]
     for block in first["nets"][0]["blocks"] + first["nets"][1]["blocks"]:
         assert block["linear"] >= 0.9 and block["knn"] >= 0.6 and block["dim"] == 32
     assert (first["train_images"], first["held_out_images"], first["test_images"]) == (60, 6, 30)
@@ -243,7 +246,9 @@ def test_the_nets_are_the_checkpoints_and_one_of_the_seed(model):
     for seed in (0, 0, 1):
         nets.append(load_backbones(ProbeSettings(checkpoints=(str(model),), seed=seed), torch.device("cpu")))
     name = "blocks.1.mlp.fc1.weight"
-    (loaded, blank), (_, again), (_, other) = [[net.network.state_dict()[name] for net in pair] for pair in nets]
+    (loaded, blank), (_, again), (_, other) = [
+        [backbone.network.state_dict()[name] for backbone in pair] for pair in nets
+    ]
     assert torch.equal(loaded, trained[name]) and not torch.equal(blank, loaded)
     assert torch.equal(blank, again) and not torch.equal(blank, other)
     assert not nets[0][0].network.training
@@ -261,7 +266,7 @@ def test_a_random_network_of_each_architecture(model, tmp_path):
 
     def names(*checkpoints, **model):
         settings = ProbeSettings(checkpoints=checkpoints, model=Model(**{"name": "", "drop_path": 0.0, **model}))
-        return [net.name for net in load_backbones(settings, torch.device("cpu"))]
+        return [backbone.name for backbone in load_backbones(settings, torch.device("cpu"))]
 
     assert names(str(model), str(other)) == ["mine", "other", "random init"]
     assert names("none", name="resnet10t") == ["none"]
@@ -272,10 +277,10 @@ def test_options_of_a_probe(data, model, tmp_path, capsys):
     options = ["--images=30", "--test-images=12", "--k=3", "--size=40", "--feature=mean", "--no-random", "--json"]
     checkpoints = ["--checkpoint", f"one={model}", "--checkpoint", model.parent]
     assert run(*checkpoints, "--data", data, "--out", tmp_path / "out", *options) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["train_images"], told["test_images"], len(told["nets"])) == (30, 12, 2)
-    assert told["nets"][0]["blocks"] == told["nets"][1]["blocks"] and told["nets"][1]["name"] == "mine"
-    assert told["nets"][0]["size"] == 40 and told["nets"][0]["feature"] == "mean"
+    result = json.loads(capsys.readouterr().out)
+    assert (result["train_images"], result["test_images"], len(result["nets"])) == (30, 12, 2)
+    assert result["nets"][0]["blocks"] == result["nets"][1]["blocks"] and result["nets"][1]["name"] == "mine"
+    assert result["nets"][0]["size"] == 40 and result["nets"][0]["feature"] == "mean"
 
 
 @pytest.mark.parametrize("name", [r"a$\nosuch$b", "_x", "größe", "a_b^c"])
@@ -306,8 +311,8 @@ def test_bad_pictures_are_told_or_counted(data, model, tmp_path, capsys):
     assert "3.png" in capsys.readouterr().err and not (tmp_path / "out" / "probe.json").exists()
     with pytest.warns(UserWarning, match="3.png"):
         assert run(*arguments, "--skip-bad") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["train_images"] == 11 and sum(told["skipped"].values()) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["train_images"] == 11 and sum(result["skipped"].values()) == 1
 
 
 @pytest.mark.parametrize(("num", "dim", "rank"), [(60, 96, 96), (500, 768, 5), (500, 512, 40)])

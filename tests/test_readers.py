@@ -22,12 +22,12 @@ def stored(request, folder, tmp_path_factory):
     return path, {sample.label: sample.image for sample in recipe.render(range(24))}
 
 
-def check(found, images):
-    assert sorted(found) == sorted(images)
-    for label, image in found.items():
+def check(images_read, images):
+    assert sorted(images_read) == sorted(images)
+    for label, image in images_read.items():
         assert np.array_equal(image, images[label]), label
     if images[0].ndim == 2:
-        assert set(np.unique(np.stack(list(found.values())))) == {0, 127}
+        assert set(np.unique(np.stack(list(images_read.values())))) == {0, 127}
 
 
 def test_tarfile(stored):
@@ -39,14 +39,14 @@ def test_tarfile(stored):
             lengths.append(len(tar.getnames()) // 3)
     assert split["shard_lengths"] == lengths and split["num_samples"] == sum(lengths)
     assert json.loads((path / "sizes.json").read_text()) == dict(zip(split["filenames"], lengths, strict=True))
-    found = {}
+    images_read = {}
     for name in json.loads((path / "sizes.json").read_text()):
         with tarfile.open(path / name) as tar:
             for member in tar.getnames():
                 if member.endswith(".png"):
                     label = int(tar.extractfile(member.replace(".png", ".cls")).read())
-                    found[label] = np.asarray(Image.open(tar.extractfile(member)))
-    check(found, images)
+                    images_read[label] = np.asarray(Image.open(tar.extractfile(member)))
+    check(images_read, images)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -56,12 +56,12 @@ def test_webdataset(stored):
     path, images = stored
     urls = str(path / "1p-frac-train-{000000..000004}.tar")
     rows = webdataset.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("png", "cls", "json")
-    found = {}
+    images_read = {}
     for image, label, metadata in rows:
         assert len(metadata["eps"]) == 12
-        found[label] = np.asarray(image) if images[0].ndim == 3 else np.asarray(image)[:, :, 0]
+        images_read[label] = np.asarray(image) if images[0].ndim == 3 else np.asarray(image)[:, :, 0]
         assert images[0].ndim == 3 or len(np.unique(np.asarray(image).reshape(-1, 3), axis=0)) == 2
-    check(found, images)
+    check(images_read, images)
     gray = webdataset.WebDataset(urls, shardshuffle=False).decode("l8").to_tuple("png", "cls")
     if images[0].ndim == 2:
         check({label: image for image, label in gray}, images)
@@ -75,11 +75,11 @@ def test_hugging_face_datasets(stored, tmp_path, monkeypatch, streaming):
     path, images = stored
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     rows = datasets.load_dataset(str(path), split="train", streaming=streaming, cache_dir=str(tmp_path))
-    found = {}
+    images_read = {}
     for row in rows:
         assert len(row["json"]["eps"]) == 12 and row["json"]["formula"] == "1p-frac"
-        found[row["cls"]] = np.asarray(row["png"])
-    check(found, images)
+        images_read[row["cls"]] = np.asarray(row["png"])
+    check(images_read, images)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -110,16 +110,16 @@ def test_timm(stored):
         crop_pct=1.0,
         persistent_workers=False,
     )
-    found = {}
+    images_read = {}
     for batch, labels in loader:
         pixels = (batch * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        found.update(
+        images_read.update(
             {
                 int(label): image if channels == 3 else image[:, :, 0]
                 for image, label in zip(pixels, labels, strict=True)
             }
         )
-    check(found, images)
+    check(images_read, images)
 
 
 def test_one_bit_pngs_are_the_same_set(tmp_path):

@@ -62,8 +62,8 @@ def test_the_pages_are_what_the_script_makes(scripts):
 
 
 def test_differences_are_paired(scripts, study):
-    found = scripts["analysis"].summarize(study, "1p-frac", "scratch")["difference"]
-    assert found["by_base"] == pytest.approx({"0": 0.04, "1": 0.02}) and found["unit"] == "bases"
+    difference = scripts["analysis"].summarize(study, "1p-frac", "scratch")["difference"]
+    assert difference["by_base"] == pytest.approx({"0": 0.04, "1": 0.02}) and difference["unit"] == "bases"
     assert scripts["analysis"].summarize(study, "1p-frac", "1p-frac")["mean"] == pytest.approx(0.34)
     assert scripts["analysis"].summarize(study, "ofdb", "scratch") is None, "it was not run"
 

@@ -33,17 +33,17 @@ def test_scores_are_those_counted_by_hand(classes):
     logits = torch.rand(101, classes, generator=generator)
     labels = torch.randint(classes, (101,), generator=generator)
     labels[labels == 1] = 0  # a class without images
-    found = scored(logits, labels)
+    scores = scored(logits, labels)
     confusion, in_top5 = np.zeros((classes, classes), int), 0
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         order = sorted(range(classes), key=lambda guess, row=row: -row[guess])
         confusion[label, order[0]] += 1
         in_top5 += label in order[:5]
-    assert np.array_equal(found.confusion, confusion) and found.images == 101
-    assert found.top1 == sum(confusion[n, n] for n in range(classes)) / 101
-    assert found.top5 == (in_top5 / 101 if classes > 5 else None)
+    assert np.array_equal(scores.confusion, confusion) and scores.images == 101
+    assert scores.top1 == sum(confusion[n, n] for n in range(classes)) / 101
+    assert scores.top5 == (in_top5 / 101 if classes > 5 else None)
     names = [f"class {n}" for n in range(classes)]
-    share = found.per_class(names)
+    share = scores.per_class(names)
     assert share["class 1"] is None
     assert share["class 0"] == pytest.approx(confusion[0, 0] / confusion[0].sum(), abs=1e-6)
 

@@ -380,10 +380,10 @@ def test_a_larger_request_goes_on(tmp_path, cache):
 def test_two_searches_keep_their_own(tmp_path, no_search):
     searches = [Search(), Search(seed=2), Search(min_fill=0.1)]
     assert not any(each.is_cached(tmp_path) for each in searches)
-    found = [find_categories(2, each, cache=tmp_path) for each in searches]
+    categories = [find_categories(2, each, cache=tmp_path) for each in searches]
     assert all(each.is_cached(tmp_path) for each in searches)
     no_search()
-    assert [find_categories(2, each, cache=tmp_path) for each in searches] == found
+    assert [find_categories(2, each, cache=tmp_path) for each in searches] == categories
 
 
 def test_a_search_without_categories_is_kept_too(tmp_path, cache):

@@ -248,7 +248,7 @@ def test_errors_are_one_line_and_an_exit_code(capsys, error, code, message):
         app=command_app(fail),
         explain=lambda error: "a process has gone" if "gloo" in str(error) else None,
         memory_hint="lower --batch-size",
-        place=lambda: " (rank 1)",
+        process_name=lambda: " (rank 1)",
     )
     assert shown == (code, "", f"train (rank 1): {message}\n")
 

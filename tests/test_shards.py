@@ -137,9 +137,9 @@ def test_tar_is_plain_and_deterministic(tmp_path):
     "come", [[0, 1, 2, 3, 4, 5, 6, 7, 8], [8, 7, 6, 5, 4, 3, 2, 1, 0], [3, 8, 0, 6, 5, 1, 2, 7, 4]]
 )
 def test_samples_may_come_in_another_order(tmp_path, order, come):
-    layout, made = Layout(name="x", num_samples=9, num_shards=1), list(samples(9))
-    in_order = write_tar(tmp_path / "a.tar", "x", [made[index] for index in order], layout)
-    waited = write_tar(tmp_path / "b.tar", "x", (made[index] for index in come), layout, order)
+    layout, entries = Layout(name="x", num_samples=9, num_shards=1), list(samples(9))
+    in_order = write_tar(tmp_path / "a.tar", "x", [entries[index] for index in order], layout)
+    waited = write_tar(tmp_path / "b.tar", "x", (entries[index] for index in come), layout, order)
     assert waited == in_order and waited.samples == 9 and waited.rejections == {"fill": 36}
     assert (tmp_path / "b.tar").read_bytes() == (tmp_path / "a.tar").read_bytes()
     assert [int(raw.key) for raw in read_tar(tmp_path / "b.tar", "png")] == order

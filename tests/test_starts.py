@@ -46,21 +46,21 @@ def test_exactly_the_head_is_fresh(tmp_path):
     assert (init.num_classes, init.size, init.mean) == (7, 32, (0.5, 0.5, 0.5))
     for num_classes in (3, 7):
         torch.manual_seed(2)
-        made, loaded = build(init, num_classes=num_classes, size=32)
+        network, loaded = build(init, num_classes=num_classes, size=32)
         assert loaded.missing == loaded.unexpected == HEAD and not loaded.kept_head and loaded.resized == ()
-        assert same_body(made.state_dict(), old.state_dict())
-        assert made.head.out_features == num_classes
+        assert same_body(network.state_dict(), old.state_dict())
+        assert network.head.out_features == num_classes
         if num_classes == 7:
-            assert not torch.equal(made.head.weight, old.head.weight)
+            assert not torch.equal(network.head.weight, old.head.weight)
     assert loaded.description == "head: new (7 classes), all other weights loaded"
 
 
 def test_a_head_that_fits_is_kept_where_asked_for(tmp_path):
     old = tiny(7)
     init = load_init(exported(old, tmp_path / "m"), Model(name=""))
-    made, loaded = build(init, num_classes=7, size=32, keep_head=True)
+    network, loaded = build(init, num_classes=7, size=32, keep_head=True)
     assert loaded.kept_head and loaded.missing == loaded.unexpected == () and "head kept" in loaded.description
-    assert same_body(made.state_dict(), old.state_dict(), head="nothing")
+    assert same_body(network.state_dict(), old.state_dict(), head="nothing")
     _, loaded = build(init, num_classes=3, size=32, keep_head=True)
     assert not loaded.kept_head and loaded.missing == loaded.unexpected == HEAD
 
@@ -77,10 +77,10 @@ def test_the_fresh_head_depends_on_torchs_seed_alone(tmp_path):
 def test_position_embeddings_are_resampled_as_timm_does(tmp_path):
     old = tiny(size=32)
     init = load_init(exported(old, tmp_path / "m"), Model(name=""))
-    made, loaded = build(init, num_classes=7, size=48)
+    network, loaded = build(init, num_classes=7, size=48)
     by_timm = timm.create_model(f"local-dir:{tmp_path}/m", pretrained=True, img_size=48)
-    assert loaded.resized == ("pos_embed",) and made.pos_embed.shape == (1, 1 + 36, 32)
-    assert torch.equal(made.pos_embed, by_timm.pos_embed) and "(pos_embed resized)" in loaded.description
+    assert loaded.resized == ("pos_embed",) and network.pos_embed.shape == (1, 1 + 36, 32)
+    assert torch.equal(network.pos_embed, by_timm.pos_embed) and "(pos_embed resized)" in loaded.description
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "module.model.", "backbone."])
@@ -91,8 +91,8 @@ def test_published_files(tmp_path, prefix, entry):
     whole = {entry: weights, "epoch": 299, "args": argparse.Namespace(model="x", lr=[1.0]), "optimizer": {"state": {}}}
     torch.save(whole if entry else weights, tmp_path / "published.pth")
     init = load_init(str(tmp_path / "published.pth"), TINY)
-    made, loaded = build(init, num_classes=3, size=32)
-    assert same_body(made.state_dict(), old.state_dict()) and loaded.missing == loaded.unexpected == HEAD
+    network, loaded = build(init, num_classes=3, size=32)
+    assert same_body(network.state_dict(), old.state_dict()) and loaded.missing == loaded.unexpected == HEAD
 
 
 def test_a_file_of_safetensors(tmp_path):
@@ -109,9 +109,9 @@ def test_residual_networks(tmp_path):
     settings = Model(name="resnet10t", drop_path=0.0)
     old = models.create(settings, num_classes=7, size=32)
     init = load_init(exported(old, tmp_path / "m", {}), Model(name="", drop_path=0.0))
-    made, loaded = build(init, num_classes=3, size=64)
+    network, loaded = build(init, num_classes=3, size=64)
     assert loaded.missing == loaded.unexpected == ("fc.bias", "fc.weight")
-    assert same_body(made.state_dict(), old.state_dict(), head="fc.")
+    assert same_body(network.state_dict(), old.state_dict(), head="fc.")
 
 
 def test_from_scratch():
@@ -142,8 +142,8 @@ def refused(kind, message, where, settings=TINY, **options):
 def test_other_architectures_are_told_by_their_keys(tmp_path):
     torch.save(tiny().state_dict(), tmp_path / "w.pth")
     path = tmp_path / "w.pth"
-    told = refused(UsageError, "another architecture", path, Model(name="resnet10t", drop_path=0.0))
-    assert "missing bn1.bias" in told and "unexpected blocks.0.attn" in told and "more" in told
+    error = refused(UsageError, "another architecture", path, Model(name="resnet10t", drop_path=0.0))
+    assert "missing bn1.bias" in error and "unexpected blocks.0.attn" in error and "more" in error
     deeper = Model(name=TINY.name, drop_path=0.0, options={**OPTIONS, "depth": 3})
     assert "missing blocks.2.attn.proj.bias" in refused(UsageError, "another architecture", path, deeper)
     shallower = Model(name=TINY.name, drop_path=0.0, options={**OPTIONS, "depth": 1})
@@ -221,8 +221,8 @@ def test_entries_of_a_file(tmp_path):
     assert "dino.pth:teacher" in message and "dino.pth:student" in message
     refused(UsageError, r"no state dict 'epoch'; give one of .*dino\.pth:teacher", f"{tmp_path}/dino.pth:epoch")
     for name, net in (("teacher", one), ("student", other)):
-        made, loaded = build(load_init(f"{tmp_path}/dino.pth:{name}", TINY), num_classes=3, size=32)
-        assert same_body(made.state_dict(), net.state_dict()) and loaded.missing == HEAD
+        network, loaded = build(load_init(f"{tmp_path}/dino.pth:{name}", TINY), num_classes=3, size=32)
+        assert same_body(network.state_dict(), net.state_dict()) and loaded.missing == HEAD
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,8 @@ def test_the_studies_of_the_examples(path, size, capsys):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_numbers(name):
     _, _, variants = load_study(ROOT / "examples" / "ablations" / f"{name}.yaml", "published")
-    found = {name: variant.published.get("CIFAR-100") for name, variant in variants.items()}
-    assert found == {**PUBLISHED[name], "scratch": 64.2}
+    columns = {name: variant.published.get("CIFAR-100") for name, variant in variants.items()}
+    assert columns == {**PUBLISHED[name], "scratch": 64.2}
 
 
 def test_a_set_is_rendered_once_and_another_can_be_made_of_it(capsys):
@@ -145,7 +145,7 @@ def test_what_a_user_cannot_add(word, message, capsys):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("about:", "abuot:", "unknown key 'abuot', did you mean 'about'"),
         ("render: render", "rendre: render", r"unknown key 'variants\.small\.rendre', did you mean 'render'"),
@@ -162,14 +162,14 @@ def test_what_a_user_cannot_add(word, message, capsys):
         ("render --delta", "photo PHOTO --delta", "nowhere.jpg: no such file, which 'render small' needs"),
     ],
 )
-def test_what_is_no_study_is_one_line(old, new, told, tmp_path, capsys):
+def test_what_is_no_study_is_one_line(old, new, message, tmp_path, capsys):
     (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (tmp_path / "finetune.yaml").write_text(RECIPE)
     (tmp_path / "study.yaml").write_text(SMALL.replace(old, new, 1))
     words = [tmp_path / "study.yaml", "--data", "D", "--out", tmp_path / "o", "--photo", "nowhere.jpg"]
     assert run(*words, "--dry-run") == 2
     err = capsys.readouterr().err
-    assert re.search(told, err) and err.count("\n") == 1 and not (tmp_path / "o").exists()
+    assert re.search(message, err) and err.count("\n") == 1 and not (tmp_path / "o").exists()
 
 
 def test_the_published_size_needs_a_test_split_before_anything_is_made(tmp_path, capsys):
@@ -305,7 +305,7 @@ def test_closed_forms_as_starts_and_before_pre_training(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("init: impulse}", "init: xavier}", "must be one of default, mimetic, impulse"),
         ("init: impulse}", "init: impulse, pretrain: {model.init: mimetic}, render: render}", "is given twice"),
@@ -319,13 +319,13 @@ def test_closed_forms_as_starts_and_before_pre_training(tmp_path, capsys):
         ("bases: 2", "bases: 0", "bases 0: must be"),
     ],
 )
-def test_what_bases_are_not(old, new, told, tmp_path, capsys):
+def test_what_bases_are_not(old, new, message, tmp_path, capsys):
     (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
     (tmp_path / "finetune.yaml").write_text(RECIPE)
     (tmp_path / "study.yaml").write_text(INITS.replace(old, new, 1))
     assert run(tmp_path / "study.yaml", "--data", "D", "--out", tmp_path / "o", "--dry-run") == 2
     err = capsys.readouterr().err
-    assert re.search(told, err) and err.count("\n") == 1
+    assert re.search(message, err) and err.count("\n") == 1
 
 
 def test_a_study_of_two_bases(tmp_path, monkeypatch, capfd):

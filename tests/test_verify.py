@@ -95,8 +95,8 @@ def test_render_finds_pixels_that_the_recipe_does_not_make(copy):
     values["shards"][2]["pixels_sha256"] = record.pixels_sha256
     forge_manifest(copy, values)
     assert not any(NAME in problem for problem in problems(copy))
-    found = differing_samples(open_shards(copy), 5)
-    assert len(found) == 1 and NAME in found[0]
+    differing = differing_samples(open_shards(copy), 5)
+    assert len(differing) == 1 and NAME in differing[0]
     values["recipe"]["delta"] = 0.2
     forge_manifest(copy, values)
     assert "does not have the hash" in differing_samples(open_shards(copy), 5)[0]

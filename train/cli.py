@@ -45,7 +45,7 @@ def run(application: typer.Typer, name: str, argv: Sequence[str]) -> int:
     # wait for: beside other programs a step of a small ViT took twice as long, and twice the CPU seconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _format_warning
-    return commandline.main(application, name, argv, explain=_explain, memory_hint=_MEMORY_HINT, place=_rank)
+    return commandline.main(application, name, argv, explain=_explain, memory_hint=_MEMORY_HINT, process_name=_rank)
 
 
 def _format_warning(

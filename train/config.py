@@ -45,10 +45,10 @@ def load(kind: type[T], path: str | None, options: Mapping[str, Any], overrides:
     return load_settings(kind, path, options, overrides)
 
 
-def _refuse_old_name(name: str, where: str) -> None:
+def _refuse_old_name(name: str, source: str) -> None:
     for old, new in _OLD_NAMES.items():
         if name == old or name.startswith(f"{old}."):
-            raise UsageError(f"{where}: {name} is {new}{name.removeprefix(old)} now")
+            raise UsageError(f"{source}: {name} is {new}{name.removeprefix(old)} now")
 
 
 def continue_as_begun(settings: S, begun: Mapping[str, Any]) -> S:

@@ -152,7 +152,7 @@ def finetune(
         seed=seed,
         ranks=ranks,
         transform=timm_transform(augment),
-        beside=list(others.values()),
+        others=list(others.values()),
         progress=cli.bar("decoding"),
     )
     eval_skipped = Skipped()

@@ -30,7 +30,7 @@ NAMES = (
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME=VALUE]...", help="Any setting by its dotted name, as in augment.erase=0.25."),
+    typer.Argument(metavar="[NAME=VALUE]...", help="Any setting by its dotted name, as in model.options.depth=4."),
 ]
 Out = Annotated[
     Path | None, typer.Option(help="Folder to write the run to, or to resume it from.", rich_help_panel="Output")

@@ -218,8 +218,8 @@ def slide(images: Tensor, whole_pixels: Tensor, rest: Tensor, *, num_along_x: in
     near = images.gather(3, places.clamp(0, size - 1)[:, None].expand(-1, images.shape[1], -1, -1)).float()
     rest = rest[:, None, :, None]
     moved = _cubic([near[..., k : k + size] for k in range(4)], rest).clamp_(0, 255).byte()
-    place = places[:, None, :, 1:-2] + (rest + 0.5)
-    moved = _filled(moved, (place >= 0) & (place < size), fill)
+    position = places[:, None, :, 1:-2] + (rest + 0.5)
+    moved = _filled(moved, (position >= 0) & (position < size), fill)
     return torch.cat([moved[:num_along_x], moved[num_along_x:].mT])
 
 

@@ -54,21 +54,21 @@ class TrainLoader:
         seed: int,
         ranks: Ranks,
         transform: Transform | None = None,
-        beside: Sequence[Examples] = (),
+        others: Sequence[Examples] = (),
         progress: Progress | None = None,
     ) -> None:
         """Decode the set, or only look at a few of its images.
 
         transform: of single images, in workers: with `augment` timm, and for streamed images that may differ in size.
-        beside: sets that are kept in memory too where this one is (see `eval_source`). progress: called in decoding.
+        others: sets that are kept in memory too where this one is (see `eval_source`). progress: called in decoding.
         Raises UsageError for a batch that does not fit the ranks, or settings that the set does not allow; DataError
         for bad data.
         """
         self._per_rank = check_batch(settings, ranks)
         self.batch_size, self.num_samples = settings.batch_size, len(examples)
         self._settings, self._ranks, self._skipped = settings, ranks, Skipped()
-        shapes = [sample_shape(each, settings.resize) for each in (examples, *beside)]
-        sets = list(zip(map(len, (examples, *beside)), shapes, strict=True))
+        shapes = [sample_shape(each, settings.resize) for each in (examples, *others)]
+        sets = list(zip(map(len, (examples, *others)), shapes, strict=True))
         choice = ranks.agree(choose(sets, settings, ranks.device, has_transform=transform is not None))
         self.shape, self.mode, self.reason = shapes[0], choice.mode, choice.reason
         any_size = self.mode == "stream" and transform is not None and not self.shape.one_size

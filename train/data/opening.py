@@ -12,7 +12,7 @@ _NAME = re.compile(r"(torch|hfds|tfds)/.", re.IGNORECASE)
 
 
 def open_examples(
-    where: str, *, num_classes: int = 0, root: str = "data", skip_bad: bool = False, progress: Progress | None = None
+    source: str, *, num_classes: int = 0, root: str = "data", skip_bad: bool = False, progress: Progress | None = None
 ) -> Examples:
     """One set or split of labelled images: FOLDER/<class>/*.jpg, shards, "/d/train-{000..063}.tar", torch/cifar100.
 
@@ -22,23 +22,23 @@ def open_examples(
     takes a while.
     Raises UsageError for what is none of these, or holds nothing; DataError for damaged tars.
     """
-    folder = Path(where)
-    if is_name(where) and not folder.exists():
+    folder = Path(source)
+    if is_name(source) and not folder.exists():
         from fracgen.train.data.catalog import open_named
 
-        examples = open_named(where, root, progress)["train"]
+        examples = open_named(source, root, progress)["train"]
     elif holds_classes(folder):
         from fracgen.train.data.folders import open_folder
 
         if splits := _splits_in(folder):
-            raise UsageError(f"{where}: holds splits ({', '.join(splits)}); give one of them, as {folder / splits[0]}")
+            raise UsageError(f"{source}: holds splits ({', '.join(splits)}); give one of them, as {folder / splits[0]}")
         examples = open_folder(folder)
     elif folder.is_dir() and not is_shards_folder(folder) and not any(folder.glob("*.tar")):
-        raise UsageError(f"{where}: no class folders in it, and no {MANIFEST}: neither images nor shards")
-    elif folder.is_dir() or not is_pattern(where):
+        raise UsageError(f"{source}: no class folders in it, and no {MANIFEST}: neither images nor shards")
+    elif folder.is_dir() or not is_pattern(source):
         examples = open_shards_folder(folder, num_classes=num_classes, skip_bad=skip_bad)
     else:
-        examples = open_tars(where, num_classes=num_classes, skip_bad=skip_bad, progress=progress)
+        examples = open_tars(source, num_classes=num_classes, skip_bad=skip_bad, progress=progress)
     if num_classes not in (0, len(examples.class_names)):
         raise UsageError(f"--num-classes {num_classes}: {examples.name} has {len(examples.class_names)} classes")
     if not len(examples):
@@ -46,9 +46,9 @@ def open_examples(
     return examples
 
 
-def is_name(where: str) -> bool:
+def is_name(source: str) -> bool:
     """Whether it is a name of a set that timm opens."""
-    return _NAME.match(where) is not None
+    return _NAME.match(source) is not None
 
 
 def is_shards_folder(folder: Path) -> bool:

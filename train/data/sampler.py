@@ -38,8 +38,8 @@ class Sampler:
         """The example at each position, from 0. positions: (n,) int64, ascending, counted from the start of the run."""
         parts, first = list[Indices](), 0
         while first < len(positions):
-            epoch, place = divmod(int(positions[first]), self.epoch_length)
-            chunk = place // self._chunk_length
+            epoch, offset = divmod(int(positions[first]), self.epoch_length)
+            chunk = offset // self._chunk_length
             begin = epoch * self.epoch_length + chunk * self._chunk_length
             end = min(begin + self._chunk_length, (epoch + 1) * self.epoch_length)
             last = len(positions) if positions[-1] < end else int(np.searchsorted(positions, end))

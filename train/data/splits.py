@@ -67,20 +67,20 @@ def open_splits(
         raise UsageError(f"images per class {per_class}, classes {num_classes}: give 1 or more, or 0 for all")
     skipped, notes = Skipped(), []
 
-    def open_split(where: str | Examples, num_classes: int) -> Examples:
+    def open_split(source: str | Examples, num_classes: int) -> Examples:
         """num_classes: of tars without a manifest; 0 where it is not known."""
-        if isinstance(where, str):
-            if not Path(where).exists() and not is_pattern(where):
-                raise UsageError(f"{where}: no such folder")
-            in_tars = 0 if Path(where).is_dir() else num_classes
-            where = open_examples(where, num_classes=in_tars, skip_bad=skip_bad, progress=progress)
-        examples = check_labels(where, skip_bad=skip_bad, skipped=skipped, progress=progress)
+        if isinstance(source, str):
+            if not Path(source).exists() and not is_pattern(source):
+                raise UsageError(f"{source}: no such folder")
+            in_tars = 0 if Path(source).is_dir() else num_classes
+            source = open_examples(source, num_classes=in_tars, skip_bad=skip_bad, progress=progress)
+        examples = check_labels(source, skip_bad=skip_bad, skipped=skipped, progress=progress)
         if not len(examples):
             raise UsageError(f"{examples.name}: no image in it that can be used")
         return examples
 
-    def open_other(where: str | Examples | None) -> Examples | None:
-        return None if where is None else _check_classes(train, open_split(where, len(train.class_names)))
+    def open_other(source: str | Examples | None) -> Examples | None:
+        return None if source is None else _check_classes(train, open_split(source, len(train.class_names)))
 
     places, note = _find(data, root, progress)
     train = open_split(places["train"], num_classes)

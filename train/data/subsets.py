@@ -18,8 +18,8 @@ def stratified_subset(labels: Indices, num: int, *, seed: int, purpose: int) -> 
     order = generator(seed, "split", purpose).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels)
-    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    share = np.where(place == 0, 0.0, (place + 0.5) / np.repeat(counts, counts))
+    position = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    share = np.where(position == 0, 0.0, (position + 0.5) / np.repeat(counts, counts))
     rank = np.empty(len(labels))
     rank[by_class] = share
     chosen = order[np.argsort(rank[order], kind="stable")][:num]

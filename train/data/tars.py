@@ -26,9 +26,9 @@ _LEAST_SAMPLE = 512
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.\d+)?\}")
 
 
-def is_pattern(where: str) -> bool:
+def is_pattern(source: str) -> bool:
     """Whether this names tars, not a folder."""
-    return bool(set(where) & set("{}*?[")) or where.endswith(".tar") or ":" in where
+    return bool(set(source) & set("{}*?[")) or source.endswith(".tar") or ":" in source
 
 
 def open_shards_folder(folder: Path, *, num_classes: int = 0, skip_bad: bool = False) -> Examples:

@@ -120,7 +120,7 @@ def sinusoidal_positions(grid: tuple[int, int], width: int, num_prefix: int) -> 
     rows, columns = (torch.arange(length, dtype=torch.float64) for length in grid)
     frequencies = _TEMPERATURE ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row, column = torch.meshgrid(rows, columns, indexing="ij")
-    angles = [place.flatten()[:, None] * frequencies for place in (column, row)]
+    angles = [coordinate.flatten()[:, None] * frequencies for coordinate in (column, row)]
     patches = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
     return torch.cat([torch.zeros(num_prefix, width, dtype=torch.float64), patches])
 
@@ -168,8 +168,8 @@ def impulse_heads(
 
 def head_offset(head: int) -> tuple[int, int]:
     """Rows and columns, -1 to 1 each, from a query to the key that a head of impulse looks at."""
-    place = _OFFSETS[head % len(_OFFSETS)]
-    return place // 3 - 1, place % 3 - 1
+    offset = _OFFSETS[head % len(_OFFSETS)]
+    return offset // 3 - 1, offset % 3 - 1
 
 
 def shift_matrix(grid: tuple[int, int], offset: tuple[int, int]) -> Tensor:

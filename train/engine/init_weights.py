@@ -83,10 +83,10 @@ class Loaded:
         return f"head: new ({self.num_classes} classes), all other weights loaded{resized}"
 
 
-def load_init(where: str, settings: Model) -> InitWeights:
-    """The initial weights that lie at `where`.
+def load_init(source: str, settings: Model) -> InitWeights:
+    """The initial weights that `source` names.
 
-    where: "none", from scratch; the folder of a run (its model/ is taken); a timm folder, of config.json and weights;
+    source: "none", from scratch; the folder of a run (its model/ is taken); a timm folder, of config.json and weights;
     or a file .pth, .pt or .safetensors of a state dict, whose architecture is what the settings say. A file of several
     entries gives its "model" or "state_dict", or the only one that is a state dict; FILE:ENTRY is another of them.
     settings: name "" is the checkpoint's own model, or vit_tiny_patch16_224 where it does not say.
@@ -94,23 +94,23 @@ def load_init(where: str, settings: Model) -> InitWeights:
     than "default" with a checkpoint.
     """
     model = replace(settings, name=settings.name or DEFAULT_MODEL)
-    if where in ("", SCRATCH):
+    if source in ("", SCRATCH):
         return InitWeights(name="scratch" if model.init == "default" else model.init, model=model)
     if model.init != "default":
         raise UsageError(
-            f"init {model.init}: is for starts from scratch, and --checkpoint {where} is given; leave one of them out"
+            f"init {model.init}: is for starts from scratch, and --checkpoint {source} is given; leave one of them out"
         )
-    path = Path(where)
+    path = Path(source)
     if path.is_dir():
         return _load_folder(path, settings)
     entry = ""
-    if not path.is_file() and ":" in where:
-        before, _, entry = where.rpartition(":")
+    if not path.is_file() and ":" in source:
+        before, _, entry = source.rpartition(":")
         path = Path(before)
     if not path.is_file():
-        raise UsageError(f"--checkpoint {where}: no such file or folder; 'none' starts from scratch")
-    weights, taken = _read(path, entry)
-    return InitWeights(name=f"{path}:{taken}" if taken not in ("", *_ENTRIES) else where, model=model, weights=weights)
+        raise UsageError(f"--checkpoint {source}: no such file or folder; 'none' starts from scratch")
+    weights, entry = _read(path, entry)
+    return InitWeights(name=f"{path}:{entry}" if entry not in ("", *_ENTRIES) else source, model=model, weights=weights)
 
 
 def _load_folder(path: Path, settings: Model) -> InitWeights:
@@ -222,8 +222,10 @@ def _choose_entry(values: Any, entry: str, path: Path) -> tuple[Mapping[Any, Ten
         none = f" {entry!r}" if entry else ", alone or as " + " or ".join(map(repr, _ENTRIES))
         names = ", ".join(f"{path}:{name}" for name in state_dicts)
         raise UsageError(f"--checkpoint {path}: no state dict{none}; give one of {names}")
-    held = f"; it holds {_shorten([repr(name) for name in entries])}" if entries else f", but a {type(values).__name__}"
-    raise UsageError(f"--checkpoint {path}: no state dict, alone or as {' or '.join(map(repr, _ENTRIES))}{held}")
+    contents = (
+        f"; it holds {_shorten([repr(name) for name in entries])}" if entries else f", but a {type(values).__name__}"
+    )
+    raise UsageError(f"--checkpoint {path}: no state dict, alone or as {' or '.join(map(repr, _ENTRIES))}{contents}")
 
 
 def _is_state_dict(values: Any) -> bool:

@@ -118,7 +118,7 @@ class Run:
     """Seed, machine, and how often the run logs and saves."""
 
     seed: Annotated[
-        int, Setting("Seed of everything random in the run.", at_least=0, at_most=MAX_SEED, panel=_MACHINE)
+        int, Setting("Seed of everything random in the run.", at_least=0, at_most=MAX_SEED, panel=_TRAINING)
     ] = 0
     device: Annotated[
         Device, Setting("Where the model is trained. auto: on a GPU where there is one.", panel=_MACHINE)

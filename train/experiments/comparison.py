@@ -63,11 +63,11 @@ class FinetuneCommand:
 class FinetuneRun:
     """One fine-tuning run. per_class: training images of each class, 0 for the command's own number.
 
-    where: path of the start's weights, "none", or one of CLOSED_FORMS. path: folder of the run.
+    source: path of the start's weights, "none", or one of CLOSED_FORMS. path: folder of the run.
     """
 
     start: str
-    where: str
+    source: str
     seed: int
     per_class: int
     path: Path
@@ -97,14 +97,14 @@ class Comparison:
         return [
             FinetuneRun(
                 start=name,
-                where=where,
+                source=source,
                 seed=seed,
                 per_class=per_class,
                 path=(self.out / f"per-class-{per_class}" if per_class else self.out) / name / f"seed-{seed}",
             )
             for seed in self.seeds
             for per_class in self.per_class
-            for name, where in self.starts.items()
+            for name, source in self.starts.items()
         ]
 
     @cached_property
@@ -121,7 +121,7 @@ class Comparison:
         settings = self.command.settings({})
         if settings.model.name:
             return None
-        paths = [where for where in self.starts.values() if where not in (SCRATCH, *CLOSED_FORMS)]
+        paths = [source for source in self.starts.values() if source not in (SCRATCH, *CLOSED_FORMS)]
         if not paths:
             raise UsageError("--model: give the architecture; no start has weights, and the recipe names no model")
         model = load_init(min(paths, key=lambda path: not Path(path).is_dir()), settings.model).model
@@ -129,11 +129,11 @@ class Comparison:
 
     def argv(self, run: FinetuneRun) -> list[str]:
         """The words for train/finetune.py."""
-        command, model, checkpoint = self.command, self._model_of(run), run.where
+        command, model, checkpoint = self.command, self._model_of(run), run.source
         argv = ["--config", command.config] if command.config is not None else []
         argv += ["--data", command.data] if command.data else []
-        init = ["--init", run.where] if run.where in CLOSED_FORMS else []
-        checkpoint = SCRATCH if init else run.where
+        init = ["--init", run.source] if run.source in CLOSED_FORMS else []
+        checkpoint = SCRATCH if init else run.source
         argv += ["--checkpoint", checkpoint, *init, "--seed", str(run.seed), "--out", str(run.path)]
         argv += ["--per-class", str(run.per_class)] if run.per_class else []
         argv += ["--model", model.name] if model else []
@@ -143,9 +143,9 @@ class Comparison:
 
     def settings(self, run: FinetuneRun) -> Finetuning:
         """The settings that these words stand for."""
-        is_init, model = run.where in CLOSED_FORMS, self._model_of(run)
-        values: dict[str, Any] = {"checkpoint": SCRATCH if is_init else run.where, "run.seed": run.seed}
-        values |= {"model.init": run.where} if is_init else {}
+        is_init, model = run.source in CLOSED_FORMS, self._model_of(run)
+        values: dict[str, Any] = {"checkpoint": SCRATCH if is_init else run.source, "run.seed": run.seed}
+        values |= {"model.init": run.source} if is_init else {}
         values |= {"per_class": run.per_class} if run.per_class else {}
         if model:
             values |= {"model.name": model.name}
@@ -153,7 +153,7 @@ class Comparison:
         return self.command.settings(values)
 
     def _model_of(self, run: FinetuneRun) -> Model | None:
-        return None if Path(run.where).is_dir() and run.where not in CLOSED_FORMS else self.model
+        return None if Path(run.source).is_dir() and run.source not in CLOSED_FORMS else self.model
 
 
 def parse_starts(words: Sequence[str]) -> dict[str, str]:

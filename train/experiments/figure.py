@@ -65,16 +65,19 @@ def _with_results(summaries: Mapping[str, Any]) -> Iterator[tuple[int, str, Mapp
 def _draw_by_images(axes: Any, sections: list[Any]) -> None:
     names = list(_last_measure(sections[0])[1])
     for number, name in enumerate(names):
-        points = [(place, _last_measure(each)[1][name]) for place, each in enumerate(sections)]
-        points = [(place, summary) for place, summary in points if summary["mean"] is not None]
+        points = [(position, _last_measure(each)[1][name]) for position, each in enumerate(sections)]
+        points = [(position, summary) for position, summary in points if summary["mean"] is not None]
         shift, color = 0.3 * ((number + 0.5) / len(names) - 0.5), f"C{number % 10}"
         if points:
-            places, means = [place + shift for place, _ in points], [100 * summary["mean"] for _, summary in points]
+            places, means = (
+                [position + shift for position, _ in points],
+                [100 * summary["mean"] for _, summary in points],
+            )
             spreads = [_spread(summary) for _, summary in points]
             axes.errorbar(places, means, spreads, color=color, marker="o", markersize=4, capsize=2, label=name)
-        for place, summary in points:
+        for position, summary in points:
             bases = list(_base_means(summary).values())
-            axes.plot([place + shift] * len(bases), bases, ".", color=color, alpha=0.5, markersize=5)
+            axes.plot([position + shift] * len(bases), bases, ".", color=color, alpha=0.5, markersize=5)
     labels = ["all" if each["per_class"] is None else f"{each['per_class']:,}" for each in sections]
     axes.set_xticks(range(len(sections)), labels)
     axes.set(xlabel="training images a class", ylabel=f"accuracy, {MEASURES[_last_measure(sections[0])[0]]}, %")
@@ -108,8 +111,8 @@ def _draw_variants(axes: Any, section: Mapping[str, Any], title: str) -> None:
     for number, _, summary in _with_results(summaries):
         axes.bar(number, 100 * summary["mean"], color=f"C{number % 10}", alpha=0.4)
         means = _base_means(summary)
-        for place, (base, mean) in enumerate(means.items()):
-            at = number + 0.5 * ((place + 0.5) / len(means) - 0.5)
+        for position, (base, mean) in enumerate(means.items()):
+            at = number + 0.5 * ((position + 0.5) / len(means) - 0.5)
             runs = [100 * value for value in summary["accuracies"][base].values()]
             axes.plot([at] * len(runs), runs, ".", color="0.4", markersize=3)
             axes.plot(at, mean, "D", color=f"C{number % 10}", markersize=5, markeredgecolor="k", markeredgewidth=0.5)

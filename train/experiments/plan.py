@@ -95,7 +95,7 @@ class StudyOptions:
         first = command.settings({"run.seed": self.seed}).run.seed
         return Comparison(
             command=command,
-            starts={name: start.where for name, start in starts.items()},
+            starts={name: start.source for name, start in starts.items()},
             seeds=range(first, first + (self.seeds or size.seeds)),
             per_class=self.per_class or size.per_class or (0,),
             out=self.out / "compare",
@@ -123,20 +123,20 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a variant's fine-tuning begins with. where: as `compare --start` takes it. base: which of several sets.
+    """What a variant's fine-tuning begins with. source: as `compare --start` takes it. base: which of several sets.
 
     rendering, pretraining: the steps that lead there; None where the variant has no set.
     """
 
     variant: str
     base: int
-    where: str
+    source: str
     rendering: Step | None = None
     pretraining: Step | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StudyPlan:
     """The commands of a study: all rendering, then all pre-training, base by base; then the comparison of the starts.
 
     starts: by the name that each has in the comparison, in the order of the table.
@@ -147,7 +147,7 @@ class Plan:
     comparison: Step
 
 
-def plan_study(size: Size, variants: Mapping[str, Variant], options: StudyOptions) -> Plan:
+def plan_study(size: Size, variants: Mapping[str, Variant], options: StudyOptions) -> StudyPlan:
     """The commands that a study stands for. Variants of equal `render` share a data set, base by base.
 
     Raises UsageError for words and files that do not exist, and for seeds that bases are to count.
@@ -166,11 +166,11 @@ def plan_study(size: Size, variants: Mapping[str, Variant], options: StudyOption
                 step = before.get(same or "") or _render_step(name, variant, number, size, options, before)
                 rendering[name, base] = step
                 trained = _pretrain_step(name, variant, number, size, options, step)
-                where = str(trained.product.parents[1])
-                starts[name, base] = Start(variant=name, base=base, where=where, rendering=step, pretraining=trained)
+                source = str(trained.product.parents[1])
+                starts[name, base] = Start(variant=name, base=base, source=source, rendering=step, pretraining=trained)
             elif base == 0:
-                where = SCRATCH if variant.init == "default" else variant.init
-                starts[name, base] = Start(variant=name, base=base, where=where)
+                source = SCRATCH if variant.init == "default" else variant.init
+                starts[name, base] = Start(variant=name, base=base, source=source)
     named = {
         f"{name}.base-{base}" if num_bases > 1 and variants[name].render else name: starts[name, base]
         for name in variants
@@ -180,7 +180,7 @@ def plan_study(size: Size, variants: Mapping[str, Variant], options: StudyOption
     if len(named) < len(starts):
         raise UsageError("variants: a name ends in .base-0 or the like, as the bases of another do; give another name")
     pretraining = [start.pretraining for start in starts.values() if start.pretraining]
-    return Plan(
+    return StudyPlan(
         steps=(*dict.fromkeys(rendering.values()), *pretraining),
         starts=named,
         comparison=_compare_step(size, options, named),
@@ -252,7 +252,7 @@ def _compare_step(size: Size, options: StudyOptions, starts: Mapping[str, Start]
     argv += ["--seed", str(options.seed)] if options.seed is not None else []
     argv += ["--config", size.finetune] if size.finetune else []
     for name, start in starts.items():
-        argv += ["--start", f"{name}={start.where}"]
+        argv += ["--start", f"{name}={start.source}"]
     for per_class in options.per_class or size.per_class:
         argv += ["--per-class", str(per_class)]
     argv += ["--launcher", options.launcher] if options.launcher else []

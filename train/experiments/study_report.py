@@ -35,7 +35,7 @@ from fracgen.shards.settings import parse_yaml, read_text
 from fracgen.train.engine import metrics
 from fracgen.train.engine.run_folder import CONFIG
 from fracgen.train.experiments.comparison import Comparison, FinetuneRun
-from fracgen.train.experiments.plan import Plan, Start
+from fracgen.train.experiments.plan import Start, StudyPlan
 from fracgen.train.experiments.report import summarize_runs
 from fracgen.train.experiments.step_times import StepTimes
 from fracgen.train.experiments.study_file import SizeName, Variant
@@ -55,7 +55,7 @@ class StudyReport:
     about: str
     size: SizeName
     variants: Mapping[str, Variant]
-    plan: Plan
+    plan: StudyPlan
     comparison: Comparison
     times: StepTimes
     runner: SubprocessRunner

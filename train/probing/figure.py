@@ -16,27 +16,27 @@ Net = Mapping[str, Any]
 
 def table(nets: Sequence[Net]) -> str:
     """Accuracies in percent as text: a line for each block, two columns for each network."""
-    deepest = max(nets, key=lambda net: len(net["blocks"]))["blocks"]
-    widths = [max(_LINEAR_WIDTH + _KNN_WIDTH, len(net["name"]) + 2) for net in nets]
+    deepest = max(nets, key=lambda network: len(network["blocks"]))["blocks"]
+    widths = [max(_LINEAR_WIDTH + _KNN_WIDTH, len(network["name"]) + 2) for network in nets]
     name_width = max(len(block["block"]) for block in deepest)
     indent = " " * (name_width + 5)
     lines = [
-        indent + "".join(f"{one_line(net['name']):>{width}}" for net, width in zip(nets, widths, strict=True)),
+        indent + "".join(f"{one_line(network['name']):>{width}}" for network, width in zip(nets, widths, strict=True)),
         indent + "".join(f"{'linear':>{width - _KNN_WIDTH}}{'kNN':>{_KNN_WIDTH}}" for width in widths),
     ]
     for number, block in enumerate(deepest):
         cells = [
-            f"{_percent(net, number, 'linear'):>{width - _KNN_WIDTH}}{_percent(net, number, 'knn'):>{_KNN_WIDTH}}"
-            for net, width in zip(nets, widths, strict=True)
+            f"{_percent(each, number, 'linear'):>{width - _KNN_WIDTH}}{_percent(each, number, 'knn'):>{_KNN_WIDTH}}"
+            for each, width in zip(nets, widths, strict=True)
         ]
-        names = {net["blocks"][number]["block"] for net in nets if number < len(net["blocks"])}
+        names = {network["blocks"][number]["block"] for network in nets if number < len(network["blocks"])}
         name = block["block"] if len(names) == 1 else ""  # where not all networks call it so
         lines.append(f"{number + 1:>3}  {name:<{name_width}}" + "".join(cells))
     return "\n".join(lines)
 
 
-def _percent(net: Net, number: int, classifier: str) -> str:
-    return f"{100 * net['blocks'][number][classifier]:.1f}" if number < len(net["blocks"]) else "-"
+def _percent(network: Net, number: int, classifier: str) -> str:
+    return f"{100 * network['blocks'][number][classifier]:.1f}" if number < len(network["blocks"]) else "-"
 
 
 def draw(nets: Sequence[Net], chance: float, path: Path) -> None:
@@ -51,11 +51,11 @@ def draw(nets: Sequence[Net], chance: float, path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     grays = iter(["0.5", "0.7", "0.3"] * len(nets))
-    for number, net in enumerate(nets):
-        color = next(grays) if net["random"] else f"C{number % 10}"
+    for number, network in enumerate(nets):
+        color = next(grays) if network["random"] else f"C{number % 10}"
         for (classifier, label), style in zip(_CLASSIFIERS.items(), ("-", "--"), strict=True):
-            percents = [100 * block[classifier] for block in net["blocks"]]
-            label = f"{net['name']}, {label}".lstrip("_")  # matplotlib leaves labels that begin with _ out
+            percents = [100 * block[classifier] for block in network["blocks"]]
+            label = f"{network['name']}, {label}".lstrip("_")  # matplotlib leaves labels that begin with _ out
             axes.plot(range(1, len(percents) + 1), percents, style, marker=".", color=color, label=label)
     axes.axhline(100 * chance, color="0.3", linestyle=":", linewidth=1, label="chance")
     axes.set_xlabel("block")

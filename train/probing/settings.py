@@ -37,7 +37,9 @@ class ProbeSettings:
         Setting("Folder of train/ and test/ with class folders or shards; or a timm name.", panel="Data"),
     ] = ""
     test: Annotated[str, Setting("Test images, where they do not lie in --data.", panel="Data")] = ""
-    num_classes: Annotated[int, Setting("Number of classes of tars without our manifest.", panel="Data")] = 0
+    num_classes: Annotated[
+        int, Setting("Number of classes, for tars without our manifest.", at_least=0, default="", panel="Data")
+    ] = 0
     root: Annotated[str, Setting("Folder in which sets with timm names are kept.", panel="Data")] = "data"
     images: Annotated[int, Setting("Training images at most; 0: all.", at_least=0, panel="Data")] = 10_000
     test_images: Annotated[int, Setting("Test images at most; 0: all.", at_least=0, panel="Data")] = 0
