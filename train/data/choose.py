@@ -46,16 +46,12 @@ def choose(
         mode, reason, advice = "memory", "as there are no workers", f"give --workers 1 or more, or {RESIZE}"
     on_host = settings.augment == "timm" and has_transform
     num_copies = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    free, device_name = free_memory(torch.device("cpu")), "the host"
+    free, holder = free_memory(torch.device("cpu")), "the host"
     if device.type == "cuda" and not on_host and free_memory(device) < free // num_copies:
-        free, device_name, num_copies = (
-            free_memory(device),
-            str(device),
-            1,
-        )  # else the host is short, where it is decoded
+        free, holder, num_copies = free_memory(device), str(device), 1  # else the host is short, where it is decoded
     num_bytes = num_copies * sum(num * shape.num_bytes for num, shape in sets)
     copies = f" ({num_copies} ranks)" if num_copies > 1 else ""
-    sizes = f"{_size(num_bytes)} decoded{copies}, {_size(free)} free on {device_name}"
+    sizes = f"{_size(num_bytes)} decoded{copies}, {_size(free)} free on {holder}"
     if mode == "stream":
         return Choice("stream", f"stream, {reason}: {sizes}")
     if mode == "memory":
