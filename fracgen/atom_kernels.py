@@ -1,4 +1,4 @@
-"""VisualAtom's kernels: 1-D Perlin noise, one-pixel lines, a whole atom (REFERENCE section 5).
+"""VisualAtom's kernels: 1-D Perlin noise, one-pixel lines, a whole atom (Takashima et al., CVPR 2023).
 
 Float64 in the published order, and float32 within the noise; no fused multiply-add, no fastmath. An image's numbers
 come from one SplitMix64 stream, each from the place that is its own: 0 and 1 are the centre's x and y; then, for each

@@ -1,8 +1,8 @@
 """The chaos game's kernels: map choices, orbits, pixel places.
 
-Everything here is exact as REFERENCE section 2 states the published renderer: float64 in the written order, no fused
-multiply-add, no fastmath. Kernels write into buffers of the caller and hold no lock, so that threads run them side by
-side.
+Everything here gives the bits of the published renderer (the code of Kataoka et al., ACCV 2020): float64 in its order
+of operations, no fused multiply-add, no fastmath. Kernels write into buffers of the caller and hold no lock, so that
+threads run them side by side.
 """
 
 import numpy as np

@@ -93,7 +93,7 @@ class IFS:
 
 
 def probabilities(maps: Floats) -> Floats:
-    """p_j = |a d - b c| / sum, (N,) float64, summed one after the other in map order (REFERENCE section 1)."""
+    """p_j = |a d - b c| / sum, (N,) float64, summed one after the other in map order, as the published code sums."""
     determinants = [abs(a * d - b * c) for (a, b, _), (c, d, _) in maps.tolist()]
     total = 0.0
     for determinant in determinants:

@@ -1,4 +1,4 @@
-"""The published renderer in slow, plain Python, one statement after the other as REFERENCE section 2 puts it.
+"""The published renderer (the code of Kataoka et al., ACCV 2020) in slow, plain Python, one statement after the other.
 
 It shares no code with the kernels: it is what they are tested against, and what `fracgen bench` times them against.
 """

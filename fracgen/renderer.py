@@ -1,4 +1,4 @@
-"""From an IFS to an image: the published renderer (REFERENCE section 2), over the kernels of `chaos`."""
+"""From an IFS to an image: the published renderer (Kataoka et al., ACCV 2020) over the kernels of `chaos`."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from fracgen.style import Style, fill_rate
 LANES = 2
 """Systems traced at a time: an orbit waits for its own arithmetic, so that two take as long as one."""
 TRIM = 100
-"""A diverging orbit loses this many points before its first NaN."""
+"""A diverging orbit loses this many points before its first NaN, as in the published code."""
 MAX_KEPT_POINTS = 1_000_000
 
 

@@ -1,4 +1,6 @@
-"""FractalDB's category search: the published candidates in their order, judged side by side (REFERENCE section 4).
+"""FractalDB's category search: the published candidates in their order, judged side by side.
+
+The candidates and the tests that they must pass are those of the code of Kataoka et al. (ACCV 2020).
 
 The state of a search is kept in the user's cache, so that it goes on where it was stopped, and no data set searches
 again for what another has found.

@@ -1,6 +1,6 @@
 """The category search's kernels: the legacy random stream, and whether a candidate fills the image.
 
-REFERENCE section 4. The stream is that of numpy's RandomState: the Mersenne Twister MT19937 (Matsumoto and Nishimura,
+The stream is that of numpy's RandomState: the Mersenne Twister MT19937 (Matsumoto and Nishimura,
 1998), of which a double takes two words, 27 bits of the first and 26 of the second. It is written out here because
 only the first word of a pair decides about a map (but for one point in a thousand), and because its recurrence takes
 vector instructions over a buffer: a third of numpy's time. Words are kept as the recurrence gives them

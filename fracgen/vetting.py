@@ -1,4 +1,8 @@
-"""Vetting of 1p-frac's base fractals: by the unperturbed image, and by a sample of perturbations."""
+"""Vetting of 1p-frac's base fractals: by the unperturbed image, and by a sample of perturbations.
+
+Of many systems of the published sigma few perturbations fill an image, of some none: a set of such a base would never be
+finished. The rule is ours.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +20,11 @@ PROBES = 64
 
 
 def rejection(renderer: "Renderer", lane: int, mask_key: int, min_fill: float) -> str | None:
-    """Why a traced orbit is not kept ("overflow", "fill"); None if it is, and then it is stamped."""
+    """Why a traced orbit is not kept; None where it is, and then its image is drawn in the renderer.
+
+    "overflow": it runs into NaN. "fill": no more than `min_fill` of the pixels, 0 to 1, are not black.
+    lane: which of the two orbits that the renderer traces at a time. mask_key: 64-bit key of the patch masks.
+    """
     if renderer.diverged(lane):
         return "overflow"
     renderer.stamp(lane, mask_key)
@@ -27,8 +35,9 @@ def rejection(renderer: "Renderer", lane: int, mask_key: int, min_fill: float) -
 class Vetting:
     """Whether a base fractal is fit, and how many of its perturbations pass, of those that were tried.
 
-    number: of the base. perturb: gives the maps of its perturbation number 0 to 63, (N, 2, 3). mask_key: that of all
-    its images.
+    number: of the base, from 0. perturb: gives the maps of its perturbation number 0 to 63, (N, 2, 3) float64.
+    mask_key: 64-bit key of the patch masks of all its images. min_fill: see `rejection`. tried, passed: perturbations,
+    so far.
     """
 
     number: int
@@ -46,7 +55,7 @@ class Vetting:
         return rejection(self.renderer, 0, self.mask_key, self.min_fill)
 
     def probe(self) -> None:
-        """Try the next two perturbations."""
+        """Try the next two perturbations: the renderer traces two orbits in the time of one."""
         self.renderer.trace(self.ifs.p, self.perturb(self.tried), self.perturb(self.tried + 1))
         self.tried += 2
         self.passed += sum(rejection(self.renderer, lane, self.mask_key, self.min_fill) is None for lane in range(2))
@@ -74,9 +83,10 @@ class Vetting:
 
 
 def find_best(candidates: Iterator[Vetting], count: int, min_acceptance: float) -> tuple[list[Vetting], Vetting | None]:
-    """The candidates that had to be drawn, and the first of those of whose perturbations most pass.
+    """(the candidates that were drawn, the best of them; None where there is no candidate).
 
-    The best of `count`; where none of these has `min_acceptance`, the first after them that has it.
+    The best is that of the first `count` with the highest acceptance, of equal ones the first. Where it has less than
+    `min_acceptance` (0 to 1), more are drawn until one has that.
     """
     drawn, best = _best_of(candidates, count)
     while best and best.acceptance < min_acceptance and (candidate := next(candidates, None)):
@@ -86,10 +96,11 @@ def find_best(candidates: Iterator[Vetting], count: int, min_acceptance: float) 
 
 
 def _best_of(candidates: Iterator[Vetting], count: int) -> tuple[list[Vetting], Vetting | None]:
-    """Those of the first `count` that had to be drawn, and the first of those of whose perturbations most pass.
+    """(the candidates that were drawn, of `count` at most; the one with the highest acceptance).
 
-    Perturbations are tried of whichever has failed least so far. Once all of its were tried it is the best, as no other
-    can pass more; and another is drawn only where all before it have failed once.
+    Trying all perturbations of all candidates would take `count` times as long. So the next two are tried of whichever
+    has failed least so far; once all of its perturbations were tried it is the best, as no other can pass more. Another
+    candidate is drawn only where all before it have failed once.
     """
     drawn: list[Vetting] = []
     queue: list[tuple[int, int]] = []  # how often each has failed, and its place in `drawn`

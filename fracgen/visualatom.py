@@ -1,7 +1,7 @@
 """VisualAtom: orbits of gray lines around a centre, grown outward by waves and noise (Takashima et al., CVPR 2023).
 
 A class is the numbers of an atom; an instance has its own centre, grays and noise. The distribution and the drawing are
-the published code's (REFERENCE section 5); its random stream, which depends on the number of threads, is not.
+the published code's; its random stream, which depends on the number of threads, is not.
 """
 
 import math

@@ -22,8 +22,10 @@ def commit_shard(
 ) -> ShardRecord:
     """Write one shard and commit it: temporary name, flush to disk, rename, then its record.
 
-    token: of the run that asked for it. order: of the samples in the tar, where they do not come in it.
-    Raises DataError, and commits nothing, where that run has ended; OSError (disk full) leaves only rubbish.
+    folder: the data set's. shard: its number. order: of the samples in the tar, as their indices, where `samples` come
+    in another. token: of the run that asked for it, whose file `run-TOKEN` in `.partial` stands as long as it is on.
+    Raises DataError, and commits nothing, where that run has ended; OSError (disk full) leaves only a temporary file,
+    which the next run removes.
     """
     partial, name = folder / PARTIAL, layout.filename(shard)
     # Two workers may have the same shard: an executor gives it to another where it believes that the first is dead.

@@ -16,7 +16,7 @@ from fracgen.shards.images import is_gray, open_picture, to_gray_or_rgb
 from fracgen.shards.sample import Image
 
 GRAY = 127
-"""The one gray level of two-level images (REFERENCE section 2: (127, 127, 127) on black)."""
+"""The one gray level of two-level images (the published renderer draws (127, 127, 127) on black)."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY_TYPE, _RGB_TYPE = 0, 2

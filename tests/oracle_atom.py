@@ -1,4 +1,4 @@
-"""One image of VisualAtom in slow, plain Python, one statement after the other as REFERENCE section 5 puts it.
+"""One image of VisualAtom in slow, plain Python, one statement after the other as the published code has it.
 
 It shares no code with the kernels, and leaves the lines to Pillow.
 """

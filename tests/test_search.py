@@ -272,7 +272,7 @@ def test_another_seed_finds_others(cache):
 
 
 def test_the_least_number_of_pixels():
-    assert Search().least == 52_429, "as REFERENCE section 4 says"
+    assert Search().least == 52_429, "a fifth of 512 x 512 pixels, rounded up"
     assert [Search(min_fill=fill).least for fill in (0.0, 1.0, 0.5, 1e-9)] == [0, 512 * 512, 256 * 512, 1]
 
 

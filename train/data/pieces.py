@@ -23,7 +23,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class _Pieces:
-    """transform: None leaves pixels as they are, all of one size."""
+    """Samples of `source` as pieces. transform: None leaves pixels as they are, all of one size."""
 
     source: Source
     transform: Transform | None
@@ -96,7 +96,7 @@ class TrainPieces(_Pieces):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalPieces(_Pieces):
-    """Rows are places in `numbers`, which says the examples."""
+    """Rows are positions in `numbers`, (n,) int64, which has the example of each."""
 
     numbers: Indices
 

@@ -27,7 +27,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.\d+)?\}")
 
 
 def is_pattern(source: str) -> bool:
-    """Whether this names tars, not a folder."""
+    """Whether this names tars, not a folder: by braces, wildcards, `.tar`, or a colon (a URL, refused later)."""
     return bool(set(source) & set("{}*?[")) or source.endswith(".tar") or ":" in source
 
 
@@ -110,9 +110,10 @@ def _examples(
 
 
 def check_labels(examples: Examples, *, skip_bad: bool, skipped: Skipped, progress: Progress | None = None) -> Examples:
-    """Read the labels of tars, by one walk over their headers; gives the examples that have one and an image.
+    """The examples that have a label in range and an image; of tars, by one walk over their headers.
 
-    skipped: takes the others, where `skip_bad` is given. Raises BadSampleError for the first of them else.
+    Those of other origin are returned as they are. skip_bad: count the others in `skipped`; without it the first of
+    them is raised, a BadSampleError. progress: called tar by tar.
     """
     if not isinstance(store := examples.store, TarStore):
         return examples

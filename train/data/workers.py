@@ -30,7 +30,11 @@ _PREFETCH = 2
 
 
 class Piece(NamedTuple):
-    """A few rows of a batch. images: (n, ...), None without any row. labels: (n,) int64."""
+    """A few rows of a batch, those of examples that could be used.
+
+    images: (n, C, H, W) uint8, or (n, 3, S, S) float32 where a transform made them; None where n is 0.
+    labels: (n,) int64.
+    """
 
     images: Tensor | None
     labels: Indices
@@ -59,8 +63,9 @@ def make_batches(
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """(images, labels) on the device for each batch of rows of the run, made while the caller computes.
 
+    Images are as `Piece` has them, labels (n,) int64. A batch without any example that can be used is passed over.
     A thread keeps batches ready; num_workers 0 has it make them too. Else each worker makes its piece of each batch,
-    which takes less memory than batches of their own and brings the first one sooner.
+    which takes less memory than a batch for each worker, and has the first batch ready sooner.
     batch_size: rows of the largest batch. skipped: takes the examples that were left out.
     Closing the iterator ends workers and thread. Raises the first error of any worker, DataError where a worker dies.
     """

@@ -30,9 +30,10 @@ class DamagedCheckpointError(DataError):
 class Checkpoint:
     """What a run goes on from.
 
-    step: steps taken. config: resolved settings. data: fingerprint of the samples. world: number of ranks.
-    model, optimizer, scaler: state dicts. losses: of the latest steps, for the next logged average. scores: best
-    accuracy so far and its step, where the protocol chooses weights. threads: of the CPU that computed it, 0 on a GPU.
+    step: steps taken. config: resolved settings, as plain values. data: sha256 (hex) of what identifies the samples and
+    their order. world: number of ranks. model, optimizer, scaler: state dicts. losses: of the latest steps, as
+    many as a logged average is taken over. scores: best accuracy so far, 0 to 1, and its step, where the protocol
+    chooses weights. threads: of the CPU that computed it, on which the last bits of sums depend; 0 on a GPU.
     """
 
     step: int
