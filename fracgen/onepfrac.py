@@ -21,7 +21,7 @@ from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting, convert
 from fracgen.style import Color, Draw, Pad, Patch, Points, Size
-from fracgen.vetting import PROBES, Vetting, find_best, rejection
+from fracgen.vetting import Vetting, describe_rejections, find_base, rejection
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
@@ -99,8 +99,7 @@ class OnePFrac(DrawnRecipe):
         ),
     ] = 0.05
     max_tries: Annotated[
-        int,
-        Setting("Perturbations tried for a class.", at_least=1, at_most=10**6, panel="Rejection"),
+        int, Setting("Perturbations tried for a class.", at_least=1, at_most=10**6, panel="Rejection")
     ] = 100
     base_candidates: Annotated[
         int,
@@ -112,8 +111,7 @@ class OnePFrac(DrawnRecipe):
         ),
     ] = 8
     min_acceptance: Annotated[
-        float,
-        Setting("Share of its perturbations that must pass.", at_least=0, at_most=1, panel="Base fractal"),
+        float, Setting("Share of its perturbations that must pass.", at_least=0, at_most=1, panel="Base fractal")
     ] = 0.5
     max_base_tries: Annotated[int, Setting("Base fractals tried.", at_least=1, at_most=10**6, panel="Base fractal")] = (
         1000
@@ -172,35 +170,23 @@ class OnePFrac(DrawnRecipe):
             if self.ifs is not None:
                 acceptance = self._vetting(self.ifs, renderer).acceptance_of_users()
                 return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
-            rejections, least = Counter[str](), max(self.min_acceptance, 1 / PROBES)
-            drawn, best = find_best(self._candidates(renderer, rejections), self.base_candidates, least)
-            acceptance = best.acceptance if best else 0.0
-            if best and acceptance >= least and (len(drawn) >= self.base_candidates or acceptance == 1):
-                tries = {"base_tries": drawn[-1].number + 1, "base_rejections": dict(sorted(rejections.items()))}
-                return replace(self, ifs=best.ifs), {"base": best.number, **tries, "base_acceptance": acceptance}
+
+            def draw(number: int) -> Vetting:
+                maps = sample_maps(self.sigma, self.maps, generator(self.seed, number, "ifs"))
+                return self._vetting(IFS.from_maps(maps), renderer, number)
+
             mend = ""
             if self.sigma < LEAST_SIGMA:
                 mend = f"give a --sigma of {LEAST_SIGMA:g} to {3 * self.maps}, as maps of less fill no image, "
-            raise DataError(
-                f"no base fractal in {self.max_base_tries} tries at sigma {self.sigma:g} and delta {self.delta:g} "
-                f"(failed themselves: {_counts(rejections) or 'none'}; of {len(drawn)} others at best "
-                f"{acceptance:.2f} of the perturbations passed, at least {self.min_acceptance:g} "
-                f"must); {mend}lower --min-fill or --min-acceptance, or try another --seed"
+            best, provenance = find_base(
+                draw,
+                self.base_candidates,
+                self.min_acceptance,
+                self.max_base_tries,
+                source=f"sigma {self.sigma:g} and delta {self.delta:g}",
+                mend=f"{mend}lower --min-fill or --min-acceptance, or try another --seed",
             )
-
-    def _candidates(self, renderer: "Renderer", rejections: Counter[str]) -> Iterator[Vetting]:
-        """The base fractals whose unperturbed images pass the fill test; the others are counted by reason."""
-        for number in range(self.max_base_tries):
-            try:
-                ifs = IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, number, "ifs")))
-            except UsageError:  # determinants that underflow
-                rejections["degenerate"] += 1
-                continue
-            vetting = self._vetting(ifs, renderer, number)
-            if (reason := vetting.rejection()) is None:
-                yield vetting
-            else:
-                rejections[reason] += 1
+            return replace(self, ifs=best.ifs), provenance
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
         """Warn of a delta that tells no classes apart, and of a base from the user of which few perturbations pass."""
@@ -305,7 +291,8 @@ class _Draw:
         if sum(self.rejected.values()) >= self.recipe.max_tries:
             raise DataError(
                 f"class {self.index}: none of {self.recipe.max_tries} perturbations could be kept "
-                f"({_counts(self.rejected)}); lower --min-fill or --delta, raise --max-tries, or try another --seed"
+                f"({describe_rejections(self.rejected)}); lower --min-fill or --delta, raise --max-tries, or "
+                "try another --seed"
             )
         self._perturb()
         return None
@@ -321,7 +308,3 @@ class _Draw:
             "mask_key": f"{self.mask_key:016x}",
             "fill_rate": fill_rate,
         }
-
-
-def _counts(rejections: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in rejections.items())

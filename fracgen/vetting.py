@@ -1,16 +1,17 @@
 """Vetting of 1p-frac's base fractals: by the unperturbed image, and by a sample of perturbations.
 
-Of many systems of the published sigma few perturbations fill an image, of some none: a set of such a base would never be
-finished. The rule is ours.
+Of many systems of the published sigma few perturbations fill an image, of some none: a set of such a base would never
+be finished. The rule is ours.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heappush, heapreplace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fracgen.ifs import IFS, Floats
-from fracgen.shards.errors import DataError
+from fracgen.shards.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
@@ -82,6 +83,42 @@ class Vetting:
         return self.acceptance
 
 
+def find_base(
+    draw: Callable[[int], Vetting], count: int, min_acceptance: float, max_tries: int, *, source: str, mend: str
+) -> tuple[Vetting, dict[str, Any]]:
+    """(the base fractal to take, how it was found: base, base_tries, base_rejections, base_acceptance).
+
+    It is the best, as `find_best` says, of those whose unperturbed image is fit. draw: gives base number k, from 0;
+    UsageError where it is degenerate. max_tries: bases drawn, at most.
+    Raises DataError with the counts where none is fit. source, mend: what was drawn from, and what to do, for that.
+    """
+    rejections, least = Counter[str](), max(min_acceptance, 1 / PROBES)
+    drawn, best = find_best(_fit_candidates(draw, max_tries, rejections), count, least)
+    acceptance = best.acceptance if best else 0.0
+    if best and acceptance >= least and (len(drawn) >= count or acceptance == 1):
+        tries = {"base_tries": drawn[-1].number + 1, "base_rejections": dict(sorted(rejections.items()))}
+        return best, {"base": best.number, **tries, "base_acceptance": acceptance}
+    raise DataError(
+        f"no base fractal in {max_tries} tries at {source} (failed themselves: "
+        f"{describe_rejections(rejections) or 'none'}; of {len(drawn)} others at best {acceptance:.2f} of the "
+        f"perturbations passed, at least {min_acceptance:g} must); {mend}"
+    )
+
+
+def _fit_candidates(draw: Callable[[int], Vetting], max_tries: int, rejections: Counter[str]) -> Iterator[Vetting]:
+    """The base fractals whose unperturbed images are fit; the others are counted by reason."""
+    for number in range(max_tries):
+        try:
+            vetting = draw(number)
+        except UsageError:  # determinants that underflow
+            rejections["degenerate"] += 1
+            continue
+        if (reason := vetting.rejection()) is None:
+            yield vetting
+        else:
+            rejections[reason] += 1
+
+
 def find_best(candidates: Iterator[Vetting], count: int, min_acceptance: float) -> tuple[list[Vetting], Vetting | None]:
     """(the candidates that were drawn, the best of them; None where there is no candidate).
 
@@ -93,6 +130,11 @@ def find_best(candidates: Iterator[Vetting], count: int, min_acceptance: float) 
         drawn.append(candidate)
         _, best = _best_of(iter([best, candidate]), 2)
     return drawn, best
+
+
+def describe_rejections(rejections: Mapping[str, int]) -> str:
+    """The counts by reason, as in "3 fill, 0 overflow"."""
+    return ", ".join(f"{count} {reason}" for reason, count in rejections.items())
 
 
 def _best_of(candidates: Iterator[Vetting], count: int) -> tuple[list[Vetting], Vetting | None]:
