@@ -123,6 +123,16 @@ def test_it_learns(tmp_path):
     assert last["clean_accuracy"] >= 0.5 and last["crop_accuracy"] >= 0.4, last  # chance is 0.125
 
 
+def test_bf16_that_a_cpu_emulates_is_said(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for there, precision in ((False, "bf16"), (True, "bf16"), (False, "fp32")):
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda there=there: there, raising=False)
+        out = tmp_path / f"{precision}-{there}"
+        assert train(folder, out, "--steps=1", f"--precision={precision}", "run.clean_images=0") == 0
+        assert ("emulated by this CPU" in capsys.readouterr().err) == (precision == "bf16" and not there)
+
+
 def test_residual_networks_too(folder, tmp_path):
     assert train(folder, tmp_path / "run", "--steps=2", "--model=resnet10t", *[f"model.options={{}}"]) == 0  # noqa: F541
     assert timm.create_model(f"local-dir:{tmp_path}/run/model", pretrained=True, num_classes=3).fc.out_features == 3

@@ -1,6 +1,7 @@
 """timm models: created by name, optimised as the recipes say, exported so that plain timm loads them."""
 
 import json
+import platform
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -168,6 +169,17 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     if precision == "fp16":
         raise UsageError("precision fp16: is for GPUs; use bf16 or fp32 on a CPU")
     return "fp32" if precision == "auto" else precision
+
+
+EMULATED = "bf16 is emulated by this CPU, which takes many times as long as float32; give --precision fp32"
+
+
+def is_emulated(precision: Precision, device: torch.device) -> bool:
+    """Whether a processor without bf16 computes in it. Of x86 alone: of others torch does not tell."""
+    if precision != "bf16" or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return not any(check is None or check() for check in checks)
 
 
 def describe(settings: Model, model: nn.Module, precision: Precision, ranks: Ranks) -> str:

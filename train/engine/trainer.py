@@ -74,6 +74,8 @@ class Trainer(Generic[S]):
         self._done: set[Literal["set_up", "fit"]] = set()
         self._precision = models.resolve_precision(self.settings.run.precision, ranks.device)
         self.amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
+        if models.is_emulated(self._precision, ranks.device) and ranks.first:
+            say({"warning": models.EMULATED})
         self._signal = 0
         if self.settings.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UsageError("--tensorboard needs TensorBoard: pip install tensorboard")
