@@ -27,7 +27,7 @@ from fracgen.train.finetune import Finetuning
 from fracgen.train.pretrain import Pretraining
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", "examples/cifar10-laptop/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md"]
 PAGES += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
@@ -164,17 +164,16 @@ def store(tmp_path_factory) -> Path:
         assert run(["render", *SMALL_RECIPE, "--out=1p-frac"]) == 0
         assert run(["pretrain", "--shards=1p-frac", "--out=runs/1p-frac", *SMALL["pretrain"]]) == 0
     (path / "1p-frac-64").symlink_to("1p-frac")
-    for name in ("laptop", "noise", "cifar10-laptop/pretrained/1p-frac", "cifar10-laptop/pretrained/noise"):
-        (path / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in ("laptop", "noise"):
         shutil.copytree(path / "runs" / "1p-frac", path / "runs" / name)
     return path
 
 
 def fetch(store: Path, text: str, *, but: str = "") -> None:
     """Copy what a command or a block names from the store, unless it is there. but: what the command itself makes."""
-    for path in [*store.glob("*"), *store.glob("runs/*"), *store.glob("runs/cifar10-laptop/pretrained/*")]:
+    for path in [*store.glob("*"), *store.glob("runs/*")]:
         name = str(path.relative_to(store))
-        named = name not in ("runs", "runs/cifar10-laptop", but) and re.search(rf"(?<![\w-]){name}(?![\w-])", text)
+        named = name not in ("runs", but) and re.search(rf"(?<![\w-]){name}(?![\w-])", text)
         if named and not Path(name).exists():
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(path, name) if path.is_dir() else shutil.copy(path, name)

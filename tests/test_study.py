@@ -23,7 +23,7 @@ from fracgen.train.pretrain import Pretraining
 ROOT = Path(__file__).parents[1]
 STUDIES = [
     *sorted((ROOT / "examples" / "ablations").glob("*.yaml")),
-    ROOT / "examples" / "cifar10-laptop" / "study.yaml",
+    ROOT / "examples" / "equal-budget" / "length.yaml",
 ]
 PUBLISHED = {
     "delta": {"delta-0.001": 1.2, "delta-0.01": 19.9, "delta-0.05": 83.0, "delta-0.1": 84.2, "delta-0.2": 83.4},
@@ -72,7 +72,7 @@ def kind(words):
 @pytest.mark.parametrize("size", ["laptop", "published"])
 def test_the_studies_of_the_examples(path, size, capsys):
     pytest.importorskip("skimage")
-    if path.stem == "study" and size == "published":
+    if path.stem == "length" and size == "published":
         with pytest.raises(UsageError, match=r"sizes\.published: is not there"):
             load_study(path, size)
         return
@@ -80,7 +80,7 @@ def test_the_studies_of_the_examples(path, size, capsys):
     listed = commands(capsys, path, *(["--published"] if size == "published" else []))
     assert [kind(words) for words in listed] == sorted(map(kind, listed), key=["fracgen", "pretrain", "compare"].index)
     trained = [words for words in listed if kind(words) == "pretrain"]
-    assert len(trained) == sum(bool(variant.render) for variant in variants.values())
+    assert len(trained) == chosen.bases * sum(bool(variant.render) for variant in variants.values())
     for words in trained:
         at = words.index("--config") + 1
         settings = load(Pretraining, words[at], {}, [word for word in words[at:] if "=" in word])
@@ -88,8 +88,9 @@ def test_the_studies_of_the_examples(path, size, capsys):
         assert settings.loader.repeats * (16 if "l-16" in words[-2] else 64) >= settings.loader.batch_size or (
             size == "published"
         )
-    starts = [words for words in listed[-1] if words.startswith(tuple(f"{name}=" for name in variants))]
-    assert [start.partition("=")[0] for start in starts] == list(variants)
+    starts = [words.partition("=")[0] for words in listed[-1] if words.startswith(tuple(variants)) and "=" in words]
+    bases = [f".base-{base}" for base in range(chosen.bases)] if chosen.bases > 1 else [""]
+    assert starts == [name + base for name, each in variants.items() for base in (bases if each.render else [""])]
     load(Finetuning, chosen.finetune or None, {}, [])
 
 
@@ -116,8 +117,8 @@ def test_what_a_user_adds(capsys):
         "--seed=3",
         "--launcher=python -u",
     ]
-    listed = commands(capsys, STUDIES[-1], *words)
-    assert listed[2][1] == "-u" and "run.device=cpu" in listed[2]
+    listed = commands(capsys, ROOT / "examples" / "ablations" / "noise.yaml", *words)
+    assert listed[3][1] == "-u" and "run.device=cpu" in listed[3]
     text = shlex.join(listed[-1])
     assert (
         "--seeds 5 --seed 3" in text

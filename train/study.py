@@ -2,7 +2,7 @@
 
     python train/study.py examples/ablations/delta.yaml --data my-images --out runs/delta
     python train/study.py examples/ablations/delta.yaml --data torch/cifar100 --out runs/delta --published
-    python train/study.py examples/cifar10-laptop/study.yaml --data cifar10 --out runs/cifar10 --dry-run
+    python train/study.py examples/equal-budget/study.yaml --data cifar10 --out runs/equal-budget --dry-run
 
 Each step is a command of its own that can be run by hand; --dry-run prints them. The same command goes on after a stop.
 """
