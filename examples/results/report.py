@@ -70,12 +70,13 @@ def lengths(study: Study) -> Rows:
 
 
 def bases(study: Study) -> Rows:
-    """A row for each base fractal, the best first; then how each quantity goes along with the gain."""
+    """A row for each base fractal, the best first; all of them; how each quantity goes along with the gain."""
     points = base_points(study)
     rows = [["base", *FEATURES.values(), "accuracy", "difference from scratch"]]
     for point in sorted(points, key=lambda point: -point["gain"]):
         cells = [number(point[name], percent="%" in label) for name, label in FEATURES.items()]
         rows.append([str(point["base"]), *cells, f"{point['accuracy']:.1f}", f"{point['gain']:+.1f}"])
+    rows.append(["all", *[""] * len(FEATURES), accuracy(study, "1p-frac"), gap(study, "1p-frac", study.arms[0])])
     if len(points) > 3:
         correlations = [pearson([p[name] for p in points], [p["gain"] for p in points]) for name in FEATURES]
         cells = (f"{r:+.2f} [{low:+.2f}, {high:+.2f}]" for r, (low, high) in correlations)
