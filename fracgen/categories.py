@@ -21,6 +21,7 @@ from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import unique_temporary, write_atomically
 from fracgen.shards.manifest import MANIFEST
+from fracgen.shards.settings import convert
 from fracgen.style import check_range
 
 MAX_CATEGORIES = 1_000_000
@@ -82,7 +83,7 @@ class Categories(Stored):
             raise UsageError(f"{cls.FILE}: damaged ({error})") from None
 
 
-def load_categories(folder: Path, *, count: int | None = None) -> Categories:
+def load_categories(folder: Path | str, *, count: int | None = None) -> Categories:
     """Read a folder of published category files, `00000.csv` and on; they may lie in folders below it.
 
     A rendered folder of FractalDB or OFDB gives its own. count: how many, from 0; all by default. Files that are no CSV
@@ -91,7 +92,9 @@ def load_categories(folder: Path, *, count: int | None = None) -> Categories:
     a file that is malformed, or fewer than `count`.
     """
     if count is not None:
+        count = convert(int, count, "categories")
         check_range("categories", count, 1, MAX_CATEGORIES)
+    folder = Path(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
         raise UsageError(f"{folder}: {what}; give a folder with category files 00000.csv, 00001.csv ...")

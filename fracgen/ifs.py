@@ -7,6 +7,7 @@ Sources: Kataoka et al. (ACCV 2020) for categories and probabilities; Anderson &
 import csv
 import json
 import math
+import re
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def _rotation(angle: float) -> Floats:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def load_ifs(path: Path) -> IFS:
+def load_ifs(path: Path | str) -> IFS:
     """Read a category CSV (a, b, c, d, e, f, p a row; p is used as it stands), our JSON, or a data set's base fractal.
 
     The last is a rendered folder or its `dataset.json`. Raises UsageError with the file, the line and the mend, and
@@ -163,6 +164,7 @@ def load_ifs(path: Path) -> IFS:
     """
     content: Any
     parse: Callable[[Any], IFS]
+    path = Path(path)
     if path.is_dir() or path.name == MANIFEST:
         content, parse = load_manifest(path if path.is_dir() else path.parent).recipe, _of_recipe
     else:
@@ -178,6 +180,11 @@ def _parse_csv(text: str) -> IFS:
     for number, fields in enumerate(csv.reader(text.splitlines()), start=1):
         if not any(field.strip() for field in fields):
             continue
+        if mark := re.search(r"[;\t]", ",".join(fields)):
+            raise UsageError(
+                f"line {number} divides its columns by {mark[0]!r}; write them as 0.5,0.1,...: "
+                "commas between columns, points in numbers"
+            )
         if len(fields) != 7:
             raise UsageError(f"line {number} has {len(fields)} columns; a category has 7: a, b, c, d, e, f, p")
         try:

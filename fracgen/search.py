@@ -24,6 +24,7 @@ from fracgen.rng import legacy_state
 from fracgen.search_settings import Search as Search
 from fracgen.shards.errors import DataError
 from fracgen.shards.files import replacing, unique_temporary
+from fracgen.shards.settings import convert
 from fracgen.style import check_range
 
 _OUTCOMES = ("fill", "found", "overflow", "flat")
@@ -111,6 +112,7 @@ def find_categories(
     Raises UsageError for a count out of range, DataError where a million candidates in a row are no category.
     """
     search = search or Search()
+    count = convert(int, count, "categories")
     check_range("categories", count, 1, MAX_CATEGORIES)
     path = None if cache is None else search.cache_path(cache)
     progress = (SearchState.load(path) if path else None) or SearchState(legacy_state(search.seed))

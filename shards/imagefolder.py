@@ -107,7 +107,7 @@ def find_split(folder: Path, split: str | None) -> Path:
         raise UsageError(f"--split {split!r}: only letters, digits and _ (as Hugging Face datasets names splits)")
     if (folder / split).is_dir():
         return folder / split
-    names = _folders(folder)
+    names = list_folders(folder)
     synonyms = next((each for each in SPLITS.values() if split.lower() in each), ())
     if (path := _only(folder, [name for name in names if name.lower() in synonyms])) is not None:
         return path
@@ -120,12 +120,13 @@ def find_splits(folder: Path) -> dict[str, Path]:
 
     Raises UsageError where a split is there under two names.
     """
-    names = _folders(folder) if folder.is_dir() else []
+    names = list_folders(folder) if folder.is_dir() else []
     paths = {split: _only(folder, [name for name in names if name.lower() in each]) for split, each in SPLITS.items()}
     return {split: path for split, path in paths.items() if path is not None}
 
 
-def _folders(folder: Path) -> list[str]:
+def list_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted, without those that other systems leave."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
 
 

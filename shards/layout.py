@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.settings import as_dict
+from fracgen.shards.settings import as_dict, check_settings
 
 Indices = npt.NDArray[np.int64]
 
@@ -41,6 +41,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be laid out."""
+        check_settings(self)
         if self.num_samples < 1 or self.group < 1 or self.seed < 0:
             raise UsageError(f"a layout of {self.num_samples} images in groups of {self.group}, seed {self.seed}")
         if not 1 <= self.num_shards <= self.num_groups:
@@ -106,6 +107,7 @@ class Part:
 
     def __post_init__(self) -> None:
         """Raises UsageError where there is no such part."""
+        check_settings(self)
         if not 1 <= self.number <= self.count:
             raise UsageError(f"part {self}: there are parts 1/{self.count} to {self.count}/{self.count}")
 

@@ -21,6 +21,7 @@ import yaml
 from conftest import two_processes
 from PIL import Image
 
+from fracgen.shards.errors import UsageError
 from fracgen.train import finetune
 from fracgen.train.augment.evaluation import EvalTransform
 from fracgen.train.config import load
@@ -607,6 +608,23 @@ def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
     assert values["skipped"] == {"image": 2} and values["last"]["images"] == 5
 
 
+def test_no_split_is_another_one(data, tmp_path):
+    (tmp_path / "link").symlink_to(data / "train")
+    for split in ("val", "test"):
+        with pytest.raises(UsageError, match=rf"--{split} .*train: the images that are trained on"):
+            open_splits(str(data), **{split: str(tmp_path / "link")})
+    with pytest.raises(UsageError, match=r"--val .*test: .* reported on too; leave .*--protocol published"):
+        open_splits(str(data), val=f"{data}/./test")
+
+
+def test_folders_of_classes_that_are_no_split_are_told(tmp_path):
+    for name in ("train", "dev", "testing"):
+        write_images(tmp_path / name, 2)
+    (tmp_path / "labels").mkdir()
+    assert "not read: 'dev', 'testing' (give" in open_splits(str(tmp_path)).description
+    assert "not read: 'dev' (give" in open_splits(str(tmp_path), test=str(tmp_path / "testing")).description
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -624,6 +642,7 @@ def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
         (["--protocol=best"], "best"),
         (["checkpont=x"], "did you mean 'checkpoint'"),
         (["--val=nowhere"], "nowhere"),
+        (["--data=torch/cifar10O"], "unknown to torchvision and timm, did you mean 'torch/cifar10'?"),
         (["--lr=0"], "--lr 0.0: must be"),
         (["--feed=stream"], "--loader memory or --loader stream now"),
         (["feed.mode=stream"], "feed.mode is loader.mode now"),

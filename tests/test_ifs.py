@@ -72,6 +72,8 @@ def test_p_of_a_csv_is_used_as_it_stands(tmp_path):
     ("name", "text", "message"),
     [
         ("a.csv", "1,2,3", "line 1 has 3 columns"),
+        ("a.csv", "0,5;0,1;0,2;0,3;0,1;0,2;1", "line 1 divides its columns by ';'; .* points in numbers"),
+        ("a.csv", "0.5\t0.1\t0.2\t0.3\t0.1\t0.2\t1", r"line 1 divides its columns by '\\t'"),
         ("a.csv", "a,b,c,d,e,f,p\n1,0,0,1,0,0,1", "line 1: could not convert"),
         ("a.csv", "1,0,0,1,0,0,1\n1,0,0,nan,0,0,0", "line 2: NaN"),
         ("a.csv", "1,0,0,inf,0,0,1", "NaN or infinity"),
@@ -94,7 +96,7 @@ def test_p_of_a_csv_is_used_as_it_stands(tmp_path):
 def test_bad_files_say_what_is_wrong(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=message) as caught:
-        load_ifs(tmp_path / name)
+        load_ifs(str(tmp_path / name))
     assert name in str(caught.value)
 
 

@@ -7,10 +7,14 @@ import pytest
 import yaml
 from conftest import small_recipe
 
+from fracgen.categories import load_categories
 from fracgen.ifs import load_ifs, sample_maps
 from fracgen.onepfrac import OnePFrac
 from fracgen.registry import RECIPES, from_dict, load_recipe, recipe_hash, save_recipe, to_dict
+from fracgen.render_shards import plan
+from fracgen.search import find_categories
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.layout import Part
 
 
 def test_yaml_round_trip(tmp_path):
@@ -168,5 +172,14 @@ def test_numbers_from_python_are_checked_as_in_yaml():
         with pytest.raises(UsageError, match=next(iter(changes))) as caught:
             OnePFrac(**changes)
         assert type(caught.value) is UsageError
+    assert json.dumps(plan(recipe, num_shards=np.int64(2)).to_dict()) == json.dumps(
+        plan(recipe, num_shards=2).to_dict()
+    )
+    for call in (
+        lambda: plan(recipe, num_shards="2"), lambda: Part("1", 2), lambda: find_categories("2"),
+        lambda: load_categories("nowhere", count="2"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=r"'\d': must be a whole number"):
+            call()
     with pytest.raises(UsageError, match=r"systems .*: must be left out, or a Categories; --categories-from"):
         RECIPES["ofdb"](systems=[1, 2])

@@ -1,6 +1,7 @@
 """Examples by timm's names of labelled sets: torch/cifar100, hfds/..., tfds/..."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def _create(data: str, root: str, split: str) -> Any:
         libraries = "tensorflow tensorflow-datasets" if data.lower().startswith("tfds") else "datasets"
         raise UsageError(f"{data}: needs a library that is not here: pip install {libraries}") from error
     except Exception as error:  # of torchvision, datasets, TensorFlow or the net: each has errors of its own
-        if data.lower().startswith("torch/") and "nknown dataset" in str(error):
+        if data.lower().startswith("torch/") and re.search(r"nknown (torchvision )?dataset", str(error)):
             raise UsageError(f"{data}: unknown to torchvision and timm{nearest_name(data)}") from error
         raise UsageError(
             f"{data}: its split {split!r} cannot be opened in {root!r} ({_one_line(error)}); "

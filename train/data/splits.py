@@ -8,6 +8,7 @@ torch/cifar100, hfds/..., tfds/...                      timm's names
 A validation folder may also be called valid/ or validation/.
 """
 
+import os
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.imagefolder import SPLITS, find_splits
+from fracgen.shards.imagefolder import SPLITS, find_splits, list_folders
 from fracgen.train.data.examples import Examples, Progress, numbered
 from fracgen.train.data.opening import holds_classes, is_name, is_shards_folder, open_examples
 from fracgen.train.data.skipped import Skipped
@@ -91,6 +92,7 @@ def open_splits(
     test_place: str | Examples | None = test or places.get("test")
     if "val" in places and not (isinstance(places["val"], str) and val and Path(val) == Path(places["val"])):
         test_place, val_place = (test_place, val or places["val"]) if test_place else (places["val"], val_place)
+    _check_apart(places["train"], val_place, test_place)
     reported, chosen = open_other(test_place), open_other(val_place)
     notes.append(f"{note}{train.name}: {len(train):,} images of {len(train.class_names)} classes")
     if per_class:
@@ -102,6 +104,7 @@ def open_splits(
     elif chosen is not None:
         notes.append(f"{len(chosen):,} to choose on ({chosen.name})")
     notes.append(f"{len(reported):,} to report on ({reported.name})" if reported else "none to report on")
+    notes += _unread(Path(data), {places["train"], val_place, test_place})
     return Splits(train, chosen, reported, "; ".join(notes), skipped)
 
 
@@ -128,6 +131,35 @@ def _find(data: str, root: str, progress: Progress | None) -> tuple[Mapping[str,
             raise UsageError(f"{data}: no train/ in it, but classes: it is a split itself; give {folder.parent}")
         raise UsageError(f"{data}: no train/ in it; its images are to lie in {folder / 'train'}/<class>/, or in shards")
     return {split: str(path) for split, path in places.items()}, note
+
+
+def _check_apart(train: str | Examples, val: str | Examples | None, test: str | Examples | None) -> None:
+    """Raises UsageError where two splits are one folder or file: accuracy on it would be none on new images."""
+    paths = {
+        option: os.path.realpath(each)
+        for option, each in (("train", train), ("--val", val), ("--test", test))
+        if isinstance(each, str)
+    }
+    for option in ("--val", "--test"):
+        if option in paths and paths[option] == paths.get("train"):
+            raise UsageError(
+                f"{option} {paths[option]}: the images that are trained on; give others, or leave the option away"
+            )
+    if "--val" in paths and paths["--val"] == paths.get("--test"):
+        raise UsageError(
+            f"--val {val}: the images that accuracy is reported on too; leave the option away to hold some out from "
+            "train, or choose on the test images by --protocol published"
+        )
+
+
+def _unread(folder: Path, read: set[str | Examples | None]) -> list[str]:
+    """A note of the folders of classes beside train/ that are no split by their names, where there are any."""
+    if not find_splits(folder):
+        return []
+    paths = {os.path.realpath(each) for each in read if isinstance(each, str)}
+    others = [folder / name for name in list_folders(folder) if os.path.realpath(folder / name) not in paths]
+    names = [path.name for path in others if holds_classes(path) or is_shards_folder(path)]
+    return [f"not read: {_some(names)} (give it as --val or --test, if it is one)"] if names else []
 
 
 def _check_train(train: Examples) -> None:
