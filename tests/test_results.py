@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,25 @@ def test_the_pages_are_what_the_script_makes(scripts):
     page = (ROOT / "docs" / "results.md").read_text("utf-8")
     blocks = [match[2] for match in scripts["report"].BLOCK.finditer(page)]
     assert sorted(blocks) == sorted([*scripts["report"].TABLES, "provenance"]), "each table stands on the page once"
+
+
+def test_the_readme_has_the_numbers_of_the_studies(scripts):
+    load, summarize = scripts["analysis"].load, scripts["analysis"].summarize
+    studies = load(RESULTS)
+    readme = (ROOT / "README.md").read_text("utf-8")
+
+    def cells(study, arm, per_class):
+        summary = summarize(study, arm, "scratch", per_class=per_class)
+        gains = summary["difference"]["by_base" if len(summary["difference"]["by_base"]) > 1 else "by_seed"].values()
+        gain = f"{100 * statistics.fmean(gains):+.1f} ± {100 * statistics.stdev(gains):.1f}"
+        return f"{100 * summary['mean']:.1f}", gain
+
+    for arm in ("impulse", "mimetic", "1p-frac", "impulse+1p-frac"):
+        row = [*cells(studies["equal-budget"], arm, 100), *cells(studies["equal-budget"], arm, 500)]
+        assert f"| {' | '.join(row)} |" in readme, arm
+    for arm in ("ofdb", "uniform", "gaussian"):
+        assert all(cell in readme for cell in cells(studies["equal-budget"], arm, 100)), arm
+    assert f"twelve base fractals: {cells(studies['bases'], '1p-frac', 100)[1]}" in readme
 
 
 def test_differences_are_paired(scripts, study):
