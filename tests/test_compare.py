@@ -298,7 +298,7 @@ def test_a_start_of_a_closed_form():
     planned = comparison.Comparison(command=command, starts=starts, seeds=[0], per_class=[0], out=Path("o"))
     words = [" ".join(planned.argv(each)) for each in planned.runs()]
     assert "--init" not in words[0] + words[2] and "--checkpoint ./impulse " in words[2]
-    assert "--checkpoint none --init impulse --seed 0" in words[1]
+    assert "--checkpoint none --seed 0 --init impulse" in words[1]
 
 
 # several programs at a time

@@ -24,6 +24,14 @@ SCRATCH = "none"
 RESERVED_PREFIXES = ("per-class-", "seed-", "compare.")
 """Names in the folder of a comparison that are no start's."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_OPTIONS = {
+    "checkpoint": "--checkpoint",
+    "run.seed": "--seed",
+    "model.init": "--init",
+    "per_class": "--per-class",
+    "model.name": "--model",
+}
+"""Options of train/finetune.py by setting."""
 _PER_RUN_SETTINGS = {"data": "--data", "checkpoint": "--start", "per_class": "--per-class", "run.seed": "--seed"}
 
 
@@ -129,28 +137,24 @@ class Comparison:
 
     def argv(self, run: FinetuneRun) -> list[str]:
         """The words for train/finetune.py."""
-        command, model, checkpoint = self.command, self._model_of(run), run.source
-        argv = ["--config", command.config] if command.config is not None else []
-        argv += ["--data", command.data] if command.data else []
-        init = ["--init", run.source] if run.source in CLOSED_FORMS else []
-        checkpoint = SCRATCH if init else run.source
-        argv += ["--checkpoint", checkpoint, *init, "--seed", str(run.seed), "--out", str(run.path)]
-        argv += ["--per-class", str(run.per_class)] if run.per_class else []
-        argv += ["--model", model.name] if model else []
-        if model and model.options:
-            argv.append(f"model.options={json.dumps(dict(model.options))}")
-        return [*argv, *command.overrides]
+        argv = ["--config", self.command.config] if self.command.config is not None else []
+        argv += ["--data", self.command.data] if self.command.data else []
+        for name, value in self._values(run).items():
+            argv += [_OPTIONS[name], str(value)] if name in _OPTIONS else [f"{name}={json.dumps(value)}"]
+        return [*argv, "--out", str(run.path), *self.command.overrides]
 
     def settings(self, run: FinetuneRun) -> Finetuning:
         """The settings that these words stand for."""
+        return self.command.settings(self._values(run))
+
+    def _values(self, run: FinetuneRun) -> dict[str, Any]:
+        """The run's own settings by dotted name."""
         is_init, model = run.source in CLOSED_FORMS, self._model_of(run)
         values: dict[str, Any] = {"checkpoint": SCRATCH if is_init else run.source, "run.seed": run.seed}
         values |= {"model.init": run.source} if is_init else {}
         values |= {"per_class": run.per_class} if run.per_class else {}
-        if model:
-            values |= {"model.name": model.name}
-            values |= {"model.options": dict(model.options)} if model.options else {}
-        return self.command.settings(values)
+        values |= {"model.name": model.name} if model else {}
+        return values | ({"model.options": dict(model.options)} if model and model.options else {})
 
     def _model_of(self, run: FinetuneRun) -> Model | None:
         return None if Path(run.source).is_dir() and run.source not in CLOSED_FORMS else self.model

@@ -88,6 +88,8 @@ def _run(script: str, argv: list[str], log: str) -> None:
     """Become the program. Its exit code is that of the process."""
     os.setpgid(0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
+    # As in a program of its own. Locks of the method "forkserver" have names, and outlive a process that a signal ends.
+    multiprocessing.set_start_method(None, force=True)
     threading.Thread(target=_stop_when_alone, daemon=True).start()
     null = os.open(os.devnull, os.O_RDWR)
     stderr = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
