@@ -642,7 +642,10 @@ def test_folders_of_classes_that_are_no_split_are_told(tmp_path):
         (["--protocol=best"], "best"),
         (["checkpont=x"], "did you mean 'checkpoint'"),
         (["--val=nowhere"], "nowhere"),
-        (["--data=torch/cifar10O"], "unknown to torchvision and timm, did you mean 'torch/cifar10'?"),
+        (
+            ["--data=torch/cifar10O"],
+            "no such set (AssertionError: Unknown torchvision dataset cifar10o), did you mean 'torch/cifar10'?",
+        ),
         (["--lr=0"], "--lr 0.0: must be"),
         (["--feed=stream"], "--loader memory or --loader stream now"),
         (["feed.mode=stream"], "feed.mode is loader.mode now"),

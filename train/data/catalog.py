@@ -74,7 +74,7 @@ def _create(data: str, root: str, split: str) -> Any:
         raise UsageError(f"{data}: needs a library that is not here: pip install {libraries}") from error
     except Exception as error:  # of torchvision, datasets, TensorFlow or the net: each has errors of its own
         if data.lower().startswith("torch/") and re.search(r"nknown (torchvision )?dataset", str(error)):
-            raise UsageError(f"{data}: unknown to torchvision and timm{nearest_name(data)}") from error
+            raise UsageError(f"{data}: no such set ({_one_line(error)}){nearest_name(data)}") from error
         raise UsageError(
             f"{data}: its split {split!r} cannot be opened in {root!r} ({_one_line(error)}); "
             "without a net, put it there first"
