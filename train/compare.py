@@ -22,7 +22,7 @@ from fracgen.train import options
 from fracgen.train.experiments.comparison import FinetuneCommand, FinetuneRun, parse_starts, plan_comparison
 from fracgen.train.experiments.report import summarize_runs, write_report
 from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
-from fracgen.train.experiments.subprocesses import JOBS_HELP, KEEP_GOING_HELP, SubprocessRunner, python_command
+from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, SubprocessRunner, python_command
 from fracgen.train.experiments.tables import to_text
 
 
@@ -64,8 +64,8 @@ class CompareOptions:
         int | None,
         Setting("Seed of the first run; the others follow.", at_least=0, default="the recipe's", panel="Protocol"),
     ] = None
-    jobs: Annotated[int, Setting(JOBS_HELP, at_least=1, panel="Machine")] = 1
-    keep_going: Annotated[bool, Setting(KEEP_GOING_HELP, panel="Machine")] = False
+    jobs: Jobs = 1
+    keep_going: KeepGoing = False
     launcher: Annotated[
         str,
         Setting(

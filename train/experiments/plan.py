@@ -14,7 +14,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting
 from fracgen.train.experiments.comparison import SCRATCH, Comparison, FinetuneCommand
 from fracgen.train.experiments.study_file import Size, Variant
-from fracgen.train.experiments.subprocesses import JOBS_HELP, KEEP_GOING_HELP, python_command
+from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, python_command
 
 PHOTO, SET_OF = "PHOTO", "@"
 """Words in a variant's `render`: PHOTO stands for the photograph's path, @NAME for the data set of variant NAME."""
@@ -79,8 +79,8 @@ class StudyOptions:
         ),
     ] = ""
 
-    jobs: Annotated[int, Setting(JOBS_HELP, at_least=1, panel="Machine")] = 1
-    keep_going: Annotated[bool, Setting(KEEP_GOING_HELP, panel="Machine")] = False
+    jobs: Jobs = 1
+    keep_going: KeepGoing = False
     pretrain: Annotated[tuple[str, ...], Setting("", option="")] = ()
     finetune: Annotated[tuple[str, ...], Setting("", option="")] = ()
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from fracgen.shards.errors import FracgenError, UsageError, printable
 from fracgen.shards.files import num_cores
+from fracgen.shards.settings import Setting
 from fracgen.train.cli import StopError, say
 from fracgen.train.experiments.fork_server import TRAIN, ForkedProgram, find_script
 
@@ -24,11 +25,16 @@ _POLL_SECONDS = 0.05
 _SHOWN_LINES = 5
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS")
 
-JOBS_HELP = (
-    "Programs that run at a time, each on an equal part of the cores. The results are the same, but for the last bits "
-    "of a CPU's sums, which depend on its threads."
-)
-KEEP_GOING_HELP = "After a failure, go on with all that does not need what failed."
+Jobs = Annotated[
+    int,
+    Setting(
+        "Programs that run at a time, each on an equal part of the cores. The results are the same, but for the last "
+        "bits of a CPU's sums, which depend on its threads.",
+        at_least=1,
+        panel="Machine",
+    ),
+]
+KeepGoing = Annotated[bool, Setting("After a failure, go on with all that does not need what failed.", panel="Machine")]
 
 
 class SubprocessError(FracgenError):
