@@ -46,8 +46,9 @@ def packed_sheet(shards: ShardFolder, tile: int = TILE) -> bytes:
 
 def _pixels(difference: Difference) -> Image:
     lit, base_lit = _levels(difference)
-    colors = np.array([_NEITHER, _IMAGE, _BASE, _BOTH], np.uint8)
-    return colors[(lit > 0) + 2 * (base_lit > 0)]
+    picture = PillowImage.fromarray((lit > 0) + 2 * (base_lit > 0).astype(np.uint8)).convert("P")
+    picture.putpalette([*_NEITHER, *_IMAGE, *_BASE, *_BOTH])
+    return np.asarray(picture.convert("RGB"))
 
 
 def _caption(difference: Difference) -> str:
@@ -155,4 +156,4 @@ def _square(image: Image) -> Image:
 
 
 def _reduce(image: Image, tile: int) -> PillowImage.Image:
-    return PillowImage.fromarray(image).convert("RGB").resize((tile, tile), PillowImage.Resampling.BOX)
+    return PillowImage.fromarray(image).resize((tile, tile), PillowImage.Resampling.BOX).convert("RGB")
