@@ -316,7 +316,7 @@ def test_closed_forms_as_starts_and_before_pre_training(tmp_path, capsys):
             "plain: {render: render, pretrain: {run.seed: 4}}",
             "run.seed: each base has its own",
         ),
-        ("impulse: {", "both.base-1: {", "as the bases of another do"),
+        ("impulse: {", "both.base-1: {", "variants.both.base-1: is a base of another variant too"),
         ("bases: 2", "bases: 0", "bases 0: must be"),
     ],
 )

@@ -155,36 +155,37 @@ def plan_study(size: Size, variants: Mapping[str, Variant], options: StudyOption
     num_bases = options.bases or size.bases
     if num_bases > 1:
         _refuse_seeds(size, variants, options)
-    rendering: dict[tuple[str, int], Step] = {}
-    starts: dict[tuple[str, int], Start] = {}
-    for base in range(num_bases):
-        number = base if num_bases > 1 else None
-        for name, variant in variants.items():
-            if variant.render:
-                same = next((each for each, _ in rendering if variants[each].render == variant.render), None)
-                before = {other: step for (other, of), step in rendering.items() if of == base}
-                step = before.get(same or "") or _render_step(name, variant, number, size, options, before)
-                rendering[name, base] = step
-                trained = _pretrain_step(name, variant, number, size, options, step)
-                source = str(trained.product.parents[1])
-                starts[name, base] = Start(variant=name, base=base, source=source, rendering=step, pretraining=trained)
-            elif base == 0:
-                source = SCRATCH if variant.init == "default" else variant.init
-                starts[name, base] = Start(variant=name, base=base, source=source)
-    named = {
-        f"{name}.base-{base}" if num_bases > 1 and variants[name].render else name: starts[name, base]
-        for name in variants
-        for base in range(num_bases)
-        if (name, base) in starts
-    }
-    if len(named) < len(starts):
-        raise UsageError("variants: a name ends in .base-0 or the like, as the bases of another do; give another name")
-    pretraining = [start.pretraining for start in starts.values() if start.pretraining]
-    return StudyPlan(
-        steps=(*dict.fromkeys(rendering.values()), *pretraining),
-        starts=named,
-        comparison=_compare_step(size, options, named),
-    )
+    by_base = [_plan_base(base, size, variants, options) for base in (range(num_bases) if num_bases > 1 else [None])]
+    starts: dict[str, Start] = {}
+    for name, variant in variants.items():
+        for base, planned in enumerate(by_base if variant.render else by_base[:1]):
+            title = _title(name, base if variant.render and num_bases > 1 else None)
+            if title in starts:
+                raise UsageError(f"variants.{title}: is a base of another variant too; give another name")
+            starts[title] = planned[name]
+    steps = [each for planned in by_base for each in planned.values()]
+    rendering = dict.fromkeys(start.rendering for start in steps if start.rendering)
+    pretraining = [start.pretraining for start in steps if start.pretraining]
+    return StudyPlan(steps=(*rendering, *pretraining), starts=starts, comparison=_compare_step(size, options, starts))
+
+
+def _plan_base(
+    base: int | None, size: Size, variants: Mapping[str, Variant], options: StudyOptions
+) -> dict[str, Start]:
+    """The start of each variant. base: None for the only one, whose seeds are as the words and settings say."""
+    rendering: dict[str, Step] = {}
+    starts: dict[str, Start] = {}
+    for name, variant in variants.items():
+        if not variant.render:
+            starts[name] = Start(variant=name, base=0, source=SCRATCH if variant.init == "default" else variant.init)
+            continue
+        same = next((step for other, step in rendering.items() if variants[other].render == variant.render), None)
+        rendering[name] = same or _render_step(name, variant, base, size, options, rendering)
+        step = _pretrain_step(name, variant, base, size, options, rendering[name])
+        starts[name] = Start(
+            variant=name, base=base or 0, source=str(step.folder), rendering=rendering[name], pretraining=step
+        )
+    return starts
 
 
 def _refuse_seeds(size: Size, variants: Mapping[str, Variant], options: StudyOptions) -> None:
