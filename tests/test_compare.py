@@ -236,6 +236,7 @@ def test_a_failing_run_ends_it_and_the_rest_stays(here, images, recipe, tmp_path
         (["--start=a"], "--start a: give NAME=WHERE"),
         (["--start=../a=none"], "is to name a folder"),
         (["--start=a=none", "--start=a=none"], "is given twice"),
+        (["--start=a=none", "--start=b=mimetik"], "--start b=mimetik: no such file or folder, did you mean 'mimetic'?"),
         (["--start=a=none"], "--model: give the architecture"),
         (["--start=a=none", "--start=b=nowhere", *NET], "nowhere: no such file or folder"),
         (["--start=a=none", "run.seed=3"], "run.seed=3: differs from run to run; give --seed"),

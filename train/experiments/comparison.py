@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.settings import nearest
 from fracgen.train.config import load
 from fracgen.train.engine.settings import CLOSED_FORMS, Model
 from fracgen.train.experiments.finetuning import Finetuning
@@ -174,6 +175,9 @@ def parse_starts(words: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--start {word}: {name!r} is to name a folder; letters, digits, - and _ do")
         if name in starts:
             raise UsageError(f"--start {name}: is given twice")
+        known = (SCRATCH, *CLOSED_FORMS)
+        if checkpoint not in known and not Path(checkpoint).exists() and (hint := nearest(checkpoint, known)):
+            raise UsageError(f"--start {word}: no such file or folder{hint}")
         starts[name] = checkpoint
     if not starts:
         raise UsageError("--start: give NAME=WHERE, once or more, as scratch=none")
