@@ -13,7 +13,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     """Write a PNG of panels, two a row; nothing where there is no result.
 
     Where there are several numbers of images: accuracy by them, mean and standard deviation of the bases (of the seeds,
-    where there is one base), each base a point. Where there is pre-training: each base's accuracy by how many
+    where there is one base), each base a point. Where pre-training logged it: each base's accuracy by how many
     perturbations it told apart. For each number of images a class: accuracy by variant, with a point for each base and
     a speck for each run; differences from the first variant with their intervals of 95 %. Then training curves.
     Raises DataError where the file cannot be written.
@@ -26,7 +26,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     panels: list[Callable[[Any], None]] = []
     if len(sections) > 1:
         panels.append(partial(_draw_by_images, sections=sections))
-    if report.get("pretraining"):
+    if any("clean_accuracy" in each for bases in report.get("pretraining", {}).values() for each in bases.values()):
         panels.append(partial(_draw_by_pretraining, report=report, section=sections[0]))
     for section in sections:
         panels.append(partial(_draw_variants, section=section, title=section_title(report, section)))
@@ -137,11 +137,11 @@ def _draw_differences(axes: Any, section: Mapping[str, Any]) -> None:
 
 def _name_ticks(axes: Any, summaries: Mapping[str, Any]) -> None:
     axes.set_xticks(range(len(summaries)), list(summaries), rotation=30 if len(summaries) > 4 else 0, fontsize=8)
+    axes.set_xlim(-0.5, len(summaries) - 0.5)
     axes.grid(alpha=0.3, axis="y")
 
 
 def _draw_curves(axes: Any, section: Mapping[str, Any]) -> None:
-    number_of_images = section["per_class"] or "all"
     for number, (name, rows) in enumerate(section["curves"]["variants"].items()):
         if rows:
             steps, means, stds = zip(*rows, strict=True)
@@ -150,7 +150,7 @@ def _draw_curves(axes: Any, section: Mapping[str, Any]) -> None:
             high = [mean + (std or 0.0) for mean, std in zip(means, stds, strict=True)]
             axes.fill_between(steps, low, high, color=f"C{number % 10}", alpha=0.15, linewidth=0)
     axes.set(
-        title=f"{number_of_images} training images a class",
+        title=f"{section['per_class']} training images a class" if section["per_class"] else "all training images",
         xlabel="step of fine-tuning",
         ylabel=section["curves"]["quantity"],
     )
