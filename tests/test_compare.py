@@ -296,6 +296,12 @@ def test_the_picture_says_which_accuracy(monkeypatch, tmp_path):
         figure.draw({"split": "test", "sections": [section]}, tmp_path / "x.png")
         assert len(shown[-1].axes) == 3
         assert shown[-1].axes[0].get_ylabel() == f"accuracy, {tables.MEASURES[measure]}, %"
+    sections = [section, {**section, "per_class": 4}]
+    pretraining = {"a": {"0": {"clean_accuracy": 0.9}}}
+    figure.draw({"split": "test", "sections": sections, "pretraining": pretraining}, tmp_path / "x.png")
+    by_images, by_score, *others = shown[-1].axes
+    assert [label.get_text() for label in by_images.get_xticklabels()] == ["all", "4"] and len(others) == 6
+    assert by_score.lines[0].get_xydata().tolist() == [[90.0, 60.0]], "a's only base"
 
 
 def test_a_start_of_a_closed_form():
