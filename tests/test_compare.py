@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 
 import fracgen.cli.app
-from fracgen.shards.errors import UsageError
+from fracgen.shards.errors import DataError, UsageError
 from fracgen.train import compare
 from fracgen.train.cli import StopError
-from fracgen.train.experiments import comparison, figure, nested, tables
+from fracgen.train.experiments import comparison, figure, fork_server, nested, tables
 from fracgen.train.experiments.finished_runs import FinishedRuns
 from fracgen.train.experiments.run_comparison import lock_folder
 from fracgen.train.experiments.subprocesses import SubprocessError, SubprocessRunner, Task
@@ -468,3 +468,13 @@ def test_a_start_is_parsed_at_the_first_equals_sign():
     assert comparison.parse_starts(["a=x=y", "1p-frac=none"]) == {"a": "x=y", "1p-frac": "none"}
     with pytest.raises(UsageError):
         comparison.parse_starts(["compare.json=none"])
+
+
+def test_a_killed_fork_server_is_no_interrupt(tmp_path, monkeypatch):
+    def killed(*_):
+        raise EOFError
+
+    monkeypatch.setattr(fork_server, "_start_server", lambda environment: None)
+    monkeypatch.setattr("multiprocessing.forkserver.connect_to_new_process", killed)
+    with pytest.raises(DataError, match="was killed; the same command goes on"):
+        fork_server.ForkedProgram("finetune", [], tmp_path / "log", {})

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
+from fracgen.shards.errors import DataError
+
 TRAIN = Path(__file__).parents[1]
 _SCRIPTS = ("pretrain", "finetune")
 PRELOADED = (
@@ -45,11 +47,15 @@ class ForkedProgram:
         """Start train/SCRIPT.py with the words in `argv`, in a process group of its own.
 
         log: its stderr is appended there. environment: of the server, which the first program starts.
+        Raises DataError where the server has been killed, as for want of memory; an EOFError would read "interrupted".
         """
         _start_server({**environment, **_ENVIRONMENT})
         context = multiprocessing.get_context("forkserver")
         self._process = context.Process(target=_run, args=(script, list(argv), str(log)))
-        self._process.start()
+        try:
+            self._process.start()
+        except (EOFError, ConnectionError) as error:
+            raise DataError("the process that programs start from was killed; the same command goes on") from error
 
     def poll(self) -> int | None:
         """Its exit code, -N where signal N ended it; None while it runs."""
