@@ -5,6 +5,8 @@ import importlib
 import json
 import math
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,12 @@ def test_a_file_is_written_and_read_again(scripts, study, tmp_path):
     again = scripts["analysis"].load(tmp_path)["bases"]
     assert again.arms == study.arms and again.machine == "2 cores, x"
     assert scripts["report"].bases(again) == scripts["report"].bases(study)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["collect.py"], ["/nope", "study.yaml", "nowhere"]])
+@pytest.mark.parametrize("script", ["collect", "report"])
+def test_scripts_write_nothing_for_words_that_they_do_not_know(script, words):
+    argv = [sys.executable, f"examples/results/{script}.py", *words]
+    ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == (0 if words == ["--help"] else 2) and not ended.stderr
+    assert f"python examples/results/{script}.py" in ended.stdout

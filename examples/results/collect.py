@@ -165,4 +165,8 @@ def main(name: str, study: str, *folders: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    words = sys.argv[1:]
+    if len(words) < 3 or not re.fullmatch(r"[a-z0-9-]+", words[0]) or not all(map(os.path.exists, words[1:])):
+        print(__doc__.strip())
+        sys.exit(0 if words == ["--help"] else 2)
+    main(*words)
