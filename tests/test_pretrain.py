@@ -413,18 +413,3 @@ def test_benchmark_measures_three_rates(folder, capsys, monkeypatch):
 def test_help_needs_no_torch():
     code = "import sys, fracgen.train.pretrain; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-def test_waiting_threads_sleep_where_a_command_line_runs_and_not_for_who_imports_it():
-    """libgomp reads the variable when torch is loaded, which is to come later."""
-    code = (
-        "import os, sys; from fracgen.train import pretrain; before = os.environ.get('OMP_WAIT_POLICY'); "
-        "pretrain.run(['--help']); print(before, os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    )
-    without = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for environment, last in (
-        (without, "None PASSIVE False"),
-        ({**without, "OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE ACTIVE False"),
-    ):
-        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-        assert ended.stdout.splitlines()[-1] == last, ended.stderr

@@ -41,9 +41,6 @@ def run(application: typer.Typer, name: str, argv: Sequence[str]) -> int:
     program = Path(sys.argv[0])
     if program.stem == "fracgen" or program.parts[-2:] == ("fracgen", "__main__.py"):
         name = f"fracgen {name}"
-    # Read when torch is loaded. Threads that spin while they wait for one another take the cores from those that they
-    # wait for: beside other programs a step of a small ViT took twice as long, and twice the CPU seconds.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.formatwarning = _format_warning
     return commandline.main(application, name, argv, explain=_explain, memory_hint=_MEMORY_HINT, process_name=_rank)
 
