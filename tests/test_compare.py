@@ -464,6 +464,15 @@ def test_two_at_work_in_one_folder(here, images, recipe, tmp_path, capfd):
     assert run(*words) == 0
 
 
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_out_is_a_file(here, images, recipe, tmp_path, capfd, below):
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / below
+    assert run("--config", recipe, "--data", images, "--start=a=none", "--seeds=1", "--out", out, *NET) == 2
+    assert f"{out}: a file is in the way of this folder; give another --out" in one_line(capfd)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_start_is_parsed_at_the_first_equals_sign():
     assert comparison.parse_starts(["a=x=y", "1p-frac=none"]) == {"a": "x=y", "1p-frac": "none"}
     with pytest.raises(UsageError):

@@ -53,9 +53,13 @@ def test_pieces_share_a_file(measure, tmp_path):
     assert results["resume"]["rows"][0]["precision"] == "fp32" and "error" not in results["resume"]["rows"][0]
 
 
-def test_refusals(measure, monkeypatch, capsys):
+def test_refusals(measure, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert measure("speed", "--device=cuda") == 2
     assert "--device cpu tries the script" in capsys.readouterr().err
     assert measure("augmentation", "--images=3") == 2
     assert "make it even" in capsys.readouterr().err
+    (tmp_path / "gpu.json").write_text("[")
+    assert measure("augmentation", "--images=2") != 0
+    assert "gpu.json: cannot be read" in capsys.readouterr().err
+    assert (tmp_path / "gpu.json").read_text() == "[", "it may be another's"

@@ -81,7 +81,7 @@ def test_intervals_hold_the_true_difference(bases, spread):
     for _ in range(200):
         scratch = {0: dict(enumerate(rng.normal(0.30, 0.01, 3).tolist()))}
         table = rng.normal(0.35, 0.01, (bases, 3)) + rng.normal(0, spread, (bases, 1))
-        found = summarize({"scratch": scratch, "x": {base: dict(enumerate(row)) for base, row in enumerate(table)}})
-        low, high = found["x"]["difference"]["interval"]
+        summaries = summarize({"scratch": scratch, "x": {base: dict(enumerate(row)) for base, row in enumerate(table)}})
+        low, high = summaries["x"]["difference"]["interval"]
         hits += low <= 0.05 <= high
     assert hits >= 0.93 * 200

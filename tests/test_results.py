@@ -106,10 +106,13 @@ def test_tables(scripts, study):
 def test_sizes_and_correlation(scripts, study):
     assert [study.size_of(arm) for arm in ("scratch", "1p-frac", "ofdb")] == ["2", "2 x 2", ""]
     assert dataclasses.replace(study, runs=study.runs[:-1]).size_of("1p-frac") == "3 of 2 x 2"
-    correlation, (low, high) = scripts["analysis"].pearson([1, 2, 3, 4], [1, 3, 2, 4])
-    assert correlation == pytest.approx(0.8) and math.atanh(high) + math.atanh(low) == pytest.approx(
-        2 * math.atanh(0.8)
-    )
+    pearson = scripts["analysis"].pearson
+    correlation, ends = pearson([1, 2, 3, 4], [1, 3, 2, 4])
+    assert correlation == pytest.approx(0.8)
+    assert [math.atanh(end) for end in ends] == pytest.approx([math.atanh(0.8) + step for step in (-1.96, 1.96)])
+    assert pearson([1, 2, 3, 4], [4, 3, 2, 1]) == (-1, (-1, -1)), "a perfect one"
+    assert pearson([1, 2, 3], [1, 3, 2]) == (pytest.approx(0.5), (pytest.approx(math.nan, nan_ok=True),) * 2)
+    assert math.isnan(pearson([1, 1, 1, 1], [1, 3, 2, 4])[0]), "one does not vary"
 
 
 def test_plots(scripts, study, tmp_path):

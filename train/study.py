@@ -24,7 +24,7 @@ from fracgen.train import options
 from fracgen.train.experiments.comparison import FinetuneRun, check_data
 from fracgen.train.experiments.plan import StudyOptions, plan_study
 from fracgen.train.experiments.report import write_report
-from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
+from fracgen.train.experiments.run_comparison import Report, lock_folder, make_folder, run_comparison
 from fracgen.train.experiments.step_times import StepTimes, step_tasks
 from fracgen.train.experiments.study_file import SizeName, load_study
 from fracgen.train.experiments.study_report import StudyReport
@@ -67,7 +67,7 @@ def main(
             print(" ".join(map(_quote, step.argv)))
         return
     out = settings.out
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     comparison = settings.comparison(size, plan.starts)
     with SubprocessRunner(settings.jobs, keep_going=settings.keep_going) as runner:
         check_data(comparison.command, comparison.per_class)

@@ -34,7 +34,7 @@ from torch import Tensor
 from fracgen.shards.commandline import command_app, one_line
 from fracgen.shards.commandline import main as run_command
 from fracgen.shards.errors import UsageError
-from fracgen.shards.files import num_cores
+from fracgen.shards.files import num_cores, read_json, write_atomically
 from fracgen.train import pretrain
 from fracgen.train.augment.apply import apply
 from fracgen.train.augment.draws import CODES, OPERATIONS, Layer, arguments
@@ -211,7 +211,7 @@ def _resume(measurement: Measurement, mode: Mode, precision: str, *, determinist
             for name, other in (("repeated", weights("repeated")), ("resumed", weights("resumed", steps // 2))):
                 off = [(straight[key].double() - other[key].double()).abs().max().item() for key in straight]
                 row[f"{name}_equal"], row[f"{name}_largest_difference"] = max(off) == 0, max(off)
-    except Exception as error:
+    except Exception as error:  # as in `speed`
         row["error"] = _describe(error)
     finally:
         torch.use_deterministic_algorithms(False)
@@ -276,13 +276,13 @@ def main(
         steps=steps,
         settings=tuple(settings or ()),
     )
-    results: Row = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    results: Row = read_json(out) if out.exists() else {}
     rows: list[Row] = []
     results[piece] = {"machine": machine(measurement.device), "rows": rows}
     for row in PIECES[piece](measurement):
         rows.append(row)
         print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-        out.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+        write_atomically(out, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -80,10 +80,10 @@ def load(folder: Path) -> dict[str, Study]:
         if "study" not in values:  # what was measured of a machine
             continue
         variants = yaml.safe_load((ROOT / values["study"]).read_text("utf-8"))["variants"]
-        there = {run["variant"] for run in values["finetuning"]}
+        tuned = {run["variant"] for run in values["finetuning"]}
         machine = values["machine"]
         studies[path.stem] = Study(
-            arms=[*(name for name in variants if name in there), *sorted(there - set(variants))],
+            arms=[*(name for name in variants if name in tuned), *sorted(tuned - set(variants))],
             runs=values["finetuning"],
             pretraining=values["pretraining"],
             published={name: (variants[name] or {}).get("published") or {} for name in variants},
@@ -110,11 +110,18 @@ def summarize(study: Study, arm: str, other: str | None = None, **where: Any) ->
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """The correlation of two quantities and its 95 % interval by Fisher's z; NaN where one does not vary."""
+    """The correlation of two quantities and its 95 % interval by Fisher's z; NaN where one does not vary.
+
+    The interval is NaN for fewer than four pairs, and a point for a correlation of -1 or 1.
+    """
     try:
-        correlation = statistics.correlation(x, y)
+        correlation = max(-1.0, min(1.0, statistics.correlation(x, y)))
     except statistics.StatisticsError:
         return math.nan, (math.nan, math.nan)
+    if len(x) < 4:
+        return correlation, (math.nan, math.nan)
+    if abs(correlation) == 1:
+        return correlation, (correlation, correlation)
     z, half = math.atanh(correlation), 1.96 / math.sqrt(len(x) - 3)
     return correlation, (math.tanh(z - half), math.tanh(z + half))
 

@@ -102,7 +102,7 @@ def _base_fractal(manifest: Mapping[str, Any], shards: Path) -> dict[str, Any]:
 
 
 def finetuning_results(run: Path) -> dict[str, Any]:
-    """Accuracy of the last weights on the test images (0 to 1), images in it, seconds that the run took."""
+    """Accuracy of the last weights on the test images (0 to 1), name of that split, seconds that the run took."""
     results = read_json(run / RESULTS)
     return {"accuracy": results["last"]["top1"], "split": results["split"], "seconds": results["outcome"]["seconds"]}
 

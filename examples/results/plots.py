@@ -92,13 +92,13 @@ def _arms(axes: Any, study: Study, **where: Any) -> None:
 
 def _told_apart(axes: Any, study: Study, **where: Any) -> None:
     """Each pre-trained net: how many classes of its set it told apart, and what it gained over the first arm."""
-    told = {(run["variant"], run["base"]): 100 * run["clean_accuracy"] for run in study.pretraining}
-    for number, arm in enumerate(dict.fromkeys(arm for arm, _ in told)):
+    clean_accuracy = {(run["variant"], run["base"]): 100 * run["clean_accuracy"] for run in study.pretraining}
+    for number, arm in enumerate(dict.fromkeys(arm for arm, _ in clean_accuracy)):
         summary = summarize(study, arm, study.arms[0], **where)
         if summary is None or summary["difference"] is None:
             continue
         gains = {int(base): 100 * gain for base, gain in summary["difference"]["by_base"].items()}
-        x = [told[arm, base] for base in gains]
+        x = [clean_accuracy[arm, base] for base in gains]
         axes.plot(x, list(gains.values()), "os^D"[number % 4], markersize=6, alpha=0.8, color=f"C{number}", label=arm)
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.set(xlabel=FEATURES["clean_accuracy"], ylabel="gain over scratch, points")

@@ -78,12 +78,20 @@ def run_comparison(
     return write(finished)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there. Raises UsageError where a file is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{path}: a file is in the way of this folder; give another --out") from error
+
+
 def lock_folder(path: Path) -> TextIO:
     """Make a folder, and keep other comparisons and studies out of it while the lock is held.
 
-    Raises UsageError where another one is at work.
+    Raises UsageError where another one is at work, or a file is in the way.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     lock = take_lock(path / ".lock")
     if lock is None:
         raise UsageError(f"{path}: another comparison or study is at work there; wait for it, or give another --out")
