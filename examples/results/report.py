@@ -80,7 +80,7 @@ def bases(study: Study) -> Rows:
     rows.append(["all", *[""] * len(FEATURES), accuracy(study, "1p-frac"), gap(study, "1p-frac", study.arms[0])])
     if len(points) > 3:
         correlations = [pearson([p[name] for p in points], [p["gain"] for p in points]) for name in FEATURES]
-        cells = (f"{r:+.2f} [{low:+.2f}, {high:+.2f}]" for r, (low, high) in correlations)
+        cells = [f"{r:+.2f} [{low:+.2f}, {high:+.2f}]" for r, (low, high) in correlations]
         rows.append(["correlation with the difference", *cells, "", ""])
     return rows
 
