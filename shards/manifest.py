@@ -164,11 +164,15 @@ def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sorted(sum(map(Counter, counts), Counter[str]()).items()))
 
 
+class DamagedManifestError(DataError):
+    """A manifest that is not as it was written."""
+
+
 def load_manifest(folder: Path) -> Manifest:
     """The manifest of a finished folder.
 
     Raises UsageError for a folder that is missing or holds no shards, DataError for one that is unfinished or whose
-    manifest is damaged or of another version.
+    manifest is of another version, DamagedManifestError where that is damaged.
     """
     path = folder / MANIFEST
     if not folder.is_dir():
@@ -199,9 +203,9 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
-        raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+        raise DamagedManifestError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     if (fault := _fault(manifest)) is not None:
-        raise DataError(f"{path}: damaged ({fault})")
+        raise DamagedManifestError(f"{path}: damaged ({fault})")
     return manifest
 
 

@@ -104,6 +104,7 @@ def test_a_run_goes_on_from_the_previous_checkpoint_where_the_last_is_damaged(tm
     folder.unlock()
     save(checkpoint(step=8), run / "last.pt")
     assert load(run / "last.pt").step == 8 and load(run / "previous.pt").step == 4
+    assert not list(run.glob(".*.tmp")), "a link to the previous one, which was the last one too"
 
 
 def test_two_damaged_checkpoints_and_those_of_other_versions_are_refused(tmp_path):

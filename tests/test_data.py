@@ -629,6 +629,10 @@ def test_folders_that_are_damaged(folder, tmp_path):
 
     version = copy("version") / "dataset.json"
     version.write_text(version.read_text().replace('"version": 2', '"version": 99'))
+    altered = copy("altered") / "dataset.json"
+    altered.write_text(altered.read_text().replace('"num_samples": 24', '"num_samples": 23'))
+    cut = copy("cut") / "dataset.json"
+    cut.write_bytes(cut.read_bytes()[:-100])
     missing = copy("missing") / "1p-frac-train-000001.tar"
     missing.unlink()
     short = copy("short") / "1p-frac-train-000002.tar"
@@ -637,6 +641,8 @@ def test_folders_that_are_damaged(folder, tmp_path):
     (unfinished / "dataset.json").unlink()
     (unfinished / ".partial").mkdir()
     for name, said in [
+        ("altered", r"dataset\.json: damaged .*its own sha256"),
+        ("cut", r"dataset\.json: damaged"),
         ("missing", r"1p-frac-train-000001\.tar: missing"),
         ("short", r"1p-frac-train-000002\.tar: \d+ bytes, and the manifest says"),
     ]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fracgen.shards.errors import LFS_ADVICE, DataError, UsageError
-from fracgen.shards.manifest import load_manifest
+from fracgen.shards.manifest import DamagedManifestError, load_manifest
 from fracgen.shards.tar import index_tar
 from fracgen.train.data.examples import Examples, ImageShape, Progress, numbered
 from fracgen.train.data.sampler import BLOCK
@@ -35,10 +35,13 @@ def open_shards_folder(folder: Path, *, num_classes: int = 0, skip_bad: bool = F
     """A finished folder of ours, rendered or packed; no tar is opened.
 
     num_classes: 0, or what the manifest says. skip_bad: tars that are missing or cut short are no error here.
-    Raises UsageError for what is no finished folder, DataError for tars that are not as the manifest says.
+    Raises UsageError for what is no finished folder, DataError for a damaged manifest, and for tars that are not as it
+    says.
     """
     try:
         manifest = load_manifest(folder)
+    except DamagedManifestError:
+        raise
     except DataError as error:
         raise UsageError(str(error)) from error
     except UsageError as error:

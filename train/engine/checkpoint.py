@@ -70,6 +70,7 @@ def _keep_as_previous(path: Path) -> None:
         linked.unlink(missing_ok=True)
         linked.hardlink_to(path)
         linked.replace(path.with_name(PREVIOUS))
+        linked.unlink(missing_ok=True)  # rename(2) leaves a link to what previous.pt is already where it was
 
 
 def load(path: Path) -> Checkpoint:
