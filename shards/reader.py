@@ -1,12 +1,15 @@
 """Read a folder of shards: its samples, encoded or as pixels."""
 
+import contextlib
+import io
 import json
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, SupportsIndex
 
 import numpy as np
 
@@ -15,6 +18,8 @@ from fracgen.shards.images import decode_picture, open_picture
 from fracgen.shards.manifest import ImageFormat, Manifest, load_manifest
 from fracgen.shards.png import decode_png
 from fracgen.shards.sample import Sample
+from fracgen.shards.sequence import Numbers, SampleSequence, SampleView, position
+from fracgen.shards.tar import TarIndex, TarSeries
 from fracgen.shards.tar_members import read_members
 
 
@@ -37,12 +42,17 @@ def open_shards(folder: Path | str) -> "ShardFolder":
     return ShardFolder(Path(folder))
 
 
-class ShardFolder:
-    """A finished folder; iterating gives every `Sample` once, shard by shard. `manifest` says what it holds."""
+class ShardFolder(SampleSequence):
+    """A finished folder as a sequence of `Sample`, shard by shard, in the order in which the tars hold them.
+
+    `shards[i]` reads one sample at its offset; `for sample in shards` reads the tars from begin to end. `manifest` says
+    what the folder holds. Many threads may read it at once; it can be pickled, and forked.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder)
+        self._tars = series_of(folder, self.manifest)
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -53,12 +63,78 @@ class ShardFolder:
 
     def read_shard(self, shard: int) -> Iterator[Sample]:
         """The samples of one shard, in their order. Raises DataError where it is missing or damaged."""
-        image, name = self.manifest.image, self.manifest.shards[shard].name
-        for raw in read_tar(self.folder / name, image.extension):
-            try:
-                yield decode_sample(raw, image, self.manifest.layout.png_bits)
-            except DataError as error:
-                raise DataError(f"{name}: {error}") from error
+        name = self.manifest.shards[shard].name
+        for raw in read_tar(self.folder / name, self.manifest.image.extension):
+            yield self._decode(raw, name)
+
+    def read(self, numbers: Iterable[int]) -> Iterator[Sample]:
+        """The samples of these numbers, each 0 to len - 1, in their order, each read at its offset.
+
+        Raises DataError, with the file and the key, where one is missing or damaged.
+        """
+        for number in numbers:
+            yield self._decode(self.read_encoded(number), self.manifest.shards[self._tars.place(number)[0]].name)
+
+    def read_encoded(self, number: SupportsIndex) -> EncodedSample:
+        """One sample as its bytes. Raises DataError, with file and key, where it is missing or damaged."""
+        tar, row = self._tars.place(position(number, len(self)))
+        index, name = self._index(tar), self.manifest.shards[tar].name
+        with _one_line(name):
+            data = io.BytesIO(index.read_members(row))
+            samples = list(_read_samples(data, name, self.manifest.image.extension))
+        if [sample.key for sample in samples] != [index.key(row)]:
+            raise DataError(f"{name}: changed while it was read; open the folder again")
+        return samples[0]
+
+    @cached_property
+    def labels(self) -> Numbers:
+        """The label of each sample, (N,) int64, from the tars' headers. Raises DataError for a tar without them."""
+        tars = range(len(self._tars.paths))
+        return np.concatenate([self._index(tar).labels for tar in tars]) if tars else np.empty(0, np.int64)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a label."""
+        return self.manifest.class_names
+
+    def by_index(self) -> SampleView:
+        """The same samples in the order of their `index`: number i is what the recipe renders as number i.
+
+        Of packed images without those that were skipped. Neighbours lie in different tars: to read all, iterate over
+        the folder itself. No tar is opened.
+        """
+        layout = self.manifest.layout
+        indices = [
+            index
+            for shard, record in enumerate(self.manifest.shards)
+            for index in layout.indices(shard).tolist()
+            if not record.skipped or layout.key(index) not in record.skipped
+        ]
+        return SampleView(self, np.argsort(np.array(indices)))
+
+    def _decode(self, raw: EncodedSample, name: str) -> Sample:
+        try:
+            return decode_sample(raw, self.manifest.image, self.manifest.layout.png_bits)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+
+    def _index(self, tar: int) -> TarIndex:
+        """Where in a tar its samples lie, which must be as many as the manifest says."""
+        index, record = self._tars.index(tar), self.manifest.shards[tar]
+        if index.fault is not None:
+            raise DataError(index.fault)
+        if len(index) != record.samples:
+            raise DataError(f"{record.name}: holds {len(index)} samples, and the manifest says {record.samples}")
+        return index
+
+    def __repr__(self) -> str:
+        return f"open_shards({str(self.folder)!r})"
+
+
+def series_of(folder: Path, manifest: Manifest) -> TarSeries:
+    """The tars of a folder; none is opened."""
+    paths = tuple(str(folder / shard.name) for shard in manifest.shards)
+    return TarSeries(paths, tuple(shard.samples for shard in manifest.shards))
 
 
 def read_tar(path: Path, extension: str) -> Iterator[EncodedSample]:
@@ -66,29 +142,40 @@ def read_tar(path: Path, extension: str) -> Iterator[EncodedSample]:
 
     Raises DataError, with the file and the key, where the tar is missing, truncated or not as the contract says.
     """
-    try:
+    with _one_line(path.name):
         if not stat.S_ISREG(path.stat().st_mode):
             raise DataError(f"{path.name}: not a plain file")
         with path.open("rb") as file:
-            key, members = "", dict[str, bytes]()
-            for name, data in read_members(file, path.name):
-                stem, _, suffix = name.partition(".")
-                if stem != key and members:
-                    yield _assemble(path, key, members, extension)
-                    members = {}
-                key = stem
-                if suffix in members:
-                    raise DataError(f"{path.name}: member {name!r} is there twice")
-                members[suffix] = data
-            if members:
-                yield _assemble(path, key, members, extension)
+            yield from _read_samples(file, path.name, extension)
+
+
+@contextlib.contextmanager
+def _one_line(tar_name: str) -> Iterator[None]:
+    """What fails in reading a tar as a DataError that names it."""
+    try:
+        yield
     except FileNotFoundError as error:
-        raise DataError(f"{path.name}: missing") from error
+        raise DataError(f"{tar_name}: missing") from error
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path.name}: no whole tar ({error})") from error
+        raise DataError(f"{tar_name}: no whole tar ({error})") from error
 
 
-def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -> EncodedSample:
+def _read_samples(file: BinaryIO, tar_name: str, extension: str) -> Iterator[EncodedSample]:
+    key, members = "", dict[str, bytes]()
+    for name, data in read_members(file, tar_name):
+        stem, _, suffix = name.partition(".")
+        if stem != key and members:
+            yield _assemble(tar_name, key, members, extension)
+            members = {}
+        key = stem
+        if suffix in members:
+            raise DataError(f"{tar_name}: member {name!r} is there twice")
+        members[suffix] = data
+    if members:
+        yield _assemble(tar_name, key, members, extension)
+
+
+def _assemble(tar_name: str, key: str, members: dict[str, bytes], extension: str) -> EncodedSample:
     try:
         metadata = json.loads(members["json"], parse_constant=_refuse) if "json" in members else {}
         if not isinstance(metadata, dict):
@@ -97,9 +184,9 @@ def _assemble(path: Path, key: str, members: dict[str, bytes], extension: str) -
             key=key, label=int(members["cls"]), metadata=metadata, image_bytes=members[extension], members=members
         )
     except KeyError as error:
-        raise DataError(f"{path.name}: sample {key} has no .{error.args[0]}") from None
+        raise DataError(f"{tar_name}: sample {key} has no .{error.args[0]}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path.name}: sample {key}: {error}") from None
+        raise DataError(f"{tar_name}: sample {key}: {error}") from None
 
 
 def check_original(raw: EncodedSample, image_format: ImageFormat) -> None:

@@ -5,11 +5,13 @@ extension, in any case of letters. Folders and links are passed over, and so are
 without an extension.
 """
 
+import contextlib
 import os
 import re
 import tarfile
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fracgen.shards.errors import DataError
-from fracgen.shards.tar_members import Indices, Members, Names, list_members, mapped, walk
+from fracgen.shards.tar_members import BLOCK, Indices, Members, Names, list_members, mapped, walk
 
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp", "bmp")
 """Of the image of a sample, in order of preference."""
@@ -34,6 +36,7 @@ class TarIndex:
     starts: (N,) int64, bytes before the sample's first header. image_starts, image_sizes: (N,) int64, in bytes; -1
     where a sample has no image. labels: (N,) int64, the numbers in `.cls`; -1 where there is none.
     keys: (N,) bytes, UTF-8 in most tars.
+    end: bytes before what follows the last sample.
     fault: what is wrong with the tar behind its last sample, in one line; None for a whole tar.
     """
 
@@ -43,19 +46,35 @@ class TarIndex:
     image_sizes: Indices
     labels: Indices
     keys: Names
+    end: int
     fault: str | None
 
     def __len__(self) -> int:
         return len(self.starts)
 
+    def key(self, number: int) -> str:
+        """The key of a sample as text."""
+        return os.fsdecode(bytes(self.keys[number]))
+
     def read_image(self, number: int) -> bytes:
         """The encoded image of a sample that has one. Raises DataError where it cannot be read."""
-        size = int(self.image_sizes[number])
-        name = f"{Path(self.path).name}: sample {os.fsdecode(bytes(self.keys[number]))}"
+        return self._read(number, int(self.image_starts[number]), int(self.image_sizes[number]))
+
+    def read_members(self, number: int) -> bytes:
+        """All members of a sample with their headers, and whatever lies before the next sample: a piece of the tar.
+
+        Raises DataError where it cannot be read.
+        """
+        start = int(self.starts[number])
+        end = int(self.starts[number + 1]) if number + 1 < len(self) else self.end
+        return self._read(number, start, end - start)
+
+    def _read(self, number: int, start: int, size: int) -> bytes:
+        name = f"{Path(self.path).name}: sample {self.key(number)}"
         try:
             descriptor = os.open(self.path, os.O_RDONLY)  # each time: 10 us, and nothing for threads to share
             try:
-                data = os.pread(descriptor, size, int(self.image_starts[number]))
+                data = os.pread(descriptor, size, start)
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -82,8 +101,59 @@ class TarIndex:
                             break
                         members[parts[1].decode("utf-8", "replace")] = content.read()
         except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
-            raise DataError(f"{Path(self.path).name}: sample {os.fsdecode(bytes(key))}: {error}") from error
+            raise DataError(f"{Path(self.path).name}: sample {self.key(number)}: {error}") from error
         return members
+
+
+@dataclass(frozen=True)
+class TarSeries:
+    """Tars one after the other: in which of them each sample of all lies. A tar is indexed when it is first needed.
+
+    paths: of the tars. counts: samples that each is to hold. Many threads may use it at once; it can be pickled.
+    """
+
+    paths: tuple[str, ...]
+    counts: tuple[int, ...]
+    _ends: list[int] = field(default_factory=list, compare=False)
+    _indexes: dict[int, TarIndex] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Where each tar ends among the samples."""
+        self._ends.extend(np.cumsum(self.counts).tolist())
+
+    def place(self, number: int) -> tuple[int, int]:
+        """(which tar, which of its samples) of a sample, 0 and more."""
+        tar = bisect_right(self._ends, number)
+        return tar, number - self._ends[tar] + self.counts[tar]
+
+    def numbers(self, tar: int) -> range:
+        """The numbers of a tar's samples among all."""
+        return range(self._ends[tar] - self.counts[tar], self._ends[tar])
+
+    def index(self, tar: int) -> TarIndex:
+        """Where in a tar its samples lie: as many as are there. Raises DataError where it cannot be read at all."""
+        if (known := self._indexes.get(tar)) is not None:
+            return known
+        name = Path(self.paths[tar]).name
+        try:
+            index = self._indexes[tar] = index_tar(self.paths[tar])
+        except FileNotFoundError:
+            raise DataError(f"{name}: missing") from None
+        except OSError as error:
+            raise DataError(f"{name}: cannot be read ({error.strerror})") from None
+        return index
+
+    def describe(self, number: int) -> str:
+        """As in "set-000.tar: sample s0007"; as "set-000.tar: sample number 7" where its key cannot be read."""
+        tar, row = self.place(number)
+        key = f"number {row}"
+        with contextlib.suppress(DataError):
+            index = self.index(tar)
+            key = index.key(row) if row < len(index) else key
+        return f"{Path(self.paths[tar]).name}: sample {key}"
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
 
 
 def index_tar(path: Path | str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> TarIndex:
@@ -117,6 +187,8 @@ def _index_tar(path: str, size: int, mtime: int, extensions: tuple[str, ...]) ->
         labels = np.full(num_samples, -1, np.int64)
         rows = np.flatnonzero((suffixes == b"cls") & (samples < num_samples) & (members.sizes <= _MAX_LABEL_BYTES))
         labels[samples[rows]] = _read_labels(file, size, members.starts[rows], members.sizes[rows])
+    ends = members.starts + (members.sizes + (BLOCK - 1) & -BLOCK)
+    end = int(ends[samples < num_samples].max(initial=0))
     starts = members.headers[first][:num_samples]
     for values in (starts, image_starts, image_sizes, labels):
         values.flags.writeable = False
@@ -127,6 +199,7 @@ def _index_tar(path: str, size: int, mtime: int, extensions: tuple[str, ...]) ->
         image_sizes=image_sizes,
         labels=labels,
         keys=keys[first][:num_samples],
+        end=end,
         fault=fault and f"{Path(path).name}: no whole tar ({fault})",
     )
 

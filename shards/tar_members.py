@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError
 
-_BLOCK = tarfile.BLOCKSIZE
-TAR_END = bytes(2 * _BLOCK)
+BLOCK = tarfile.BLOCKSIZE
+TAR_END = bytes(2 * BLOCK)
 _ROWS = 1 << 15
 """Headers that are looked at in one piece: 16 MiB."""
 
@@ -30,7 +30,7 @@ Flags = npt.NDArray[np.bool_]
 
 def encode_member(name: str, data: bytes) -> bytes:
     """A member of a tar: what tarfile writes for a plain file with owner, group and time 0, in a sixth of its time."""
-    return b"".join([_header(name.encode("ascii"), b"%011o" % len(data)), data, bytes(-len(data) % _BLOCK)])
+    return b"".join([_header(name.encode("ascii"), b"%011o" % len(data)), data, bytes(-len(data) % BLOCK)])
 
 
 def read_members(file: BinaryIO, tar_name: str) -> Iterator[tuple[str, bytes]]:
@@ -43,15 +43,15 @@ def read_members(file: BinaryIO, tar_name: str) -> Iterator[tuple[str, bytes]]:
     if (start := file.read(len(LFS_POINTER))) == LFS_POINTER:
         raise DataError(f"{tar_name}: {LFS_ADVICE}")
     file.seek(-len(start), os.SEEK_CUR)
-    while (header := file.read(_BLOCK)) and header != bytes(_BLOCK):
+    while (header := file.read(BLOCK)) and header != bytes(BLOCK):
         name, size = header[:100].rstrip(b"\0"), header[124:135]
         if not (name.isascii() and size.isdigit()) or header != _header(name, size):
             file.seek(-len(header), os.SEEK_CUR)
             yield from _other_members(file, tar_name)
             return
         length = int(size, 8)
-        padded = file.read(length + -length % _BLOCK)
-        if len(padded) != length + -length % _BLOCK:
+        padded = file.read(length + -length % BLOCK)
+        if len(padded) != length + -length % BLOCK:
             raise EOFError(f"ends within {name.decode()}")
         yield name.decode(), padded[:length]
     yield from _other_members(file, tar_name)
@@ -131,14 +131,14 @@ def list_members(file: BinaryIO, size: int) -> tuple[Members, str | None, bool]:
     if end > size:
         return members, f"ends within {last}", False
     file.seek(end)
-    if file.read(_BLOCK).strip(b"\0"):
+    if file.read(BLOCK).strip(b"\0"):
         others, end, error = _tarfile_members(file, end)
         members = Members(*(np.concatenate(columns) for columns in zip(members, others, strict=True)))
         if error is not None:
             return members, error, False
     file.seek(end)
-    closing = file.read(_BLOCK)
-    if closing == bytes(_BLOCK):
+    closing = file.read(BLOCK)
+    if closing == bytes(BLOCK):
         return members, None, True
     what = f"no header after {len(members.names)} members" if closing else "it ends without the block that closes a tar"
     return members, what, True
@@ -164,17 +164,17 @@ def _plain_members(file: BinaryIO, size: int) -> tuple[Members, int, str]:
     """
     offsets, offset, pieces = array("q"), 0, [_NO_HEADERS]
     with mapped(file, size) as content:
-        while offset + _BLOCK <= size and (digits := content[offset + 124 : offset + 135]).isdigit():
+        while offset + BLOCK <= size and (digits := content[offset + 124 : offset + 135]).isdigit():
             offsets.append(offset)
             try:
-                offset += _BLOCK + (int(digits, 8) + _BLOCK - 1 & -_BLOCK)
+                offset += BLOCK + (int(digits, 8) + BLOCK - 1 & -BLOCK)
             except ValueError:
                 break
         headers = np.array(offsets, np.int64)
-        blocks = np.frombuffer(content, np.uint8, size // _BLOCK * _BLOCK).reshape(-1, _BLOCK)
+        blocks = np.frombuffer(content, np.uint8, size // BLOCK * BLOCK).reshape(-1, BLOCK)
         for piece in range(0, len(headers), _ROWS):
             rows = headers[piece : piece + _ROWS]
-            names, sizes, types, plain = _parse_headers(blocks[rows // _BLOCK])
+            names, sizes, types, plain = _parse_headers(blocks[rows // BLOCK])
             num_plain = len(rows) if plain.all() else int(plain.argmin())
             pieces.append((names[:num_plain], rows[:num_plain], sizes[:num_plain], types[:num_plain]))
             if num_plain < len(rows):
@@ -184,7 +184,7 @@ def _plain_members(file: BinaryIO, size: int) -> tuple[Members, int, str]:
     names, headers, sizes, types = (np.concatenate(columns) for columns in zip(*pieces, strict=True))
     last = os.fsdecode(bytes(names[-1])) if len(names) else ""
     files = types != ord("5")
-    return Members(names[files], headers[files], headers[files] + _BLOCK, sizes[files]), offset, last
+    return Members(names[files], headers[files], headers[files] + BLOCK, sizes[files]), offset, last
 
 
 def _parse_headers(headers: Bytes) -> tuple[Names, Indices, Bytes, Flags]:

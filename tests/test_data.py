@@ -448,7 +448,7 @@ def test_a_set_without_a_good_sample_is_an_error(mode, tmp_path):
         damage(path, "garbage")
     with pytest.raises(DataError, match=r"set-00\d\.tar: no whole tar"):
         make(open_examples(str(tmp_path / "set" / "*.tar"), num_classes=12, skip_bad=True), mode, skip_bad=True)
-    looked_at.source.examples.store._indexes.clear()
+    looked_at.source.examples.store.tars._indexes.clear()
     with pytest.raises(DataError, match="no image of 12 can be used"):
         take(looked_at, 1)
 
@@ -565,7 +565,7 @@ def test_colour_and_one_bit_sets_of_ours(color, mode, tmp_path):
 
 
 def test_a_folder_says_what_it_is_without_opening_a_tar(folder, monkeypatch):
-    monkeypatch.setattr("fracgen.train.data.tar_store.index_tar", None)
+    monkeypatch.setattr("fracgen.shards.tar.index_tar", None)
     examples = open_examples(str(folder), num_classes=24)
     manifest = open_shards(folder).manifest
     assert len(examples) == 24 and examples.class_names == manifest.class_names

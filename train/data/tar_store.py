@@ -1,10 +1,8 @@
 """The samples of tars at random access, by an index of each tar that is made when the tar is first read."""
 
 import warnings
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from os import fsdecode
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from PIL import Image
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.images import decode_picture
 from fracgen.shards.png import decode_png
-from fracgen.shards.tar import IMAGE_EXTENSIONS, TarIndex, index_tar
+from fracgen.shards.tar import IMAGE_EXTENSIONS, TarIndex, TarSeries
 from fracgen.train.data.examples import Indices, Pixels, Progress
 from fracgen.train.data.skipped import BadSampleError, SkippedDataWarning
 
@@ -22,29 +20,23 @@ from fracgen.train.data.skipped import BadSampleError, SkippedDataWarning
 class TarStore:
     """Tars, and how their samples are read.
 
-    counts: samples that each is to hold. rendered: where fracgen encoded all images, (shape of their pixels, bits of
+    rendered: where fracgen encoded all images, (shape of their pixels, bits of
     the PNGs). has_manifest: whether the number of classes is the set's own, not the user's.
     skip_bad: a tar that holds more samples than were counted is no error.
     counted_by: the files beside them that say how many samples tars hold, by the number of the tar.
     """
 
-    tars: tuple[str, ...]
-    counts: tuple[int, ...]
+    tars: TarSeries
     num_classes: int
     rendered: tuple[tuple[int, ...], int] | None = None
     has_manifest: bool = False
     skip_bad: bool = False
     counted_by: Mapping[int, str] = field(default_factory=dict)
-    _ends: list[int] = field(default_factory=list, compare=False)
-    _indexes: dict[int, TarIndex] = field(default_factory=dict, compare=False)
-
-    def __post_init__(self) -> None:
-        """Where each tar ends among the samples."""
-        self._ends.extend(np.cumsum(self.counts).tolist())
+    _warned: set[int] = field(default_factory=set, compare=False)
 
     def load(self, number: int, min_size: int) -> tuple[Image.Image | Pixels, int]:
         """(image, label). Raises BadSampleError; UsageError for a label that --num-classes does not have."""
-        tar, row = self._place(number)
+        tar, row = self.tars.place(number)
         index = self._index(tar)
         label = self._label(tar, row, index)
         try:
@@ -61,68 +53,57 @@ class TarStore:
 
     def labels(self) -> Indices:
         """Of every sample, int64; -1 where it has none that can be used."""
-        labels = np.full(self._ends[-1], -1)
-        for tar, (end, count) in enumerate(zip(self._ends, self.counts, strict=True)):
+        labels = np.full(len(self.tars), -1)
+        for tar, count in enumerate(self.tars.counts):
             try:
                 known = self._index(tar).labels[:count]
             except BadSampleError:
                 continue
-            labels[end - count : end - count + len(known)] = known
+            start = self.tars.numbers(tar).start
+            labels[start : start + len(known)] = known
         return labels
 
     def describe(self, number: int) -> str:
         """As in "set-000.tar: sample s0007"."""
-        tar, row = self._place(number)
-        index = self._indexes.get(tar)
-        key = fsdecode(bytes(index.keys[row])) if index is not None and row < len(index) else f"number {row}"
-        return f"{Path(self.tars[tar]).name}: sample {key}"
+        return self.tars.describe(number)
 
     def bad_samples(self, progress: Progress | None = None) -> dict[int, BadSampleError]:
         """What is wrong with each sample whose headers or label show it. Raises UsageError as `load` does."""
         bad = dict[int, BadSampleError]()
-        for tar, (end, count) in enumerate(zip(self._ends, self.counts, strict=True)):
+        for tar, count in enumerate(self.tars.counts):
+            numbers = self.tars.numbers(tar)
             try:
                 index = self._index(tar)
                 odd = (index.labels < 0) | (index.labels >= self.num_classes) | (index.image_starts < 0)
                 rows = [*np.flatnonzero(odd[:count]).tolist(), *range(len(index), count)]
             except BadSampleError as error:
-                bad |= dict.fromkeys(range(end - count, end), error)
+                bad |= dict.fromkeys(numbers, error)
                 rows = []
             for row in rows:
                 try:
                     self._label(tar, row, index)
                 except BadSampleError as error:
-                    bad[end - count + row] = error
+                    bad[numbers[row]] = error
             if progress is not None:
-                progress(tar + 1, len(self.tars))
+                progress(tar + 1, len(self.tars.paths))
         return bad
 
-    def _place(self, number: int) -> tuple[int, int]:
-        """(which tar, which of its samples)."""
-        tar = bisect_right(self._ends, number)
-        return tar, number - self._ends[tar] + self.counts[tar]
-
     def _index(self, tar: int) -> TarIndex:
-        if (known := self._indexes.get(tar)) is not None:
-            return known
-        name = Path(self.tars[tar]).name
         try:
-            index = index_tar(self.tars[tar])
-        except FileNotFoundError:
-            raise BadSampleError(f"{name}: missing", "tar") from None
-        except OSError as error:
-            raise BadSampleError(f"{name}: cannot be read ({error.strerror})", "tar") from None
-        if len(index) > self.counts[tar]:
+            index = self.tars.index(tar)
+        except DataError as error:
+            raise BadSampleError(str(error), "tar") from None
+        if len(index) > self.tars.counts[tar] and tar not in self._warned:
             message = self._miscounted(tar, index)
             if not self.skip_bad:
                 raise BadSampleError(message, "tar")
             warnings.warn(message, SkippedDataWarning, stacklevel=2)
-        self._indexes[tar] = index
+            self._warned.add(tar)
         return index
 
     def _miscounted(self, tar: int, index: TarIndex) -> str:
         """What is said of a whole tar that holds another number of samples than was counted."""
-        name, count = Path(self.tars[tar]).name, self.counts[tar]
+        name, count = Path(self.tars.paths[tar]).name, self.tars.counts[tar]
         if (source := self.counted_by.get(tar)) is not None:
             return f"{source} says {count}, and {name} holds {len(index)} samples: mend or remove {Path(source).name}"
         return f"{name}: holds {len(index)} samples, not {count}: changed since they were counted, or cut short"
@@ -132,16 +113,16 @@ class TarStore:
         label = int(index.labels[row]) if row < len(index) else -1
         if 0 <= label < self.num_classes and index.image_starts[row] >= 0:
             return label
-        name = Path(self.tars[tar]).name
+        name = Path(self.tars.paths[tar]).name
         if row >= len(index):
             raise BadSampleError(index.fault or self._miscounted(tar, index), "tar")
         if np.count_nonzero(index.keys == index.keys[row]) > 1 and (label < 0 or index.image_starts[row] < 0):
             raise BadSampleError(
-                f"{name}: sample {fsdecode(bytes(index.keys[row]))} is in two places of it; members of one key must "
+                f"{name}: sample {index.key(row)} is in two places of it; members of one key must "
                 "follow each other: write it anew, as by tar --sort=name",
                 "members",
             )
-        sample = f"{name}: sample {fsdecode(bytes(index.keys[row]))}"
+        sample = f"{name}: sample {index.key(row)}"
         if label >= self.num_classes and not self.has_manifest:
             raise UsageError(f"{sample}: label {label}, out of range for --num-classes {self.num_classes}")
         if label >= self.num_classes:

@@ -13,7 +13,8 @@ import numpy as np
 
 from fracgen.shards.errors import LFS_ADVICE, DataError, UsageError
 from fracgen.shards.manifest import DamagedManifestError, load_manifest
-from fracgen.shards.tar import index_tar
+from fracgen.shards.reader import series_of
+from fracgen.shards.tar import TarSeries, index_tar
 from fracgen.train.data.examples import Examples, ImageShape, Progress, numbered
 from fracgen.train.data.sampler import BLOCK
 from fracgen.train.data.skipped import Skipped
@@ -64,8 +65,7 @@ def open_shards_folder(folder: Path, *, num_classes: int = 0, skip_bad: bool = F
     image = manifest.image
     height, width, *channels = image.shape
     store = TarStore(
-        tars=tuple(str(folder / shard.name) for shard in manifest.shards),
-        counts=tuple(shard.samples for shard in manifest.shards),
+        tars=series_of(folder, manifest),
         num_classes=manifest.num_classes,
         rendered=None if image.original else (image.shape, manifest.layout.png_bits),
         has_manifest=True,
@@ -97,7 +97,7 @@ def open_tars(
     counts, counted_by = _count(tars, skip_bad, progress)
     if not sum(counts):
         raise UsageError(f"{pattern}: no samples in the {len(tars)} tars that match")
-    store = TarStore(tuple(tars), tuple(counts), num_classes, skip_bad=skip_bad, counted_by=counted_by)
+    store = TarStore(TarSeries(tuple(tars), tuple(counts)), num_classes, skip_bad=skip_bad, counted_by=counted_by)
     sizes = [Path(tar).stat().st_size if Path(tar).is_file() else -1 for tar in tars]
     text = json.dumps([[Path(tar).name for tar in tars], sizes, counts])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -107,8 +107,9 @@ def open_tars(
 def _examples(
     name: str, class_names: Sequence[str], fingerprint: str, store: TarStore, shape: ImageShape | None
 ) -> Examples:
-    tars = f"in {len(store.tars)} tar{'s' if len(store.tars) > 1 else ''}"
-    numbers = np.arange(sum(store.counts))
+    num_tars = len(store.tars.paths)
+    tars = f"in {num_tars} tar{'s' if num_tars > 1 else ''}"
+    numbers = np.arange(len(store.tars))
     return Examples(name, tuple(class_names), fingerprint, store, numbers, shape, BLOCK, tars)
 
 
