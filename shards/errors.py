@@ -1,10 +1,15 @@
 """The errors that a user can cause or mend, each shown by the command line as one line with its exit code."""
 
+from fracgen.shards.urls import redact
+
 
 class FracgenError(Exception):
-    """Base of all errors with a message for the user: the value, what is allowed, and the mend."""
+    """Base of all errors with a message for the user: the value, what is allowed, and the mend. No secret of a URL."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class DataError(FracgenError):
@@ -26,13 +31,17 @@ class UsageError(FracgenError):
 
 
 def one_line(text: str) -> str:
-    """`text` in one line, with control characters as escapes."""
+    """`text` in one line, with control characters as escapes, and no secrets of URLs."""
     return printable(" ".join(text.split()))
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, line ends too, as escapes: names of files never reach a terminal raw."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    """`text` with control characters, line ends too, as escapes: names of files never reach a terminal raw.
+
+    Secrets of URLs are hidden.
+    """
+    letters = redact(text)
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in letters)
 
 
 LFS_POINTER = b"version https://git-lfs"

@@ -5,22 +5,23 @@ import errno
 import fcntl
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 from weakref import WeakSet
 
-from fracgen.shards.errors import DataError, FracgenError
+from fracgen.shards.errors import DataError, FracgenError, UsageError
+from fracgen.shards.urls import is_url, redact
 
 _locked_files = WeakSet[TextIO]()
-_URL = re.compile(r"[A-Za-z][\w+.-]+:/")  # a Path has one slash where a URL has two
+ONLY_LOCAL = "is a URL; only paths of this machine are supported"
 
 
-def is_url(path: Path | str) -> bool:
-    """Whether a path, as text or as Path, is the URL of something that is not on this machine."""
-    return _URL.match(str(path)) is not None
+def check_local(path: Path | str) -> None:
+    """Raise UsageError for a URL where only a path can be: a folder of that name would be made."""
+    if is_url(path):
+        raise UsageError(f"{redact(str(path))}: {ONLY_LOCAL}")
 
 
 def write_atomically(

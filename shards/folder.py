@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Self
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import is_url, num_cores, unique_temporary, write_atomically
+from fracgen.shards.files import check_local, num_cores, unique_temporary, write_atomically
 from fracgen.shards.layout import Part
 from fracgen.shards.locks import FolderLocks, commit_guard
 from fracgen.shards.manifest import (
@@ -66,8 +66,7 @@ class FolderWriter:
         inputs: Mapping[str, bytes] | None = None,
         part: Part | None = None,
     ) -> None:
-        if is_url(folder):
-            raise UsageError(f"{folder}: is a URL; only paths of this machine are supported")
+        check_local(folder)
         self.folder = folder
         self.plan, self.layout = plan, plan.layout
         self.part = part

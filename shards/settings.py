@@ -16,7 +16,8 @@ from fracgen.shards.fields import Setting as Setting
 from fracgen.shards.fields import can_be_written, schema_of
 from fracgen.shards.fields import fields_of as fields_of
 from fracgen.shards.fields import markdown_table as markdown_table
-from fracgen.shards.files import is_url
+from fracgen.shards.files import ONLY_LOCAL
+from fracgen.shards.urls import is_url, redact
 
 T = TypeVar("T")
 _MAX_FILE_BYTES = 1 << 20
@@ -99,7 +100,8 @@ def convert(kind: Any, value: Any, name: str, *, is_json: bool = False) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
 
     def refusal(words: str) -> Exception:
-        return _error(is_json)(f"{name} {reprlib.repr(value)}: {words}")
+        shown = redact(value) if isinstance(value, str) else value
+        return _error(is_json)(f"{name} {reprlib.repr(shown)}: {words}")
 
     if kind is Any:
         return value
@@ -158,7 +160,7 @@ def _scalar(kind: Any, value: Any, refusal: Callable[[str], Exception]) -> Any:
             raise refusal("too large") from None
     if kind is Path and isinstance(value, str | Path):
         if is_url(value):
-            raise refusal("is a URL; only paths of this machine are supported")
+            raise refusal(ONLY_LOCAL)
         return Path(value)
     if kind is int and is_whole:
         return int(value)
@@ -171,8 +173,10 @@ def _scalar(kind: Any, value: Any, refusal: Callable[[str], Exception]) -> Any:
 def to_plain(value: Any) -> Any:
     """Plain values, as YAML and JSON hold them, of a settings dataclass or of a field's value.
 
-    The inverse of `from_plain`.
+    The inverse of `from_plain`, but for secrets of URLs, which are hidden: these values are stored and logged.
     """
+    if isinstance(value, str):
+        return redact(value)
     if hasattr(value, "to_plain"):
         return value.to_plain()
     if dataclasses.is_dataclass(value):

@@ -9,7 +9,7 @@ from conftest import small_recipe
 
 from fracgen.render_shards import write_shards
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import is_url, read_json, replacing, take_lock, unique_temporary, write_atomically
+from fracgen.shards.files import read_json, replacing, take_lock, unique_temporary, write_atomically
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -61,11 +61,6 @@ def test_a_lock_ends_with_its_holder(tmp_path):
     assert subprocess.check_output([sys.executable, "-c", code], text=True) != "None\n"
     again = take_lock(path)
     assert again is not None
-
-
-def test_urls_are_told_from_paths():
-    assert is_url("s3://bucket/x") and is_url(Path("gs://bucket")) and is_url("file:///x")
-    assert not any(map(is_url, ("/a/b", "a/b:c", Path("C:/x"), "a", "")))
 
 
 def test_no_folder_is_written_at_a_url(tmp_path, monkeypatch):

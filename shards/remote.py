@@ -1,0 +1,223 @@
+"""Files of other machines by fsspec: what a URL names, tries that are repeated, and errors as one line.
+
+Credentials are fsspec's and its libraries' own (environment, configuration files); none is taken, kept or shown here.
+"""
+
+import contextlib
+import errno
+import hashlib
+import re
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fracgen.shards.errors import DataError, FracgenError, UsageError, one_line
+from fracgen.shards.urls import is_url, redact
+
+T = TypeVar("T")
+WAITS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds before each try that follows a failed one."""
+_CONNECT_SECONDS, _READ_SECONDS = 30.0, 60.0
+"""Of plain HTTP: until a server answers, and between two of its bytes. Other protocols' libraries have their own."""
+_REASON_LENGTH = 200
+_LOCAL = ("file", "local")
+_INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp"}
+_INSTALL |= {"https": "aiohttp", "az": "adlfs", "abfs": "adlfs", "sftp": "paramiko", "ssh": "paramiko"}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FINAL = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EISDIR, errno.ENOTDIR)
+_FINAL_KINDS = (FileNotFoundError, PermissionError, ValueError, TypeError, NotImplementedError)
+_PASSING_STATUS = (408, 425, 429)
+"""HTTP's words for "later", among those of 400 to 499 for "never"."""
+
+
+class RemoteWarning(UserWarning):
+    """What went wrong on the way and is tried again."""
+
+
+class MissingFileError(UsageError):
+    """There is no such file, bucket or repository."""
+
+
+class TransferError(OSError):
+    """What arrived is not what was sent: worth another try."""
+
+
+@dataclass(frozen=True, repr=False)
+class Url:
+    """A file or folder at another place. Its text is without secrets; `full` is for fsspec alone.
+
+    base: without the query, and without a slash at its end. query: of `https://`, which every file below has too.
+    """
+
+    base: str
+    query: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Url":
+        """The URL in a text. Raises UsageError for what is none, for a file of this machine, for fsspec's chains."""
+        if not is_url(text):
+            raise UsageError(f"{text}: is no URL")
+        scheme = text.partition(":")[0]
+        if "::" in text:
+            raise UsageError(f"{text}: URLs in one another ('::') are not read")
+        if scheme.lower() in _LOCAL:
+            raise UsageError(f"{text}: a file of this machine; give its path")
+        base, mark, query = text.partition("?") if scheme.lower() in ("http", "https") else (text, "", "")
+        return cls(re.sub(":/+", "://", base, count=1).rstrip("/"), mark + query)
+
+    def __truediv__(self, name: str) -> "Url":
+        return Url(f"{self.base}/{name}", self.query)
+
+    @property
+    def scheme(self) -> str:
+        """As in s3."""
+        return self.base.partition(":")[0].lower()
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.base.rpartition("/")[2]
+
+    @property
+    def full(self) -> str:
+        """With user, password and query: for fsspec, never for a message or a file."""
+        return f"{self.base}{self.query}"
+
+    def __str__(self) -> str:
+        return redact(self.full)
+
+    def __repr__(self) -> str:
+        return f"Url({str(self)!r})"
+
+
+def connect(url: Url) -> tuple[Any, str]:
+    """(fsspec's file system, the path in it) of a URL. Nothing is kept: after a fork the child has its own.
+
+    Raises UsageError where the protocol is not known, or its library is not installed.
+    """
+    mend = f"pip install {_INSTALL.get(url.scheme, 'fsspec')}"
+    try:
+        import fsspec.config
+        import fsspec.core
+
+        options: dict[str, Any] = {}
+        if url.scheme in ("http", "https"):
+            from aiohttp import ClientTimeout
+
+            own = fsspec.config.conf.get(url.scheme, {}).get("client_kwargs", {})
+            timeout = ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
+            options = {"client_kwargs": {"timeout": timeout, **own}}
+        file_system, path = fsspec.core.url_to_fs(url.full, **options)
+    except ImportError as error:
+        name = error.name or _INSTALL.get(url.scheme, "a library")
+        raise UsageError(f"{url}: needs {name}, which is not installed: {mend}") from None
+    except FracgenError:
+        raise
+    except Exception as error:  # of any protocol's library
+        raise UsageError(f"{url}: cannot be opened ({reason(error)})") from None
+    return file_system, path
+
+
+def retrying(action: Callable[[], T], subject: Url | str) -> T:
+    """What `action` returns; after a failure that may pass it is tried again, each time with a longer wait and a word.
+
+    Raises MissingFileError where there is nothing, UsageError where access is refused or the URL is wrong, DataError
+    where the last try fails too or this machine's disk is full.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return action()
+        except FracgenError:
+            raise
+        except Exception as error:  # of any protocol's library
+            if getattr(error, "errno", None) in _FULL:
+                raise
+            if (message := _final(error)) is not None:
+                kind = MissingFileError if isinstance(error, FileNotFoundError) else UsageError
+                raise kind(f"{subject}: {message}") from None
+            why = reason(error)
+        if wait is not None:
+            number = WAITS.index(wait) + 1
+            warnings.warn(
+                f"{subject}: {why}; trying again in {wait:g} s ({number} of {len(WAITS)})", RemoteWarning, stacklevel=2
+            )
+            time.sleep(wait)
+    raise DataError(f"{subject}: {why}; given up after {len(WAITS) + 1} tries")
+
+
+def reason(error: BaseException) -> str:
+    """What a library says of a failure, in one short line without secrets."""
+    words = one_line(str(error))
+    kind = type(error).__name__
+    if isinstance(error, TransferError):
+        return words
+    return f"{kind}: {words[:_REASON_LENGTH]}" if words else kind
+
+
+def _final(error: Exception) -> str | None:
+    """What to say of a failure that another try would not mend; None where it may pass."""
+    status = _status(error)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return f"not there ({reason(error)})"
+    if "Credential" in type(error).__name__:
+        return f"no credentials ({reason(error)}); set them as its library reads them, see docs/remote.md"
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return f"access refused ({reason(error)}); check the credentials that its library reads"
+    if isinstance(error, TransferError):
+        return None
+    is_final = isinstance(error, _FINAL_KINDS) or getattr(error, "errno", None) in _FINAL
+    if is_final or (status is not None and 400 <= status < 500 and status not in _PASSING_STATUS):
+        return reason(error)
+    return None
+
+
+def _status(error: Exception) -> int | None:
+    """HTTP's status, as the libraries of the protocols keep it; None where there is none."""
+    for value in (
+        getattr(error, "status", None),
+        getattr(error, "code", None),
+        getattr(getattr(error, "response", None), "status_code", None),
+    ):
+        with contextlib.suppress(TypeError, ValueError):
+            if value is not None and 100 <= int(value) < 600:
+                return int(value)
+    return None
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(url: Url, path: Path, *, limit: int, num_bytes: int | None = None, sha256: str | None = None) -> None:
+    """Write a file to `path`, which is a temporary name: it may be left there when an error is raised.
+
+    limit: bytes that it may have at most. num_bytes, sha256: what it must have; else it is tried again.
+    Raises as `retrying` does; OSError where this machine's disk is full.
+    """
+    from fsspec.callbacks import Callback
+
+    limit = limit if num_bytes is None else num_bytes
+
+    class Bounded(Callback):  # type: ignore[misc]
+        """Stops what never ends."""
+
+        def relative_update(self, inc: int = 1) -> None:
+            super().relative_update(inc)
+            if self.value > limit:
+                raise TransferError(f"more than the {limit:,} bytes that it is to have")
+
+    def fetch() -> None:
+        file_system, place = connect(url)
+        file_system.get_file(place, str(path), callback=Bounded())
+        size = path.stat().st_size
+        if num_bytes is not None and size != num_bytes:
+            raise TransferError(f"{size:,} of {num_bytes:,} bytes arrived")
+        if sha256 is not None and sha256_of(path) != sha256:
+            raise TransferError("what arrived has another sha256 than dataset.json says")
+
+    retrying(fetch, url)
