@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from fracgen import citations
 from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.ifs import Floats, maps_from_rows
 from fracgen.machine import cache_folder
@@ -131,6 +132,7 @@ class FractalDB(CategoryRecipe):
     """
 
     NAME: ClassVar[str] = "fractaldb"
+    PAPER: ClassVar[str] = citations.FRACTALDB
     HEADING: ClassVar[tuple[str, ...]] = ("categories", "instances", "weights", "seed")
 
     instances: Annotated[
@@ -217,6 +219,7 @@ class OFDB(CategoryRecipe):
     """
 
     NAME: ClassVar[str] = "ofdb"
+    PAPER: ClassVar[str] = citations.OFDB
     HEADING: ClassVar[tuple[str, ...]] = ("categories", "weights", "seed")
 
     weights: Annotated[

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from fracgen import citations
 from fracgen.recipe import Classes, Column, Recipe, Seed, spread
 from fracgen.rng import stream_key
 from fracgen.shards.sample import Image, Sample
@@ -37,6 +38,7 @@ class Noise(Recipe):
     """
 
     NAME: ClassVar[str] = "noise"
+    PAPER: ClassVar[str] = citations.SCALING_BACKWARDS
     HEADING: ClassVar[tuple[str, ...]] = ("kind", "seed")
 
     kind: Annotated[

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
+from fracgen import citations
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
 from fracgen.recipe import Classes, Column, Difference, DrawnRecipe, Seed
 from fracgen.rng import generator, stream_key
@@ -43,6 +44,7 @@ class OnePFrac(DrawnRecipe):
     """
 
     NAME: ClassVar[str] = "1p-frac"
+    PAPER: ClassVar[str] = citations.SCALING_BACKWARDS
     HEADING: ClassVar[tuple[str, ...]] = ("sigma", "delta", "perturbation", "seed")
     PROVENANCE: ClassVar[frozenset[str]] = frozenset(
         {"sigma", "maps", "max_tries", "base_candidates", "min_acceptance", "max_base_tries"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from fracgen.executor import Result, make_missing, until_cancelled
 from fracgen.recipe import UnmakeableError
 from fracgen.shards.commit import commit_shard
+from fracgen.shards.data_card import CardText
 from fracgen.shards.errors import BadImageError, DataError, FracgenError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.shards.folder import FolderWriter
@@ -230,4 +231,5 @@ def _finish(writer: FolderWriter, images: ImageFolder) -> None:
         one_size=(least_width, least_height) == (width, height),
     )
     manifest = writer.new_manifest(images.class_names, image)
-    writer.finish(manifest, sidecars(manifest, {}, "image files"))
+    text = CardText(source="image files")
+    writer.finish(manifest, sidecars(writer.folder, manifest, text, has_preview=False))

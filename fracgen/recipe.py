@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from fracgen.rng import MAX_SEED
+from fracgen.shards.data_card import FORMULAS
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
 from fracgen.shards.settings import Setting, check_settings
-from fracgen.shards.sidecars import FORMULAS
 from fracgen.style import ColorMode, DrawMode, PatchMode, Style
 
 MAX_CLASSES = 1_000_000
@@ -43,7 +43,7 @@ class UnmakeableError(DataError):
 class Recipe(ABC):
     """A frozen dataclass that holds every number that can change a pixel, and is a pure function of an index.
 
-    SOURCE: what its images are made from, in a word.
+    SOURCE: what its images are made from, in a word. PAPER: BibTeX of the formula's paper, "" where there is none.
     PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
     HEADING: fields that a sheet's heading states.
     size: width and height of an image in pixels. classes: one image each, where a recipe says nothing else.
@@ -51,6 +51,7 @@ class Recipe(ABC):
 
     NAME: ClassVar[str]
     SOURCE: ClassVar[str] = FORMULAS
+    PAPER: ClassVar[str] = ""
     PROVENANCE: ClassVar[frozenset[str]] = frozenset()
     HEADING: ClassVar[tuple[str, ...]] = ("seed",)
     size: int

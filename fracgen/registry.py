@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from fracgen.assets import Stored
 from fracgen.recipe import Recipe as Recipe
+from fracgen.shards.data_card import CardText
 from fracgen.shards.errors import UsageError
 from fracgen.shards.manifest import FORMAT, MANIFEST, PACK, hash_json, load_manifest, read_manifest
 from fracgen.shards.plan import read_input, read_plan
@@ -91,9 +92,10 @@ def inputs(recipe: Recipe) -> dict[str, bytes]:
     return {value.FILE: value.to_bytes() for _, value in _fields(recipe) if isinstance(value, Stored)}
 
 
-def carried(recipe: Recipe) -> dict[str, str]:
-    """What `inputs` holds, by name, in words."""
-    return {value.FILE: value.CONTENT for _, value in _fields(recipe) if isinstance(value, Stored)}
+def card_text(recipe: Recipe) -> CardText:
+    """What the data card says of a resolved recipe, beside the manifest."""
+    carried = {value.FILE: value.CONTENT for _, value in _fields(recipe) if isinstance(value, Stored)}
+    return CardText(source=recipe.SOURCE, title=recipe.heading, paper=recipe.PAPER, carried=carried)
 
 
 def _fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:

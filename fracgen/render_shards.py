@@ -18,7 +18,7 @@ from fracgen.executor import Result, make_missing, until_cancelled
 from fracgen.machine import check_compiler
 from fracgen.preview import recipe_sheet
 from fracgen.recipe import UnmakeableError
-from fracgen.registry import RECIPES, Recipe, carried, from_dict, inputs, recipe_hash, to_dict
+from fracgen.registry import RECIPES, Recipe, card_text, from_dict, inputs, recipe_hash, to_dict
 from fracgen.shards.commit import commit_shard
 from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.files import num_cores
@@ -248,5 +248,5 @@ def _finish(writer: FolderWriter, recipe: Recipe, preview: bytes) -> None:
     height, width, *channels = recipe.image_shape
     image = ImageFormat(extension="png", width=width, height=height, mode="RGB" if channels else "L")
     manifest = writer.new_manifest(recipe.class_names, image)
-    files = {**inputs(recipe), **sidecars(manifest, carried(recipe), recipe.SOURCE), "preview.png": preview}
-    writer.finish(manifest, files)
+    small_files = sidecars(writer.folder, manifest, card_text(recipe))
+    writer.finish(manifest, {**inputs(recipe), **small_files, "preview.png": preview})

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
+from fracgen import citations
 from fracgen.ifs import Floats
 from fracgen.recipe import MAX_CLASSES, Column, Recipe, Seed, spread
 from fracgen.rng import generator, stream_key
@@ -60,6 +61,7 @@ class VisualAtom(Recipe):
     """
 
     NAME: ClassVar[str] = "visualatom"
+    PAPER: ClassVar[str] = citations.VISUAL_ATOMS
     HEADING: ClassVar[tuple[str, ...]] = ("classes", "instances", "gradients", "seed")
 
     classes: Annotated[int, Setting("Number of classes.", at_least=1, at_most=MAX_CLASSES, panel="Formula")] = 1000

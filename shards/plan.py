@@ -22,7 +22,7 @@ from fracgen.shards.settings import from_json
 T = TypeVar("T")
 _MAX_INPUT_BYTES = 1 << 30
 _CHECKSUM = "checksum"
-SAME_BYTES = {"0.2.0", "0.3.0"}
+SAME_BYTES = {"0.2.0", "0.3.0", "0.4.0"}
 """Versions of fracgen between which a folder may pass: each finishes it as the one that began it would."""
 _STATE = re.compile(r"plan\.json|parts|commit|lock(-\d+-of-\d+)?|run-.*|input-.*|\d+\.json|.*\.tmp")
 """Names of our files in `.partial`."""

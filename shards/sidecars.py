@@ -1,16 +1,22 @@
 """The small files beside the shards: for timm, open_clip and Hugging Face datasets, and whoever finds the folder."""
 
-from collections.abc import Mapping
+import contextlib
+from dataclasses import replace
+from pathlib import Path
 
+from fracgen.shards.data_card import FORMULAS, CardText, data_card
+from fracgen.shards.errors import DataError
 from fracgen.shards.manifest import Manifest, to_json
+from fracgen.shards.reader import read_tar
 
-FORMULAS = "formulas"
+_OLD_CARDS = ("0.2.", "0.3.")
+"""Versions of fracgen whose folders end with the card that those had: the manifest has the card's sha256."""
 
 
-def sidecars(manifest: Manifest, carried: Mapping[str, str], source: str = FORMULAS) -> dict[str, bytes]:
+def sidecars(folder: Path, manifest: Manifest, text: CardText, *, has_preview: bool = True) -> dict[str, bytes]:
     """The small files by which stock tools find their way: timm, open_clip, Hugging Face datasets.
 
-    carried: what else the folder has, by name, and what that holds. source: what its images were made from.
+    folder: with its shards, of which a sample is read. text: of the card. has_preview: whether there is a preview.png.
     """
     names = [shard.name for shard in manifest.shards]
     lengths = [shard.samples for shard in manifest.shards]
@@ -19,12 +25,28 @@ def sidecars(manifest: Manifest, carried: Mapping[str, str], source: str = FORMU
     texts = {
         "_info.json": to_json({"splits": {name: split}}, indent=1) + "\n",
         "sizes.json": to_json(dict(zip(names, lengths, strict=True)), indent=1) + "\n",
-        "README.md": _data_card(manifest, carried, source),
+        "README.md": _card(folder, manifest, text, has_preview),
     }
     return {name: text.encode() for name, text in texts.items()}
 
 
-def _data_card(manifest: Manifest, carried: Mapping[str, str], source: str) -> str:
+def _card(folder: Path, manifest: Manifest, text: CardText, has_preview: bool) -> str:
+    if manifest.versions["fracgen"].startswith(_OLD_CARDS):
+        return _data_card_0_3(manifest, text)
+    return data_card(manifest, with_metadata(folder, manifest, text), has_preview=has_preview)
+
+
+def with_metadata(folder: Path, manifest: Manifest, text: CardText) -> CardText:
+    """The text of a card with the metadata of the folder's first sample; none where its tar is damaged."""
+    with contextlib.suppress(DataError, StopIteration):  # the tar's sha256 is compared before a manifest is written
+        sample = next(read_tar(folder / manifest.shards[0].name, manifest.image.extension))
+        return replace(text, metadata=sample.metadata)
+    return text
+
+
+def _data_card_0_3(manifest: Manifest, text: CardText) -> str:
+    """The card of fracgen 0.2 and 0.3."""
+    carried, source = text.carried, text.source
     layout, image = manifest.layout, manifest.image
     recipe = "\n".join(
         f"| {name} | {value} |" for name, value in manifest.recipe.items() if not isinstance(value, dict | list)

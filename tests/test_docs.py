@@ -271,7 +271,9 @@ def test_the_readme_fits():
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     readme, changes = ((ROOT / name).read_text("utf-8") for name in ("README.md", "CHANGELOG.md"))
-    assert citation["version"] == PROJECT["version"] == re.search(r"^## ([\d.]+)$", changes, re.MULTILINE)[1]
+    version, newest = PROJECT["version"], re.search(r"^## ([\d.]+)$", changes, re.MULTILINE)[1]
+    assert citation["version"] == version
+    assert newest < version if "\n## Unreleased\n" in changes else newest == version
     assert f"version = {{{PROJECT['version']}}}" in readme
 
 

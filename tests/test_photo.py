@@ -608,7 +608,9 @@ def test_the_data_card_says_that_the_photographs_are_in_the_folder(tmp_path):
     write_shards(recipe, tmp_path / "set")
     text = (tmp_path / "set" / "README.md").read_text()
     assert "made from photographs by fracgen" in text and "`photographs.zip` holds the photographs themselves" in text
-    assert "synthetic" not in text and "formulas" not in text and "- webdataset\n" in text
+    head = text.split("---")[1]
+    assert "synthetic" not in head and "license: unknown\n" in head and "- webdataset\n" in head
+    assert "made from formulas" not in text
 
 
 def test_opencvs_threads_have_no_say():

@@ -111,9 +111,9 @@ def test_a_folder_of_0_2_ends_as_0_2_ends_it(write):
     for name in ("1p-frac-train-000002.tar", "preview.png"):
         (old / name).unlink()
         assert contents(write("old", "0.3.0")) == before
-    with pytest.raises(UsageError, match=r"fracgen 0\.2\.0, now 0\.4\.0"):
+    with pytest.raises(UsageError, match=r"fracgen 0\.2\.0, now 0\.5\.0"):
         (old / "preview.png").unlink()
-        write("old", "0.4.0")
+        write("old", "0.5.0")
 
 
 def test_parts_of_0_2_are_merged_to_its_bytes(write):

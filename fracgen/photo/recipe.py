@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
+from fracgen import citations
 from fracgen.photo import crops
 from fracgen.photo.edges import CANNY_FIELDS, Blur, High, Look, Low, forget_derived, square
 from fracgen.photo.opencv import opencv_version
@@ -41,6 +42,7 @@ class Photo(Recipe):
     """
 
     NAME: ClassVar[str] = "photo"
+    PAPER: ClassVar[str] = citations.SCALING_BACKWARDS
     HEADING: ClassVar[tuple[str, ...]] = ("look", "warp", "strength", "seed")
     SOURCE: ClassVar[str] = "photographs"
     PROVENANCE: ClassVar[frozenset[str]] = frozenset({"max_tries", "derived"})
