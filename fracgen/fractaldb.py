@@ -157,7 +157,7 @@ class FractalDB(CategoryRecipe):
             return [f"instances {self.instances}: they are identical, as only random patch masks tell them apart"]
         return []
 
-    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+    def render(self, indices: Iterable[int], pass_number: int = 0) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them.
 
         Neighbours of one weight vector share their orbit, and flips of one instance their drawing.
@@ -170,7 +170,7 @@ class FractalDB(CategoryRecipe):
                 weights = weight_vectors(self.weights)[weight]
                 self.trace(renderer, category, weights)
                 for instance, flips in groupby(members, lambda index: index % self.group // len(FLIPS)):
-                    key = stream_key(self.seed, group * self.instances + instance, "masks")
+                    key = stream_key(self.seed, group * self.instances + instance, "masks", pass_number)
                     renderer.stamp(mask_key=key)
                     for index in flips:
                         flip = index % len(FLIPS)
@@ -230,7 +230,7 @@ class OFDB(CategoryRecipe):
     def __len__(self) -> int:
         return self.categories
 
-    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+    def render(self, indices: Iterable[int], pass_number: int = 0) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
         from fracgen.renderer import borrow_renderer
 
@@ -238,7 +238,7 @@ class OFDB(CategoryRecipe):
             weights = weight_vectors(0.4)[0] if self.weights == "published" else np.ones(6)
             for index in indices:
                 self.trace(renderer, self.check_index(index), weights)
-                key = stream_key(self.seed, index, "masks")
+                key = stream_key(self.seed, index, "masks", pass_number)
                 yield Sample(
                     image=renderer.draw(mask_key=key),
                     index=index,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen import citations
-from fracgen.recipe import Classes, Column, Recipe, Seed, spread
+from fracgen.recipe import Classes, Column, MaskedRecipe, Seed, spread
 from fracgen.rng import stream_key
 from fracgen.shards.sample import Image, Sample
 from fracgen.shards.settings import Setting
@@ -30,7 +30,7 @@ _PREVIEW_CLASSES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise(Recipe):
+class Noise(MaskedRecipe):
     """The recipe of the noise controls: one image a class; nothing is left to resolve.
 
     What a Gaussian puts beyond the border, or beyond the 256 levels, is cut off. The points of a shared cloud are moved
@@ -87,6 +87,11 @@ class Noise(Recipe):
         return not self.kind.startswith("pixel-")
 
     @property
+    def random_masks(self) -> bool:
+        """Whether it is made of patches."""
+        return self.two_level
+
+    @property
     def style(self) -> Style:
         """How clouds are drawn: as 1p-frac."""
         return Style(size=self.size, pad=self.pad, points=self.points)
@@ -119,14 +124,14 @@ class Noise(Recipe):
         """The quantiles of the distribution, as whole numbers in 0..count-1, by 16-bit numbers: (65536,) uint16."""
         return _levels(self.std if self.kind.endswith("gaussian") else None, count)
 
-    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+    def render(self, indices: Iterable[int], pass_number: int = 0) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them."""
         for index in map(self.check_index, indices):
             shared = self.two_level and self.cloud == "shared"
             keys = {
                 "noise_key": stream_key(self.seed, 0 if shared else index, "noise"),
                 "moves_key": stream_key(self.seed, index, "moves") if shared else 0,
-                "mask_key": stream_key(self.seed, index, "masks") if self.two_level else 0,
+                "mask_key": stream_key(self.seed, index, "masks", pass_number) if self.two_level else 0,
             }
             image = self._draw_cloud(**keys) if self.two_level else self._draw_pixels(keys["noise_key"])
             metadata = {"formula": self.NAME, "kind": self.kind, **{name: f"{key:016x}" for name, key in keys.items()}}

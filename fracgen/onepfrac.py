@@ -202,7 +202,7 @@ class OnePFrac(DrawnRecipe):
             lines.append(f"only {acceptance:.2f} of this base's perturbations pass the fill test")
         return lines
 
-    def render(self, indices: Iterable[int]) -> Iterator[Sample]:
+    def render(self, indices: Iterable[int], pass_number: int = 0) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them.
 
         Two orbits are traced at a time; a rejected draw is tried again in the next pair.
@@ -215,7 +215,7 @@ class OnePFrac(DrawnRecipe):
             drawn, next_place = dict[int, Sample](), 0
             while True:
                 num_new = max(min(LANES - len(pending), MAX_WAITING - len(drawn)), 0)
-                pending += [(position, _Draw(self, index)) for position, index in islice(queue, num_new)]
+                pending += [(position, _Draw(self, index, pass_number)) for position, index in islice(queue, num_new)]
                 if not pending:
                     return
                 renderer.trace(self.base.p, *(draw.maps for _, draw in pending))
@@ -251,9 +251,12 @@ class OnePFrac(DrawnRecipe):
         half_width = self.delta / 2 if self.perturbation == "additive" else self.delta
         return half_width * (2 * rng.random(6 * self.maps) - 1)
 
-    def mask_key(self, index: int) -> int:
-        """The 64-bit key of the patch masks of class `index`: from (seed, index), or (seed, 0) where all share them."""
-        return stream_key(self.seed, index if self.masks == "class" else 0, "masks")
+    def mask_key(self, index: int, pass_number: int = 0) -> int:
+        """The 64-bit key of the patch masks of class `index`: from (seed, index, pass).
+
+        From (seed, 0, pass) where all classes share them.
+        """
+        return stream_key(self.seed, index if self.masks == "class" else 0, "masks", pass_number)
 
     def _vetting(self, ifs: IFS, renderer: "Renderer", number: int = 0) -> Vetting:
         """Of base fractal `number`."""
@@ -267,8 +270,8 @@ class OnePFrac(DrawnRecipe):
 class _Draw:
     """One class on its way to an accepted perturbation."""
 
-    def __init__(self, recipe: OnePFrac, index: int) -> None:
-        self.recipe, self.index = recipe, recipe.check_index(index)
+    def __init__(self, recipe: OnePFrac, index: int, pass_number: int) -> None:
+        self.recipe, self.index, self.pass_number = recipe, recipe.check_index(index), pass_number
         self.rejected = Counter[str]({"fill": 0, "overflow": 0})
         self.mask_key = recipe.mask_key(self.index)
         self._perturb()
@@ -282,6 +285,9 @@ class _Draw:
         """The sample if the traced draw is kept; else the next perturbation is drawn, within bounds."""
         reason = rejection(renderer, lane, self.mask_key, self.recipe.min_fill)
         if reason is None:
+            if self.pass_number:
+                self.mask_key = self.recipe.mask_key(self.index, self.pass_number)
+                renderer.stamp(lane, self.mask_key)
             return Sample(
                 image=renderer.image(),
                 index=self.index,

@@ -1,18 +1,24 @@
 """What every formula is to the rest of the house."""
 
-from abc import ABC, abstractmethod
+import operator
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
+
+import numpy as np
 
 from fracgen.rng import MAX_SEED
 from fracgen.shards.data_card import FORMULAS
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
+from fracgen.shards.sequence import Numbers, SampleSequence
 from fracgen.shards.settings import Setting, check_settings
-from fracgen.style import ColorMode, DrawMode, PatchMode, Style
+from fracgen.style import ColorMode, DrawMode, PatchMode, Style, check_range
 
 MAX_CLASSES = 1_000_000
+MAX_PASS = 2**32 - 1
+"""Passes over the samples, each with masks of its own."""
 
 Classes = Annotated[
     int, Setting("Number of classes, one image each.", at_least=1, at_most=MAX_CLASSES, panel="Formula")
@@ -40,8 +46,11 @@ class UnmakeableError(DataError):
     """A class of which no draw was kept; a folder that a run began is not left with a hole then."""
 
 
-class Recipe(ABC):
+class Recipe(SampleSequence):
     """A frozen dataclass that holds every number that can change a pixel, and is a pure function of an index.
+
+    Resolved, it is the sequence of its samples, each rendered when it is asked for: `recipe[3]`, `recipe[10:20]`.
+    Labels are consecutive: sample i has label i // (samples of a class).
 
     SOURCE: what its images are made from, in a word. PAPER: BibTeX of the formula's paper, "" where there is none.
     PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
@@ -116,6 +125,15 @@ class Recipe(ABC):
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order; the recipe must be resolved. Nothing else has a say in any."""
 
+    def read(self, numbers: Iterable[int]) -> Iterator[Sample]:
+        """The same as `render`: a sample's number is its index."""
+        return self.render(numbers)
+
+    @property
+    def labels(self) -> Numbers:
+        """The label of each sample, (N,) int64."""
+        return np.arange(len(self)) // (len(self) // self.num_classes)
+
     @abstractmethod
     def preview(self) -> Iterator[Column]:
         """Columns of captioned pictures that show what the data set is."""
@@ -139,7 +157,66 @@ def spread(count: int, most: int) -> list[int]:
     return [number * (count - 1) // max(min(count, most) - 1, 1) for number in range(min(count, most))]
 
 
-class DrawnRecipe(Recipe):
+class MaskedRecipe(Recipe):
+    """A recipe whose patches have random masks, which can be drawn anew in each pass over its samples."""
+
+    @property
+    @abstractmethod
+    def random_masks(self) -> bool:
+        """Whether any image depends on random masks."""
+
+    @abstractmethod
+    def render(self, indices: Iterable[int], pass_number: int = 0) -> Iterator[Sample]:
+        """The samples of these indices, in their order; the recipe must be resolved. Nothing else has a say in any.
+
+        pass_number: 0 for the masks of the data set itself; else those of that pass. Nothing else differs: which draws
+        are kept is judged by the masks of the data set.
+        """
+
+    def redrawn(self, number: int) -> "RedrawnRecipe":
+        """The same samples in pass `number`, 0 to 2^32 - 1, each with random patch masks of that pass's own.
+
+        A mask is a pure function of (seed, index, pass); pass 0 is the data set as it is rendered.
+        Raises UsageError where no image depends on random masks.
+        """
+        if not self.random_masks:
+            raise UsageError(f"masks cannot be redrawn: this {self.NAME} draws no random patches")
+        check_range("pass", number := operator.index(number), 0, MAX_PASS)
+        return RedrawnRecipe(self, number)
+
+
+class RedrawnRecipe(SampleSequence):
+    """The samples of a recipe in one pass, with patch masks of that pass's own: see `MaskedRecipe.redrawn`."""
+
+    def __init__(self, recipe: MaskedRecipe, pass_number: int) -> None:
+        self.recipe, self.pass_number = recipe, pass_number
+
+    def __len__(self) -> int:
+        return len(self.recipe)
+
+    def read(self, numbers: Iterable[int]) -> Iterator[Sample]:
+        """The samples of these indices, in their order."""
+        return self.recipe.render(numbers, self.pass_number)
+
+    def redrawn(self, number: int) -> "RedrawnRecipe":
+        """The same samples in another pass."""
+        return self.recipe.redrawn(number)
+
+    @property
+    def labels(self) -> Numbers:
+        """The label of each sample, (N,) int64."""
+        return self.recipe.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a label."""
+        return self.recipe.class_names
+
+    def __repr__(self) -> str:
+        return f"<{self.recipe.title}, masks of pass {self.pass_number}>"
+
+
+class DrawnRecipe(MaskedRecipe):
     """A recipe whose images are drawn in one `style.Style`, of which it has the fields."""
 
     pad: int
@@ -159,6 +236,11 @@ class DrawnRecipe(Recipe):
         return Style(
             size=self.size, pad=self.pad, points=self.points, draw=self.draw, color=self.color, patch=self.patch
         )
+
+    @property
+    def random_masks(self) -> bool:
+        """Whether the style has random masks."""
+        return self.style.random_masks
 
     @property
     def image_shape(self) -> tuple[int, ...]:

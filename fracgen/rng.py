@@ -28,9 +28,9 @@ def generator(seed: int, index: int, purpose: Purpose, attempt: int = 0) -> np.r
     return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(entropy)))
 
 
-def stream_key(seed: int, index: int, purpose: Purpose) -> int:
+def stream_key(seed: int, index: int, purpose: Purpose, attempt: int = 0) -> int:
     """A 64-bit key for a kernel's own counter-based stream."""
-    return int(generator(seed, index, purpose).bit_generator.random_raw())
+    return int(generator(seed, index, purpose, attempt).bit_generator.random_raw())
 
 
 @lru_cache(maxsize=2)

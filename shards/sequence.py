@@ -1,6 +1,7 @@
 """Samples as a Python sequence: one by its number, slices as views, iteration."""
 
 import operator
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import SupportsIndex, overload
@@ -8,6 +9,7 @@ from typing import SupportsIndex, overload
 import numpy as np
 import numpy.typing as npt
 
+from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Sample
 
 Numbers = npt.NDArray[np.int64]
@@ -37,6 +39,13 @@ class SampleSequence(ABC):
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
         """One name a label."""
+
+    def redrawn(self, number: int) -> "SampleSequence":
+        """The same samples in pass `number`, from 0, each with random patch masks of that pass's own.
+
+        Raises UsageError where they are not drawn with such masks while they are read.
+        """
+        raise UsageError("masks can be redrawn only of a recipe that draws random patches; these images have no such")
 
     @overload
     def __getitem__(self, number: SupportsIndex, /) -> Sample: ...
@@ -94,13 +103,17 @@ class SampleView(SampleSequence):
         """One name a label: of all labels of the source, whether they are in this view or not."""
         return self.source.class_names
 
+    def redrawn(self, number: int) -> "SampleView":
+        """These samples in pass `number`: see `SampleSequence.redrawn`."""
+        return SampleView(self.source.redrawn(number), self.numbers)
+
     def __getitem__(self, number: SupportsIndex | slice, /) -> "Sample | SampleView":  # type: ignore[override]
         if isinstance(number, slice):
             return SampleView(self.source, self.numbers[number])
         return super().__getitem__(number)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} of the {len(self.source)} samples of {self.source!r}>"
+        return f"<{len(self)} of the {len(self.source)} samples of {reprlib.repr(self.source)}>"
 
 
 Sequence.register(SampleSequence)  # type: ignore[type-abstract]  # without its index(), count() and `in`: arrays do not compare as a whole

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import subprocess
@@ -7,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run beside each other, and sums depend on threads
 
+from fracgen.categories import Categories
+from fracgen.fractaldb import OFDB, FractalDB
+from fracgen.ifs import IFS, sample_maps
+from fracgen.noise import Noise
 from fracgen.onepfrac import OnePFrac
+from fracgen.photo.photographs import Photographs
+from fracgen.photo.recipe import Photo
+from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, write_shards
+from fracgen.rng import generator
 from fracgen.shards.manifest import hash_json
+from fracgen.visualatom import VisualAtom
 
 hypothesis.settings.register_profile("short", max_examples=60, deadline=None, print_blob=True)
 
@@ -93,3 +104,22 @@ def forge_manifest(folder: Path, values: dict[str, Any]) -> None:
     """Write a manifest of other values, with the hash that belongs to them."""
     plain = {name: value for name, value in values.items() if name != "sha256"}
     (folder / "dataset.json").write_text(json.dumps({**plain, "sha256": hash_json(plain)}))
+
+
+@functools.cache
+def small_recipes() -> dict[str, Recipe]:
+    """One of each kind of recipe, in the small, resolved."""
+    picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    systems = Categories(tuple(IFS.from_maps(sample_maps(3.5, 2, generator(0, number, "ifs"))) for number in range(3)))
+    drawn = {"size": 32, "points": 1000, "systems": systems, "categories": 3}
+    recipes = {
+        "1p-frac": small_recipe(),
+        "1p-frac, color": small_recipe(color="color", classes=8, perturbation="multiplicative"),
+        "fractaldb": FractalDB(instances=2, **drawn),
+        "ofdb": OFDB(**{**drawn, "categories": 7, "systems": Categories((systems.systems * 3)[:7])}),
+        "visualatom": VisualAtom(classes=4, instances=3, size=48),
+        "noise": Noise(classes=7, size=40, points=500),
+        "noise, pixels": Noise(classes=7, size=40, kind="pixel-uniform"),
+        "photo": Photo(classes=4, size=32, photographs=Photographs((picture, picture[::-1].copy()))),
+    }
+    return {name: recipe.resolve()[0] for name, recipe in recipes.items()}

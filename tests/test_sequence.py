@@ -6,16 +6,24 @@ import random
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import small_recipe, small_recipes
 from PIL import Image
 
+from fracgen.fractaldb import OFDB, FractalDB
+from fracgen.onepfrac import OnePFrac
 from fracgen.pack import pack, plan
-from fracgen.shards.errors import DataError
+from fracgen.photo.recipe import Photo
+from fracgen.plain import draw_plain
+from fracgen.rng import stream_key
+from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.imagefolder import list_images
 from fracgen.shards.reader import open_shards, read_tar
 from fracgen.shards.sequence import SampleSequence
+from fracgen.style import fill_rate
 
 
 def content(sample) -> tuple:
@@ -62,6 +70,93 @@ def check_sequence(samples: SampleSequence) -> None:
 
 def test_a_folder_is_a_sequence(folder):
     check_sequence(open_shards(folder))
+
+
+@pytest.mark.parametrize("name", small_recipes())
+def test_a_recipe_is_a_sequence(name):
+    recipe = small_recipes()[name]
+    check_sequence(recipe)
+    assert same(recipe, recipe.render(range(len(recipe)))) and recipe[4].index == 4
+    assert "\n" not in repr(recipe[1:]) and len(repr(recipe[1:])) < 200
+
+
+@pytest.mark.parametrize("recipe", [OnePFrac(), FractalDB(), OFDB(), Photo()], ids=lambda recipe: recipe.NAME)
+def test_an_unresolved_recipe_has_no_samples_yet(recipe):
+    assert len(recipe) >= 1000 and len(recipe[:10]) == 10
+    for read in (lambda: recipe[0], lambda: next(iter(recipe)), lambda: recipe[:2][0]):
+        with pytest.raises(UsageError, match=r"call resolve\(\) first|has no photograph"):
+            read()
+
+
+# ---- masks drawn anew in each pass -----------------------------------------------------------------------------------
+
+MASKED = ["1p-frac", "1p-frac, color", "fractaldb", "ofdb", "noise"]
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_redrawn_samples_differ_in_their_masks_alone(name):
+    recipe = small_recipes()[name]
+    passes = [list(recipe.redrawn(number)) for number in (0, 1, 2, 2**32 - 1)]
+    assert same(passes[0], recipe) and same(recipe.redrawn(1), passes[1])
+    for one, *others in zip(*passes, strict=True):
+        assert len({sample.image.tobytes() for sample in (one, *others)}) == 4, "every pass has masks of its own"
+        assert len({sample.metadata["mask_key"] for sample in (one, *others)}) == 4
+        free = [
+            {k: v for k, v in sample.metadata.items() if k not in ("mask_key", "fill_rate")}
+            for sample in (one, *others)
+        ]
+        assert free == free[:1] * 4 and len({(sample.index, sample.label) for sample in (one, *others)}) == 1
+    check_sequence(recipe.redrawn(3))
+    assert same(recipe[2:5].redrawn(1), passes[1][2:5]) and same(recipe.redrawn(2).redrawn(1), passes[1])
+
+
+def test_redrawn_masks_are_what_the_renderer_draws_with_their_key():
+    recipe = small_recipe(min_fill=0.0, classes=3)
+    for sample in recipe.redrawn(5):
+        maps = np.reshape(sample.metadata["maps"], (-1, 2, 3))
+        key = int(sample.metadata["mask_key"], 16)
+        assert key == recipe.mask_key(sample.index, 5) == stream_key(recipe.seed, sample.index, "masks", 5)
+        assert np.array_equal(sample.image, draw_plain(maps, recipe.base.p, recipe.style, key))
+        assert sample.metadata["fill_rate"] == fill_rate(sample.image)
+
+
+def test_redrawn_masks_are_pinned():
+    assert f"{stream_key(3, 7, 'masks', 2):016x}" == "e913d85bbb54c265"
+
+
+def test_what_is_kept_does_not_depend_on_the_pass():
+    """Draws are judged by the masks of the data set, else classes would change from pass to pass."""
+    recipe = small_recipe()
+    recipe = replace(recipe, min_fill=float(np.median([sample.metadata["fill_rate"] for sample in recipe])))
+    tries = [[sample.metadata["tries"] for sample in recipe.redrawn(number)] for number in range(3)]
+    assert max(tries[0]) > 1 and tries[0] == tries[1] == tries[2]
+
+
+def test_shared_masks_are_shared_in_each_pass():
+    recipe = small_recipe(masks="shared")
+    keys = [{sample.metadata["mask_key"] for sample in recipe.redrawn(number)[:4]} for number in range(3)]
+    assert [len(key) for key in keys] == [1, 1, 1] and len(set.union(*keys)) == 3
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [small_recipe(patch="fill"), small_recipe(draw="point"), *(small_recipes()[n] for n in ("visualatom", "photo"))],
+    ids=lambda recipe: recipe.title,
+)
+def test_what_has_no_random_masks_is_not_redrawn(samples):
+    for refused in (samples, samples[2:]):
+        with pytest.raises(UsageError, match="masks can"):
+            refused.redrawn(1)
+
+
+def test_passes_that_there_are_not(recipe, folder):
+    for number in (-1, 2**32):
+        with pytest.raises(UsageError, match=f"^pass {number}: must be 0 to"):
+            recipe.redrawn(number)
+    with pytest.raises(TypeError):
+        recipe.redrawn(0.5)
+    with pytest.raises(UsageError, match="of a recipe that draws random patches"):
+        open_shards(folder).redrawn(1)
 
 
 def test_by_index_is_what_the_recipe_renders(folder, recipe):
