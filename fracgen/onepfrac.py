@@ -7,7 +7,7 @@ Class l is the base IFS with its 6N coefficients moved by eps_l, drawn from the 
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -158,24 +158,30 @@ class OnePFrac(DrawnRecipe):
             raise UsageError("the recipe has no base fractal yet: call resolve() first")
         return self.ifs
 
-    def resolve(self) -> tuple["OnePFrac", dict[str, Any]]:
+    def candidate(self, number: int) -> IFS:
+        """Base fractal `number` of this seed, sigma and maps. Raises UsageError where its determinants are all 0."""
+        return IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, number, "ifs")))
+
+    def resolve(self, on_try: Callable[[int], None] | None = None) -> tuple["OnePFrac", dict[str, Any]]:
         """The recipe with its base fractal, and how it was found: base_tries, base_rejections, base_acceptance.
 
         Base number k is drawn from (seed, k). Of the first `base_candidates` whose unperturbed image passes the fill
         test, the one is taken of whose perturbations most pass, at least `min_acceptance` (more bases are tried where
         none has that). A base that was given must pass the fill test only.
+        on_try: called with the number of each base before it is tried; what it raises ends the search.
         Raises DataError with the counts where none is fit.
         """
         from fracgen.renderer import borrow_renderer
 
         with borrow_renderer(self.style) as renderer:
             if self.ifs is not None:
-                acceptance = self._vetting(self.ifs, renderer).acceptance_of_users()
+                acceptance = self.vetting(self.ifs, renderer).acceptance_of_users()
                 return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
 
             def draw(number: int) -> Vetting:
-                maps = sample_maps(self.sigma, self.maps, generator(self.seed, number, "ifs"))
-                return self._vetting(IFS.from_maps(maps), renderer, number)
+                if on_try:
+                    on_try(number)
+                return self.vetting(self.candidate(number), renderer, number)
 
             mend = ""
             if self.sigma < LEAST_SIGMA:
@@ -258,8 +264,8 @@ class OnePFrac(DrawnRecipe):
         """
         return stream_key(self.seed, index if self.masks == "class" else 0, "masks", pass_number)
 
-    def _vetting(self, ifs: IFS, renderer: "Renderer", number: int = 0) -> Vetting:
-        """Of base fractal `number`."""
+    def vetting(self, ifs: IFS, renderer: "Renderer", number: int = 0) -> Vetting:
+        """Whether base fractal `number` is fit: to be asked of a renderer of this recipe's style."""
 
         def perturb(probe: int) -> Floats:
             return self.perturb(self.draw_eps(generator(self.seed, probe, "vet", number)), ifs)

@@ -127,6 +127,11 @@ def recipe_hash(recipe: Recipe) -> str:
     return hash_json({key: value for key, value in to_dict(recipe).items() if key not in recipe.PROVENANCE})
 
 
+def default_folder(recipe: Recipe) -> Path:
+    """A folder named after a resolved recipe; eight digits of its hash stand for what the name does not tell."""
+    return Path(f"{recipe.title}-{recipe_hash(recipe)[:8]}")
+
+
 def load_values(path: Path) -> dict[str, Any]:
     """The keys of a YAML recipe, or of the recipe in a rendered folder, finished or not; unchecked but for their form.
 

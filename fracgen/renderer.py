@@ -132,6 +132,11 @@ class Renderer:
         """How many points of the traced orbit are drawn: all, or those before it diverged."""
         return self._lengths[lane]
 
+    def extent(self, lane: int = 0) -> tuple[float, float, float, float]:
+        """(min x, max x, min y, max y) of what is drawn of the traced orbit: the image's border but for the pad."""
+        x_min, x_max, y_min, y_max = self._extents[lane].tolist()
+        return x_min, x_max, y_min, y_max
+
     def stamp(self, lane: int = 0, mask_key: int = 0) -> None:
         """Draw a traced orbit; `image` gives what is drawn.
 

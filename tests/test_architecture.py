@@ -17,7 +17,8 @@ FOLDERS = {  # folder: the folders whose files it may import; "train" is the fil
     "shards": {"shards"},
     "fracgen": {"fracgen", "fracgen/photo", "shards"},  # and __main__.py the command line
     "fracgen/photo": {"fracgen/photo", "fracgen", "shards"},
-    "fracgen/cli": {"fracgen/cli", "fracgen", "fracgen/photo", "shards"},
+    "fracgen/explore": {"fracgen/explore", "fracgen", "fracgen/photo", "shards"},
+    "fracgen/cli": {"fracgen/cli", "fracgen/explore", "fracgen", "fracgen/photo", "shards"},
     "train/data": {"train/data", *BASE},
     "train/augment": {"train/augment", *BASE},
     "train/engine": {"train/engine", *BASE},

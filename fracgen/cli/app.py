@@ -79,6 +79,11 @@ COMMANDS = {
         "Draw a contact sheet: some classes, several images of each, and what makes them differ.",
         _LOOK,
     ),
+    "explore": LazyCommand(
+        "fracgen.cli.explore:explore",
+        "Look at data sets while you set them: a page on this machine, drawn live by the renderer.",
+        _LOOK,
+    ),
     "draw": LazyCommand("fracgen.cli.tools:draw", "Draw one IFS exactly as the published renderer does.", _LOOK),
     "bench": LazyCommand(
         "fracgen.cli.tools:bench",

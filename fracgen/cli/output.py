@@ -76,7 +76,7 @@ def render_recipe(name: str | None, values: Mapping[str, Any], output: Output) -
     """Render the recipe `name` with these values; without a name, 1p-frac or whichever a recipe file holds."""
     from fracgen.cli import report
     from fracgen.cli.progress import RenderProgress
-    from fracgen.registry import from_dict, load_recipe
+    from fracgen.registry import default_folder, from_dict, load_recipe
     from fracgen.render_shards import plan, write_shards
     from fracgen.shards.layout import Part
 
@@ -93,7 +93,7 @@ def render_recipe(name: str | None, values: Mapping[str, Any], output: Output) -
         }
         plan(recipe, **shards)  # what is not possible is said before anything is searched
         resolved, provenance = _resolve(recipe, output)
-        folders.append(output.out or report.default_folder(resolved))
+        folders.append(output.out or default_folder(resolved))
         for warning in resolved.warnings(provenance):
             report.warn(warning)
         layout = plan(resolved, **shards, folder=folders[-1])

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fracgen.registry import Recipe, recipe_hash
 from fracgen.shards.errors import UsageError, one_line, printable
 from fracgen.shards.files import write_atomically
 from fracgen.shards.manifest import Manifest
@@ -25,11 +24,6 @@ _MOST_NAMES = 8
 def warn(message: str) -> None:
     """Print a warning as one line on stderr."""
     print(f"fracgen: {one_line(message)}", file=sys.stderr)
-
-
-def default_folder(recipe: Recipe) -> Path:
-    """A folder named after a resolved recipe; eight digits of its hash stand for what the name does not tell."""
-    return Path(f"{recipe.title}-{recipe_hash(recipe)[:8]}")
 
 
 def write_png(path: Path, data: bytes) -> None:

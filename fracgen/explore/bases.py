@@ -1,0 +1,167 @@
+"""Base fractals of 1p-frac as the page shows them: searched, given, the next one; fit or not, with the reason."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fracgen.explore.drawing import finite, finite_or_none
+from fracgen.explore.turns import Ticket
+from fracgen.ifs import IFS, rows_from_maps
+from fracgen.onepfrac import OnePFrac
+from fracgen.renderer import Renderer, borrow_renderer
+from fracgen.shards.errors import DataError, UsageError, one_line
+from fracgen.vetting import PROBES
+
+MAX_SECONDS = 8.0
+"""After which a search for a base is given up. What it would have found is another matter: it is no recipe then."""
+_MAX_STEPS = 2000
+
+
+class _SlowError(DataError):
+    """A search that takes longer than somebody waits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A base fractal and what vetting says of it.
+
+    recipe: has it. number: of the base, None where it is no candidate of its seed. reason: why it is not to be used, or
+    "". kept, tried: of its perturbations. fill: share of its pixels that are not black; extent: of its orbit.
+    """
+
+    recipe: OnePFrac
+    number: int | None
+    provenance: Mapping[str, Any]
+    reason: str
+    kept: int
+    tried: int
+    fill: float
+    extent: tuple[float, float, float, float]
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able; the coefficients of a map are a, b, c, d, e, f."""
+        ifs = self.recipe.base
+        with np.errstate(over="ignore", invalid="ignore"):
+            singular = np.linalg.svd(ifs.maps[:, :, :2], compute_uv=False)
+            determinants = np.linalg.det(ifs.maps[:, :, :2])
+        return {
+            "number": self.number,
+            "sigma": finite_or_none(ifs.sigma),
+            "maps": [
+                {
+                    "coefficients": row,
+                    "probability": p,
+                    "singular_values": finite(values),
+                    "contracting": bool(values[0] < 1),
+                    "determinant": finite_or_none(determinant),
+                }
+                for row, p, values, determinant in zip(
+                    rows_from_maps(ifs.maps).tolist(), ifs.p.tolist(), singular.tolist(), determinants, strict=True
+                )
+            ],
+            "extent": finite(self.extent),
+            "fill": self.fill,
+            "acceptance": {"kept": self.kept, "tried": self.tried, "share": self.kept / self.tried},
+            "passes": not self.reason,
+            "reason": self.reason,
+        }
+
+
+def find_base(recipe: OnePFrac, ticket: Ticket) -> Base:
+    """The base fractal that `resolve` finds, or the first candidate where it finds none; a given one as it is.
+
+    Raises DroppedError where a newer request has come.
+    """
+    if recipe.ifs is not None:
+        return vet(recipe, None, ticket)
+    started = time.monotonic()
+
+    def check(number: int) -> None:
+        ticket.check()
+        if time.monotonic() - started > MAX_SECONDS:
+            raise _SlowError(
+                f"no base fractal in {number} tries and {MAX_SECONDS:g} seconds; `fracgen render` goes on for "
+                f"{recipe.max_base_tries} tries. Lower --min-fill or --delta, or try another --seed"
+            )
+
+    try:
+        resolved, provenance = recipe.resolve(check)
+    except DataError as error:
+        number, ifs = next(candidates(recipe, 0, 1, ticket))
+        base = vet(replace(recipe, ifs=ifs), number, ticket)
+        return replace(base, provenance={}, reason=one_line(str(error)))
+    kept = round(provenance["base_acceptance"] * PROBES)
+    return replace(vet(resolved, provenance["base"], ticket, kept), provenance=provenance)
+
+
+def step_base(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> Base:
+    """The next base fractal of the recipe's seed (step 1), or the one before (-1), that fills an image itself.
+
+    number: that from which to step. Raises UsageError where there is none before it.
+    """
+    started = time.monotonic()
+    searched = replace(recipe, ifs=None)
+    with borrow_renderer(recipe.style) as renderer:
+        for candidate, ifs in candidates(searched, number + step, step, ticket):
+            if searched.vetting(ifs, renderer, candidate).rejection() is None:
+                break
+            if abs(candidate - number) >= _MAX_STEPS or time.monotonic() - started > MAX_SECONDS:
+                raise UsageError(f"none of the {abs(candidate - number)} bases from {number} on fills an image")
+        else:
+            raise UsageError(f"base {number} is the first that fills an image")
+    return vet(replace(searched, ifs=ifs), candidate, ticket)
+
+
+def candidates(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> Iterator[tuple[int, IFS]]:
+    """Numbers and systems of the bases from `number` on, without degenerate ones; as far as there are any."""
+    while number >= 0:
+        ticket.check()
+        ifs = None
+        with contextlib.suppress(UsageError):  # determinants that underflow
+            ifs = recipe.candidate(number)
+        if ifs is not None:
+            yield number, ifs
+        number += step
+
+
+def vet(recipe: OnePFrac, number: int | None, ticket: Ticket, kept: int | None = None) -> Base:
+    """What vetting says of the recipe's base fractal. kept: of its 64 perturbations, where that is known already."""
+    with borrow_renderer(recipe.style) as renderer:
+        vetting = recipe.vetting(recipe.base, renderer, number or 0)
+        rejected = vetting.rejection()
+        fill, extent = _fill(renderer, rejected), renderer.extent()
+        while kept is None and vetting.tried < PROBES:
+            ticket.check()
+            vetting.probe()
+    kept = vetting.passed if kept is None else kept
+    reason = ""
+    if rejected == "overflow":
+        reason = "its orbit overflows"
+    elif rejected is not None:
+        reason = f"it fills {fill:.4f} of the image, not more than {recipe.min_fill:g}"
+    elif not kept:
+        reason = f"none of {PROBES} perturbations passes"
+    provenance = {"base_tries": 0, "base_rejections": {}, "base_acceptance": kept / PROBES}
+    return Base(
+        recipe=recipe,
+        number=number,
+        provenance=provenance,
+        reason=reason,
+        kept=kept,
+        tried=PROBES,
+        fill=fill,
+        extent=extent,
+    )
+
+
+def _fill(renderer: Renderer, rejected: str | None) -> float:
+    """Share of pixels that are not black; of an orbit that overflows, of what it drew before."""
+    if rejected == "overflow":
+        if not renderer.length():
+            return 0.0
+        renderer.stamp()
+    return renderer.fill_rate()

@@ -1,0 +1,96 @@
+"""Recipes from the values that the page sends: within the page's limits, with the inputs that the server has.
+
+A request never names a file. Photographs and categories come with the command, and recipes of requests have those.
+"""
+
+import json
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fracgen.explore.category_search import CategorySource
+from fracgen.explore.limits import check_limits
+from fracgen.fractaldb import CategoryRecipe
+from fracgen.ifs import IFS
+from fracgen.onepfrac import OnePFrac
+from fracgen.recipe import Recipe
+from fracgen.registry import from_dict
+from fracgen.shards.errors import UsageError
+from fracgen.shards.settings import convert
+
+_KEPT = 8
+"""Recipes that stay built: one of photographs holds their edges."""
+INPUTS = ("systems", "photographs")
+"""Fields that lie in files of their own."""
+
+
+class RecipeBuilder:
+    """Builds recipes from plain values, and keeps the last ones."""
+
+    def __init__(self, categories: CategorySource, photographs: Any) -> None:
+        """photographs: a `Photographs`, or None where the photo extra is not installed."""
+        self.categories, self._photographs = categories, photographs
+        self._kept = OrderedDict[str, Recipe]()
+        self._lock = threading.Lock()
+
+    def build(self, values: Mapping[str, Any]) -> Recipe:
+        """The recipe of these values, with the server's photographs; categories come when it is drawn.
+
+        Raises UsageError where it is none, or costs more than the page draws.
+        """
+        key = json.dumps(values, sort_keys=True, default=str)
+        with self._lock:
+            if (recipe := self._kept.pop(key, None)) is not None:
+                self._kept[key] = recipe
+                return recipe
+        recipe = self._build(values)
+        with self._lock:
+            self._kept[key] = recipe
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return recipe
+
+    def _build(self, values: Mapping[str, Any]) -> Recipe:
+        plain = {str(key).replace("-", "_"): value for key, value in values.items()}
+        plain = {key: value for key, value in plain.items() if key not in INPUTS}
+        if plain.get("ifs") is not None:
+            plain = fit_to_base(plain)
+        if plain.get("recipe") == "photo":
+            if self._photographs is None:
+                raise UsageError("photographs need OpenCV, which is not installed: pip install 'fracgen[photo]'")
+            plain["photographs"] = self._photographs
+        recipe = from_dict(plain)
+        check_limits(recipe)
+        return recipe
+
+    def keep(self, recipe: Recipe, values: Mapping[str, Any]) -> None:
+        """Keep a recipe that is resolved already as that of these values."""
+        with self._lock:
+            self._kept[json.dumps(values, sort_keys=True, default=str)] = recipe
+
+    def drawable(self, recipe: Recipe, category: int = 0) -> Recipe:
+        """The recipe with the categories up to this one, which is enough to draw it.
+
+        An image does not depend on how many categories there are.
+        Raises UsageError where that category is not found yet.
+        """
+        if not isinstance(recipe, CategoryRecipe) or recipe.systems is not None:
+            return recipe
+        systems = self.categories.wait(category + 1, 2)
+        if systems is None or len(systems) <= category:
+            num_found = self.categories.num_found
+            raise UsageError(f"category {category}: {num_found} are found so far, the others are being searched")
+        return replace(recipe, categories=min(len(systems), recipe.categories), systems=systems)
+
+
+def fit_to_base(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with an `ifs`, without sigma and maps where those are not its own."""
+    base: IFS = convert(IFS, values["ifs"], "ifs")
+    plain = {**values, "ifs": base, "maps": len(base)}
+    sigma = plain.get("sigma", OnePFrac.sigma)
+    if not (isinstance(sigma, int | float) and math.isclose(sigma, base.sigma, rel_tol=1e-9)):
+        plain["sigma"] = base.sigma
+    return plain

@@ -1,0 +1,133 @@
+"""Images for the page: those that `fracgen render` would write, drawn side by side on all cores."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+
+from fracgen.explore.building import RecipeBuilder
+from fracgen.explore.limits import check_pixels
+from fracgen.explore.messages import ImagesRequest, Picture
+from fracgen.explore.turns import Ticket
+from fracgen.fractaldb import CategoryRecipe
+from fracgen.onepfrac import OnePFrac
+from fracgen.recipe import Recipe
+from fracgen.shards.errors import FracgenError, UsageError, one_line
+from fracgen.shards.sample import Sample
+from fracgen.style import fill_rate
+
+BASE = -1
+"""Stands for the base in the place of an index."""
+_TOGETHER = 2
+"""Images that one thread draws before it looks whether a newer request has come; the renderer traces two at a time."""
+
+
+def draw_images(
+    request: ImagesRequest, recipe: Recipe, builder: RecipeBuilder, pool: Executor, ticket: Ticket
+) -> list[Picture]:
+    """The images of a request. What cannot be drawn is black, with `error` in its values; the others come all the same.
+
+    Raises UsageError where they are too many, DroppedError where a newer request has come.
+    """
+    check_pixels(recipe, len(request.indices) * (1 + request.with_base))
+    groups = [request.indices[start : start + _TOGETHER] for start in range(0, len(request.indices), _TOGETHER)]
+
+    def draw(group: Sequence[int]) -> list[Picture]:
+        ticket.check()
+        pictures = []
+        for index in group:
+            pictures.append(_draw_base(recipe, request.mask_index) if index == BASE else None)
+        samples = iter(_draw_samples(recipe, [index for index in group if index != BASE], builder))
+        drawn = []
+        for index, base in zip(group, pictures, strict=True):
+            drawn.append(next(samples) if base is None else base)
+            if request.with_base:
+                drawn.append(_draw_base(recipe, index if index != BASE else request.mask_index))
+        return drawn
+
+    return [picture for pictures in side_by_side(pool, draw, groups) for picture in pictures]
+
+
+def side_by_side(
+    pool: Executor, draw: Callable[[Sequence[int]], list[Picture]], groups: Iterable[Sequence[int]]
+) -> list[list[Picture]]:
+    """What `draw` makes of each group, in their order; the first error ends those that have not begun."""
+    futures = [pool.submit(draw, group) for group in groups]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _draw_samples(recipe: Recipe, indices: Sequence[int], builder: RecipeBuilder) -> list[Picture]:
+    """Samples by index; one by one where one of them cannot be drawn."""
+    if not indices:
+        return []
+    try:
+        category = max(indices) // (len(recipe) // recipe.num_classes) if isinstance(recipe, CategoryRecipe) else 0
+        drawable = builder.drawable(recipe, category)
+        return [sample_picture(recipe, sample) for sample in drawable.render(indices)]
+    except FracgenError as error:
+        if len(indices) == 1:
+            return [black(recipe, indices[0], error)]
+    return [picture for index in indices for picture in _draw_samples(recipe, [index], builder)]
+
+
+def sample_picture(recipe: Recipe, sample: Sample) -> Picture:
+    """A sample and what is said of it."""
+    values = {
+        "index": sample.index,
+        "label": sample.label,
+        "class_name": str(sample.label),
+        "fill": fill_rate(sample.image),
+        "rejected": dict(sample.rejected),
+        "metadata": dict(sample.metadata),
+    }
+    return Picture(sample.image, values)
+
+
+def black(recipe: Recipe, index: int, error: FracgenError) -> Picture:
+    """What stands for an image that cannot be drawn."""
+    return Picture(np.zeros(recipe.image_shape, np.uint8), {"index": index, "error": one_line(str(error))})
+
+
+def _draw_base(recipe: Recipe, mask_index: int) -> Picture:
+    """The base fractal of 1p-frac in the masks of a class, whether it is fit or not; the look of a photograph."""
+    try:
+        if isinstance(recipe, OnePFrac):
+            return _draw_fractal(recipe, recipe.check_index(mask_index))
+        if recipe.NAME == "photo":
+            image = recipe.base(mask_index // recipe.classes)  # type: ignore[attr-defined]
+            return Picture(image, {"index": BASE, "mask_index": mask_index, "fill": fill_rate(image)})
+        raise UsageError(f"{recipe.NAME} has no base")
+    except FracgenError as error:
+        return black(recipe, BASE, error)
+
+
+def _draw_fractal(recipe: OnePFrac, mask_index: int) -> Picture:
+    from fracgen.renderer import borrow_renderer
+
+    with borrow_renderer(recipe.style) as renderer:
+        renderer.trace(recipe.base.p, recipe.base.maps)
+        image = renderer.draw(mask_key=recipe.mask_key(mask_index))
+        values = {
+            "index": BASE,
+            "mask_index": mask_index,
+            "fill": renderer.fill_rate(),
+            "extent": finite(renderer.extent()),
+            "sigma": recipe.base.sigma,
+        }
+    return Picture(image, values)
+
+
+def finite(numbers: Iterable[float]) -> list[float | None]:
+    """Numbers as JSON has them: None for those that are not finite."""
+    return [number if math.isfinite(number) else None for number in numbers]
+
+
+def finite_or_none(number: Any) -> float | None:
+    """A number as JSON has it."""
+    return float(number) if math.isfinite(number) else None

@@ -1,0 +1,110 @@
+"""What comes with the command: the recipe to begin with, its photographs and categories; a photograph of our own."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fracgen.categories import Categories
+from fracgen.explore.shell_command import InputWords
+from fracgen.fractaldb import CategoryRecipe
+from fracgen.ifs import load_ifs
+from fracgen.onepfrac import OnePFrac
+from fracgen.recipe import Recipe
+from fracgen.registry import from_dict, load_recipe, load_values
+from fracgen.rng import generator
+from fracgen.shards.errors import UsageError
+from fracgen.shards.manifest import MANIFEST, PACK
+from fracgen.shards.sample import Image
+
+PHOTOGRAPH = "photograph.png"
+_SIDE, _DISCS = 640, 90
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the page begins with.
+
+    recipe: unresolved, or that of a folder. source: of its inputs, as typed. categories: given ones, from `source`.
+    photographs: a `Photographs`, given or generated; None without OpenCV. photograph_words: of a command that has them.
+    folder: to browse. note: what the user should know.
+    """
+
+    recipe: Recipe
+    source: str = ""
+    categories: Categories | None = None
+    photographs: Any = None
+    photograph_words: InputWords = field(default_factory=InputWords)
+    folder: Path | None = None
+    note: str = ""
+
+    def words(self, recipe: Recipe) -> InputWords:
+        """The words of a command that give a recipe its photographs or categories."""
+        if recipe.NAME == "photo":
+            return self.photograph_words
+        if isinstance(recipe, CategoryRecipe) and self.categories is not None:
+            return InputWords(("--recipe", self.source))
+        return InputWords()
+
+
+def read_source(source: Path | None, photographs: list[Path], recipe_name: str | None = None) -> Inputs:
+    """What the command's argument holds: a YAML recipe, a base fractal as CSV or JSON, a folder that was rendered or
+    packed; 1p-frac without one.
+
+    Raises UsageError or DataError where it cannot be read.
+    """
+    recipe: Recipe = from_dict({"recipe": recipe_name}) if recipe_name else OnePFrac()
+    folder, note = None, ""
+    if source is not None and source.is_dir():
+        is_finished = (source / MANIFEST).exists()
+        folder = source if is_finished else None
+        if load_values(source).get("recipe") == PACK:
+            note = f"{source}: was packed from images, so it can be looked at, and has no recipe to change"
+        else:
+            recipe = load_recipe(source)
+    elif source is not None:
+        recipe = OnePFrac(ifs=load_ifs(source)) if source.suffix.lower() in (".csv", ".json") else load_recipe(source)
+    categories = recipe.systems if isinstance(recipe, CategoryRecipe) else None
+    own = getattr(recipe, "photographs", None)
+    if own is not None and not photographs:
+        words = InputWords(("--recipe", str(source)))
+    else:
+        own, words = _photographs(photographs)
+    return Inputs(recipe, str(source or ""), categories, own, words, folder, note)
+
+
+def _photographs(paths: list[Path]) -> tuple[Any, InputWords]:
+    """The photographs in these files, or a generated one; None where OpenCV is not installed and none are given."""
+    from importlib.util import find_spec
+
+    if find_spec("cv2") is None:
+        if paths:
+            raise UsageError("photographs need OpenCV, which is not installed: pip install 'fracgen[photo]'")
+        return None, InputWords()
+    from fracgen.photo.photographs import Photographs, load_photographs
+
+    if paths:
+        return load_photographs(paths)[0], InputWords(tuple(map(str, paths)))
+    note = f"save the generated photograph as {PHOTOGRAPH} first, or name one of your own in its place"
+    return Photographs((generated_photograph(),)), InputWords((PHOTOGRAPH,), note)
+
+
+def generated_photograph() -> Image:
+    """A picture of discs that hide each other, in shades and light from one side: uint8 (640, 640, 3).
+
+    It stands for a photograph where none is given: it has edges of all lengths, as the leaves on a forest's floor.
+    """
+    random = generator(2026, 0, "image").random
+    rows, columns = np.mgrid[:_SIDE, :_SIDE]
+    picture = np.empty((_SIDE, _SIDE, 3))
+    picture[:] = (70, 80, 60)
+    for _ in range(_DISCS):
+        y, x = _SIDE * random(2)
+        radius = 12 / (0.08 + 0.92 * random()) ** 0.8  # few are large
+        color = 40 + 200 * random(3)
+        across, down = (columns - x) / radius, (rows - y) / radius
+        inside = across**2 + down**2 < 1
+        light = 0.75 - 0.35 * across[inside] - 0.25 * down[inside]
+        picture[inside] = color * light[:, None]
+    return np.clip(picture, 0, 255).astype(np.uint8)

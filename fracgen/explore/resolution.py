@@ -1,0 +1,147 @@
+"""What the page shows of a recipe beside its images: resolved values, hash, command, badges, axes of its index."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fracgen.categories import Categories
+from fracgen.explore.bases import Base, find_base, step_base
+from fracgen.explore.building import RecipeBuilder
+from fracgen.explore.inputs import Inputs
+from fracgen.explore.messages import ResolveRequest
+from fracgen.explore.shell_command import base_csv, render_command
+from fracgen.explore.turns import Ticket
+from fracgen.fractaldb import FLIPS, OFDB, CategoryRecipe, FractalDB, weight_vectors
+from fracgen.ifs import IFS
+from fracgen.onepfrac import OnePFrac
+from fracgen.recipe import Recipe
+from fracgen.registry import default_folder, recipe_hash, to_dict
+from fracgen.shards.errors import FracgenError, UsageError, one_line
+from fracgen.shards.settings import to_yaml
+from fracgen.visualatom import VisualAtom
+
+
+class Resolution:
+    """A recipe that is resolved, or as far as it can be.
+
+    recipe: to draw. given: its base fractal, where that is not to be searched. reason: why it cannot be rendered, or
+    "". base: of 1p-frac. search: (categories found, wanted) while some are still searched.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        provenance: Mapping[str, Any],
+        given: IFS | None = None,
+        reason: str = "",
+        base: Base | None = None,
+        search: tuple[int, int] | None = None,
+    ) -> None:
+        self.recipe, self.provenance, self.given = recipe, provenance, given
+        self.reason, self.base, self.search = reason, base, search
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it can be rendered as it is."""
+        return not self.reason and self.search is None
+
+
+def resolve(request: ResolveRequest, builder: RecipeBuilder, ticket: Ticket) -> Resolution:
+    """The recipe of a request, resolved. Raises UsageError where it is none, DroppedError for an older request."""
+    recipe = builder.build(request.recipe)
+    if isinstance(recipe, OnePFrac):
+        return _resolve_base(recipe, request, ticket)
+    if request.step:
+        raise UsageError(f"{recipe.NAME} has no base fractal to step from")
+    if isinstance(recipe, CategoryRecipe):
+        return _resolve_categories(recipe, builder)
+    try:
+        resolved, provenance = recipe.resolve()
+    except FracgenError as error:
+        return Resolution(recipe, provenance={}, reason=one_line(str(error)))
+    return Resolution(resolved, provenance=provenance)
+
+
+def _resolve_base(recipe: OnePFrac, request: ResolveRequest, ticket: Ticket) -> Resolution:
+    if not request.step:
+        base = find_base(recipe, ticket)
+        return Resolution(base.recipe, provenance=base.provenance, given=recipe.ifs, reason=base.reason, base=base)
+    number = request.base
+    if number is None:
+        number = find_base(recipe, ticket).number if recipe.ifs is None else None
+    if number is None:  # of a base that is no candidate of this seed
+        number = -1 if request.step > 0 else 0
+    base = step_base(recipe, number, request.step, ticket)
+    return Resolution(base.recipe, provenance=base.provenance, given=base.recipe.base, reason=base.reason, base=base)
+
+
+def _resolve_categories(recipe: CategoryRecipe, builder: RecipeBuilder) -> Resolution:
+    systems = builder.categories.first(recipe.categories)
+    if systems is None:
+        progress = (builder.categories.num_found, recipe.categories)
+        return Resolution(recipe, provenance={}, search=progress)
+    if builder.categories.given is not None:
+        return Resolution(replace(recipe, systems=systems), provenance={"categories": "given"})
+    systems = Categories(systems.systems[: recipe.categories])
+    resolved, provenance = recipe.with_systems(systems, builder.categories.provenance(recipe.categories))
+    return Resolution(resolved, provenance=provenance)
+
+
+def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) -> dict[str, Any]:
+    """All of it, JSON-able: see the contract in docs/explorer.md."""
+    recipe, complete = resolution.recipe, resolution.is_complete
+    values = to_dict(recipe)
+    words = inputs.words(recipe)
+    return {
+        "recipe": values,
+        "recipe_given": _given_values(resolution, request, values),
+        "provenance": dict(resolution.provenance),
+        "hash": recipe_hash(recipe) if complete else None,
+        "title": recipe.title,
+        "folder": str(default_folder(recipe)) if complete else None,
+        "num_samples": len(recipe),
+        "num_classes": recipe.num_classes,
+        "group": recipe.group,
+        "axes": axes(recipe),
+        "passes": not resolution.reason,
+        "reason": resolution.reason,
+        "warnings": recipe.warnings(resolution.provenance) if complete else [],
+        "command": render_command(recipe, resolution.given, words) if complete else None,
+        "command_note": words.note,
+        "yaml": to_yaml(values),
+        "base_csv": base_csv(resolution.base.recipe.base) if resolution.base else None,
+        "base_json": resolution.base.recipe.base.to_plain() if resolution.base else None,
+        "base": resolution.base.describe() if resolution.base else None,
+        "search": dict(zip(("found", "wanted"), resolution.search, strict=True)) if resolution.search else None,
+    }
+
+
+def _given_values(resolution: Resolution, request: ResolveRequest, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the next request begins with: the values without what was searched for them."""
+    kept = {name: value for name, value in values.items() if name not in ("systems", "photographs")}
+    if resolution.given is None:
+        kept.pop("ifs", None)
+        if isinstance(sigma := request.recipe.get("sigma"), int | float):
+            kept["sigma"] = sigma  # that of a base which was found may differ in its last bit
+    for name in kept.pop("derived", ()):
+        kept.pop(name, None)
+    return kept
+
+
+def axes(recipe: Recipe) -> list[dict[str, Any]]:
+    """What an index is made of, the slowest first: names, sizes, and labels of their values where they have such."""
+    if isinstance(recipe, FractalDB):
+        vectors = [" ".join(f"{factor:g}" for factor in vector) for vector in weight_vectors(recipe.weights).tolist()]
+        return [
+            {"name": "category", "size": recipe.categories},
+            {"name": "weight", "size": len(vectors), "labels": vectors},
+            {"name": "instance", "size": recipe.instances},
+            {"name": "flip", "size": len(FLIPS), "labels": list(FLIPS)},
+        ]
+    if isinstance(recipe, VisualAtom):
+        return [{"name": "class", "size": recipe.classes}, {"name": "instance", "size": recipe.instances}]
+    if recipe.NAME == "photo":
+        photographs = len(recipe) // recipe.classes
+        return [{"name": "photograph", "size": photographs}, {"name": "warp", "size": recipe.classes}]
+    return [{"name": "category" if isinstance(recipe, OFDB) else "class", "size": len(recipe)}]

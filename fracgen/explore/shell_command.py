@@ -1,0 +1,68 @@
+"""The command line that renders a recipe: what the page copies."""
+
+import hashlib
+import shlex
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+from fracgen.ifs import IFS, rows_from_maps
+from fracgen.recipe import Recipe
+from fracgen.shards.fields import FieldInfo, fields_of
+from fracgen.shards.settings import to_plain
+
+WORDS: Mapping[str, str] = {
+    "1p-frac": "fracgen render",
+    "fractaldb": "fracgen baseline fractaldb",
+    "ofdb": "fracgen baseline ofdb",
+    "visualatom": "fracgen baseline visualatom",
+    "noise": "fracgen baseline noise",
+    "photo": "fracgen photo",
+}
+OF_BASE = ("sigma", "maps", "base_candidates", "min_acceptance", "max_base_tries")
+"""Options of the search for a base fractal: beside one that is given they say nothing."""
+
+
+@dataclass(frozen=True)
+class InputWords:
+    """Words of a command that give the inputs of a recipe: categories, photographs. note: what must be there first."""
+
+    words: tuple[str, ...] = ()
+    note: str = ""
+
+
+def render_command(recipe: Recipe, given: IFS | None, inputs: InputWords) -> str:
+    """A command that renders this recipe, for a POSIX shell: options for what is not the default.
+
+    given: the base fractal, where it is not to be searched; the command writes it to a file first.
+    """
+    words = [*shlex.split(WORDS[recipe.NAME]), *inputs.words]
+    prefix = ""
+    if given is not None:
+        rows = base_csv(given).splitlines()
+        name = f"base-{hashlib.sha256(base_csv(given).encode()).hexdigest()[:8]}.csv"
+        prefix = f"printf '%s\\n' {' '.join(rows)} > {name} && "
+        words += ["--ifs", name]
+    skipped = {*getattr(recipe, "derived", ()), *(OF_BASE if given is not None else ())}
+    for field in fields_of(type(recipe)):
+        value = getattr(recipe, field.name)
+        if field.option and field.name not in skipped and value != field.default and value is not None:
+            words += _option(field, value)
+    return prefix + shlex.join(words)
+
+
+def _option(field: FieldInfo, value: Any) -> list[str]:
+    values = value if isinstance(value, tuple) else (value,)
+    if field.default is not MISSING and isinstance(value, bool):
+        return [field.option if value else field.option.replace("--", "--no-", 1)]
+    return [word for each in values for word in (field.option, _text(each))]
+
+
+def _text(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(to_plain(value))
+
+
+def base_csv(ifs: IFS) -> str:
+    """A category file: a row a, b, c, d, e, f, p for each map; the floats survive exactly."""
+    rows = zip(rows_from_maps(ifs.maps).tolist(), ifs.p.tolist(), strict=True)
+    return "".join(",".join(map(repr, [*row, p])) + "\n" for row, p in rows)
