@@ -1,0 +1,130 @@
+// The large picture: the base fractal or one image, by itself, as its difference to the base, or in turn with it; and the
+// badges that say what it is.
+
+import { newest, postForImages } from "./api.js";
+import { byId, count, element, fixed, percent, report, short } from "./elements.js";
+import { sigma, singularValues } from "./linear.js";
+import { colourOf, Frames } from "./frames.js";
+import { differenceData, imagesOf, paint, toImageData } from "./pictures.js";
+
+export class Large {
+  constructor(state, model, flicker) {
+    Object.assign(this, { state, model, flicker, base: null, image: null });
+    this.canvas = byId("large");
+    this.frames = new Frames(byId("frames"), this.canvas, model);
+    flicker.addEventListener("turn", () => this.show());
+    model.addEventListener("resolved", () => {
+      this.badges();
+      this.show();
+    });
+  }
+
+  /** Ask for the base and for the image that is shown, and draw them. */
+  async draw() {
+    const { recipe, largeIndex } = this.model;
+    const [started, hasBase] = [this.model.inputAt, this.model.hasBase];
+    const indices = [...(hasBase ? [-1] : []), ...(largeIndex >= 0 ? [largeIndex] : [])];
+    const asked = { recipe, indices, mask_index: Math.max(largeIndex, 0) }; // the base in the masks of the image
+    try {
+      const answer = await newest("base", (stamp) => postForImages("/api/images", { ...asked, ...stamp }));
+      if (!answer) return;
+      report("base", "");
+      const images = imagesOf(answer);
+      this.base = hasBase ? images[0] : null;
+      this.image = largeIndex >= 0 ? images.at(-1) : null;
+      this.frames.place(this.base, recipe.ifs);
+      this.show();
+      this.badges();
+      if (started) performance.measure("fracgen:input-to-base", { start: started });
+    } catch (error) {
+      report("base", error.message);
+    }
+  }
+
+  /** Show what was drawn last, as the view says. */
+  show() {
+    const compare = this.image && this.base ? this.state.view.compare : "images";
+    const shown = compare === "flicker" && this.flicker.showsBase ? this.base : (this.image ?? this.base);
+    if (!shown) return;
+    const data = (compare === "difference" && differenceData(this.image, this.base)) || toImageData(shown);
+    paint(this.canvas, data);
+    this.canvas.dataset.index = shown.index;
+    this.canvas.setAttribute("aria-label", this.#describe(compare));
+    byId("large-title").textContent = this.#title();
+    const isFramed = this.state.view.frames && !this.image && Boolean(this.base?.extent);
+    byId("frames").toggleAttribute("hidden", !isFramed);
+    byId("easel").classList.toggle("framed", isFramed);
+    byId("large-error").textContent = shown.error ?? "";
+    byId("show-base").hidden = !(this.image && this.base);
+  }
+
+  #title() {
+    if (!this.image) {
+      const { baseNumber, state } = this.model;
+      return baseNumber === null ? "Base of your own" : `Base ${baseNumber} of seed ${state.values.seed}`;
+    }
+    const places = this.model.placesOf(this.image.index);
+    return this.model.axes.map(({ name }, axis) => `${name} ${places[axis]}`).join(", ");
+  }
+
+  #describe(compare) {
+    const how = { images: "", difference: ", difference to the base", flicker: ", in turn with the base" }[compare];
+    return `${this.#title()}${how}, ${this.canvas.width} by ${this.canvas.height} pixels`;
+  }
+
+  /** The badges beneath the picture: of the base, or of the image that is shown. */
+  badges() {
+    const place = byId("badges");
+    const about = this.model.resolved?.base;
+    place.replaceChildren();
+    if (this.image) place.append(...imageBadges(this.image));
+    if (!about || this.image) return;
+    const fill = this.base?.fill ?? about.fill;
+    const wanted = this.model.state.values.min_fill;
+    const acceptance = about.acceptance;
+    place.append(badge("Fill", percent(fill), fill > wanted ? "good" : "bad", `more than ${percent(wanted)} is kept`));
+    if (acceptance?.tried) {
+      const share = acceptance.kept / acceptance.tried;
+      const state = share >= (this.model.state.values.min_acceptance ?? 0) ? "good" : "bad";
+      const title = "Perturbations of this base that pass the fill test, of those that were tried";
+      place.append(badge("Accepted", `${acceptance.kept} of ${acceptance.tried}`, state, title));
+    }
+    const ifs = this.model.ifs;
+    if (ifs) {
+      place.append(badge("\u03c3", short(sigma(ifs.maps), 6), "", "Sigma-factor of the base as it is"));
+      ifs.maps.slice(0, 8).forEach((map, number) => {
+        const [s1] = singularValues(map);
+        const chip = badge(`Map ${number + 1}`, fixed(s1), s1 < 1 ? "" : "bad", "Contraction: the largest singular value");
+        chip.style.setProperty("--swatch", colourOf(number));
+        chip.classList.add("swatch");
+        place.append(chip);
+      });
+    }
+    if (about.passes === false) place.append(element("p", { class: "verdict" }, about.reason ?? "does not pass"));
+  }
+}
+
+/** A badge: a name, a value, and whether it is "good" or "bad" (in words too, for who does not see the colour). */
+export function badge(name, value, state = "", title = "") {
+  const mark = { good: "\u2713 ", bad: "\u2717 " }[state] ?? "";
+  const spoken = { good: "passes: ", bad: "fails: " }[state];
+  return element(
+    "span",
+    { class: `badge ${state}`, title },
+    element("b", {}, name),
+    element("span", { "aria-hidden": "true" }, mark),
+    spoken ? element("span", { class: "unseen" }, spoken) : null,
+    value,
+  );
+}
+
+function imageBadges(image) {
+  const { metadata = {} } = image;
+  const chips = [badge("Index", count(image.index)), badge("Label", count(image.label))];
+  for (const [name, value] of Object.entries(metadata)) {
+    if (["formula", "mask_key"].includes(name) || typeof value === "object") continue;
+    const isShare = name === "fill_rate";
+    chips.push(badge(name.replaceAll("_", " "), isShare ? percent(value) : typeof value === "number" ? short(value) : value));
+  }
+  return chips;
+}

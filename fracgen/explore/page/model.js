@@ -1,0 +1,168 @@
+// From the state to what can be drawn: the recipe is resolved by the server (a base fractal is searched, say), and the
+// views ask for images of it. Where the base is given, images need not wait for that.
+
+import { newest, post } from "./api.js";
+import { report } from "./elements.js";
+import { sigma } from "./linear.js";
+
+const GRID = 16;
+const SEARCHING = 1000; // ms between questions how far a search for categories is
+const SETTLE = 150; // ms after the last move of a handle until the badges are asked for
+
+/**
+ * Events: "drawable" (`recipe` has changed: ask for images), "resolved" (`resolved` has).
+ * recipe: values of which images can be asked for; null before the first.
+ */
+export class Model extends EventTarget {
+  constructor(state) {
+    super();
+    this.state = state;
+    this.recipe = null;
+    this.resolved = null;
+    this.inputAt = 0; // performance.now() of the last input
+    this.timer = 0;
+  }
+
+  /** Whether the base fractal is kept: the recipe holds it. */
+  get isLocked() {
+    return Boolean(this.state.values.ifs);
+  }
+
+  /** The base fractal as it is drawn; null where there is none. */
+  get ifs() {
+    return this.state.values.ifs ?? (this.state.recipe === this.recipe?.recipe ? (this.recipe.ifs ?? null) : null);
+  }
+
+  /** The number of the base among those of its seed; null where it is none of them. */
+  get baseNumber() {
+    const { base } = this.state.view;
+    return this.isLocked ? (base >= 0 ? base : null) : (this.resolved?.base?.number ?? null);
+  }
+
+  /** Whether images can be compared with a base: 1p-frac's fractal, the look of a photograph. */
+  get hasBase() {
+    return Boolean(this.resolved?.base) || this.state.recipe === "photo";
+  }
+
+  /** [{name, size}] of the axes of the index, slowest first. */
+  get axes() {
+    const axes = this.resolved?.axes;
+    return axes?.length ? axes : [{ name: "class", size: this.resolved?.num_samples ?? 1 }];
+  }
+
+  /** Resolve the state's values and have them drawn. live: more changes are to come. */
+  async refresh({ live = false } = {}) {
+    clearTimeout(this.timer);
+    const values = structuredClone(this.state.values);
+    if (!values.ifs) return this.#resolve(values, true);
+    if (this.resolved?.recipe.recipe !== values.recipe) return this.#resolve(values, true);
+    this.#draw({ ...values, sigma: undefined, maps: undefined });
+    if (live) this.timer = setTimeout(() => this.#resolve(values, false), SETTLE);
+    else await this.#resolve(values, false);
+  }
+
+  /** The next base fractal of the seed (1), or the one before (-1); it is kept until it is unlocked. */
+  async step(direction) {
+    const values = { ...this.state.values, ifs: null };
+    const base = this.baseNumber ?? undefined;
+    const answer = await this.#ask({ recipe: values, step: direction, base });
+    if (!answer) return;
+    this.#take(answer);
+    const view = { shown: -1, base: answer.base?.number ?? -1 };
+    this.state.set({ values: answer.recipe_given, view }, { push: true });
+  }
+
+  /** Keep this base whatever else changes, or search for one again. */
+  lock(isLocked) {
+    const ifs = isLocked ? this.ifs : null;
+    if (isLocked && !ifs) return;
+    const view = { base: isLocked ? (this.baseNumber ?? -1) : -1 };
+    this.state.set({ values: isLocked ? baseValues(ifs) : { ifs: null }, view }, { push: true });
+  }
+
+  /** Take an edited base fractal. */
+  edit(ifs, options) {
+    this.state.set({ values: baseValues(ifs), view: { shown: -1, base: -1 } }, options);
+  }
+
+  /** The indices of the grid: 16 along one axis, as many as there are, at one place on the others. */
+  get gridIndices() {
+    const { axis, first } = this.#grid;
+    const count = Math.max(Math.min(GRID, this.axes[axis].size - first), 0);
+    return Array.from({ length: count }, (_, k) => this.indexAt(this.axes.map((_, i) => (i === axis ? first + k : this.at(i)))));
+  }
+
+  get #grid() {
+    const chosen = this.axes.findIndex(({ name }) => name === this.state.view.axis);
+    const axis = chosen >= 0 ? chosen : Math.max(this.axes.findIndex(({ size }) => size > 1), 0);
+    const last = Math.max(this.axes[axis].size - 1, 0);
+    return { axis, first: Math.min(Math.max(this.state.view.first, 0), last) };
+  }
+
+  /** The number of the axis along which the grid goes. */
+  get gridAxis() {
+    return this.#grid.axis;
+  }
+
+  /** Where the single picture stands on an axis. */
+  at(axis) {
+    return Math.min(Math.max(this.state.view.at[axis] ?? 0, 0), Math.max(this.axes[axis].size - 1, 0));
+  }
+
+  /** The index at these places on the axes. */
+  indexAt(places) {
+    return this.axes.reduce((index, { size }, axis) => index * size + places[axis], 0);
+  }
+
+  /** The places on the axes of an index. */
+  placesOf(index) {
+    const places = [];
+    for (const { size } of this.axes.toReversed()) {
+      places.unshift(index % size);
+      index = Math.floor(index / size);
+    }
+    return places;
+  }
+
+  /** The index of the large picture; -1 is the base. */
+  get largeIndex() {
+    const { shown } = this.state.view;
+    if (shown >= 0 && shown < (this.resolved?.num_samples ?? Infinity)) return shown;
+    return this.resolved?.base ? -1 : this.indexAt(this.axes.map((_, axis) => this.at(axis)));
+  }
+
+  async #resolve(values, draws) {
+    const answer = await this.#ask({ recipe: values });
+    if (!answer) return;
+    this.#take(answer);
+    if (draws) this.#draw(answer.recipe);
+  }
+
+  async #ask(values) {
+    try {
+      const answer = await newest("resolve", (stamp) => post("/api/resolve", { ...values, ...stamp }));
+      if (answer) report("recipe", "");
+      return answer;
+    } catch (error) {
+      report("recipe", error.message);
+      this.dispatchEvent(new Event("failed"));
+      return undefined;
+    }
+  }
+
+  #take(answer) {
+    this.resolved = answer;
+    this.dispatchEvent(new Event("resolved"));
+    if (answer.search) this.timer = setTimeout(() => this.refresh(), SEARCHING);
+  }
+
+  #draw(recipe) {
+    this.recipe = recipe;
+    this.dispatchEvent(new Event("drawable"));
+  }
+}
+
+/** The values of a recipe that a base fractal brings with it. */
+export function baseValues(ifs) {
+  return { ifs, sigma: Number(sigma(ifs.maps).toPrecision(15)), maps: ifs.maps.length };
+}
