@@ -176,6 +176,20 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, *,
         raise UsageError(f"{path}: {error}") from None
 
 
+def load_source(source: Path | None) -> Recipe:
+    """The recipe to begin with: of a YAML file or a rendered folder; 1p-frac of a base fractal in a CSV or JSON.
+
+    None: the published 1p-frac. Raises as `load_recipe` and `ifs.load_ifs`.
+    """
+    from fracgen.ifs import load_ifs
+
+    if source is None:
+        return from_dict({})
+    if source.is_file() and source.suffix.lower() in (".csv", ".json") and source.name != MANIFEST:
+        return from_dict({"ifs": load_ifs(source)})
+    return load_recipe(source)
+
+
 def save_recipe(recipe: Recipe, path: Path | str) -> None:
     """Write a recipe as YAML, and its `inputs` beside it; `load_recipe` gives it back exactly.
 

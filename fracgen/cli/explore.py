@@ -1,14 +1,20 @@
 """`fracgen explore`: sigma and Delta by hand, live in the browser."""
 
+import contextlib
+import importlib
 import sys
 import threading
 import webbrowser
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fracgen.cli.output import InterruptError
+
+if TYPE_CHECKING:
+    from fracgen.explore.augmented import Augmenter
 
 
 def explore(
@@ -42,7 +48,7 @@ def explore(
     from fracgen.machine import check_compiler
 
     check_compiler()
-    explorer = Explorer(read_source(source, photograph or []), out or Path())
+    explorer = Explorer(read_source(source, photograph or []), out or Path(), _augmenter())
     with ExploreServer(explorer, port) as server:
         threading.Thread(target=explorer.warm_up, name="warm-up", daemon=True).start()
         print(server.address, flush=True)
@@ -50,11 +56,25 @@ def explore(
         if open_page:
             threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
         try:
-            server.serve_forever(poll_interval=0.1)
-        except KeyboardInterrupt:
-            pass
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever(poll_interval=0.1)
         finally:
             unfinished = explorer.close()
     if unfinished:
         raise InterruptError(f"ended; finished shards are kept in {unfinished}; render it again to go on")
     print("fracgen: ended", file=sys.stderr)
+
+
+def _augmenter() -> "Augmenter | None":
+    """The augmentation of `fracgen.train`, which is imported when it is used; None without its libraries."""
+    from fracgen.explore.augmented import Augmenter
+
+    def settings() -> tuple[type, type]:
+        module = importlib.import_module("fracgen.train.augment.settings")
+        return module.Augmentation, module.Mix
+
+    def views(*arguments: Any, **options: Any) -> Any:
+        return importlib.import_module("fracgen.train.augment.views").augmented_views(*arguments, **options)
+
+    is_installed = all(find_spec(library) is not None for library in ("torch", "timm"))
+    return Augmenter(settings, views) if is_installed else None

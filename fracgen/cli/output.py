@@ -92,7 +92,7 @@ def render_recipe(name: str | None, values: Mapping[str, Any], output: Output) -
             "keep_metadata": output.metadata,
         }
         plan(recipe, **shards)  # what is not possible is said before anything is searched
-        resolved, provenance = _resolve(recipe, output)
+        resolved, provenance = resolve_recipe(recipe, output)
         folders.append(output.out or default_folder(resolved))
         for warning in resolved.warnings(provenance):
             report.warn(warning)
@@ -111,7 +111,8 @@ def render_recipe(name: str | None, values: Mapping[str, Any], output: Output) -
     report.rendered(result, machine=machine, as_json=output.as_json)
 
 
-def _resolve(recipe: "Recipe", output: Output) -> tuple["Recipe", dict[str, Any]]:
+def resolve_recipe(recipe: "Recipe", output: Output) -> tuple["Recipe", dict[str, Any]]:
+    """The resolved recipe and its provenance, with a progress bar where categories are searched."""
     from fracgen.cli.progress import status
 
     of_categories: Any = recipe

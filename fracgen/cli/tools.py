@@ -100,25 +100,68 @@ def verify(
 
 
 def preview(
-    folder: Folder,
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SOURCE", help="A folder of shards; with --sweep also a YAML recipe or a base fractal, or nothing."
+        ),
+    ] = None,
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", metavar="<path>", help="PNG to write.", show_default="DIR-preview.png"),
+        typer.Option("-o", "--out", metavar="<path>", help="PNG to write.", show_default="SOURCE-preview.png"),
     ] = None,
     tile: Annotated[int, typer.Option(help="Pixels of a tile.", min=32, max=1024)] = 384,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="<field=values>",
+            help="Draw one image for each value of a field, as delta=0.01,0.05,0.1; given again, for each pair.",
+        ),
+    ] = None,
+    index: Annotated[int, typer.Option(help="Which image --sweep draws.", min=0)] = 0,
 ) -> None:
-    """Draw a contact sheet: some classes, several images of each, and what makes them differ."""
+    """Draw a contact sheet: some classes, several images of each, and what makes them differ; or a sweep."""
     from fracgen.cli import report
     from fracgen.preview import packed_sheet, recipe_sheet
     from fracgen.registry import from_dict
     from fracgen.shards.reader import open_shards
 
-    path = _png_path(out, folder, "preview")
-    shards = open_shards(folder)
-    original, recipe = shards.manifest.image.original, shards.manifest.recipe
-    sheet = packed_sheet(shards, tile) if original else recipe_sheet(from_dict(recipe, folder), tile)
+    if sweep:
+        path = _png_path(out, source or Path("1p-frac"), "sweep")
+        sheet = _sweep_sheet(source, sweep, index, tile)
+    elif source is None:
+        raise UsageError("SOURCE: give a folder of shards, or --sweep FIELD=VALUES")
+    else:
+        path = _png_path(out, source, "preview")
+        shards = open_shards(source)
+        original, recipe = shards.manifest.image.original, shards.manifest.recipe
+        sheet = packed_sheet(shards, tile) if original else recipe_sheet(from_dict(recipe, source), tile)
     report.write_png(path, sheet)
     print(printable(str(path)))
+
+
+def _sweep_sheet(source: Path | None, sweep: list[str], index: int, tile: int) -> bytes:
+    from fracgen.cli.output import resolve_recipe
+    from fracgen.registry import load_source
+    from fracgen.shards.manifest import load_manifest
+    from fracgen.shards.settings import parse_yaml
+    from fracgen.sweep import check_sweep, sweep_sheet
+
+    values = {}
+    for text in sweep:
+        name, equals, numbers = text.partition("=")
+        if not equals or not numbers.strip():
+            raise UsageError(f"--sweep {text}: is FIELD=VALUES, as in delta=0.01,0.05,0.1")
+        if (name := name.strip().replace("-", "_")) in values:
+            raise UsageError(f"--sweep {name}: is given twice; give all its values at once")
+        values[name] = parse_yaml(f"[{numbers}]", f"--sweep {text}")
+    recipe = load_source(source)
+    check_sweep(recipe, values)
+    if source is not None and source.is_dir():
+        provenance = dict(load_manifest(source).provenance)
+    else:
+        recipe, provenance = resolve_recipe(recipe, Output())
+    return sweep_sheet(recipe, values, index=index, base=provenance.get("base"), tile=tile)
 
 
 @output_options("as_json")

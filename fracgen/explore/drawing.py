@@ -67,13 +67,17 @@ def _draw_samples(recipe: Recipe, indices: Sequence[int], builder: RecipeBuilder
     if not indices:
         return []
     try:
-        category = max(indices) // (len(recipe) // recipe.num_classes) if isinstance(recipe, CategoryRecipe) else 0
-        drawable = builder.drawable(recipe, category)
+        drawable = builder.drawable(recipe, max(category_of(recipe, index) for index in indices))
         return [sample_picture(recipe, sample) for sample in drawable.render(indices)]
     except FracgenError as error:
         if len(indices) == 1:
             return [black(recipe, indices[0], error)]
     return [picture for index in indices for picture in _draw_samples(recipe, [index], builder)]
+
+
+def category_of(recipe: Recipe, index: int) -> int:
+    """The category of an image of FractalDB or OFDB; 0 of others."""
+    return index // (len(recipe) // recipe.num_classes) if isinstance(recipe, CategoryRecipe) else 0
 
 
 def sample_picture(recipe: Recipe, sample: Sample) -> Picture:

@@ -1,30 +1,53 @@
 """What the server answers: each method is one kind of request."""
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from fracgen.explore import augmented
+from fracgen.explore.augmented import Augmenter
 from fracgen.explore.building import RecipeBuilder
 from fracgen.explore.category_search import CategorySource
+from fracgen.explore.drawing import category_of, draw_images
+from fracgen.explore.folder_view import FolderView
 from fracgen.explore.inputs import Inputs
-from fracgen.explore.limits import MAX_IMAGES, MAX_VALUES, describe_fields
-from fracgen.explore.messages import ImagesRequest, RenderRequest, Reply, Request, ResolveRequest
-from fracgen.explore.turns import Turns
+from fracgen.explore.limits import MAX_IMAGES, check_pixels, describe_fields
+from fracgen.explore.messages import (
+    AugmentRequest,
+    FolderImagesRequest,
+    FolderRequest,
+    ImagesRequest,
+    InputRequest,
+    Picture,
+    RenderRequest,
+    Reply,
+    Request,
+    ResolveRequest,
+    SweepRequest,
+)
+from fracgen.explore.turns import Ticket, Turns
+from fracgen.onepfrac import OnePFrac
+from fracgen.recipe import Recipe
 from fracgen.registry import RECIPES, to_dict
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import num_cores
+from fracgen.style import fill_rate
+from fracgen.sweep import MAX_VALUES, check_sweep, sweep_cells, sweep_sheet
+
+SHEET_TILE = 384
+"""Pixels of a tile, as `fracgen preview` has them."""
 
 
 class Explorer:
     """A session: what the command gave, and what it does for the page."""
 
-    def __init__(self, inputs: Inputs, place: Path) -> None:
-        """place: the folder in which sets are written."""
-        self.inputs, self.place = inputs, place
+    def __init__(self, inputs: Inputs, place: Path, augmenter: Augmenter | None = None) -> None:
+        """place: the folder in which sets are written. augmenter: None where training is not installed."""
+        self.inputs, self.place, self._augmenter = inputs, place, augmenter
         self._categories = CategorySource(inputs.categories)
         self._builder = RecipeBuilder(self._categories, inputs.photographs)
         self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="drawing")
@@ -33,6 +56,12 @@ class Explorer:
         self.routes: Mapping[str, Callable[[bytes], Reply]] = {
             "resolve": self.resolve,
             "images": self.images,
+            "sweep": self.sweep,
+            "sweep.png": self.sweep_png,
+            "augmented": self.augmented,
+            "folder": self.list_folder,
+            "folder/images": self.folder_images,
+            "input": self.input_file,
             "render": self.render,
             "render/status": self.render_status,
             "render/cancel": self.render_cancel,
@@ -50,12 +79,13 @@ class Explorer:
                 "fields": {name: describe_fields(RECIPES[name]) for name in recipes},
                 "extras": {
                     "photo": self.inputs.photographs is not None,
-                    "train": all(find_spec(library) is not None for library in ("torch", "timm")),
+                    "train": self._augmenter is not None,
                 },
-                "folder": None,
+                "folder": self.inputs.folder.describe() if self.inputs.folder is not None else None,
+                "base": self.inputs.base,
                 "working_folder": self.place.resolve().name,
                 "limits": {"images": MAX_IMAGES, "values": MAX_VALUES},
-                "augment": None,
+                "augment": self._augmenter.describe() if self._augmenter is not None else None,
                 "note": self.inputs.note,
             }
         )
@@ -81,12 +111,74 @@ class Explorer:
 
     def images(self, body: bytes) -> Reply:
         """Draw images of a resolved recipe."""
-        from fracgen.explore.drawing import draw_images
-
         request = ImagesRequest.parse(body)
         ticket = self._ticket(request)
         recipe = self._builder.build(request.recipe)
         return Reply.of_pictures(draw_images(request, recipe, self._builder, self._pool, ticket))
+
+    def sweep(self, body: bytes) -> Reply:
+        """Draw one image for each combination of some fields' values."""
+        request = SweepRequest.parse(body)
+        recipe, base, ticket = self._swept(request)
+        check_pixels(recipe, math.prod(map(len, check_sweep(recipe, request.sweep).values())))
+        pictures = []
+        for cell in sweep_cells(recipe, request.sweep, index=request.index, base=base):
+            ticket.check()
+            values = {"index": request.index, "caption": cell.caption, "values": dict(cell.values)}
+            error = {"rejected": cell.error} if cell.error else {}
+            pictures.append(Picture(cell.image, {**values, "fill": fill_rate(cell.image), **error}))
+        return Reply.of_pictures(pictures)
+
+    def sweep_png(self, body: bytes) -> Reply:
+        """The sheet that `fracgen preview --sweep` writes."""
+        request = SweepRequest.parse(body)
+        recipe, base, _ = self._swept(request)
+        return Reply(sweep_sheet(recipe, request.sweep, index=request.index, base=base, tile=SHEET_TILE), "image/png")
+
+    def _swept(self, request: SweepRequest) -> tuple[Recipe, int | None, Ticket]:
+        """The recipe of a sweep, resolved as far as its image needs it, and the number of its base fractal."""
+        from fracgen.explore.bases import find_base
+
+        ticket = self._ticket(request)
+        recipe = self._builder.build(request.recipe)
+        if isinstance(recipe, OnePFrac) and recipe.ifs is None:
+            base = find_base(recipe, ticket)
+            return base.recipe, base.number, ticket
+        return self._builder.drawable(recipe, category_of(recipe, request.index)), request.base, ticket
+
+    def augmented(self, body: bytes) -> Reply:
+        """Draw images of a recipe, or of the folder, as a network sees them."""
+        request = AugmentRequest.parse(body)
+        if self._augmenter is None:
+            raise UsageError(augmented.MISSING)
+        ticket = self._ticket(request)
+        if request.recipe is None:
+            images = augmented.images_of_folder(self._folder(), request.indices)
+        else:
+            recipe = self._builder.build(request.recipe)
+            check_pixels(recipe, len(request.indices))
+            recipe = self._builder.drawable(recipe, max(category_of(recipe, index) for index in request.indices))
+            images = augmented.images_of_recipe(recipe, request.indices)
+        return Reply.of_pictures(augmented.draw_views(request, images, self._augmenter, ticket))
+
+    def list_folder(self, body: bytes) -> Reply:
+        """List samples of the folder."""
+        return Reply.of_json(self._folder().list_samples(FolderRequest.parse(body)))
+
+    def folder_images(self, body: bytes) -> Reply:
+        """Read images of the folder."""
+        request = FolderImagesRequest.parse(body)
+        return Reply.of_pictures(self._folder().draw(request, self._pool, self._ticket(request)))
+
+    def _folder(self) -> FolderView:
+        if self.inputs.folder is None:
+            raise UsageError("the command was given no folder")
+        return self.inputs.folder
+
+    def input_file(self, body: bytes) -> Reply:
+        """A file that a recipe needs beside it."""
+        request = InputRequest.parse(body)
+        return Reply(self.inputs.read_file(request.name), "application/octet-stream")
 
     def render(self, body: bytes) -> Reply:
         """Begin to render the set of a recipe."""
@@ -122,5 +214,5 @@ class Explorer:
             self._job = RenderJob(self.place)
         return self._job
 
-    def _ticket(self, request: Request) -> Any:
+    def _ticket(self, request: Request) -> Ticket:
         return self._turns.take(request.client, request.channel, request.turn)

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from fracgen.categories import Categories
+from fracgen.explore.folder_view import FolderView
 from fracgen.explore.shell_command import InputWords
 from fracgen.fractaldb import CategoryRecipe
-from fracgen.ifs import load_ifs
-from fracgen.onepfrac import OnePFrac
 from fracgen.recipe import Recipe
-from fracgen.registry import from_dict, load_recipe, load_values
+from fracgen.registry import load_source
 from fracgen.rng import generator
 from fracgen.shards.errors import UsageError
 from fracgen.shards.manifest import MANIFEST, PACK
+from fracgen.shards.png import encode_png
 from fracgen.shards.sample import Image
 
 PHOTOGRAPH = "photograph.png"
@@ -26,52 +26,68 @@ _SIDE, _DISCS = 640, 90
 class Inputs:
     """What the page begins with.
 
-    recipe: unresolved, or that of a folder. source: of its inputs, as typed. categories: given ones, from `source`.
+    recipe: unresolved, or that of a folder. source: the command's argument. categories: given ones, from `source`.
     photographs: a `Photographs`, given or generated; None without OpenCV. photograph_words: of a command that has them.
-    folder: to browse. note: what the user should know.
+    folder: to look through. note: what the user should know.
     """
 
     recipe: Recipe
-    source: str = ""
+    source: Path | None = None
     categories: Categories | None = None
     photographs: Any = None
     photograph_words: InputWords = field(default_factory=InputWords)
-    folder: Path | None = None
+    folder: FolderView | None = None
     note: str = ""
+
+    @property
+    def base(self) -> int | None:
+        """The number of the base fractal in the folder's recipe; None where that is not known."""
+        return self.folder.shards.manifest.provenance.get("base") if self.folder is not None else None
 
     def words(self, recipe: Recipe) -> InputWords:
         """The words of a command that give a recipe its photographs or categories."""
         if recipe.NAME == "photo":
             return self.photograph_words
-        if isinstance(recipe, CategoryRecipe) and self.categories is not None:
-            return InputWords(("--recipe", self.source))
-        return InputWords()
+        if not isinstance(recipe, CategoryRecipe) or self.categories is None:
+            return InputWords()
+        if self.folder is not None:
+            return InputWords(("--categories-from", str(self.source)), always=("categories",))
+        if recipe.NAME == self.recipe.NAME:
+            return InputWords(("--recipe", str(self.source)), defaults=self.recipe)
+        return InputWords(note=f"the categories are those of {self.source}, a recipe of another name", possible=False)
+
+    def read_file(self, name: str) -> bytes:
+        """A file that recipes need beside them. Raises UsageError for any other name."""
+        if name == PHOTOGRAPH and self.photographs is not None:
+            return encode_png(self.photographs.images[0])
+        for stored in (self.categories, self.photographs):
+            if stored is not None and name == stored.FILE:
+                data: bytes = stored.to_bytes()
+                return data
+        raise UsageError(f"{name}: no input of this recipe")
 
 
-def read_source(source: Path | None, photographs: list[Path], recipe_name: str | None = None) -> Inputs:
-    """What the command's argument holds: a YAML recipe, a base fractal as CSV or JSON, a folder that was rendered or
-    packed; 1p-frac without one.
+def read_source(source: Path | None, photographs: list[Path]) -> Inputs:
+    """What the command's argument holds: a YAML recipe, a base fractal as CSV or JSON, a folder of shards.
 
-    Raises UsageError or DataError where it cannot be read.
+    photographs: files, instead of a generated one. Raises UsageError or DataError where something cannot be read.
     """
-    recipe: Recipe = from_dict({"recipe": recipe_name}) if recipe_name else OnePFrac()
-    folder, note = None, ""
-    if source is not None and source.is_dir():
-        is_finished = (source / MANIFEST).exists()
-        folder = source if is_finished else None
-        if load_values(source).get("recipe") == PACK:
-            note = f"{source}: was packed from images, so it can be looked at, and has no recipe to change"
-        else:
-            recipe = load_recipe(source)
-    elif source is not None:
-        recipe = OnePFrac(ifs=load_ifs(source)) if source.suffix.lower() in (".csv", ".json") else load_recipe(source)
+    folder: FolderView | None = None
+    note = ""
+    if source is not None and source.is_dir() and (source / MANIFEST).exists():
+        folder = FolderView(source)
+    if folder is not None and folder.shards.manifest.recipe.get("recipe") == PACK:
+        recipe = load_source(None)
+        note = f"{source}: was packed from images, so it can be looked at, and has no recipe to change"
+    else:
+        recipe = load_source(source)
     categories = recipe.systems if isinstance(recipe, CategoryRecipe) else None
     own = getattr(recipe, "photographs", None)
     if own is not None and not photographs:
-        words = InputWords(("--recipe", str(source)))
+        words = InputWords(("--recipe", str(source)), defaults=recipe)
     else:
         own, words = _photographs(photographs)
-    return Inputs(recipe, str(source or ""), categories, own, words, folder, note)
+    return Inputs(recipe, source, categories, own, words, folder, note)
 
 
 def _photographs(paths: list[Path]) -> tuple[Any, InputWords]:

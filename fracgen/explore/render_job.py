@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -21,19 +21,34 @@ class _CancelledError(FracgenError):
     """The user stopped it."""
 
 
+class _Pool(ThreadPoolExecutor):
+    """Threads that tell when the first work comes: what was finished by then is another run's."""
+
+    def __init__(self, on_begin: Callable[[], None]) -> None:
+        super().__init__(num_cores(), thread_name_prefix="rendering")
+        self._on_begin: Callable[[], None] | None = on_begin
+
+    def submit(self, *arguments: Any, **options: Any) -> Any:
+        """Run a function by one of the threads."""
+        if self._on_begin is not None:
+            self._on_begin()
+            self._on_begin = None
+        return super().submit(*arguments, **options)
+
+
 class RenderJob:
     """The set that is being rendered, or was last. `status` says how far it is."""
 
-    def __init__(self, place: Path, png_bits: int = 8) -> None:
+    def __init__(self, place: Path) -> None:
         """place: the folder in which sets are written."""
         self._place = place
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: _Pool | None = None
         self._cancelled = False
         self._state: State = "none"
         self._folder, self._error = "", ""
-        self._done = self._total = self._new = 0
+        self._done = self._total = self._earlier = 0
         self._started = self._seconds = 0.0
 
     def start(self, recipe: Recipe, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,8 +60,8 @@ class RenderJob:
             if self._state == "running":
                 raise UsageError(f"{self._folder} is being rendered; wait for it, or stop it first")
             self._state, self._folder, self._error = "running", str(default_folder(recipe)), ""
-            self._done, self._total, self._new, self._cancelled = 0, len(recipe), 0, False
-            self._started, self._pool = time.monotonic(), ThreadPoolExecutor(num_cores())
+            self._done, self._total, self._earlier, self._cancelled = 0, len(recipe), 0, False
+            self._started, self._pool = time.monotonic(), _Pool(self._begin)
             self._thread = threading.Thread(target=self._run, args=(recipe, dict(provenance)), name="rendering")
             self._thread.start()
         return self.status()
@@ -73,6 +88,9 @@ class RenderJob:
             with self._lock:
                 self._seconds = time.monotonic() - self._started
                 self._state = state
+
+    def _begin(self) -> None:
+        self._earlier = self._done
 
     def _advance(self, record: ShardRecord) -> None:
         if self._cancelled:
@@ -105,5 +123,5 @@ class RenderJob:
                 "folder": self._folder,
                 "error": self._error,
                 "seconds": round(seconds, 3),
-                "images_per_s": round(self._done / seconds, 1) if seconds else 0.0,
+                "images_per_s": round((self._done - self._earlier) / seconds, 1) if seconds else 0.0,
             }

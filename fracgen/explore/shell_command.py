@@ -25,17 +25,26 @@ OF_BASE = ("sigma", "maps", "base_candidates", "min_acceptance", "max_base_tries
 
 @dataclass(frozen=True)
 class InputWords:
-    """Words of a command that give the inputs of a recipe: categories, photographs. note: what must be there first."""
+    """Words of a command that give the inputs of a recipe: categories, photographs.
+
+    note: what must be there first, or why there is no command. defaults: the recipe whose values the words bring.
+    always: fields of which the option is given in any case. possible: whether there is a command.
+    """
 
     words: tuple[str, ...] = ()
     note: str = ""
+    defaults: Recipe | None = None
+    always: tuple[str, ...] = ()
+    possible: bool = True
 
 
-def render_command(recipe: Recipe, given: IFS | None, inputs: InputWords) -> str:
-    """A command that renders this recipe, for a POSIX shell: options for what is not the default.
+def render_command(recipe: Recipe, given: IFS | None, inputs: InputWords) -> str | None:
+    """A command that renders this recipe, for a POSIX shell: options for what is not the default; None without one.
 
     given: the base fractal, where it is not to be searched; the command writes it to a file first.
     """
+    if not inputs.possible:
+        return None
     words = [*shlex.split(WORDS[recipe.NAME]), *inputs.words]
     prefix = ""
     if given is not None:
@@ -45,9 +54,14 @@ def render_command(recipe: Recipe, given: IFS | None, inputs: InputWords) -> str
         words += ["--ifs", name]
     skipped = {*getattr(recipe, "derived", ()), *(OF_BASE if given is not None else ())}
     for field in fields_of(type(recipe)):
-        value = getattr(recipe, field.name)
-        if field.option and field.name not in skipped and value != field.default and value is not None:
-            words += _option(field, value)
+        value, default = getattr(recipe, field.name), field.default
+        if inputs.defaults is not None:
+            default = getattr(inputs.defaults, field.name)
+        if not field.option or field.name in skipped or (value == default and field.name not in inputs.always):
+            continue
+        if value is None:
+            return None  # no option takes a value back
+        words += _option(field, value)
     return prefix + shlex.join(words)
 
 
