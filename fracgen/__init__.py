@@ -8,6 +8,7 @@ for sample in recipe.render([0, 1, 2]):
 fracgen.write_shards(recipe, "out", provenance=provenance)
 for sample in fracgen.open_shards("out"):
     ...
+loader = torch.utils.data.DataLoader(fracgen.TorchDataset(recipe, transform), batch_size=64, num_workers=2)
 """
 
 import importlib
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fracgen.shards.layout import Part as Part
     from fracgen.shards.reader import open_shards as open_shards
     from fracgen.style import Style as Style
+    from fracgen.train.data.torch_dataset import TorchDataset as TorchDataset
     from fracgen.visualatom import VisualAtom as VisualAtom
 
 _MODULES = {
@@ -51,10 +53,11 @@ _MODULES = {
     "fracgen.shards.layout": ("Part",),
     "fracgen.shards.reader": ("open_shards",),
     "fracgen.style": ("Style",),
+    "fracgen.train.data.torch_dataset": ("TorchDataset",),
     "fracgen.visualatom": ("VisualAtom",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-__all__ = sorted(_HOMES)
+__all__ = sorted(_HOMES.keys() - {"TorchDataset"})  # `from fracgen import *` needs no torch
 
 
 def __getattr__(name: str) -> Any:
@@ -63,9 +66,14 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"fracgen.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'fracgen' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ModuleNotFoundError(f"fracgen.{name} needs torch: pip install 'fracgen[train]'", name="torch") from None
 
 
 def __dir__() -> list[str]:
     """The public names, whether imported yet or not."""
-    return sorted({*globals(), *__all__, "shards", "train"} - {"Any", "TYPE_CHECKING", "importlib"})
+    return sorted({*globals(), *_HOMES, "shards", "train"} - {"Any", "TYPE_CHECKING", "importlib"})

@@ -1,0 +1,109 @@
+"""A recipe or a folder of shards as torch's map-style data set, for training loops of your own."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Literal, SupportsIndex
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from fracgen.shards.errors import UsageError
+from fracgen.shards.sample import Sample
+from fracgen.shards.sequence import SampleSequence, position
+
+Transform = Callable[[Any], Any]
+
+
+class TorchDataset(Dataset[Any]):
+    """Samples as `(image, label)`, for `DataLoader`, timm's `create_loader` and Hugging Face's `Trainer`.
+
+    An image is a Pillow image, as transforms of torchvision and timm take it. It may be used by worker processes,
+    forked or spawned: each renders or reads for itself. The first sample is read here, so that a recipe that is not
+    resolved, or a folder that cannot be read, is an error now, and forked workers have the kernels loaded.
+
+    samples: a resolved recipe, `open_shards(folder)`, or a part of one (`recipe[:1000]`).
+    transform, target_transform: of the image and of the label.
+    mode: "RGB", "L" (gray, a third of the work), of the Pillow image.
+    masks: "redrawn" draws the patch masks of a recipe anew in each pass, which `set_epoch` tells; "fixed" are those of
+        the data set.
+    keys: names of image and label, where a sample shall be a dict, as Hugging Face's models take it.
+    Raises UsageError and DataError as `samples` does, TypeError for other things than samples.
+    """
+
+    def __init__(
+        self,
+        samples: SampleSequence,
+        transform: Transform | None = None,
+        target_transform: Transform | None = None,
+        *,
+        mode: Literal["RGB", "L"] = "RGB",
+        masks: Literal["fixed", "redrawn"] = "fixed",
+        keys: tuple[str, str] | None = None,
+    ) -> None:
+        if not isinstance(samples, SampleSequence):
+            kind = type(samples).__name__
+            raise TypeError(f"samples must be a resolved recipe or fracgen.open_shards(FOLDER), not {kind}")
+        for name, value, allowed in (("mode", mode, ("RGB", "L")), ("masks", masks, ("fixed", "redrawn"))):
+            if value not in allowed:
+                raise UsageError(f"{name} {value!r}: must be {' or '.join(allowed)}")
+        self.samples, self.transform, self.target_transform = samples, transform, target_transform
+        self.mode, self.masks, self.keys = mode, masks, keys
+        # in shared memory, so that workers that outlive a pass see the next one begin
+        self._pass = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        if masks == "redrawn":
+            samples.redrawn(0)
+        if len(samples):
+            _ = samples[0]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin pass `epoch`, from 0: with `masks="redrawn"`, its own patch masks, in workers too.
+
+        timm's and Hugging Face's loops call it; in your own, call it before you iterate over the loader.
+        """
+        if self.masks == "redrawn":
+            self.samples.redrawn(epoch)  # refuses what is no pass
+            self._pass.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: SupportsIndex) -> Any:
+        (sample,) = self.__getitems__([number])
+        return sample
+
+    def __getitems__(self, numbers: Sequence[SupportsIndex]) -> list[Any]:
+        """Several samples, in this order: a recipe renders them together, two orbits at a time."""
+        samples = self.samples.redrawn(int(self._pass)) if self.masks == "redrawn" else self.samples
+        return [self._item(sample) for sample in samples.read([position(number, len(self)) for number in numbers])]
+
+    def _item(self, sample: Sample) -> Any:
+        image, label = Image.fromarray(sample.image), sample.label
+        image = image if image.mode == self.mode else image.convert(self.mode)
+        values = (
+            image if self.transform is None else self.transform(image),
+            label if self.target_transform is None else self.target_transform(label),
+        )
+        return values if self.keys is None else dict(zip(self.keys, values, strict=True))
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The names of the classes, by label."""
+        return list(self.samples.class_names)
+
+    @cached_property
+    def class_to_idx(self) -> dict[str, int]:
+        """The labels of the classes, by name."""
+        return {name: label for label, name in enumerate(self.classes)}
+
+    @cached_property
+    def targets(self) -> list[int]:
+        """The label of each sample, without `target_transform`; no image is rendered or decoded for it."""
+        labels: list[int] = self.samples.labels.tolist()
+        return labels
+
+    def __repr__(self) -> str:
+        masks = ", masks redrawn" if self.masks == "redrawn" else ""
+        return (
+            f"TorchDataset of {len(self)} samples of {len(self.samples.class_names)} classes, mode {self.mode}{masks}"
+        )
