@@ -15,11 +15,10 @@ import numpy as np
 from fracgen import citations
 from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.ifs import Floats, maps_from_rows
-from fracgen.machine import cache_folder
 from fracgen.recipe import Column, DrawnRecipe, spread
 from fracgen.rng import MAX_SEED, stream_key
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import num_cores
+from fracgen.shards.files import cache_folder, num_cores
 from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting
 from fracgen.style import Color, Draw, Pad, Patch, Points, Size

@@ -12,7 +12,7 @@ from fracgen.recipe import Column, Difference, Recipe
 from fracgen.shards.images import decode_picture
 from fracgen.shards.manifest import Manifest
 from fracgen.shards.png import encode_png
-from fracgen.shards.reader import EncodedSample, ShardFolder, read_tar
+from fracgen.shards.reader import EncodedSample, ShardFolder
 from fracgen.shards.sample import Image
 
 TILE = 192
@@ -130,7 +130,7 @@ def packed_columns(shards: ShardFolder) -> Iterator[Column]:
     manifest = shards.manifest
     labels = np.unique(np.linspace(0, manifest.num_classes - 1, _PACKED_CLASSES, dtype=int)).tolist()
     samples: dict[int, list[EncodedSample]] = {label: [] for label in labels}
-    tars = (read_tar(shards.folder / shard.name, manifest.image.extension) for shard in manifest.shards)
+    tars = map(shards.read_encoded_shard, range(len(manifest.shards)))
     for raw in itertools.islice(itertools.chain.from_iterable(tars), _PACKED_READ):
         if len(samples.get(raw.label, [None] * _PACKED_IMAGES)) < _PACKED_IMAGES:
             samples[raw.label].append(raw)

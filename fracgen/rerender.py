@@ -14,7 +14,7 @@ def differing_samples(shards: ShardFolder, count: int) -> list[str]:
     """
     manifest = shards.manifest
     try:
-        recipe = from_dict(manifest.recipe, shards.folder)
+        recipe = from_dict(manifest.recipe, shards.files.small_files())
     except UsageError as error:
         return [f"dataset.json: no recipe that can be rendered ({error})"]
     if recipe_hash(recipe) != manifest.recipe_hash:

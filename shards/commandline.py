@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,18 @@ def set_up_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+_format_other_warning = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Our own warnings are a line, without the place in the source."""
+    if category.__module__.startswith("fracgen."):
+        return f"{one_line(str(message))}\n"
+    return _format_other_warning(message, category, filename, lineno, line)
+
+
 def main(
     app: typer.Typer,
     name: str,
@@ -174,6 +187,7 @@ def main(
     knows, or None. process_name: which of several processes speaks, as in " (rank 1)".
     """
     set_up_streams()
+    warnings.formatwarning = _format_warning
     sys.unraisablehook = _pass_over_interrupts
 
     def fail(message: str, code: int) -> int:

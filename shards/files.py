@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -91,6 +92,12 @@ def read_plain(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises DataError where the file cannot be read, or holds something else."""
     try:
@@ -102,9 +109,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def take_lock(path: Path) -> TextIO | None:
+def take_lock(path: Path, *, wait: bool = False) -> TextIO | None:
     """The lock at `path`, held until it is closed, dropped or this process ends; None where another process holds it.
 
+    wait: until that gives it back.
     The file may hold anything, which stays; a link is refused, as what it names is another's.
     Raises DataError for a link, OSError where the file cannot be opened.
     """
@@ -112,7 +120,7 @@ def take_lock(path: Path) -> TextIO | None:
         raise DataError(f"{path}: is a link, not a lock; remove it")
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "w")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         file.close()
         return None
@@ -124,6 +132,27 @@ def forget_locks() -> None:
     """Close the locks that a forked worker has inherited: it would keep those of a parent that was killed."""
     for file in list(_locked_files):
         file.close()
+
+
+def cache_folder() -> Path:
+    """Where is kept what is worth keeping on this machine: $FRACGEN_CACHE, or the user's cache folder.
+
+    Raises UsageError where that is a URL.
+    """
+    import platformdirs
+
+    folder = Path(os.environ.get("FRACGEN_CACHE") or platformdirs.user_cache_path("fracgen"))
+    check_local(folder)
+    return folder
+
+
+def shown_size(num_bytes: float) -> str:
+    """As in 1.5 GB, of a thousand million bytes each."""
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} GB"
 
 
 def num_cores() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, UsageError
-from fracgen.shards.files import read_plain
+from fracgen.shards.files import read_plain, sha256_of
 from fracgen.shards.layout import Layout
 from fracgen.shards.sample import Image
 from fracgen.shards.settings import as_dict, from_json
@@ -184,28 +184,32 @@ def load_manifest(folder: Path) -> Manifest:
     return read_manifest(path)
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The manifest in a file of any name. Raises UsageError, DataError as `load_manifest` does."""
+def read_manifest(path: Path, name: str | None = None) -> Manifest:
+    """The manifest in a file of any name. name: stands for the file in messages, where that is a copy.
+
+    Raises UsageError, DataError as `load_manifest` does.
+    """
+    name = name or str(path)
     try:
         data = read_plain(path)
         if data.startswith(LFS_POINTER):
-            raise DataError(f"{path}: {LFS_ADVICE}")
+            raise DataError(f"{name}: {LFS_ADVICE}")
         values = json.loads(data.decode())
         if values["format"] != FORMAT:
-            raise DataError(f"{path}: format {values['format']!r}, expected {FORMAT!r}")
+            raise DataError(f"{name}: format {values['format']!r}, expected {FORMAT!r}")
         if values["version"] not in (VERSION, PACKED_VERSION):
             raise DataError(
-                f"{path}: version {values['version']!r}; this release reads {VERSION} and {PACKED_VERSION} only"
+                f"{name}: version {values['version']!r}; this release reads {VERSION} and {PACKED_VERSION} only"
             )
         if values.pop("sha256", None) != hash_json(values):
             raise ValueError("it is not what its own sha256 says")
         manifest = from_json(Manifest, values)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UsageError(f"{name}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
-        raise DamagedManifestError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+        raise DamagedManifestError(f"{name}: damaged ({type(error).__name__}: {error})") from error
     if (fault := _fault(manifest)) is not None:
-        raise DamagedManifestError(f"{path}: damaged ({fault})")
+        raise DamagedManifestError(f"{name}: damaged ({fault})")
     return manifest
 
 
@@ -237,14 +241,15 @@ def _fault(manifest: Manifest) -> str | None:
 
 def differing_files(folder: Path, manifest: Manifest) -> list[str]:
     """What is wrong with the files beside the shards, one line each."""
-    problems = []
-    for name, digest in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(f"{name}: missing")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            problems.append(f"{name}: differs from what the manifest says")
-    return problems
+    problems = (file_problem(name, folder / name, digest) for name, digest in manifest.files.items())
+    return [problem for problem in problems if problem]
+
+
+def file_problem(name: str, path: Path, digest: str) -> str | None:
+    """What is wrong with a file that is to have this sha256 (hex), in a line; None for a good one."""
+    if not path.is_file():
+        return f"{name}: missing"
+    return None if sha256_of(path) == digest else f"{name}: differs from what the manifest says"
 
 
 def to_json(values: Any, indent: int | None = None) -> str:

@@ -13,9 +13,11 @@ from typing import Any, BinaryIO, SupportsIndex
 
 import numpy as np
 
+from fracgen.shards.cache import CacheSettings
 from fracgen.shards.errors import DataError
+from fracgen.shards.folder_files import FolderFiles, open_folder
 from fracgen.shards.images import decode_picture, open_picture
-from fracgen.shards.manifest import ImageFormat, Manifest, load_manifest
+from fracgen.shards.manifest import ImageFormat, Manifest
 from fracgen.shards.png import decode_png
 from fracgen.shards.sample import Sample
 from fracgen.shards.sequence import Numbers, SampleSequence, SampleView, position
@@ -34,25 +36,26 @@ class EncodedSample:
     members: dict[str, bytes]
 
 
-def open_shards(folder: Path | str) -> "ShardFolder":
-    """Open a finished folder.
+def open_shards(folder: Path | str, *, cache: CacheSettings | None = None) -> "ShardFolder":
+    """Open a finished folder, by its path or by a URL that fsspec knows.
 
+    cache: where a URL's files are kept, and how many; in the user's cache folder by default.
     Raises UsageError where it is missing or no folder of shards, DataError where it is unfinished or damaged.
     """
-    return ShardFolder(Path(folder))
+    return ShardFolder(open_folder(folder, cache))
 
 
 class ShardFolder(SampleSequence):
     """A finished folder as a sequence of `Sample`, shard by shard, in the order in which the tars hold them.
 
     `shards[i]` reads one sample at its offset; `for sample in shards` reads the tars from begin to end. `manifest` says
-    what the folder holds. Many threads may read it at once; it can be pickled, and forked.
+    what the folder holds, `files` where it lies; a tar at a URL is fetched when it is first needed. Many threads may
+    read it at once; it can be pickled, and forked.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifest: Manifest = load_manifest(folder)
-        self._tars = series_of(folder, self.manifest)
+    def __init__(self, files: FolderFiles) -> None:
+        self.files, self.manifest = files, files.manifest
+        self._tars = series_of(files.folder, files.manifest)
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -63,9 +66,13 @@ class ShardFolder(SampleSequence):
 
     def read_shard(self, shard: int) -> Iterator[Sample]:
         """The samples of one shard, in their order. Raises DataError where it is missing or damaged."""
-        name = self.manifest.shards[shard].name
-        for raw in read_tar(self.folder / name, self.manifest.image.extension):
-            yield self._decode(raw, name)
+        for raw in self.read_encoded_shard(shard):
+            yield self._decode(raw, self.manifest.shards[shard].name)
+
+    def read_encoded_shard(self, shard: int) -> Iterator[EncodedSample]:
+        """The samples of one shard as their bytes. Raises DataError where it is missing or damaged."""
+        with self.files.using(self.manifest.shards[shard].name) as path:
+            yield from read_tar(path, self.manifest.image.extension)
 
     def read(self, numbers: Iterable[int]) -> Iterator[Sample]:
         """The samples of these numbers, each 0 to len - 1, in their order, each read at its offset.
@@ -78,9 +85,12 @@ class ShardFolder(SampleSequence):
     def read_encoded(self, number: SupportsIndex) -> EncodedSample:
         """One sample as its bytes. Raises DataError, with file and key, where it is missing or damaged."""
         tar, row = self._tars.place(position(number, len(self)))
-        index, name = self._index(tar), self.manifest.shards[tar].name
+        name = self.manifest.shards[tar].name
+        with self.files.using(name):
+            index = self._index(tar)
+            with _one_line(name):
+                data = io.BytesIO(index.read_members(row))
         with _one_line(name):
-            data = io.BytesIO(index.read_members(row))
             samples = list(_read_samples(data, name, self.manifest.image.extension))
         if [sample.key for sample in samples] != [index.key(row)]:
             raise DataError(f"{name}: changed while it was read; open the folder again")
@@ -89,8 +99,11 @@ class ShardFolder(SampleSequence):
     @cached_property
     def labels(self) -> Numbers:
         """The label of each sample, (N,) int64, from the tars' headers. Raises DataError for a tar without them."""
-        tars = range(len(self._tars.paths))
-        return np.concatenate([self._index(tar).labels for tar in tars]) if tars else np.empty(0, np.int64)
+        labels = [np.empty(0, np.int64)]
+        for tar, shard in enumerate(self.manifest.shards):
+            with self.files.using(shard.name):
+                labels.append(self._index(tar).labels)
+        return np.concatenate(labels)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -128,7 +141,7 @@ class ShardFolder(SampleSequence):
         return index
 
     def __repr__(self) -> str:
-        return f"open_shards({str(self.folder)!r})"
+        return f"open_shards({str(self.files)!r})"
 
 
 def series_of(folder: Path, manifest: Manifest) -> TarSeries:
@@ -137,16 +150,18 @@ def series_of(folder: Path, manifest: Manifest) -> TarSeries:
     return TarSeries(paths, tuple(shard.samples for shard in manifest.shards))
 
 
-def read_tar(path: Path, extension: str) -> Iterator[EncodedSample]:
+def read_tar(path: Path, extension: str, *, name: str = "") -> Iterator[EncodedSample]:
     """The samples of a tar, one after the other: members of one key must follow each other.
 
+    name: stands for the tar in messages, where its file has another.
     Raises DataError, with the file and the key, where the tar is missing, truncated or not as the contract says.
     """
-    with _one_line(path.name):
+    name = name or path.name
+    with _one_line(name):
         if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{path.name}: not a plain file")
+            raise DataError(f"{name}: not a plain file")
         with path.open("rb") as file:
-            yield from _read_samples(file, path.name, extension)
+            yield from _read_samples(file, name, extension)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ Credentials are fsspec's and its libraries' own (environment, configuration file
 
 import contextlib
 import errno
-import hashlib
 import re
 import time
 import warnings
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError, one_line
+from fracgen.shards.files import sha256_of as sha256_of
 from fracgen.shards.urls import is_url, redact
 
 T = TypeVar("T")
@@ -39,6 +39,10 @@ class RemoteWarning(UserWarning):
 
 class MissingFileError(UsageError):
     """There is no such file, bucket or repository."""
+
+
+class AccessError(UsageError):
+    """The server refuses it, or there are no credentials for it."""
 
 
 class TransferError(OSError):
@@ -124,10 +128,10 @@ def connect(url: Url) -> tuple[Any, str]:
 def retrying(action: Callable[[], T], subject: Url | str) -> T:
     """What `action` returns; after a failure that may pass it is tried again, each time with a longer wait and a word.
 
-    Raises MissingFileError where there is nothing, UsageError where access is refused or the URL is wrong, DataError
-    where the last try fails too or this machine's disk is full.
+    Raises MissingFileError where there is nothing, AccessError where it is refused, UsageError where the URL is wrong,
+    DataError where the last try fails too; OSError where this machine's disk is full.
     """
-    for wait in (*WAITS, None):
+    for number, wait in enumerate((*WAITS, None), 1):
         try:
             return action()
         except FracgenError:
@@ -135,12 +139,10 @@ def retrying(action: Callable[[], T], subject: Url | str) -> T:
         except Exception as error:  # of any protocol's library
             if getattr(error, "errno", None) in _FULL:
                 raise
-            if (message := _final(error)) is not None:
-                kind = MissingFileError if isinstance(error, FileNotFoundError) else UsageError
-                raise kind(f"{subject}: {message}") from None
+            if (final := _final(error, subject)) is not None:
+                raise final from None
             why = reason(error)
         if wait is not None:
-            number = WAITS.index(wait) + 1
             warnings.warn(
                 f"{subject}: {why}; trying again in {wait:g} s ({number} of {len(WAITS)})", RemoteWarning, stacklevel=2
             )
@@ -157,51 +159,50 @@ def reason(error: BaseException) -> str:
     return f"{kind}: {words[:_REASON_LENGTH]}" if words else kind
 
 
-def _final(error: Exception) -> str | None:
-    """What to say of a failure that another try would not mend; None where it may pass."""
-    status = _status(error)
-    if isinstance(error, FileNotFoundError) or status in (404, 410):
-        return f"not there ({reason(error)})"
-    if "Credential" in type(error).__name__:
-        return f"no credentials ({reason(error)}); set them as its library reads them, see docs/remote.md"
-    if isinstance(error, PermissionError) or status in (401, 403):
-        return f"access refused ({reason(error)}); check the credentials that its library reads"
+def _final(error: Exception, subject: Url | str) -> UsageError | None:
+    """What to raise for a failure that another try would not mend; None where it may pass."""
+    status, why = _status(error), reason(error)
     if isinstance(error, TransferError):
         return None
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return MissingFileError(f"{subject}: not there ({why})")
+    if "Credential" in type(error).__name__:
+        return AccessError(f"{subject}: no credentials ({why}); set them as the library of this protocol reads them")
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return AccessError(f"{subject}: access refused ({why}); check the credentials of this protocol's library")
     is_final = isinstance(error, _FINAL_KINDS) or getattr(error, "errno", None) in _FINAL
     if is_final or (status is not None and 400 <= status < 500 and status not in _PASSING_STATUS):
-        return reason(error)
+        return UsageError(f"{subject}: cannot be read ({why})")
     return None
 
 
 def _status(error: Exception) -> int | None:
     """HTTP's status, as the libraries of the protocols keep it; None where there is none."""
-    for value in (
-        getattr(error, "status", None),
-        getattr(error, "code", None),
-        getattr(getattr(error, "response", None), "status_code", None),
-    ):
-        with contextlib.suppress(TypeError, ValueError):
-            if value is not None and 100 <= int(value) < 600:
-                return int(value)
+    for source, name in ((error, "status"), (error, "code"), (getattr(error, "response", None), "status_code")):
+        with contextlib.suppress(TypeError, ValueError, AttributeError):
+            if 100 <= (status := int(getattr(source, name))) < 600:
+                return status
     return None
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def download(
+    url: Url,
+    path: Path,
+    *,
+    limit: int,
+    num_bytes: int | None = None,
+    sha256: str | None = None,
+    on_mismatch: Callable[[], None] = lambda: None,
+) -> int:
+    """Write a file to `path`, a temporary name, which may be left there after an error; returns the number of tries.
 
-
-def download(url: Url, path: Path, *, limit: int, num_bytes: int | None = None, sha256: str | None = None) -> None:
-    """Write a file to `path`, which is a temporary name: it may be left there when an error is raised.
-
-    limit: bytes that it may have at most. num_bytes, sha256: what it must have; else it is tried again.
-    Raises as `retrying` does; OSError where this machine's disk is full.
+    limit: bytes that it may have at most. num_bytes, sha256: what it must have; else `on_mismatch` is called, which may
+    raise, and it is tried again.
+    Raises as `retrying` does.
     """
     from fsspec.callbacks import Callback
 
-    limit = limit if num_bytes is None else num_bytes
+    num_tries = 0
 
     class Bounded(Callback):  # type: ignore[misc]
         """Stops what never ends."""
@@ -209,15 +210,20 @@ def download(url: Url, path: Path, *, limit: int, num_bytes: int | None = None, 
         def relative_update(self, inc: int = 1) -> None:
             super().relative_update(inc)
             if self.value > limit:
-                raise TransferError(f"more than the {limit:,} bytes that it is to have")
+                raise TransferError(f"more than the {limit:,} bytes that it may have")
 
     def fetch() -> None:
+        nonlocal num_tries
+        num_tries += 1
         file_system, place = connect(url)
         file_system.get_file(place, str(path), callback=Bounded())
         size = path.stat().st_size
         if num_bytes is not None and size != num_bytes:
+            on_mismatch()
             raise TransferError(f"{size:,} of {num_bytes:,} bytes arrived")
         if sha256 is not None and sha256_of(path) != sha256:
-            raise TransferError("what arrived has another sha256 than dataset.json says")
+            on_mismatch()
+            raise TransferError("what arrived has another sha256 than it is to have")
 
     retrying(fetch, url)
+    return num_tries

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-_URL = re.compile(r"[A-Za-z][\w+.-]+:/")  # a Path has one slash where a URL has two
+_URL = re.compile(r"(?:\S*::)?[A-Za-z][\w+.-]+:/")  # a Path has one slash where a URL has two
 _SCHEME = r"([A-Za-z][\w+.-]+:/{1,2})"
 _USER = re.compile(rf"{_SCHEME}(?:[^\s/?#]*@|[^\s/:?#@]+:(?!\d+(?:[/?#\s'\"]|$))\S*@)")
 """User and password: all up to the last @ of the host's part. A password may hold a slash, which is no port's."""
-_QUERY = re.compile(rf"({_SCHEME}[^\s?\"<>]*)\?[^\s\"<>]*")
+_QUERY = re.compile(rf"({_SCHEME}[^\s?\"<>]*)\?[^\s\"<>]*[^\s\"<>:;,.)'\]]")
 HIDDEN = "***"
 
 

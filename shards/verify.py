@@ -5,8 +5,10 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError
-from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files
+from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, FracgenError
+from fracgen.shards.files import sha256_of
+from fracgen.shards.folder_files import FolderFiles
+from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, file_problem
 from fracgen.shards.reader import EncodedSample, ShardFolder, check_original, decode_sample, read_tar
 from fracgen.shards.tar_members import TAR_END, encode_member
 
@@ -17,13 +19,14 @@ def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:
     Checked are the size and sha256 of each tar and of every other file; that a tar holds the samples that the layout
     puts there, in that order, and nothing else; that labels are in range and images decode to the stated size and
     mode; the hash of pixels and labels (of files as they were found: of bytes and labels); and that the manifest's
-    totals and hash follow from what it lists. A file that is a link counts as what it points to.
+    totals and hash follow from what it lists. A file that is a link counts as what it points to. Of a URL, every file
+    is fetched anew, though it may be in the cache.
     """
-    folder, manifest = shards.folder, shards.manifest
+    files, manifest = shards.files, shards.manifest
     with ThreadPoolExecutor(workers) as pool:
-        by_shard = pool.map(lambda shard: _verify_shard(folder, manifest, shard), range(len(manifest.shards)))
+        by_shard = pool.map(lambda shard: _verify_shard(files, shard), range(len(manifest.shards)))
         problems = [problem for problems in by_shard for problem in problems]
-    return problems + differing_files(folder, manifest) + _verify_manifest(folder, manifest)
+    return problems + _verify_small_files(files) + _verify_manifest(files)
 
 
 def unlisted_files(shards: ShardFolder) -> list[str]:
@@ -32,41 +35,40 @@ def unlisted_files(shards: ShardFolder) -> list[str]:
     Tars are not among it: those `verify_folder` calls a problem, as readers would take them for data.
     """
     known = {MANIFEST, PARTIAL, *shards.manifest.files, *(record.name for record in shards.manifest.shards)}
-    others = sorted(path for path in shards.folder.iterdir() if path.name not in known and path.suffix != ".tar")
-    return [f"{path.name} ({_kind(path)})" for path in others]
+    listing = shards.files.listing() or {}
+    return [f"{name} ({kind})" for name, kind in listing.items() if name not in known and not name.endswith(".tar")]
 
 
-def _kind(path: Path) -> str:
-    if path.is_symlink():
-        return "link"
-    return "folder" if path.is_dir() else "file" if path.is_file() else "special file"
-
-
-def _verify_shard(folder: Path, manifest: Manifest, shard: int) -> list[str]:
-    record, layout = manifest.shards[shard], manifest.layout
-    path = folder / record.name
+def _verify_shard(files: FolderFiles, shard: int) -> list[str]:
+    record = files.manifest.shards[shard]
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return [f"{record.name}: not a plain file"]
-        with path.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                return [f"{record.name}: {LFS_ADVICE}"]
-        if (size := path.stat().st_size) != record.bytes:
-            return [f"{record.name}: {size} bytes, the manifest says {record.bytes}"]
-        digest = _sha256(path)
-        problems = [] if digest == record.sha256 else [f"{record.name}: sha256 differs from the manifest's"]
-        expected = [key for index in layout.indices(shard) if (key := layout.key(index)) not in record.skipped]
-        return problems + _verify_samples(path, digest, manifest, record, expected)
+        with files.anew(record.name) as path:
+            return _verify_tar(path, files.manifest, shard)
     except OSError as error:
         return [f"{record.name}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}"]
-    except DataError as error:
+    except FracgenError as error:
         return [str(error)]
+
+
+def _verify_tar(path: Path, manifest: Manifest, shard: int) -> list[str]:
+    record, layout = manifest.shards[shard], manifest.layout
+    if not stat.S_ISREG(path.stat().st_mode):
+        return [f"{record.name}: not a plain file"]
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            return [f"{record.name}: {LFS_ADVICE}"]
+    if (size := path.stat().st_size) != record.bytes:
+        return [f"{record.name}: {size} bytes, the manifest says {record.bytes}"]
+    digest = sha256_of(path)
+    problems = [] if digest == record.sha256 else [f"{record.name}: sha256 differs from the manifest's"]
+    expected = [key for index in layout.indices(shard) if (key := layout.key(index)) not in record.skipped]
+    return problems + _verify_samples(path, digest, manifest, record, expected)
 
 
 def _verify_samples(path: Path, digest: str, manifest: Manifest, record: ShardRecord, expected: list[str]) -> list[str]:
     problems, keys, pixels, rewritten = [], [], PixelHash(), hashlib.sha256()
     extensions = ["cls", *(["json"] if manifest.layout.metadata else []), manifest.image.extension]
-    for raw in read_tar(path, manifest.image.extension):
+    for raw in read_tar(path, manifest.image.extension, name=record.name):
         keys.append(raw.key)
         for extension, data in raw.members.items():
             rewritten.update(encode_member(f"{raw.key}.{extension}", data))
@@ -100,19 +102,29 @@ def _digest(raw: EncodedSample, manifest: Manifest) -> bytes:
     return PixelHash.digest(sample.image, sample.label)
 
 
-def _verify_manifest(folder: Path, manifest: Manifest) -> list[str]:
+def _verify_small_files(files: FolderFiles) -> list[str]:
     problems = []
-    if (folder / MANIFEST).read_bytes() != manifest.to_bytes():
-        problems.append(f"{MANIFEST}: its totals or its own sha256 do not follow from what it lists")
-    known = {record.name for record in manifest.shards}
-    for path in sorted(folder.glob("*.tar")):
-        if path.name not in known:
-            problems.append(f"{path.name}: not in the manifest, and readers would take it for data")
-    if (folder / PARTIAL).exists():
-        problems.append(f"{PARTIAL}: left by an interrupted run; the command that made the folder removes it")
+    for name, digest in files.manifest.files.items():
+        try:
+            with files.anew(name) as path:
+                problem = file_problem(name, path, digest)
+        except FileNotFoundError:
+            problem = f"{name}: missing"
+        except FracgenError as error:
+            problem = str(error)
+        problems += [problem] if problem else []
     return problems
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _verify_manifest(files: FolderFiles) -> list[str]:
+    problems, manifest = [], files.manifest
+    with files.using(MANIFEST) as path:
+        if path.read_bytes() != manifest.to_bytes():
+            problems.append(f"{MANIFEST}: its totals or its own sha256 do not follow from what it lists")
+    known, listing = {record.name for record in manifest.shards}, files.listing() or {}
+    for name in listing:
+        if name.endswith(".tar") and name not in known:
+            problems.append(f"{name}: not in the manifest, and readers would take it for data")
+    if PARTIAL in listing:
+        problems.append(f"{PARTIAL}: left by an interrupted run; the command that made the folder removes it")
+    return problems

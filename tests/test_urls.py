@@ -19,7 +19,7 @@ HIDDEN = {
     f"https://user:{SECRET}@{SECRET}@host/x": "https://***@host/x",
     f"https://host/x/a.tar?X-Amz-Signature={SECRET}&X-Amz-Date=1": "https://host/x/a.tar?***",
     f"https://host/x?token={SECRET}": "https://host/x?***",
-    f"https:/host/x?sig='{SECRET}')": "https:/host/x?***",
+    f"https:/host/x?sig='{SECRET}')": "https:/host/x?***')",
     f"see https://u:{SECRET}@h/a?b={SECRET} and https://h/c?{SECRET}": "see https://***@h/a?*** and https://h/c?***",
     f"zip://a.zip::https://u:{SECRET}@h/": "zip://***@h/",
     "hf://datasets/name/set@v1/a": "hf://datasets/name/set@v1/a",

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,6 @@ from fracgen.shards import commandline
 from fracgen.shards.errors import FracgenError
 
 _MEMORY_HINT = "lower --batch-size, or give --loader stream"
-
-
-_format_other_warning = warnings.formatwarning
 
 
 class StopError(FracgenError):
@@ -41,17 +37,7 @@ def run(application: typer.Typer, name: str, argv: Sequence[str]) -> int:
     program = Path(sys.argv[0])
     if program.stem == "fracgen" or program.parts[-2:] == ("fracgen", "__main__.py"):
         name = f"fracgen {name}"
-    warnings.formatwarning = _format_warning
     return commandline.main(application, name, argv, explain=_explain, memory_hint=_MEMORY_HINT, process_name=_rank)
-
-
-def _format_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Our own warnings are a line, without the place in the source."""
-    if category.__module__.startswith("fracgen."):
-        return f"{commandline.one_line(str(message))}\n"
-    return _format_other_warning(message, category, filename, lineno, line)
 
 
 def _is_one_of_several() -> bool:

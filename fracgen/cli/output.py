@@ -134,8 +134,7 @@ def find_categories(
     from fracgen import search
     from fracgen.cli import report
     from fracgen.cli.progress import SearchProgress
-    from fracgen.machine import cache_folder
-    from fracgen.shards.files import num_cores
+    from fracgen.shards.files import cache_folder, num_cores
 
     cache = cache_folder()
     try:

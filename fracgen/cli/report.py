@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fracgen.shards.errors import UsageError, one_line, printable
 from fracgen.shards.files import write_atomically
+from fracgen.shards.folder_files import FolderFiles
 from fracgen.shards.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ _MOST_NAMES = 8
 def warn(message: str) -> None:
     """Print a warning as one line on stderr."""
     print(f"fracgen: {one_line(message)}", file=sys.stderr)
+
+
+def fetched(files: FolderFiles) -> None:
+    """Print on stderr what was fetched for a folder at a URL, and the cache."""
+    if note := files.cache_note():
+        print(f"cache     {one_line(note)}", file=sys.stderr)
 
 
 def write_png(path: Path, data: bytes) -> None:
@@ -112,7 +119,7 @@ def _time(result: "Result", machine: str) -> str:
     return f"{result.seconds:.2f} s, {result.rate:,.0f} images/s on {machine}{kept}"
 
 
-def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
+def inspected(folder: str, manifest: Manifest, *, as_json: bool) -> None:
     """Print what `inspect` shows."""
     if as_json:
         print(manifest.to_bytes().decode(), end="")
@@ -130,7 +137,7 @@ def inspected(folder: Path, manifest: Manifest, *, as_json: bool) -> None:
         ("shards", f"{len(sizes)}, {min(sizes):,} to {max(sizes):,} bytes, {sum(sizes):,} in all"),
         *_origin(manifest),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
-        ("folder", str(folder)),
+        ("folder", folder),
     ]
     _print_rows(rows)
 

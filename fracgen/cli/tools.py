@@ -7,12 +7,17 @@ from typing import Annotated
 import typer
 
 from fracgen.cli.output import Output, output_options
+from fracgen.shards.cache import CacheSettings
 from fracgen.shards.commandline import options_from
 from fracgen.shards.errors import DataError, UsageError, printable
+from fracgen.shards.remote import Url
 from fracgen.shards.settings import convert
+from fracgen.shards.urls import is_url
 from fracgen.style import Style
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder of shards.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder of shards, or its URL (s3://, hf://, https://).")]
+cached = options_from(CacheSettings, into="cache", build=True)
+"""Gives a command that reads a folder the options of the cache for URLs, as `cache`."""
 
 
 @options_from(Style, into="style", build=True)
@@ -60,19 +65,24 @@ def draw(
     )
 
 
+@cached
 @output_options("as_json")
-def inspect(folder: Folder, output: Output) -> None:
+def inspect(source: Folder, output: Output, cache: CacheSettings) -> None:
     """Show what a folder holds: recipe, counts, sizes, rejections."""
     from fracgen.cli import report
-    from fracgen.shards.manifest import load_manifest
+    from fracgen.shards.folder_files import open_folder
 
-    report.inspected(folder, load_manifest(folder), as_json=output.as_json)
+    files = open_folder(source, cache)
+    report.inspected(str(files), files.manifest, as_json=output.as_json)
+    report.fetched(files)
 
 
+@cached
 @output_options("as_json", "workers")
 def verify(
-    folder: Folder,
+    source: Folder,
     output: Output,
+    cache: CacheSettings,
     render: Annotated[
         bool, typer.Option("--render", help="Also render some images again and compare their pixels.")
     ] = False,
@@ -86,24 +96,28 @@ def verify(
     from fracgen.shards.reader import open_shards
     from fracgen.shards.verify import unlisted_files, verify_folder
 
-    shards = open_shards(folder)
+    shards = open_shards(source, cache=cache)
     if render and shards.manifest.image.original:
-        raise UsageError(f"--render: the images of {folder} were packed, not rendered; leave it out")
+        raise UsageError(f"--render: the images of {shards.files} were packed, not rendered; leave it out")
     again = min(samples, len(shards)) if render else 0
-    with status(f"verifying {folder}"):
+    with status(f"verifying {shards.files}"):
         problems = verify_folder(shards, workers=output.workers or num_cores())
         if render:
             problems += differing_samples(shards, again)
     report.verified(shards.manifest, problems, unlisted_files(shards), rendered=again, as_json=output.as_json)
+    report.fetched(shards.files)
     if problems:
         raise typer.Exit(DataError.exit_code)
 
 
+@cached
 def preview(
+    cache: CacheSettings,
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            metavar="SOURCE", help="A folder of shards; with --sweep also a YAML recipe or a base fractal, or nothing."
+            metavar="SOURCE",
+            help="A folder of shards, or its URL; with --sweep also a YAML recipe or a base fractal, or nothing.",
         ),
     ] = None,
     out: Annotated[
@@ -127,15 +141,19 @@ def preview(
     from fracgen.shards.reader import open_shards
 
     if sweep:
-        path = _png_path(out, source or Path("1p-frac"), "sweep")
-        sheet = _sweep_sheet(source, sweep, index, tile)
+        place: Path | None = convert(Path | None, source, "SOURCE")
+        path = _png_path(out, place or Path("1p-frac"), "sweep")
+        sheet = _sweep_sheet(place, sweep, index, tile)
     elif source is None:
         raise UsageError("SOURCE: give a folder of shards, or --sweep FIELD=VALUES")
     else:
         path = _png_path(out, source, "preview")
-        shards = open_shards(source)
-        original, recipe = shards.manifest.image.original, shards.manifest.recipe
-        sheet = packed_sheet(shards, tile) if original else recipe_sheet(from_dict(recipe, source), tile)
+        shards = open_shards(source, cache=cache)
+        if shards.manifest.image.original:
+            sheet = packed_sheet(shards, tile)
+        else:
+            sheet = recipe_sheet(from_dict(shards.manifest.recipe, shards.files.small_files()), tile)
+        report.fetched(shards.files)
     report.write_png(path, sheet)
     print(printable(str(path)))
 
@@ -190,10 +208,12 @@ def bench(
     report.measured(table, as_json=output.as_json)
 
 
-def _png_path(out: str | None, source: Path, what: str) -> Path:
+def _png_path(out: str | None, source: Path | str, what: str) -> Path:
     """The PNG that a command writes: `out`, or a file beside a folder, or here, named after the source."""
     if out is not None:
         path: Path = convert(Path, out, "--out")
         return path
+    if is_url(source):
+        return Path(f"{Url.parse(str(source)).name}-{what}.png")
     source = Path(os.path.realpath(source))
     return source.with_name(f"{source.name}-{what}.png") if source.is_dir() else Path(f"{source.stem}-{what}.png")

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import shown_size
 from fracgen.train.data.examples import ImageShape
 from fracgen.train.data.pixels import RESIZE
 from fracgen.train.data.settings import LoaderSettings
@@ -51,7 +52,7 @@ def choose(
         free, holder, num_copies = free_memory(device), str(device), 1  # else the host is short, where it is decoded
     num_bytes = num_copies * sum(num * shape.num_bytes for num, shape in sets)
     copies = f" ({num_copies} ranks)" if num_copies > 1 else ""
-    sizes = f"{_size(num_bytes)} decoded{copies}, {_size(free)} free on {holder}"
+    sizes = f"{shown_size(num_bytes)} decoded{copies}, {shown_size(free)} free on {holder}"
     if mode == "stream":
         return Choice("stream", f"stream, {reason}: {sizes}")
     if mode == "memory":
@@ -79,11 +80,3 @@ def free_memory(device: torch.device) -> int:
         return min(free, most - used + int(stat.get("inactive_file", 0)))
     except (OSError, ValueError):  # no group, or one without a limit
         return free
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} GB"
