@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fracgen.categories import Categories
-from fracgen.machine import cache_folder
 from fracgen.search_settings import Search
 from fracgen.shards.errors import DataError, FracgenError
-from fracgen.shards.files import num_cores
+from fracgen.shards.files import cache_folder, num_cores
 
 _STEP = 25
 """Categories after which those that were found can be drawn: about half a second on two cores."""
