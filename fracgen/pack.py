@@ -19,8 +19,8 @@ from fracgen.shards.data_card import CardText
 from fracgen.shards.errors import BadImageError, DataError, FracgenError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.shards.folder import FolderWriter
-from fracgen.shards.imagefolder import ImageFolder
 from fracgen.shards.images import is_gray, open_picture
+from fracgen.shards.labelled_images import LabelledImages
 from fracgen.shards.layout import Layout, default_num_shards
 from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, hash_json, load_manifest
 from fracgen.shards.plan import FolderPlan, load_plan
@@ -37,7 +37,7 @@ _SHARD_SAMPLES = 16
 
 
 def plan(
-    images: ImageFolder,
+    images: LabelledImages,
     *,
     split: str = "train",
     name: str = "images",
@@ -45,7 +45,7 @@ def plan(
     seed: int = 0,
     keep_metadata: bool = True,
 ) -> Layout:
-    """Lay out the images of a folder in shards. Raises UsageError for what is not possible."""
+    """Lay out images in shards. Raises UsageError for what is not possible."""
     most_shards = max(1, len(images) // _SHARD_SAMPLES)
     return Layout(
         name=name,
@@ -58,7 +58,7 @@ def plan(
 
 
 def pack(
-    images: ImageFolder,
+    images: LabelledImages,
     folder: Path | str,
     layout: Layout,
     *,
@@ -107,13 +107,13 @@ def pack(
 
 
 def pack_shard(
-    images: ImageFolder, layout: Layout, skip_bad: bool, folder: Path, shard: int, token: str
+    images: LabelledImages, layout: Layout, skip_bad: bool, folder: Path, shard: int, token: str
 ) -> ShardRecord:
     """Pack one shard and commit it."""
     return commit_shard(folder, shard, until_cancelled(_samples(images, layout, shard, skip_bad), token), layout, token)
 
 
-def check_siblings(images: ImageFolder, folder: Path) -> None:
+def check_siblings(images: LabelledImages, folder: Path) -> None:
     """Raises UsageError where a packed split beside `folder` has other classes: a label would mean another there."""
     for path in sorted(folder.parent.glob(f"*/{MANIFEST}")):
         try:
@@ -128,14 +128,14 @@ def check_siblings(images: ImageFolder, folder: Path) -> None:
             )
 
 
-def emptied_classes(images: ImageFolder, manifest: Manifest) -> list[str]:
+def emptied_classes(images: LabelledImages, manifest: Manifest) -> list[str]:
     """Names of the classes of which every image was left out."""
     left_out = Counter(images.label(int(key)) for shard in manifest.shards for key in shard.skipped)
     sizes = [end - start for start, end in zip(images.starts, [*images.starts[1:], len(images)], strict=True)]
     return [images.class_names[label] for label, count in sorted(left_out.items()) if count == sizes[label]]
 
 
-def _samples(images: ImageFolder, layout: Layout, shard: int, skip_bad: bool) -> Iterator[FileSample | SkippedFile]:
+def _samples(images: LabelledImages, layout: Layout, shard: int, skip_bad: bool) -> Iterator[FileSample | SkippedFile]:
     num_good = 0
     for index in layout.indices(shard).tolist():
         try:
@@ -144,7 +144,7 @@ def _samples(images: ImageFolder, layout: Layout, shard: int, skip_bad: bool) ->
         except BadImageError as error:
             name = images.name(index)
             if not skip_bad:
-                raise UnmakeableError(f"{images.root / name}: {error}; --skip-bad leaves such files out") from error
+                raise UnmakeableError(f"{images.describe(index)}: {error}; --skip-bad leaves such files out") from error
             yield SkippedFile(index=index, file=name, reason=error.reason)
     if not num_good:
         raise UnmakeableError(
@@ -152,12 +152,11 @@ def _samples(images: ImageFolder, layout: Layout, shard: int, skip_bad: bool) ->
         )
 
 
-def _read(images: ImageFolder, index: int) -> FileSample:
+def _read(images: LabelledImages, index: int) -> FileSample:
     """One image, checked. Raises BadImageError; UsageError and DataError where it cannot be read as it was listed."""
-    name = images.name(index)
-    path = images.root / name
+    path = images.describe(index)
     try:
-        data = path.read_bytes()
+        data = images.read(index)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) != images.sizes[index]:
@@ -172,7 +171,7 @@ def _read(images: ImageFolder, index: int) -> FileSample:
         index=index,
         label=images.label(index),
         metadata={
-            "file": name,
+            "file": images.name(index),
             "format": "JPEG" if picture.format == "MPO" else picture.format,
             "width": picture.width,
             "height": picture.height,
@@ -182,7 +181,7 @@ def _read(images: ImageFolder, index: int) -> FileSample:
     )
 
 
-def _plan_of(images: ImageFolder, layout: Layout) -> FolderPlan:
+def _plan_of(images: LabelledImages, layout: Layout) -> FolderPlan:
     recipe = {"recipe": PACK, "images": len(images), "classes": len(images.class_names), "listing": images.sha256}
     return FolderPlan(
         recipe=recipe,
@@ -193,7 +192,7 @@ def _plan_of(images: ImageFolder, layout: Layout) -> FolderPlan:
     )
 
 
-def _refuse_inside_source(images: ImageFolder, folder: Path) -> None:
+def _refuse_inside_source(images: LabelledImages, folder: Path) -> None:
     if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(images.root)):
         raise UsageError(f"{folder}: lies within {images.root}, whose images are packed; name another with --out")
 
@@ -218,7 +217,7 @@ def _compare_with_begun(folder: Path, work: FolderPlan) -> None:
     )
 
 
-def _finish(writer: FolderWriter, images: ImageFolder) -> None:
+def _finish(writer: FolderWriter, images: LabelledImages) -> None:
     """Write the sidecars and the manifest."""
     shards = writer.records.values()
     least_width, width, least_height, height = merge_sizes(shard.sizes for shard in shards)

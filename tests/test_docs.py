@@ -157,6 +157,7 @@ def store(tmp_path_factory) -> Path:
             place = path / name / splits[split] / f"class{label}"
             place.mkdir(parents=True, exist_ok=True)
             image.save(place / f"{number}.png")
+    write_herbarium(path, rng)
     Image.fromarray(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(path / "cat.jpg")
     (path / "00042.csv").write_text("0.5,0.2,-0.3,0.6,0.1,0.2,0.5\n-0.4,0.3,0.2,0.5,-0.6,0.4,0.5\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -167,6 +168,24 @@ def store(tmp_path_factory) -> Path:
     for name in ("laptop", "noise"):
         shutil.copytree(path / "runs" / "1p-frac", path / "runs" / name)
     return path
+
+
+def write_herbarium(path: Path, rng: np.random.Generator) -> None:
+    """Images whose labels stand in tables, and the same as Hugging Face datasets save them."""
+    import datasets
+
+    (path / "herbarium" / "scans").mkdir(parents=True)
+    pictures, species, rows = [], [], list[str]()
+    for number in range(24):
+        pictures.append(Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)))
+        pictures[-1].save(path / "herbarium" / "scans" / f"{number}.png")
+        species.append(number % 2)
+        rows.append(f"scans/{number}.png,{('oak', 'birch')[species[-1]]},{'test' if number > 19 else 'train'}\n")
+    (path / "herbarium" / "labels.csv").write_text("file,label,split\n" + "".join(rows))
+    (path / "herbarium" / "specimens.csv").write_text("file,species,split\n" + "".join(rows))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["oak", "birch"])})
+    saved = datasets.Dataset.from_dict({"image": pictures, "label": species}, features)
+    datasets.DatasetDict(train=saved, test=saved.select(range(4))).save_to_disk(path / "herbarium-saved")
 
 
 def fetch(store: Path, text: str, *, but: str = "") -> None:

@@ -262,7 +262,7 @@ def test_what_is_no_image_folder(fracgen, tmp_path):
     root.mkdir()
     refused("no class folders", "set")
     (tmp_path / "file").write_text("x")
-    refused("not a folder", "file")
+    refused("neither a folder nor a table", "file")
     draw(root / "cat" / "1.png")
     (root / "empty").mkdir()
     refused("a class without images (it is empty)", "set")
@@ -309,7 +309,7 @@ def test_links_are_followed_and_hidden_files_ignored(fracgen, tmp_path):
     assert fracgen("pack", "set")[::2] == (0, "")
     assert load_manifest(tmp_path / "set-shards").class_names == ("cat", "linked")
     (root / "cat" / "notes.txt").write_text("x")
-    (root / "labels.csv").write_text("x")
+    (root / "classes.csv").write_text("x")
     code, _, err = fracgen("pack", "set", "--out", "out", "--no-metadata")
     assert code == 0 and "1 .csv, 1 .txt: no images by their extension" in err
     assert load_manifest(tmp_path / "out").provenance == {"other_files": {".csv": 1, ".txt": 1}}

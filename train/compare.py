@@ -47,7 +47,7 @@ class CompareOptions:
     data: Annotated[
         str,
         Setting(
-            "Labelled images: a folder of class folders, shards, or a timm name such as torch/cifar100.", panel="Data"
+            "Labelled images: class folders, a table, shards, or a timm name such as torch/cifar100.", panel="Data"
         ),
     ] = ""
     per_class: Annotated[

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 Split = Literal["val", "test"]
 _EPOCHS = 1000.0
 """Length of the published recipe."""
-_NAMES = ("checkpoint", "data", "val", "test", "root", "num_classes", "per_class", "val_share", "keep_head", "protocol")
+_COLUMNS = ("columns.file_column", "columns.label_column", "columns.split_column")
+_NAMES = ("checkpoint", "data", *_COLUMNS, "val", "test", "root", "num_classes", "per_class", "val_share", "keep_head")
 
 
-@options_from(Finetuning, (*_NAMES, *options.NAMES), defaults=Finetuning())
+@options_from(Finetuning, (*_NAMES, "protocol", *options.NAMES), defaults=Finetuning())
 def main(
     *,
     overrides: options.Overrides = None,
@@ -58,7 +59,7 @@ def main(
     options.refuse_old_feed(feed)
     settings = load(Finetuning, config, option_values, overrides)
     if not settings.data:
-        raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")
+        raise UsageError("--data: give an image folder, a table, shards, or a name that timm knows, as torch/cifar100")
     if out is None and not benchmark:
         raise UsageError("--out: give a folder for the run")
     if out is not None and seeds > 1 and (out / CONFIG).exists():
@@ -136,6 +137,7 @@ def finetune(
             test=settings.test,
             num_classes=settings.num_classes,
             root=settings.root,
+            columns=settings.columns,
             val_share=0.0 if published else settings.val_share,
             per_class=settings.per_class,
             seed=seed,

@@ -103,6 +103,7 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
         test=settings.test,
         num_classes=settings.num_classes,
         root=settings.root,
+        columns=settings.columns,
         val_share=0,
         seed=settings.seed,
         skip_bad=settings.skip_bad,

@@ -55,7 +55,7 @@ def main(
         if words:
             raise UsageError(f"--{program} {words[0]}: is written {program}.{words[0]} now")
     if "data" not in option_values:
-        raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")
+        raise UsageError("--data: give an image folder, a table, shards, or a name that timm knows, as torch/cifar100")
     if "out" not in option_values:
         raise UsageError("--out: give a folder for everything")
     settings = StudyOptions(**option_values, **split_overrides(overrides or []))

@@ -8,7 +8,9 @@ import typer
 
 from fracgen.cli.output import Output, interruptible, output_options
 from fracgen.shards.errors import UsageError
+from fracgen.shards.options import options_from
 from fracgen.shards.settings import convert
+from fracgen.shards.tables import Columns
 
 
 @output_options("as_json", "any_versions")
@@ -25,10 +27,17 @@ def merge(
     report.rendered(result, machine="", as_json=output.as_json)
 
 
+@options_from(Columns, into="columns", build=True)
 @output_options("shards", "as_json", "workers", "any_versions")
 def pack(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images: FOLDER/SPLIT/CLASS/*.jpg.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Folder of images, FOLDER/SPLIT/CLASS/*.jpg or with labels.csv; or a table."
+        ),
+    ],
     output: Output,
+    columns: Columns,
     split: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,7 +73,7 @@ def pack(
         typer.Option(help="Store with each image its file's name, format, size, mode.", rich_help_panel="Output"),
     ] = True,
 ) -> None:
-    """Pack a folder of images, a folder a class, into shards: the files as they are, a label the class's place.
+    """Pack images into shards, the files as they are: a folder a class, or labels in a table beside them.
 
     Run it again after any interruption: it goes on, and the folder ends the same to the byte.
     """
@@ -73,17 +82,17 @@ def pack(
     from fracgen.pack import check_siblings, emptied_classes, plan
     from fracgen.pack import pack as pack_images
     from fracgen.shards.files import num_cores
-    from fracgen.shards.imagefolder import PACKED_EXTENSIONS, check_same_classes, find_split, list_images
+    from fracgen.shards.image_sources import open_images
+    from fracgen.shards.imagefolder import check_same_classes
+    from fracgen.shards.labelled_images import PACKED_EXTENSIONS
 
-    home: Path = convert(Path | None, out, "--out") or Path(f"{Path(os.path.realpath(folder)).name}-shards")
+    home: Path = convert(Path | None, out, "--out") or _default_home(folder)
     splits: list[str | None] = [*split] if split else [None]
     results = []
     if len(set(splits)) < len(splits):
         raise UsageError(f"--split {' '.join(map(str, splits))}: each once")
     with status(f"listing {folder}"):
-        listed = {
-            each: list_images(find_split(folder, each), split=each, extensions=PACKED_EXTENSIONS) for each in splits
-        }
+        listed = open_images(folder, splits, columns, PACKED_EXTENSIONS)
     check_same_classes(list(listed.values()))
     for each, images in listed.items():
         if each:
@@ -110,3 +119,9 @@ def pack(
             report.warn(f"{target}: every image of {', '.join(emptied[:8])} was left out")
         results.append(result)
     report.packed(results, machine=f"{output.workers or num_cores()} threads", as_json=output.as_json)
+
+
+def _default_home(source: Path) -> Path:
+    """NAME-shards for a folder, and for a table the same of the folder that it lies in."""
+    folder = Path(os.path.realpath(source if source.is_dir() else source.parent))
+    return Path(f"{folder.name}-shards")

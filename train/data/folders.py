@@ -1,4 +1,4 @@
-"""Examples over folders of classes: FOLDER/<class>/*.jpg, as `fracgen.shards.imagefolder` lists them."""
+"""Examples over image files: folders of classes, tables, data sets that Hugging Face datasets saved."""
 
 import warnings
 from dataclasses import dataclass
@@ -8,37 +8,47 @@ import numpy as np
 from PIL import Image
 
 from fracgen.shards.errors import BadImageError
-from fracgen.shards.imagefolder import ImageFolder, list_images
 from fracgen.shards.images import decode_picture
+from fracgen.shards.labelled_images import LabelledImages
 from fracgen.train.data.examples import Examples, Indices, Pixels
 from fracgen.train.data.skipped import BadSampleError, SkippedDataWarning
 
 
 @dataclass(frozen=True)
-class FolderStore:
-    """Image files in class folders."""
+class FilesStore:
+    """Encoded image files."""
 
-    folder: ImageFolder
+    images: LabelledImages
 
     def load(self, number: int, min_size: int) -> tuple[Image.Image | Pixels, int]:
         """(picture, label). Raises BadSampleError with exit code 2: the file is the user's to mend, or to skip."""
-        path = self.describe(number)
+        name = self.describe(number)
         try:
-            data = Path(path).read_bytes()
+            data = self.images.read(number)
         except OSError as error:
-            raise BadSampleError(f"{path}: cannot be read ({error.strerror})", "file", usage=True) from None
+            raise BadSampleError(f"{name}: cannot be read ({error.strerror})", "file", usage=True) from None
         try:
-            return decode_picture(data, min_size=min_size), self.folder.label(number)
+            return decode_picture(data, min_size=min_size), self.images.label(number)
         except BadImageError as error:
-            raise BadSampleError(f"{path}: {error}", "image", usage=True) from error
+            raise BadSampleError(f"{name}: {error}", "image", usage=True) from error
 
     def labels(self) -> Indices:
         """The position of each image's class, int64."""
-        return self.folder.labels
+        return self.images.labels
 
     def describe(self, number: int) -> str:
-        """The path of an image."""
-        return str(self.folder.root / self.folder.name(number))
+        """The path of an image, or the row that holds it."""
+        return self.images.describe(number)
+
+
+def examples_of(images: LabelledImages, name: str) -> Examples:
+    """The images of a folder of classes, a table or a saved set, in their order. name: for messages.
+
+    What was passed over is a warning.
+    """
+    for line in images.passed_over():
+        warnings.warn(f"{images.root}: {line}", SkippedDataWarning, stacklevel=2)
+    return Examples(name, images.class_names, images.sha256, FilesStore(images), np.arange(len(images)))
 
 
 def open_folder(folder: Path) -> Examples:
@@ -46,7 +56,6 @@ def open_folder(folder: Path) -> Examples:
 
     Raises UsageError for a folder without classes, a class without images, and what else `list_images` refuses.
     """
-    images = list_images(folder)
-    for line in images.passed_over():
-        warnings.warn(f"{folder}: {line}", SkippedDataWarning, stacklevel=2)
-    return Examples(str(folder), images.class_names, images.sha256, FolderStore(images), np.arange(len(images)))
+    from fracgen.shards.imagefolder import list_images
+
+    return examples_of(list_images(folder), str(folder))

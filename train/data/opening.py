@@ -1,25 +1,35 @@
-"""What a path or name is: a folder of classes, a folder of shards, a pattern of tars, a name of timm's."""
+"""What a path or name is: class folders, a table, a saved data set, shards, a pattern of tars, a name of timm's."""
 
 import re
 from pathlib import Path
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.image_sources import open_labelled
 from fracgen.shards.manifest import MANIFEST, PARTIAL
+from fracgen.shards.tables import Columns
 from fracgen.train.data.examples import Examples, Progress
 from fracgen.train.data.tars import is_pattern, open_shards_folder, open_tars
 
+DEFAULT_COLUMNS = Columns()
 _NAME = re.compile(r"(torch|hfds|tfds)/.", re.IGNORECASE)
 
 
 def open_examples(
-    source: str, *, num_classes: int = 0, root: str = "data", skip_bad: bool = False, progress: Progress | None = None
+    source: str,
+    *,
+    num_classes: int = 0,
+    root: str = "data",
+    columns: Columns = DEFAULT_COLUMNS,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
 ) -> Examples:
-    """One set or split of labelled images: FOLDER/<class>/*.jpg, shards, "/d/train-{000..063}.tar", torch/cifar100.
+    """One set or split of labelled images: FOLDER/<class>/*.jpg, a table or a folder with one, what Hugging Face
+    datasets saved, shards, "/d/train-{000..063}.tar", torch/cifar100.
 
     Of shards of ours no tar is opened, so a set of any size is there at once. No image is decoded.
     num_classes: of tars without a manifest; else 0, or what the set has. root: where timm keeps sets that it gets by
-    name; of these, it is the train split. skip_bad: damaged tars are no error here. progress: called where counting
-    takes a while.
+    name; of these, it is the train split. columns: of a table, or of a saved data set. skip_bad: damaged tars are no
+    error here. progress: called where counting takes a while.
     Raises UsageError for what is none of these, or holds nothing; DataError for damaged tars.
     """
     folder = Path(source)
@@ -27,6 +37,12 @@ def open_examples(
         from fracgen.train.data.catalog import open_named
 
         examples = open_named(source, root, progress)["train"]
+    elif not is_shards_folder(folder) and (labelled := open_labelled(folder, columns)) is not None:
+        from fracgen.train.data.folders import examples_of
+
+        if labelled.split_names:
+            raise UsageError(f"{source}: holds splits ({', '.join(labelled.split_names)}); --data takes them together")
+        examples = examples_of(labelled.images(), source)
     elif holds_classes(folder):
         from fracgen.train.data.folders import open_folder
 

@@ -1,6 +1,8 @@
 """Labelled data for fine-tuning and probing: its splits, as they lie there or held out.
 
 WHERE/train/<class>/*.jpg beside val/ and/or test/      an image folder
+WHERE/labels.csv, or a table itself                     image files with a row each, in splits by a column
+WHERE by save_to_disk of Hugging Face datasets          a data set, or one a split
 WHERE/train, WHERE/val, WHERE/test, or WHERE itself     folders of shards
 "/d/train-{000..063}.tar"                               tars of another origin, by pattern
 torch/cifar100, hfds/..., tfds/...                      timm's names
@@ -17,9 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.imagefolder import SPLITS, find_splits, list_folders
+from fracgen.shards.image_sources import LabelledSet, open_labelled
+from fracgen.shards.imagefolder import SPLITS, find_splits, list_folders, split_roles
+from fracgen.shards.tables import Columns
 from fracgen.train.data.examples import Examples, Progress, numbered
-from fracgen.train.data.opening import holds_classes, is_name, is_shards_folder, open_examples
+from fracgen.train.data.folders import examples_of
+from fracgen.train.data.opening import DEFAULT_COLUMNS, holds_classes, is_name, is_shards_folder, open_examples
 from fracgen.train.data.skipped import Skipped
 from fracgen.train.data.subsets import hold_out, take_per_class
 from fracgen.train.data.tars import check_labels, is_pattern
@@ -46,6 +51,7 @@ def open_splits(
     val: str = "",
     num_classes: int = 0,
     root: str = "data",
+    columns: Columns = DEFAULT_COLUMNS,
     val_share: float = 0.1,
     per_class: int = 0,
     seed: int = 0,
@@ -57,9 +63,10 @@ def open_splits(
     With val/ alone (as ImageNet lies), accuracy is reported on it; beside test/ it is for choosing. A missing
     validation split is held out from train, class by class, by seed. No image is decoded.
 
-    test, val: a folder of classes, a folder of shards or a pattern, in the place of what lies there. num_classes: of
-    tars without a manifest. root: where timm keeps sets that it gets by name. val_share: of train, 0 to hold out none.
-    per_class: 0, or images of each class of train that are taken, before any is held out; fewer are among more.
+    test, val: a folder of classes, a table, a folder of shards or a pattern, in the place of what lies there.
+    num_classes: of tars without a manifest. root: where timm keeps sets that it gets by name. columns: of tables and
+    saved data sets. val_share: of train, 0 to hold out none. per_class: 0, or images of each class of train that are
+    taken, before any is held out; fewer are among more.
     Raises UsageError for what is missing or not as above, classes that differ, DataError for damaged tars.
     """
     if not 0 <= val_share < 1:
@@ -74,7 +81,7 @@ def open_splits(
             if not Path(source).exists() and not is_pattern(source):
                 raise UsageError(f"{source}: no such folder")
             in_tars = 0 if Path(source).is_dir() else num_classes
-            source = open_examples(source, num_classes=in_tars, skip_bad=skip_bad, progress=progress)
+            source = open_examples(source, num_classes=in_tars, columns=columns, skip_bad=skip_bad, progress=progress)
         examples = check_labels(source, skip_bad=skip_bad, skipped=skipped, progress=progress)
         if not len(examples):
             raise UsageError(f"{examples.name}: no image in it that can be used")
@@ -83,7 +90,7 @@ def open_splits(
     def open_other(source: str | Examples | None) -> Examples | None:
         return None if source is None else _check_classes(train, open_split(source, len(train.class_names)))
 
-    places, note = _find(data, root, progress)
+    places, note = _find(data, root, columns, progress)
     train = open_split(places["train"], num_classes)
     if num_classes not in (0, len(train.class_names)):
         raise UsageError(f"--num-classes {num_classes}: {train.name} has {len(train.class_names)} classes")
@@ -108,7 +115,9 @@ def open_splits(
     return Splits(train, chosen, reported, "; ".join(notes), skipped)
 
 
-def _find(data: str, root: str, progress: Progress | None) -> tuple[Mapping[str, str | Examples], str]:
+def _find(
+    data: str, root: str, columns: Columns, progress: Progress | None
+) -> tuple[Mapping[str, str | Examples], str]:
     """(where the splits lie, a note for the screen)."""
     folder = Path(data)
     note = f"{data}: a local folder is taken; " if is_name(data) and folder.exists() else ""
@@ -116,6 +125,8 @@ def _find(data: str, root: str, progress: Progress | None) -> tuple[Mapping[str,
         from fracgen.train.data.catalog import open_named
 
         return open_named(data, root, progress), ""
+    if not is_shards_folder(folder) and (labelled := open_labelled(folder, columns)) is not None:
+        return _open_labelled(data, labelled, note)
     if not folder.is_dir():
         if is_pattern(data):
             return {"train": data}, note
@@ -129,8 +140,24 @@ def _find(data: str, root: str, progress: Progress | None) -> tuple[Mapping[str,
     if "train" not in places:
         if any(folder.name in names for names in SPLITS.values()) and holds_classes(folder):
             raise UsageError(f"{data}: no train/ in it, but classes: it is a split itself; give {folder.parent}")
-        raise UsageError(f"{data}: no train/ in it; its images are to lie in {folder / 'train'}/<class>/, or in shards")
+        raise UsageError(
+            f"{data}: no train/ in it; its images are to lie in {folder / 'train'}/<class>/, or in shards, "
+            "or to have labels in a table"
+        )
     return {split: str(path) for split, path in places.items()}, note
+
+
+def _open_labelled(data: str, labelled: LabelledSet, note: str) -> tuple[Mapping[str, str | Examples], str]:
+    """The splits of a table or a saved data set; a split without labels counts for none."""
+    if not labelled.split_names:
+        return {"train": data}, note
+    roles = split_roles(labelled.split_names, Path(data))
+    if "train" not in roles:
+        raise UsageError(f"{data}: no split train in it; there are {_some([*labelled.split_names])}")
+    roles = {role: name for role, name in roles.items() if labelled.is_labelled(name)}
+    unread = [name for name in labelled.split_names if name not in roles.values()]
+    note += f"not read: split {_some(unread)}; " if unread else ""
+    return {role: examples_of(labelled.images(name), f"{data}, split {name}") for role, name in roles.items()}, note
 
 
 def _check_apart(train: str | Examples, val: str | Examples | None, test: str | Examples | None) -> None:

@@ -64,7 +64,9 @@ class FinetuneCommand:
         values = {name: value for name, value in {"data": self.data, **extra}.items() if value is not None}
         settings = load(Finetuning, self.config, values, list(self.overrides))
         if not settings.data:
-            raise UsageError("--data: give an image folder, shards, or a name that timm knows, as torch/cifar100")
+            raise UsageError(
+                "--data: give an image folder, a table, shards, or a name that timm knows, as torch/cifar100"
+            )
         return settings
 
 
@@ -227,6 +229,7 @@ def open_run_splits(settings: Finetuning) -> "Splits":
         test=settings.test,
         num_classes=settings.num_classes,
         root=settings.root,
+        columns=settings.columns,
         val_share=0.0 if settings.protocol == "published" else settings.val_share,
         per_class=settings.per_class,
         seed=settings.run.seed,

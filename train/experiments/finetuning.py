@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fracgen.shards.settings import Setting, check_settings
+from fracgen.shards.tables import Columns
 from fracgen.train.augment.settings import Augmentation, Mix
 from fracgen.train.data.settings import LoaderSettings
 from fracgen.train.engine.settings import Model, Optim, Run, Schedule
@@ -32,11 +33,14 @@ class Finetuning:
     data: Annotated[
         str,
         Setting(
-            "Labelled images: a folder of class folders, shards, or a timm name such as torch/cifar100.",
+            "Labelled images: class folders, a table, shards, or a timm name such as torch/cifar100.",
             panel="Data",
             identity=False,
         ),
     ] = ""
+    columns: Annotated[Columns, Setting("Columns of a table.", panel="Data", identity=False)] = field(
+        default_factory=Columns
+    )
     val: Annotated[
         str,
         Setting(

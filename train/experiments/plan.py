@@ -27,7 +27,7 @@ class StudyOptions:
     data: Annotated[
         str,
         Setting(
-            "Images to fine-tune on: a folder of class folders, shards, or a timm name such as torch/cifar100.",
+            "Images to fine-tune on: class folders, a table, shards, or a timm name such as torch/cifar100.",
             panel="Data",
         ),
     ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from fracgen.shards.settings import Setting, check_settings, fields_of
+from fracgen.shards.tables import Columns
 from fracgen.train.engine.settings import Device, Model, Precision
 from fracgen.train.seeding import MAX_SEED
 
@@ -34,8 +35,9 @@ class ProbeSettings:
     ] = "auto"
     data: Annotated[
         str,
-        Setting("Folder of train/ and test/ with class folders or shards; or a timm name.", panel="Data"),
+        Setting("Folder of train/ and test/ with class folders or shards; a table; or a timm name.", panel="Data"),
     ] = ""
+    columns: Annotated[Columns, Setting("Columns of a table.", panel="Data")] = field(default_factory=Columns)
     test: Annotated[str, Setting("Test images, where they do not lie in --data.", panel="Data")] = ""
     num_classes: Annotated[
         int, Setting("Number of classes, for tars without our manifest.", at_least=0, default="", panel="Data")
