@@ -51,6 +51,7 @@ export function isBusy() {
 
 async function drain(name, channel) {
   channel.running = true;
+  document.dispatchEvent(new Event("fracgen:requests"));
   while (channel.waiting) {
     const { ask, resolve, reject } = channel.waiting;
     channel.waiting = null;
@@ -63,7 +64,7 @@ async function drain(name, channel) {
     }
   }
   channel.running = false;
-  document.dispatchEvent(new Event("fracgen:idle"));
+  document.dispatchEvent(new Event("fracgen:requests"));
 }
 
 function request(path, values) {

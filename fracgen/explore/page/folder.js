@@ -67,27 +67,45 @@ export class Folder {
     byId("folder-on").disabled = offset + PAGE >= this.total;
     const tiles = page.samples.map((sample, place) => this.#tile(sample, images[place]));
     byId("folder-grid").replaceChildren(...tiles);
-    if (page.samples.length > 0) this.#select(tiles[0], page.samples[0], images[0]);
+    if (page.samples.length > 0) void this.#select(tiles[0], page.samples[0], images[0]);
   }
 
   #tile(sample, image) {
     const canvas = element("canvas", { "data-number": sample.number });
     if (image) paint(canvas, toImageData(image));
-    const name = sample.class_name ?? sample.label;
-    const caption = element("span", { class: "caption" }, element("b", {}, String(sample.index)), element("span", {}, `class ${name}`));
-    const tile = element("button", { type: "button", class: "tile", "aria-label": `sample ${sample.index}, class ${name}` }, canvas, caption);
+    const note = sample.error ? "damaged" : `class ${sample.class_name}`;
+    const caption = element("span", { class: "caption" }, element("b", {}, String(sample.number)), element("span", {}, note));
+    const properties = { type: "button", class: "tile", "aria-label": `sample ${sample.number}, ${note}`, title: sample.error };
+    const tile = element("button", properties, canvas, caption);
+    tile.classList.toggle("failed", Boolean(sample.error));
     tile.addEventListener("click", () => this.#select(tile, sample, image));
     return tile;
   }
 
-  #select(tile, sample, image) {
+  async #select(tile, sample, image) {
     for (const other of byId("folder-grid").children) other.setAttribute("aria-pressed", String(other === tile));
     if (image) paint(byId("folder-large"), toImageData(image));
     const { metadata, class_name: name, ...rest } = sample;
-    const facts = { ...rest, ...(name === undefined ? {} : { class: name }), ...metadata };
+    const facts = { ...rest, class: name, ...metadata };
     const rows = Object.entries(facts).map(([key, value]) => element("tr", {}, element("th", { scope: "row" }, words(key)), element("td", {}, text(key, value))));
     byId("folder-facts").replaceChildren(element("tbody", {}, ...rows));
-    byId("folder-large").setAttribute("aria-label", `Sample ${sample.index}, ${image?.width} by ${image?.height} pixels`);
+    await this.#enlarge(sample.number);
+  }
+
+  // The sample in all its pixels; those of the list are reduced where they are many.
+  async #enlarge(number) {
+    const canvas = byId("folder-large");
+    try {
+      const ask = (stamp) => postForImages("/api/folder/images", { numbers: [number], size: 0, ...stamp });
+      const answer = await newest("sample", ask);
+      if (!answer) return;
+      const [image] = imagesOf(answer);
+      paint(canvas, toImageData(image));
+      canvas.dataset.number = number;
+      canvas.setAttribute("aria-label", `Sample ${number}, ${image.width} by ${image.height} pixels`);
+    } catch (error) {
+      report("folder", error.message);
+    }
   }
 
   #takeRecipe(recipe) {
@@ -105,6 +123,7 @@ function about({ name, num_samples: samples, num_classes: classes, packed, width
 }
 
 function text(key, value) {
+  if (value === undefined) return "-";
   if (key === "fill_rate") return percent(value);
   if (Array.isArray(value)) return value.flat(3).map((each) => (typeof each === "number" ? short(each) : each)).join(", ");
   return typeof value === "object" ? JSON.stringify(value) : String(value);

@@ -48,7 +48,7 @@ class Page {
     model.addEventListener("resolved", () => this.#onResolved());
     model.addEventListener("failed", () => document.body.classList.add("stale"));
     document.addEventListener("input", (event) => (model.inputAt = event.timeStamp), { capture: true });
-    document.addEventListener("fracgen:idle", () => this.#busy());
+    document.addEventListener("fracgen:requests", () => this.#busy());
     for (const tab of document.querySelectorAll("[role=tab]")) tab.addEventListener("click", () => this.#open(tab.dataset.tab));
     moveByArrows(byId("tabs"), (tab) => this.#open(tab.dataset.tab));
     byId("base-back").addEventListener("click", () => model.step(-1));
@@ -183,7 +183,7 @@ class Page {
   }
 
   #busy() {
-    byId("stage").setAttribute("aria-busy", String(isBusy()));
+    byId("stage").setAttribute("aria-busy", String(isBusy() || this.model.isWaiting));
   }
 
   #open(tab) {
@@ -240,6 +240,7 @@ class Page {
 try {
   const page = new Page(await get("/api/session"));
   document.documentElement.dataset.ready = "true";
+  report("note", page.state.session.note);
   byId("version").textContent = page.state.session.version;
 } catch (error) {
   report("session", error.message);

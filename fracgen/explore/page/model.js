@@ -30,7 +30,8 @@ export class Model extends EventTarget {
 
   /** The base fractal as it is drawn; null where there is none. */
   get ifs() {
-    return this.state.values.ifs ?? (this.state.recipe === this.recipe?.recipe ? (this.recipe.ifs ?? null) : null);
+    const searched = this.resolved?.recipe;
+    return this.state.values.ifs ?? (searched?.recipe === this.state.recipe ? (searched.ifs ?? null) : null);
   }
 
   /** The number of the base among those of its seed; null where it is none of them. */
@@ -50,14 +51,19 @@ export class Model extends EventTarget {
     return axes?.length ? axes : [{ name: "class", size: this.resolved?.num_samples ?? 1 }];
   }
 
+  /** Whether the recipe is going to be resolved in a moment. */
+  get isWaiting() {
+    return this.timer !== 0;
+  }
+
   /** Resolve the state's values and have them drawn. live: more changes are to come. */
   async refresh({ live = false } = {}) {
-    clearTimeout(this.timer);
+    this.#wait(0);
     const values = structuredClone(this.state.values);
     if (!values.ifs) return this.#resolve(values, true);
     if (this.resolved?.recipe.recipe !== values.recipe) return this.#resolve(values, true);
     this.#draw({ ...values, sigma: undefined, maps: undefined });
-    if (live) this.timer = setTimeout(() => this.#resolve(values, false), SETTLE);
+    if (live) this.#wait(SETTLE, () => this.#resolve(values, false));
     else await this.#resolve(values, false);
   }
 
@@ -150,10 +156,16 @@ export class Model extends EventTarget {
     }
   }
 
+  // Do something after `ms`, unless the recipe is refreshed before.
+  #wait(ms, act) {
+    clearTimeout(this.timer);
+    this.timer = act ? setTimeout(() => ((this.timer = 0), act()), ms) : 0;
+  }
+
   #take(answer) {
     this.resolved = answer;
     this.dispatchEvent(new Event("resolved"));
-    if (answer.search) this.timer = setTimeout(() => this.refresh(), SEARCHING);
+    if (answer.search) this.#wait(SEARCHING, () => this.refresh());
   }
 
   #draw(recipe) {

@@ -73,7 +73,7 @@ export class State extends EventTarget {
       if (given.has(field.name)) this.values[field.name] = read(field, given.get(field.name));
     }
     if (given.has("ifs")) this.values.ifs = parseIFS(given.get("ifs"));
-    for (const [key, usual] of Object.entries(VIEW)) {
+    for (const [key, usual] of Object.entries(this.#usualView(given))) {
       this.view[key] = given.has(`v.${key}`) ? readView(given.get(`v.${key}`), usual) : usual;
     }
   }
@@ -102,6 +102,14 @@ export class State extends EventTarget {
       if (!linked || (!known.has(key) && key !== "ifs")) values[key] = value;
     }
     return { ...values, recipe: name };
+  }
+
+  // What the page begins with where no link says anything else: a folder that was given is open.
+  #usualView(given) {
+    if (given.has("recipe")) return VIEW;
+    const { folder, base, recipe } = this.session;
+    const own = { tab: folder ? "folder" : VIEW.tab, base: recipe.ifs ? (base ?? -1) : -1 };
+    return { ...VIEW, ...own };
   }
 
   #write(push) {

@@ -6,7 +6,6 @@ import { words } from "./controls.js";
 import { byId, copy, download, element, report, short } from "./elements.js";
 import { imagesOf, paint, toImageData } from "./pictures.js";
 
-const MOST = 8; // values on each axis
 const SIGNS = { sigma: "\u03c3", delta: "\u0394" };
 const USUAL = { delta: [0.01, 0.05, 0.1, 0.2], sigma: [3, 3.5, 4, 5] };
 const FIRST = { "1p-frac": ["sigma", "delta"], visualatom: ["max_orbits", "max_vertices"], photo: ["warp", "strength"] };
@@ -68,8 +67,9 @@ export class Sweep {
     if (texts.length === 0) return usual;
     const read = { choice: (text) => text, bool: (text) => text === "true" }[field.type] ?? Number;
     const values = texts.map(read);
-    const isGood = values.length <= MOST && !values.some((value) => Number.isNaN(value));
-    report(`sweep-${axis}`, isGood ? "" : `${words(field.name)} "${typed}": give 1 to ${MOST} values with commas between them`);
+    const most = this.state.session.limits.values;
+    const isGood = values.length <= most && !values.some((value) => Number.isNaN(value));
+    report(`sweep-${axis}`, isGood ? "" : `${words(field.name)} "${typed}": give 1 to ${most} values with commas between them`);
     return isGood ? values : usual;
   }
 
@@ -125,7 +125,7 @@ export class Sweep {
 function usualValues(field, current) {
   if (USUAL[field.name]) return USUAL[field.name];
   if (field.type === "bool") return [false, true];
-  if (field.type === "choice") return field.choices.slice(0, MOST);
+  if (field.type === "choice") return field.choices;
   const { min, max } = field.slider;
   const middle = current ?? field.default ?? min;
   const values = [0.5, 1, 1.5, 2].map((factor) => Math.min(Math.max(middle * factor, min), max));
