@@ -8,7 +8,7 @@ from pathlib import Path
 from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, FracgenError
 from fracgen.shards.files import sha256_of
 from fracgen.shards.folder_files import FolderFiles
-from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, file_problem
+from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files, file_problem
 from fracgen.shards.reader import EncodedSample, ShardFolder, check_original, decode_sample, read_tar
 from fracgen.shards.tar_members import TAR_END, encode_member
 
@@ -27,6 +27,22 @@ def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:
         by_shard = pool.map(lambda shard: _verify_shard(files, shard), range(len(manifest.shards)))
         problems = [problem for problems in by_shard for problem in problems]
     return problems + _verify_small_files(files) + _verify_manifest(files)
+
+
+def verify_hashes(folder: Path, manifest: Manifest, *, workers: int = 1) -> list[str]:
+    """List the files whose size or sha256 is not the manifest's, a line each; what is in them is not looked at."""
+    with ThreadPoolExecutor(workers) as pool:
+        problems = pool.map(lambda record: _verify_hash(folder / record.name, record), manifest.shards)
+        return [problem for problem in problems if problem] + differing_files(folder, manifest)
+
+
+def _verify_hash(path: Path, record: ShardRecord) -> str:
+    try:
+        if (size := path.stat().st_size) != record.bytes:
+            return f"{record.name}: {size} bytes, the manifest says {record.bytes}"
+        return "" if sha256_of(path) == record.sha256 else f"{record.name}: sha256 differs from the manifest's"
+    except OSError as error:
+        return f"{record.name}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}"
 
 
 def unlisted_files(shards: ShardFolder) -> list[str]:

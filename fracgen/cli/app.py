@@ -30,7 +30,7 @@ BASELINES = {
 _BASELINE = "Render what 1p-frac is compared with: FractalDB, OFDB, VisualAtom, noise."
 baseline = lazy_group(BASELINES, _BASELINE)
 
-_RENDER, _LOOK, _TRAIN = "Data sets", "Look and check", "Training, with the extra fracgen[train]"
+_RENDER, _LOOK, _SHARE, _TRAIN = "Data sets", "Look and check", "Share", "Training, with the extra fracgen[train]"
 PROGRAMS = {
     "pretrain": "Pre-train a timm model on shards, by default for the 61.44 million samples of the published recipe.",
     "finetune": "Fine-tune a model on labelled images, by default for 1000 epochs, and report its accuracy.",
@@ -89,6 +89,11 @@ COMMANDS = {
         "fracgen.cli.tools:bench",
         "Measure ms per image and images/s: of 1p-frac's steps, or of all data sets end to end.",
         _LOOK,
+    ),
+    "publish": LazyCommand(
+        "fracgen.cli.publish:publish",
+        "Publish a data set or a model: what is missing is uploaded, and what arrived is compared, size and hash.",
+        _SHARE,
     ),
     **{name: LazyCommand(f"fracgen.train.{name}:app", summary, _TRAIN) for name, summary in PROGRAMS.items()},
 }

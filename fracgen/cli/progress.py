@@ -4,11 +4,15 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from fracgen.shards.errors import printable
 from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import ShardRecord
+
+if TYPE_CHECKING:
+    from fracgen.shards.release import ReleaseFile
+    from fracgen.shards.upload import UploadPlan
 
 
 @contextlib.contextmanager
@@ -85,3 +89,20 @@ class RenderProgress(_Bar):
             self._rejects += sum(record.rejections.values())
             speed = f"{self._bar.tasks[0].speed or 0:.0f}"
             self._bar.update(self._task, advance=record.samples, rejects=self._rejects, speed=speed)
+
+
+class UploadProgress(_Bar):
+    """Files, and the time left; there is no bar before it is known how many there are."""
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        super().__init__("uploading", 1, enabled=enabled)
+
+    def begin(self, plan: "UploadPlan") -> None:
+        """Show how many files there are."""
+        if self._bar:
+            self._bar.update(self._task, total=len(plan.upload))
+
+    def advance(self, file: "ReleaseFile") -> None:
+        """Add a file that has arrived."""
+        if self._bar:
+            self._bar.update(self._task, advance=1)

@@ -1,0 +1,311 @@
+"""Publishing on a stand-in of the Hub, on an S3 server and in memory: whole or not there."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import contents
+from hub_server import TOKEN, Hub
+
+from fracgen.cli.app import run
+from fracgen.publish import publish
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.reader import open_shards
+from fracgen.shards.verify import verify_folder
+
+SET = "hf://datasets/me/set"
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[Hub]:
+    server = Hub()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("fracgen.shards.remote.WAITS", (0.0, 0.0))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def local(folder, tmp_path) -> Path:
+    """A copy of the finished folder, to be changed."""
+    return Path(shutil.copytree(folder, tmp_path / "set"))
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_a_set_goes_to_the_hub_and_back(hub, folder, tmp_path, capsys):
+    assert run(["publish", str(folder), SET]) == 0
+    out, err = capsys.readouterr()
+    assert "uploaded    10 files" in out and "licence     cc0-1.0" in out and TOKEN not in out + err
+    assert hub.files("datasets/me/set") == contents(folder) and not hub.repos["datasets/me/set"].private
+    assert hub.order[-1] == "file dataset.json", "what readers open first comes last"
+    assert not verify_folder(open_shards(write(tmp_path / "back", hub.files("datasets/me/set"))))
+    commits = hub.repos["datasets/me/set"].commits["main"]
+    assert run(["publish", str(folder), SET]) == 0
+    assert "uploaded    0 files, 0 bytes; 10 were there already" in capsys.readouterr().out
+    assert hub.repos["datasets/me/set"].commits["main"] == commits
+
+
+def test_a_dry_run_writes_nothing(hub, folder, capsys):
+    assert run(["publish", str(folder), SET, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "would upload  1p-frac-train-000000.tar" in out and out.index("README.md") < out.index("dataset.json")
+    assert not hub.repos and all(line.startswith(("GET", "HEAD")) for line in hub.requests)
+    assert run(["publish", str(folder), SET, "--dry-run", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["dry_run"] and values["uploaded"][-1] == "dataset.json" and values["already_there"] == 0
+
+
+def test_private_sets_and_other_branches(hub, folder):
+    publish(folder, SET, private=True, revision="v1")
+    repo = hub.repos["datasets/me/set"]
+    assert repo.private and hub.files("datasets/me/set", "v1") == contents(folder) and not hub.files("datasets/me/set")
+    assert publish(folder, f"{SET}@v1").plan.upload == ()
+    publish(folder, "hf://datasets/me/open")
+    with pytest.raises(UsageError, match="is public; change that on the Hub"):
+        publish(folder, "hf://datasets/me/open", private=True)
+    with pytest.raises(UsageError, match="names the revision v1, and --revision v2"):
+        publish(folder, f"{SET}@v1", revision="v2")
+
+
+@pytest.mark.parametrize("fault", ["cut", 500, 503])
+def test_what_fails_on_the_way_is_tried_again(hub, folder, fault):
+    hub.faults = {"PUT /lfs": [fault] * 2, "/commit/": [fault], "/preupload/": [fault], "objects/batch": [fault]}
+    publish(folder, SET)
+    assert hub.files("datasets/me/set") == contents(folder) and not any(hub.faults.values())
+
+
+def test_an_upload_that_is_cut_goes_on_where_it_was(hub, folder, capsys, monkeypatch):
+    monkeypatch.setattr("fracgen.shards.hub.HubStore.batch_files", 3)
+    original = Hub.fault
+
+    def after_the_first_commit(self, line):
+        if hub.requests["POST /api/datasets/me/set/commit/main"] >= 1 and "/lfs/" in line and "PUT" in line:
+            original(self, line)
+            return 500
+        return original(self, line)
+
+    monkeypatch.setattr(Hub, "fault", after_the_first_commit)
+    assert run(["publish", str(folder), SET]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") <= 4 and "given up after 3 tries" in err and TOKEN not in err and "Traceback" not in err
+    half = hub.files("datasets/me/set")
+    assert len(half) == 3 and "dataset.json" not in half, "nobody takes it for whole"
+    monkeypatch.setattr(Hub, "fault", original)
+    hub.requests.clear()
+    result = publish(folder, SET)
+    assert len(result.plan.present) == 3 and hub.files("datasets/me/set") == contents(folder)
+    assert hub.requests["PUT /lfs/DIGEST"] == 3, "two tars and the preview; the first three were there"
+
+
+def test_a_commit_whose_answer_was_lost_is_known_as_ours(hub, folder):
+    hub.faults = {"/commit/": ["lost"]}
+    publish(folder, SET)
+    assert hub.files("datasets/me/set") == contents(folder)
+
+
+def test_a_branch_that_somebody_changes_meanwhile_is_left(hub, folder, monkeypatch):
+    monkeypatch.setattr("fracgen.shards.hub.HubStore.batch_files", 3)
+    original = Hub.fault
+
+    def meddle(self, line):
+        if "/commit/" in line and self.repos["datasets/me/set"].commits["main"] == 2:
+            self.repos["datasets/me/set"].commits["main"] += 1
+        return original(self, line)
+
+    monkeypatch.setattr(Hub, "fault", meddle)
+    with pytest.raises(DataError, match="was changed by somebody else meanwhile"):
+        publish(folder, SET)
+    assert "dataset.json" not in hub.files("datasets/me/set")
+
+
+def test_another_set_is_not_overwritten(hub, folder, tmp_path, capsys):
+    other = tmp_path / "noise"
+    assert run(["baseline", "noise", "--classes=4", "--size=32", "--points=500", "--out", str(other)]) == 0
+    publish(other, SET)
+    before = hub.files("datasets/me/set")
+    capsys.readouterr()
+    assert run(["publish", str(folder), SET]) == 2
+    assert "holds another data set (dataset.json, noise-train-000000.tar" in capsys.readouterr().err
+    assert hub.files("datasets/me/set") == before
+    hub.order.clear()
+    publish(folder, SET, replace=True)
+    assert hub.files("datasets/me/set") == contents(folder)
+    assert hub.order[0] == "deletedFile dataset.json" and hub.order[-1] == "file dataset.json"
+
+
+def test_damaged_folders_are_not_published(hub, local):
+    path = local / "1p-frac-train-000002.tar"
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"000002\.tar: sha256 differs from the manifest's; nothing was uploaded"):
+        publish(local, SET)
+    (local / "sizes.json").unlink()
+    with pytest.raises(DataError, match="and 1 more faults"):
+        publish(local, SET)
+    assert not hub.repos
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("hf://me/set", {}, "is a data set; give hf://datasets/me/set"),
+        ("hf://datasets/set", {}, "give hf://datasets/NAME/SET"),
+        ("hf://datasets/me/set/folder", {}, "give hf://datasets/NAME/SET"),
+        ("somewhere", {}, "is no URL"),
+        ("file:///tmp/x", {}, "a file of this machine"),
+        ("memory://x", {"private": True}, "--private: is for the Hub"),
+        ("memory://x", {"revision": "v1"}, "--revision: is for the Hub"),
+        (SET, {"licence": "My Licence"}, "give one of the Hub's identifiers"),
+        (SET, {"licence": "no-such"}, "must be one of them"),
+        ("hf://datasets/others/set", {}, "access refused"),
+        ("nosuch://x/y", {}, "cannot be opened"),
+        ("https://127.0.0.1:1/x", {}, "127.0.0.1"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(hub, folder, url, options, message):
+    with pytest.raises((UsageError, DataError), match=message) as caught:
+        publish(folder, url, **options)
+    assert "\n" not in str(caught.value) and TOKEN not in str(caught.value)
+
+
+def test_without_a_token(hub, folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert run(["publish", str(folder), SET]) == 2
+    assert "no token; run `hf auth login`, or set HF_TOKEN" in capsys.readouterr().err and not hub.requests
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert run(["publish", str(folder), SET]) == 2
+    err = capsys.readouterr().err
+    assert "hf_wrong" not in err and err.count("\n") == 1
+
+
+def test_another_licence_changes_what_is_published_and_not_the_folder(hub, local, tmp_path):
+    before = contents(local)
+    assert publish(local, SET, licence="cc-by-4.0").release.licence == "cc-by-4.0"
+    assert contents(local) == before
+    back = write(tmp_path / "back", hub.files("datasets/me/set"))
+    assert "license: cc-by-4.0\n" in (back / "README.md").read_text() and not verify_folder(open_shards(back))
+    assert {name for name in before if before[name] != contents(back)[name]} == {"README.md", "dataset.json"}
+    assert publish(local, SET, licence="cc-by-4.0").plan.upload == ()
+    hub.order.clear()
+    publish(local, SET)
+    assert hub.order == ["deletedFile dataset.json", "file README.md", "file dataset.json"]
+    assert hub.files("datasets/me/set") == before
+
+
+def test_packed_images_need_a_licence(hub, tmp_path, capsys):
+    import numpy as np
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / name / "1.png")
+    assert run(["pack", str(tmp_path / "images"), "--out", str(tmp_path / "set")]) == 0
+    assert run(["publish", str(tmp_path / "set"), SET]) == 2
+    assert "only their owner can say under which licence" in capsys.readouterr().err and not hub.repos
+    assert run(["publish", str(tmp_path / "set"), SET, "--license", "other"]) == 0
+    assert b"license: other\n" in hub.files("datasets/me/set")["README.md"]
+
+
+def test_a_set_of_0_3_gets_a_whole_card_where_it_is_published(hub, tmp_path, monkeypatch):
+    from test_cards import small_recipe
+
+    from fracgen.render_shards import write_shards
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fracgen.render_shards.versions", lambda name="": {"fracgen": "0.3.0", "numpy": "1"})
+        write_shards(small_recipe(), tmp_path / "old")
+    publish(tmp_path / "old", SET)
+    assert b"license: cc0-1.0\n" in hub.files("datasets/me/set")["README.md"]
+    assert b"license" not in (tmp_path / "old" / "README.md").read_bytes()
+    assert not verify_folder(open_shards(write(tmp_path / "back", hub.files("datasets/me/set"))))
+
+
+# ---- other places ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setattr("fracgen.shards.remote.WAITS", (0.0, 0.0))
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+    yield MemoryFileSystem
+    MemoryFileSystem.store.clear()
+
+
+def stored(memory) -> dict[str, bytes]:
+    return {path.rpartition("/")[2]: file.getvalue() for path, file in memory.store.items()}
+
+
+def test_a_set_at_a_url(memory, folder):
+    publish(folder, "memory://bucket/set", dry_run=True)
+    assert stored(memory) == {}
+    publish(folder, "memory://bucket/set")
+    assert stored(memory) == contents(folder) and list(memory.store)[-1].endswith("dataset.json")
+    assert publish(folder, "memory://bucket/set").plan.upload == ()
+
+
+def test_files_that_arrived_in_part_are_sent_again(memory, folder, monkeypatch):
+    publish(folder, "memory://bucket/set")
+    tar = memory.store["/bucket/set/1p-frac-train-000001.tar"]
+    tar.truncate(2000)
+    card = memory.store["/bucket/set/README.md"]
+    card.seek(50)
+    card.write(b"#")
+    result = publish(folder, "memory://bucket/set")
+    assert [file.name for file in result.plan.upload] == ["1p-frac-train-000001.tar", "README.md", "dataset.json"]
+    assert stored(memory) == contents(folder) and result.plan.delete == ("dataset.json",)
+    original, cuts = memory.put_file, iter([True, False])
+
+    def cut(self, lpath, rpath, **options):
+        original(self, lpath, rpath, **options)
+        if next(cuts, False):
+            self.store[self._strip_protocol(rpath)].truncate(100)
+
+    memory.store.clear()
+    monkeypatch.setattr(memory, "put_file", cut)
+    publish(folder, "memory://bucket/set")
+    assert stored(memory) == contents(folder), "what did not arrive whole was sent again"
+
+
+def test_a_place_that_keeps_failing_is_left_without_a_manifest(memory, folder, monkeypatch):
+    original = memory.put_file
+
+    def refuse(self, lpath, rpath, **options):
+        if rpath.endswith("000003.tar"):
+            raise ConnectionError("reset by peer")
+        original(self, lpath, rpath, **options)
+
+    monkeypatch.setattr(memory, "put_file", refuse)
+    with pytest.raises(DataError, match=r"000003\.tar: ConnectionError: reset by peer; given up after 3 tries"):
+        publish(folder, "memory://bucket/set")
+    assert len(stored(memory)) == 3 and "dataset.json" not in stored(memory)
+
+
+def test_a_file_that_changes_after_it_was_checked(memory, local):
+    def change(plan):
+        with (local / "1p-frac-train-000004.tar").open("ab") as file:
+            file.write(b"x")
+
+    with pytest.raises(DataError, match="changed since it was checked"):
+        publish(local, "memory://bucket/set", on_plan=change)
+    assert "dataset.json" not in stored(memory)
