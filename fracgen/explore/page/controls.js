@@ -158,7 +158,7 @@ function sliderOf(field, id, slid) {
     },
     show(value) {
       const place = byRatio ? (STEPS * Math.log(Math.max(value, low) / low)) / Math.log(high / low) : value;
-      if (document.activeElement !== input || Math.abs(slider.value - value) > 1e-9) input.value = String(place);
+      if (!input.matches(":active")) input.value = String(place); // not under who drags it
       input.setAttribute("aria-valuetext", short(value, 6));
     },
   };

@@ -63,7 +63,7 @@ export function withMaps(ifs, maps) {
   return followsDeterminants(ifs) || maps.length !== ifs.maps.length ? { maps } : { maps, p: ifs.p };
 }
 
-/** An IFS of another sigma: all its matrices times one number. */
+/** An IFS of another sigma: all its matrices times one number. For bases of no seed. */
 export function withSigma(ifs, target) {
   const factor = target / sigma(ifs.maps);
   const scaled = ifs.maps.map(([[a, b, e], [c, d, f]]) => [

@@ -85,18 +85,24 @@ class Page {
 
   #typed(name, value, options) {
     const { state, model } = this;
+    if (model.isLocked && model.baseNumber !== null && ["sigma", "maps"].includes(name)) {
+      return void model.rebase({ [name]: value }, options);
+    }
     if (model.isLocked && name === "sigma") return model.edit(withSigma(model.ifs, value), options);
     if (model.isLocked && name === "maps" && value !== model.ifs.maps.length) {
       announce("unlocked: another number of maps is another base");
       return state.set({ values: { maps: value, ifs: null } }, options);
     }
     const view = name === "seed" ? { base: -1 } : {}; // a base has its number among those of a seed
-    return state.set({ values: { [name]: value }, view }, options);
+    const limited = name === "maps" ? { sigma: Math.min(state.values.sigma, 3 * value) } : {};
+    return state.set({ values: { [name]: value, ...limited }, view }, options);
   }
 
   #showState() {
     const { state, model } = this;
     const { view } = state;
+    const sigma = state.fields.find(({ name }) => name === "sigma");
+    if (sigma) sigma.at_most = 3 * state.values.maps; // what so many maps can have
     this.showControls(state.values);
     for (const tab of document.querySelectorAll("[role=tab]")) {
       const isOpen = tab.dataset.tab === view.tab;
@@ -161,10 +167,10 @@ class Page {
     const { tab } = this.state.view;
     if (WITH_LARGE.includes(tab)) this.#once("large", this.model.largeIndex, () => this.large.draw());
     if (tab === "explore") this.#once("grid", `${this.model.gridIndices.join()};${this.grid.comparesWithBase}`, () => this.grid.draw());
-    const { draws, sample, label, rows, rowValues, columns, columnValues } = this.state.view;
+    const { sample, label, rows, rowValues, columns, columnValues } = this.state.view;
     const sweep = [rows, rowValues, columns, columnValues].join(";");
     if (tab === "sweep") this.#once("sweep", sweep, () => this.views.sweep.draw());
-    if (tab === "network") this.#once("network", `${draws};${this.model.gridIndices.join()}`, () => this.views.network.draw());
+    if (tab === "network") this.#once("network", this.views.network.key, () => this.views.network.draw());
     if (tab === "folder") this.#once("folder", `${sample};${label}`, () => this.views.folder.draw(), false);
     this.export.show();
     this.#busy();

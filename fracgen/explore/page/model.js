@@ -78,6 +78,15 @@ export class Model extends EventTarget {
     this.state.set({ values: answer.recipe_given, view }, { push: true });
   }
 
+  /** The locked base of the seed at another sigma or number of maps: the same draws, so that it moves smoothly. */
+  async rebase(values, options) {
+    const base = this.baseNumber;
+    const answer = await this.#ask({ recipe: { ...this.state.values, ...values, ifs: null }, base });
+    if (!answer) return;
+    this.#take(answer);
+    this.state.set({ values: answer.recipe_given, view: { shown: -1, base } }, options);
+  }
+
   /** Keep this base whatever else changes, or search for one again. */
   lock(isLocked) {
     const ifs = isLocked ? this.ifs : null;

@@ -15,7 +15,9 @@ const VIEW = {
   rowValues: "",
   columns: "",
   columnValues: "",
-  draws: 4,
+  draws: 4, // of each image, as the network sees it
+  drawSeed: 0,
+  ofFolder: false, // the network sees the folder's images, not the recipe's
   sample: 0, // of the folder
   label: "", // of the folder, where it is narrowed to a class
   theme: "",
@@ -27,6 +29,7 @@ export class State extends EventTarget {
     this.session = session;
     this.values = {};
     this.view = { ...VIEW };
+    this.augment = {}; // settings of augmentation and mixing that are not the defaults
     this.restore();
     window.addEventListener("popstate", () => {
       this.restore();
@@ -39,6 +42,12 @@ export class State extends EventTarget {
     return this.values.recipe;
   }
 
+  /** The fields of augmentation and mixing; none without the extra for training. */
+  get augmentFields() {
+    const { fields = [], mix_fields: mixFields = [] } = this.session.augment ?? {};
+    return [...fields, ...mixFields];
+  }
+
   /** The fields of the recipe, in order. */
   get fields() {
     return this.session.fields[this.recipe];
@@ -48,9 +57,10 @@ export class State extends EventTarget {
    * Change values of the recipe or of the view. live: a slider or a handle is being dragged, so that more is to come;
    * push: the change is one that the browser's Back button takes back.
    */
-  set({ values = {}, view = {} }, { live = false, push = false } = {}) {
+  set({ values = {}, view = {}, augment = {} }, { live = false, push = false } = {}) {
     Object.assign(this.values, values);
     Object.assign(this.view, view);
+    Object.assign(this.augment, augment);
     this.#write(push);
     this.#announce({ live, recipe: Object.keys(values).length > 0 });
   }
@@ -73,6 +83,10 @@ export class State extends EventTarget {
       if (given.has(field.name)) this.values[field.name] = read(field, given.get(field.name));
     }
     if (given.has("ifs")) this.values.ifs = parseIFS(given.get("ifs"));
+    this.augment = {};
+    for (const field of this.augmentFields) {
+      if (given.has(`a.${field.name}`)) this.augment[field.name] = read(field, given.get(`a.${field.name}`));
+    }
     for (const [key, usual] of Object.entries(this.#usualView(given))) {
       this.view[key] = given.has(`v.${key}`) ? readView(given.get(`v.${key}`), usual) : usual;
     }
@@ -89,6 +103,10 @@ export class State extends EventTarget {
     if (this.values.ifs) written.set("ifs", formatIFS(this.values.ifs));
     for (const [key, usual] of Object.entries(VIEW)) {
       if (String(this.view[key]) !== String(usual)) written.set(`v.${key}`, String(this.view[key]));
+    }
+    for (const { name, default: usual } of this.augmentFields) {
+      const value = this.augment[name] ?? usual;
+      if (JSON.stringify(value) !== JSON.stringify(usual)) written.set(`a.${name}`, write(value));
     }
     return written.toString().replaceAll("%2C", ",").replaceAll("%3B", ";");
   }

@@ -1,0 +1,388 @@
+"""The page of `fracgen explore` in a headless Chromium: what it draws is what the renderer writes, and it can be used by
+mouse, keyboard and screen reader, on a desk and on a phone.
+
+`python tests/explore_latency.py` measures how long it takes from a slider's input to the drawn canvas.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import small_recipe
+from explore_browser import MISSING, PIXELS, Tab, browsing, served
+from explore_latency import measure
+
+from fracgen import preview
+from fracgen.cli.app import run
+from fracgen.onepfrac import OnePFrac
+from fracgen.recipe import Difference
+from fracgen.registry import save_recipe
+from fracgen.renderer import borrow_renderer
+from fracgen.shards.manifest import load_manifest
+from fracgen.shards.reader import open_shards
+
+pytestmark = pytest.mark.skipif(bool(MISSING) and "CI" not in os.environ, reason=f"{MISSING} is not installed")
+
+TABS = ("explore", "maps", "sweep", "network", "export", "folder")
+NAMELESS = """[...document.querySelectorAll("button, input, select, [tabindex='0']")]
+    .filter(each => each.checkVisibility() && !(each.getAttribute("aria-label") || each.labels?.length
+        || each.getAttribute("aria-labelledby") || (each.innerText ?? "").trim()))
+    .map(each => each.outerHTML.slice(0, 200))"""
+PALE = """() => {
+    const rgb = text => text.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [0.2126, 0.7152, 0.0722].reduce((sum, share, i) => {
+        const c = [r, g, b][i] / 255;
+        return sum + share * (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    }, 0);
+    const ground = each => {
+        for (; each; each = each.parentElement) {
+            const colour = rgb(getComputedStyle(each).backgroundColor);
+            if (colour.length === 3 || colour[3] > 0) return colour;
+        }
+        throw new Error("no background");
+    };
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    const pale = [];
+    while (texts.nextNode()) {
+        const each = texts.currentNode.parentElement;
+        if (!texts.currentNode.data.trim() || !each.checkVisibility() || each.closest(":disabled, svg, script")) continue;
+        const [one, other] = [light(rgb(getComputedStyle(each).color)), light(ground(each))].sort((a, b) => b - a);
+        const ratio = (one + 0.05) / (other + 0.05);
+        if (ratio < 4.5) pale.push([texts.currentNode.data.trim(), ratio]);
+    }
+    return pale;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("explore")
+
+
+@pytest.fixture(scope="module")
+def address(place) -> Iterator[str]:
+    """Of a page on the small recipe, searched."""
+    searched = OnePFrac(classes=24, size=48, pad=3, points=1500, min_fill=0.1, seed=3, base_candidates=2)
+    save_recipe(searched, place / "small.yaml")
+    with served(place / "small.yaml", place) as address:
+        yield address
+
+
+@pytest.fixture
+def tab(browser, address) -> Iterator[Tab]:
+    tab = Tab(browser, address)
+    yield tab.open()
+    tab.context.close()
+    assert tab.complaints == []
+
+
+def base_of(recipe: OnePFrac, index: int = 0) -> np.ndarray:
+    """The base fractal in the masks of a class."""
+    with borrow_renderer(recipe.style) as renderer:
+        renderer.trace(recipe.base.p, recipe.base.maps)
+        return renderer.draw(mask_key=recipe.mask_key(index))
+
+
+def rgb(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+
+
+def assert_drawn(tab: Tab, first: int = 0) -> OnePFrac:
+    """The base and the grid are what the renderer writes; returns the recipe."""
+    recipe, grid = tab.recipe, tab.pixels("#grid canvas")
+    assert np.array_equal(tab.pixels("#large")[-1], rgb(base_of(recipe)))
+    assert list(grid) == list(range(first, min(first + 16, len(recipe))))
+    for sample in recipe.render(list(grid)):
+        assert np.array_equal(grid[sample.index], rgb(sample.image)), f"class {sample.index}"
+    return recipe
+
+
+# ---- what it draws ---------------------------------------------------------------------------------------------------
+
+
+def test_sliders_redraw_the_pixels_that_render_writes(tab):
+    before = assert_drawn(tab)
+    tab.slide("sigma", 0.8)
+    moved = assert_drawn(tab)
+    assert moved.sigma > 4.5 and moved.delta == before.delta and moved.base != before.base
+    tab.slide("delta", 0.9)
+    assert assert_drawn(tab).delta > 0.2
+    assert tab.most["resolve"] == tab.most["base"] == tab.most["grid"] == 1  # outstanding at a time
+    tab.page.select_option("#field-color", "color")
+    tab.settle()
+    assert assert_drawn(tab).color == "color"
+    tab.page.click("#grid-on")
+    tab.settle()
+    assert_drawn(tab, first=16)
+
+
+def test_lock_keeps_the_base_and_next_takes_another(tab):
+    first = tab.recipe
+    tab.press("l")
+    assert tab.page.get_attribute("#lock", "aria-pressed") == "true"
+    tab.slide("delta", 0.95)
+    locked = assert_drawn(tab)
+    assert locked.base == first.base and locked.delta > first.delta
+    tab.press("n")
+    following = assert_drawn(tab)
+    assert following.base != first.base
+    title = re.fullmatch(r"Base (\d+) of seed 3", tab.page.inner_text("#large-title"))
+    tab.press("n").press("p")
+    assert tab.recipe.base == following.base and tab.page.inner_text("#large-title") == title[0]
+    tab.press("l")
+    assert tab.page.get_attribute("#lock", "aria-pressed") == "false" and "ifs" not in tab.fragment
+
+
+def test_difference_and_flicker_are_of_the_same_masks(browser, address):
+    tab = Tab(browser, address)
+    tab.page.clock.install()
+    recipe = tab.open().recipe
+    images = {sample.index: sample.image for sample in recipe.render(range(16))}
+    tab.press("d")
+    for index, shown in tab.pixels("#grid canvas").items():
+        difference = Difference(image=images[index], base=base_of(recipe, index), names=("", ""))
+        assert np.array_equal(shown, preview.STYLE.pixels(difference))
+    tab.press("f")
+    seen = []
+    for _ in range(4):
+        phase = tab.page.evaluate("document.documentElement.dataset.flicker ?? 'image'")
+        for index, shown in tab.pixels("#grid canvas").items():
+            assert np.array_equal(shown, rgb(base_of(recipe, index) if phase == "base" else images[index]))
+        seen.append(phase)
+        tab.page.clock.run_for(500)
+    assert sorted(seen) == ["base", "base", "image", "image"] and seen[0] != seen[1]
+    tab.page.click("#grid button >> nth=5")
+    tab.press("f")
+    assert np.array_equal(tab.pixels("#large")[5], rgb(images[5]))
+    tab.context.close()
+    assert tab.complaints == []
+
+
+def test_nothing_flickers_by_itself_with_reduced_motion(browser, address):
+    tab = Tab(browser, address, reduced_motion="reduce")
+    tab.page.clock.install()
+    tab.open().press("f")
+    tab.page.clock.run_for(5000)
+    assert tab.page.evaluate("document.documentElement.dataset.flicker") is None
+    tab.page.click("#turn")
+    assert tab.page.evaluate("document.documentElement.dataset.flicker") == "base"
+    tab.context.close()
+    assert tab.complaints == []
+
+
+def test_a_frame_is_dragged_and_sigma_follows(tab):
+    before = tab.press("m").recipe
+    for handle, (right, down) in {"turn and scale": (-30, 25), "body": (12, 9), "first axis": (10, -14)}.items():
+        box = tab.page.locator(f'[data-map="0"][data-handle="{handle}"]').bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        tab.page.mouse.move(x, y)
+        tab.page.mouse.down()
+        tab.page.mouse.move(x + right, y + down, steps=6)
+        tab.page.mouse.up()
+        after = assert_drawn(tab.settle())
+        has_kept_sigma = np.isclose(after.sigma, before.sigma, rtol=1e-9)
+        assert has_kept_sigma == (handle == "body") and not np.array_equal(after.base.maps[0], before.base.maps[0])
+        assert np.array_equal(after.base.maps[1:], before.base.maps[1:])
+        assert f"{float(f'{after.sigma:.6g}'):g}" in tab.page.inner_text("#badges")
+        before = after
+    tab.page.focus('[data-map="1"][data-handle="body"]')
+    tab.press("ArrowRight").press("ArrowRight")
+    assert tab.recipe.base.maps[1][0, 2] > before.base.maps[1][0, 2]
+    tab.page.go_back()
+    tab.page.go_back()
+    tab.settle()
+    assert_drawn(tab)
+
+
+def test_coefficients_and_singular_values_are_edited_as_numbers(tab):
+    tab.press("2")
+    tab.type('#map-cards section:nth-child(2) [data-name="s1"]', "0.75")
+    tab.type('#map-cards section:nth-child(1) [data-name="e"]', "0.125")
+    tab.press("1")
+    base = assert_drawn(tab).base
+    assert np.isclose(np.linalg.svd(base.maps[1][:, :2], compute_uv=False)[0], 0.75) and base.maps[0][0, 2] == 0.125
+    tab.press("2")
+    tab.type('#map-cards section:nth-child(1) [data-name="a"]', "far")
+    assert 'map 1, a: "far" is no number' in tab.page.inner_text("#problems")
+    tab.page.click("#map-add")
+    tab.settle()
+    assert len(tab.recipe.base) == 3
+
+
+def test_what_is_typed_out_of_range_is_clamped_and_a_line_says_so(tab):
+    for text, value, line in (("99", 6.0, "99 is outside above 0"), ("wide", 3.5, '"wide" is no number')):
+        tab.type("#field-sigma", text)
+        assert tab.recipe.sigma == value and line.partition(" above")[0] in tab.page.inner_text("#field-sigma-note")
+    tab.page.click("summary:has-text('Rejection')")
+    tab.type("#field-min_fill", "0.95")
+    assert "0.95" in tab.page.inner_text("#badges") and tab.page.is_disabled("#render")
+    assert tab.pixels("#large")[-1].any()
+
+
+# ---- out of the page -------------------------------------------------------------------------------------------------
+
+
+def run_copied(command: str, place: Path) -> str:
+    """Run a copied command as a user's shell would, into `out`; returns the recipe's hash."""
+    script = f'fracgen() {{ "{sys.executable}" -m fracgen "$@"; }}\n{command} --out out --shards 1'
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run(["bash", "-c", script], cwd=place, env=environment, check=True, capture_output=True, timeout=300)
+    return load_manifest(place / "out").recipe_hash
+
+
+@pytest.mark.parametrize("keys", ["", "l", "n"], ids=["searched", "locked", "next"])
+def test_the_copied_command_renders_the_same_recipe(tab, keys, tmp_path):
+    for key in keys:
+        tab.press(key)
+    tab.press("5")
+    tab.page.click("#copy-command")
+    assert run_copied(tab.page.evaluate("navigator.clipboard.readText()"), tmp_path) == tab.page.inner_text("#hash")
+
+
+def test_a_link_restores_the_state(tab, browser, address):
+    tab.slide("delta", 0.8)
+    tab.press("l").press("]").press("m").press("d").press("2")
+    tab.page.click("#share")
+    link = tab.page.evaluate("navigator.clipboard.readText()")
+    other = Tab(browser, address)
+    other.page.goto(link)
+    other.settle()
+    assert other.page.text_content("#hash") == tab.page.text_content("#hash") != ""
+    assert other.fragment == tab.fragment and other.fragment["v.first"] == "16" and other.fragment["v.tab"] == "maps"
+    assert other.page.get_attribute("#tab-maps", "aria-selected") == "true"
+    assert np.array_equal(other.pixels("#large")[-1], tab.pixels("#large")[-1])
+    other.context.close()
+    assert other.complaints == []
+
+
+def test_a_set_is_rendered_with_progress(tab, place):
+    tab.press("5")
+    tab.page.click("#render")
+    tab.page.wait_for_function("document.querySelector('#render-status').textContent.endsWith('images are there')")
+    folder = place / tab.page.inner_text("#render-status").partition(":")[0]
+    assert run(["verify", str(folder), "--render"]) == 0
+    assert load_manifest(folder).recipe_hash == tab.page.inner_text("#hash")
+
+
+def test_a_sweep_is_of_one_base(tab):
+    tab.press("3")
+    tab.type("#sweep-rows-values", "3.5, 4")
+    tab.type("#sweep-columns-values", "0, 0.2")
+    assert tab.page.locator("#sweep-table canvas").count() == 4
+    with tab.page.expect_download() as download:
+        tab.page.click("#sweep-save")
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+    tab.page.click("#sweep-table button >> nth=3")
+    tab.settle()
+    recipe = assert_drawn(tab)
+    assert np.isclose(recipe.sigma, 4) and recipe.delta == 0.2
+
+
+def test_the_network_sees_augmented_images(tab):
+    tab.press("4")
+    tab.page.wait_for_selector("#network-grid canvas")
+    tab.type("#field-size >> nth=-1", "32")
+    tab.page.wait_for_function("document.querySelector('#network-grid canvas')?.width === 32")
+    shapes = tab.page.eval_on_selector_all("#network-grid canvas", "all => all.map(each => [each.width, each.height])")
+    assert shapes == [[32, 32]] * 16
+    before = tab.page.evaluate(PIXELS, "#network-grid canvas")
+    tab.page.click("#network-again")
+    tab.settle()
+    assert tab.page.evaluate(PIXELS, "#network-grid canvas") != before
+
+
+def test_a_folder_is_browsed(browser, folder, place):
+    with served(folder, place) as address:
+        tab = Tab(browser, address).open()
+        samples = open_shards(folder).by_index()
+        assert tab.page.get_attribute("#tab-folder", "aria-selected") == "true"
+        shown = tab.page.locator("#folder-grid button")
+        assert shown.count() == len(samples) == 24
+        shown.nth(7).click()
+        tab.page.wait_for_selector("#folder-large[data-number='7']")
+        (image,) = tab.pixels("#folder-large").values()
+        assert np.array_equal(image, rgb(samples[7].image))
+        assert "mask key" in tab.page.inner_text("#folder-facts")
+        tab.page.select_option("#folder-label", "11")
+        tab.settle()
+        assert shown.count() == 1 and "11" in shown.first.inner_text()
+        tab.page.click("#folder-recipe")
+        tab.settle()
+        assert assert_drawn(tab).base == small_recipe().base
+        tab.context.close()
+        assert tab.complaints == []
+
+
+# ---- for everybody ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desk", "phone"])
+def test_every_view_fits_is_named_and_has_contrast(browser, address, scheme, size):
+    tab = Tab(browser, address, color_scheme=scheme)
+    tab.page.set_viewport_size({"width": size[0], "height": size[1]})
+    tab.open()
+    for name in TABS[:-1]:
+        tab.page.click(f"#tab-{name}")
+        tab.settle()
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= size[0], name
+        assert tab.page.evaluate(NAMELESS) == [], name
+        assert tab.page.evaluate(PALE) == [], name
+    if size[0] == 1280:
+        tab.page.click("#tab-explore")
+        for selector in ("#large", "#grid", "#badges", "#field-sigma", "#field-masks"):
+            box = tab.page.locator(selector).bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= size[1], selector
+    tab.context.close()
+    assert tab.complaints == []
+
+
+def test_it_is_used_by_the_keyboard_alone(tab):
+    tab.page.focus("#field-delta-slider")
+    before = tab.recipe.delta
+    tab.press("ArrowRight")
+    assert tab.recipe.delta > before
+    assert tab.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    tab.page.focus("#tab-explore")
+    tab.press("ArrowRight")
+    assert tab.fragment["v.tab"] == "maps"
+    tab.page.keyboard.press("?")
+    assert tab.page.evaluate("document.querySelector('#help').open") and "next base" in tab.page.inner_text("#keys")
+    tab.page.keyboard.press("Escape")
+    tab.page.focus("#field-seed")
+    tab.page.keyboard.press("n")
+    assert "ifs" not in tab.fragment  # who types is not taken for who presses keys
+
+
+def test_a_server_that_is_gone_is_said(tab):
+    tab.page.route("**/api/**", lambda route: route.abort())
+    tab.press("n")
+    assert "the server does not answer" in tab.page.inner_text("#problems")
+    tab.complaints.clear()  # the browser says so too
+
+
+@pytest.mark.parametrize("name", ["visualatom", "noise", "ofdb"])
+def test_other_data_sets_have_their_own_controls(tab, name):
+    tab.page.select_option("#recipe", name)
+    tab.page.wait_for_function("document.querySelector('#text-command').textContent.includes('fracgen baseline')")
+    tab.settle()
+    assert tab.page.is_hidden("#lock") and tab.page.is_hidden("#tab-maps")
+    assert tab.page.locator("#controls [data-field]").count() >= 5
+    assert len(tab.pixels("#grid canvas")) == 16 and tab.pixels("#large")[0].any()
+
+
+def test_the_measurement_measures(browser, address):
+    times = measure(browser, address, "delta", "", moves=3)
+    assert all(len(values) == 3 and min(values) > 0 for values in times.values())
