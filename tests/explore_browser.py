@@ -33,8 +33,7 @@ PIXELS = """selector => [...document.querySelectorAll(selector)].map(canvas => {
     for (const value of data) text += String.fromCharCode(value);
     return { index: Number(canvas.dataset.index), width, height, data: btoa(text) };
 })"""
-IDLE = """document.documentElement.dataset.ready === "true"
-    && document.querySelector("#stage").getAttribute("aria-busy") === "false" """
+IDLE = "html[data-ready] #stage[aria-busy='false']"
 
 
 @contextmanager
@@ -68,7 +67,7 @@ class Tab:
         self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address.rstrip("/"))
         self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", self._started)
         for event in ("requestfinished", "requestfailed"):
@@ -92,7 +91,7 @@ class Tab:
         return self.settle()
 
     def settle(self) -> "Tab":
-        self.page.wait_for_function(IDLE)
+        self.page.wait_for_selector(IDLE, state="attached")
         return self
 
     def press(self, key: str) -> "Tab":

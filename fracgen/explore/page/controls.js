@@ -16,12 +16,13 @@ export function buildControls(place, fields, change) {
     panels.set(panel, [...(panels.get(panel) ?? []), field]);
   }
   const controls = new Map();
+  const prefix = place.dataset.prefix;
   place.replaceChildren();
   for (const [panel, members] of panels) {
     const group = element("details", { open: panels.size < 3 || ["Formula", "Image"].includes(panel), class: "panel" });
     group.append(element("summary", {}, panel));
     for (const field of members) {
-      const control = controlOf(field, change);
+      const control = controlOf(field, `${prefix}-${field.name}`, change);
       controls.set(field.name, control);
       group.append(control.root);
     }
@@ -32,8 +33,7 @@ export function buildControls(place, fields, change) {
   };
 }
 
-function controlOf(field, change) {
-  const id = `field-${field.name}`;
+function controlOf(field, id, change) {
   const note = element("p", { class: "note", id: `${id}-note`, role: "status" });
   const help = element("p", { class: "help", id: `${id}-help`, hidden: true }, field.help);
   const label = element("label", { htmlFor: id, title: field.help }, words(field.name));

@@ -23,6 +23,8 @@ const VIEW = {
   theme: "",
 };
 
+const SETTLE = 300; // ms after the last move of a drag until the address has it
+
 export class State extends EventTarget {
   constructor(session) {
     super();
@@ -61,7 +63,7 @@ export class State extends EventTarget {
     Object.assign(this.values, values);
     Object.assign(this.view, view);
     Object.assign(this.augment, augment);
-    this.#write(push);
+    this.#write({ live, push });
     this.#announce({ live, recipe: Object.keys(values).length > 0 });
   }
 
@@ -69,7 +71,7 @@ export class State extends EventTarget {
   choose(name) {
     this.values = this.#defaults(name);
     Object.assign(this.view, { first: 0, axis: "", at: [], shown: -1, frames: false });
-    this.#write(true);
+    this.#write({ push: true });
     this.#announce({ live: false, recipe: true });
   }
 
@@ -130,9 +132,19 @@ export class State extends EventTarget {
     return { ...VIEW, ...own };
   }
 
-  #write(push) {
+  // While a slider is dragged the address is written now and then, as browsers bound how often; the whole drag is one
+  // step of the Back button.
+  #write({ live = false, push = false }) {
+    clearTimeout(this.timer);
+    const isWithinDrag = this.isDragging;
+    this.isDragging = live;
+    if (live && isWithinDrag) this.timer = setTimeout(() => this.#writeAddress("replaceState"), SETTLE);
+    else this.#writeAddress((live || push) && !isWithinDrag ? "pushState" : "replaceState");
+  }
+
+  #writeAddress(method) {
     const fragment = `#${this.fragment}`;
-    if (fragment !== location.hash) history[push ? "pushState" : "replaceState"](null, "", fragment);
+    if (fragment !== location.hash) history[method](null, "", fragment);
   }
 
   #announce(detail) {
