@@ -69,7 +69,9 @@ def test_the_wheel_holds_fracgen_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
     top_level = {name.split("/")[0] for name in names}
     assert top_level == {"fracgen", next(name for name in top_level if name.endswith(".dist-info"))}
-    assert {name for name in names if name.startswith("fracgen/")} == modules() | {"fracgen/py.typed"}
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / "fracgen" / "explore" / "page").iterdir()}
+    assert {"index.html", "explore.css", "main.js"} <= {Path(name).name for name in page}
+    assert {name for name in names if name.startswith("fracgen/")} == modules() | page | {"fracgen/py.typed"}
     assert {"fracgen/shards/reader.py", "fracgen/train/pretrain.py", "fracgen/train/engine/trainer.py"} <= names
 
 
