@@ -31,8 +31,12 @@ _FIXED = ("size", "color", "look")
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of a sweep. values: by field. error: why the image is not one of a data set, "" where it is."""
+    """One image of a sweep.
 
+    recipe: of which it is. values: by field. error: why the image is not one of the recipe's data set, "" where it is.
+    """
+
+    recipe: Recipe
     values: Mapping[str, Any]
     image: Image
     error: str
@@ -108,12 +112,12 @@ def _are_close(one: IFS, other: IFS) -> bool:
 def _draw(recipe: Recipe, values: Mapping[str, Any], index: int) -> Cell:
     try:
         (sample,) = recipe.render([index])
-        return Cell(values, sample.image, "")
+        return Cell(recipe, values, sample.image, "")
     except FracgenError as error:
         image = _draw_rejected(recipe, index) if isinstance(recipe, OnePFrac) else None
         if image is None:
             image = np.zeros(recipe.image_shape, np.uint8)
-        return Cell(values, image, one_line(str(error)))
+        return Cell(recipe, values, image, one_line(str(error)))
 
 
 def _draw_rejected(recipe: OnePFrac, index: int) -> Image | None:

@@ -48,7 +48,7 @@ def explore(
     from fracgen.machine import check_compiler
 
     check_compiler()
-    explorer = Explorer(read_source(source, photograph or []), out or Path(), _augmenter())
+    explorer = Explorer(read_source(source, photograph or []), out or Path(), training_augmenter())
     with ExploreServer(explorer, port) as server:
         threading.Thread(target=explorer.warm_up, name="warm-up", daemon=True).start()
         print(server.address, flush=True)
@@ -65,7 +65,7 @@ def explore(
     print("fracgen: ended", file=sys.stderr)
 
 
-def _augmenter() -> "Augmenter | None":
+def training_augmenter() -> "Augmenter | None":
     """The augmentation of `fracgen.train`, which is imported when it is used; None without its libraries."""
     from fracgen.explore.augmented import Augmenter
 

@@ -98,6 +98,12 @@ def find_base(recipe: OnePFrac, ticket: Ticket) -> Base:
     return replace(vet(resolved, provenance["base"], ticket, kept), provenance=provenance)
 
 
+def take_base(recipe: OnePFrac, number: int, ticket: Ticket) -> Base:
+    """Base fractal `number` of the recipe's seed, sigma and maps, or the next one that is not degenerate."""
+    number, ifs = next(candidates(recipe, number, 1, ticket))
+    return vet(replace(recipe, ifs=ifs), number, ticket)
+
+
 def step_base(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> Base:
     """The next base fractal of the recipe's seed (step 1), or the one before (-1), that fills an image itself.
 

@@ -17,7 +17,7 @@ from fracgen.fractaldb import CategoryRecipe
 from fracgen.ifs import IFS
 from fracgen.onepfrac import OnePFrac
 from fracgen.recipe import Recipe
-from fracgen.registry import from_dict
+from fracgen.registry import from_dict, to_dict
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import convert
 
@@ -84,6 +84,13 @@ class RecipeBuilder:
             num_found = self.categories.num_found
             raise UsageError(f"category {category}: {num_found} are found so far, the others are being searched")
         return replace(recipe, categories=min(len(systems), recipe.categories), systems=systems)
+
+
+def page_values(recipe: Recipe) -> dict[str, Any]:
+    """The values that the page has of a recipe: without inputs, which it cannot change, and what was derived."""
+    values = to_dict(recipe)
+    left_out = {*INPUTS, "derived", *values.get("derived", ())}
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def fit_to_base(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fracgen.explore import augmented
 from fracgen.explore.augmented import Augmenter
-from fracgen.explore.building import RecipeBuilder
+from fracgen.explore.building import RecipeBuilder, page_values
 from fracgen.explore.category_search import CategorySource
 from fracgen.explore.drawing import category_of, draw_images
 from fracgen.explore.folder_view import FolderView
@@ -70,12 +70,11 @@ class Explorer:
     def session(self) -> Reply:
         """What the page begins with."""
         recipes = [name for name in RECIPES if name != "photo" or self.inputs.photographs is not None]
-        values = to_dict(self.inputs.recipe)
         return Reply.of_json(
             {
                 "version": metadata.version("fracgen"),
                 "recipes": recipes,
-                "recipe": {name: value for name, value in values.items() if name not in ("systems", "photographs")},
+                "recipe": page_values(self.inputs.recipe),
                 "fields": {name: describe_fields(RECIPES[name]) for name in recipes},
                 "extras": {
                     "photo": self.inputs.photographs is not None,
@@ -124,7 +123,8 @@ class Explorer:
         pictures = []
         for cell in sweep_cells(recipe, request.sweep, index=request.index, base=base):
             ticket.check()
-            values = {"index": request.index, "caption": cell.caption, "values": dict(cell.values)}
+            shown = {"caption": cell.caption, "values": dict(cell.values), "recipe": page_values(cell.recipe)}
+            values = {"index": request.index, **shown}
             error = {"rejected": cell.error} if cell.error else {}
             pictures.append(Picture(cell.image, {**values, "fill": fill_rate(cell.image), **error}))
         return Reply.of_pictures(pictures)

@@ -8,6 +8,7 @@ import numpy as np
 
 from fracgen.categories import Categories
 from fracgen.explore.folder_view import FolderView
+from fracgen.explore.limits import check_limits
 from fracgen.explore.shell_command import InputWords
 from fracgen.fractaldb import CategoryRecipe
 from fracgen.recipe import Recipe
@@ -81,6 +82,12 @@ def read_source(source: Path | None, photographs: list[Path]) -> Inputs:
         note = f"{source}: was packed from images, so it can be looked at, and has no recipe to change"
     else:
         recipe = load_source(source)
+        try:
+            check_limits(recipe)
+        except UsageError as error:
+            if folder is None:
+                raise
+            recipe, note = load_source(None), f"{source}: {error}; its images can be looked at"
     categories = recipe.systems if isinstance(recipe, CategoryRecipe) else None
     own = getattr(recipe, "photographs", None)
     if own is not None and not photographs:

@@ -43,7 +43,10 @@ def _refuse(constant: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolveRequest(Request):
-    """Resolve a recipe; step: to the next base fractal (1) or the one before (-1), counted from number `base`."""
+    """Resolve a recipe; step: to the next base fractal (1) or the one before (-1), counted from number `base`.
+
+    base without a step, and without an ifs in the recipe: the base of that number, as sigma changes.
+    """
 
     recipe: Mapping[str, Any]
     step: Annotated[int, Setting("", at_least=-1, at_most=1)] = 0

@@ -33,7 +33,10 @@ class _Pool(ThreadPoolExecutor):
         if self._on_begin is not None:
             self._on_begin()
             self._on_begin = None
-        return super().submit(*arguments, **options)
+        try:
+            return super().submit(*arguments, **options)
+        except RuntimeError:  # it was shut down meanwhile
+            raise _CancelledError("stopped") from None
 
 
 class RenderJob:
@@ -83,6 +86,8 @@ class RenderJob:
             self._error = one_line(f"{error.strerror or error}; finished shards are kept, render again to go on")
         except MemoryError:
             self._error = "out of memory; lower size or points"
+        except Exception as error:  # the page says so; the server lives on
+            self._error = one_line(f"{type(error).__name__}: {error}")
         finally:
             self._pool.shutdown(cancel_futures=True)
             with self._lock:

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from fracgen.categories import Categories
-from fracgen.explore.bases import Base, find_base, step_base
-from fracgen.explore.building import RecipeBuilder
+from fracgen.explore.bases import Base, find_base, step_base, take_base
+from fracgen.explore.building import RecipeBuilder, page_values
 from fracgen.explore.inputs import Inputs
 from fracgen.explore.messages import ResolveRequest
 from fracgen.explore.shell_command import base_csv, render_command
@@ -64,6 +64,11 @@ def resolve(request: ResolveRequest, builder: RecipeBuilder, ticket: Ticket) -> 
 
 
 def _resolve_base(recipe: OnePFrac, request: ResolveRequest, ticket: Ticket) -> Resolution:
+    if not request.step and recipe.ifs is None and request.base is not None:
+        base = take_base(recipe, request.base, ticket)
+        return Resolution(
+            base.recipe, provenance=base.provenance, given=base.recipe.base, reason=base.reason, base=base
+        )
     if not request.step:
         base = find_base(recipe, ticket)
         return Resolution(base.recipe, provenance=base.provenance, given=recipe.ifs, reason=base.reason, base=base)
@@ -95,7 +100,7 @@ def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) ->
     words = inputs.words(recipe)
     return {
         "recipe": values,
-        "recipe_given": _given_values(resolution, request, values),
+        "recipe_given": _given_values(resolution, request),
         "provenance": dict(resolution.provenance),
         "hash": recipe_hash(recipe) if complete else None,
         "title": recipe.title,
@@ -117,15 +122,13 @@ def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) ->
     }
 
 
-def _given_values(resolution: Resolution, request: ResolveRequest, values: Mapping[str, Any]) -> dict[str, Any]:
+def _given_values(resolution: Resolution, request: ResolveRequest) -> dict[str, Any]:
     """What the next request begins with: the values without what was searched for them."""
-    kept = {name: value for name, value in values.items() if name not in ("systems", "photographs")}
+    kept = page_values(resolution.recipe)
     if resolution.given is None:
         kept.pop("ifs", None)
         if isinstance(sigma := request.recipe.get("sigma"), int | float):
             kept["sigma"] = sigma  # that of a base which was found may differ in its last bit
-    for name in kept.pop("derived", ()):
-        kept.pop(name, None)
     return kept
 
 
