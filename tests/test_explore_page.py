@@ -267,6 +267,17 @@ def test_a_link_restores_the_state(tab, browser, address):
     assert other.complaints == []
 
 
+def test_a_link_of_nonsense_is_as_good_as_none(browser, address):
+    tab = Tab(browser, address)
+    tab.open(
+        "recipe=1p-frac&sigma=much&delta=-3&size=1e99&color=red&ifs=1,2;3&v.tab=no&v.first=-7&v.at=x&v.draws=1e9&a.size=big"
+    )
+    assert tab.page.get_attribute("#tab-explore", "aria-selected") == "true"
+    assert tab.recipe.sigma == 3.5 and tab.recipe.delta == 0 and tab.recipe.size == 2048 and tab.recipe.color == "gray"
+    tab.context.close()
+    assert tab.complaints == []
+
+
 def test_a_set_is_rendered_with_progress(tab, place):
     tab.press("5")
     tab.page.click("#render")
@@ -352,8 +363,9 @@ def test_every_view_fits_is_named_and_has_contrast(browser, address, scheme, siz
 def test_it_is_used_by_the_keyboard_alone(tab):
     tab.page.focus("#field-delta-slider")
     before = tab.recipe.delta
-    tab.press("ArrowRight")
-    assert tab.recipe.delta > before
+    for _ in range(10):
+        tab.press("ArrowRight")
+    assert tab.recipe.delta > 1.2 * before
     assert tab.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     tab.page.focus("#tab-explore")
     tab.press("ArrowRight")

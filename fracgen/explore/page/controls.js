@@ -3,7 +3,7 @@
 
 import { element, short } from "./elements.js";
 
-const STEPS = 1000; // of a slider that goes by ratios
+const STEPS = 200; // of a slider that goes by ratios
 
 /**
  * Controls of `fields`, in one group per panel. change(name, value, {live}) is called for each input.
@@ -158,7 +158,8 @@ function sliderOf(field, id, slid) {
     },
     show(value) {
       const place = byRatio ? (STEPS * Math.log(Math.max(value, low) / low)) / Math.log(high / low) : value;
-      if (!input.matches(":active")) input.value = String(place); // not under who drags it
+      const isOther = Math.abs(slider.value - value) > 1e-9; // else it stays between two values that round to one
+      if (isOther && !input.matches(":active")) input.value = String(place); // not under who drags it
       input.setAttribute("aria-valuetext", short(value, 6));
     },
   };

@@ -55,7 +55,7 @@ export class Large {
     byId("frames").toggleAttribute("hidden", !isFramed);
     byId("easel").classList.toggle("framed", isFramed);
     byId("large-error").textContent = shown.error ?? "";
-    byId("show-base").hidden = !(this.image && this.base);
+    byId("show-base").hidden = !(this.image && this.model.resolved?.base);
   }
 
   #title() {

@@ -2,7 +2,7 @@
 
 import { get, isBusy } from "./api.js";
 import { buildControls, words } from "./controls.js";
-import { announce, byId, copy, element, report } from "./elements.js";
+import { announce, byId, copy, count, element, report } from "./elements.js";
 import { Export } from "./export.js";
 import { Flicker } from "./flicker.js";
 import { Folder } from "./folder.js";
@@ -132,6 +132,8 @@ class Page {
     byId("compare").hidden = !this.model.hasBase;
     if (!hasBase && state.view.tab === "maps") state.set({ view: { tab: "explore" } });
     this.#axes(axes, hasBase);
+    byId("activity").textContent = describeSearch(resolved.search);
+    document.body.classList.toggle("searching", Boolean(resolved.search));
     this.maps.show();
     this.export.show();
   }
@@ -165,8 +167,10 @@ class Page {
 
   #draw() {
     const { tab } = this.state.view;
-    if (WITH_LARGE.includes(tab)) this.#once("large", this.model.largeIndex, () => this.large.draw());
-    if (tab === "explore") this.#once("grid", `${this.model.gridIndices.join()};${this.grid.comparesWithBase}`, () => this.grid.draw());
+    const found = this.model.resolved?.search?.found ?? ""; // categories: with more of them, more can be drawn
+    const grid = `${this.model.gridIndices.join()};${this.grid.comparesWithBase}`;
+    if (WITH_LARGE.includes(tab)) this.#once("large", `${this.model.largeIndex};${found}`, () => this.large.draw());
+    if (tab === "explore") this.#once("grid", `${grid};${found}`, () => this.grid.draw());
     const { sample, label, rows, rowValues, columns, columnValues } = this.state.view;
     const sweep = [rows, rowValues, columns, columnValues].join(";");
     if (tab === "sweep") this.#once("sweep", sweep, () => this.views.sweep.draw());
@@ -241,6 +245,10 @@ class Page {
   #openShown(tab) {
     if (!byId(`tab-${tab}`).hidden) this.#open(tab);
   }
+}
+
+function describeSearch(search) {
+  return search ? `categories: ${count(search.found)} of ${count(search.wanted)} found` : "drawing \u2026";
 }
 
 try {

@@ -53,7 +53,7 @@ export class Model extends EventTarget {
 
   /** Whether the recipe is going to be resolved in a moment. */
   get isWaiting() {
-    return this.timer !== 0;
+    return this.timer !== 0 && !this.resolved?.search;
   }
 
   /** Resolve the state's values and have them drawn. live: more changes are to come. */
@@ -82,7 +82,7 @@ export class Model extends EventTarget {
   async rebase(values, options) {
     const base = this.baseNumber;
     const answer = await this.#ask({ recipe: { ...this.state.values, ...values, ifs: null }, base });
-    if (!answer) return;
+    if (!answer || !this.isLocked) return; // it may have been unlocked meanwhile
     this.#take(answer);
     this.state.set({ values: answer.recipe_given, view: { shown: -1, base } }, options);
   }

@@ -6,6 +6,7 @@ import { byId, element, report } from "./elements.js";
 import { imagesOf, paint, toImageData } from "./pictures.js";
 
 const IMAGES = 4;
+const MOST_DRAWS = 8;
 
 export class Network {
   constructor(state, model) {
@@ -25,7 +26,7 @@ export class Network {
     byId("network-on").addEventListener("click", () => this.#move(IMAGES));
     byId("network-again").addEventListener("click", () => state.set({ view: { drawSeed: state.view.drawSeed + 1 } }));
     byId("network-draws").addEventListener("change", (event) => {
-      const draws = Math.min(Math.max(Math.round(Number(event.target.value)) || 4, 1), 8);
+      const draws = Math.min(Math.max(Math.round(Number(event.target.value)) || 4, 1), MOST_DRAWS);
       event.target.value = String(draws);
       state.set({ view: { draws } }, { push: true });
     });
@@ -39,8 +40,9 @@ export class Network {
   /** Ask for the augmented images and draw them. */
   async draw() {
     if (!this.state.session.extras.train) return;
-    const { draws, ofFolder } = this.state.view;
+    const { ofFolder } = this.state.view;
     const asked = this.#asked;
+    const { draws } = asked;
     byId("network-draws").value = String(draws);
     byId("network-folder").checked = ofFolder;
     byId("network-range").textContent = `${asked.indices[0]} to ${asked.indices.at(-1)}`;
@@ -61,7 +63,8 @@ export class Network {
   }
 
   get #asked() {
-    const { draws, drawSeed: seed, ofFolder, sample } = this.state.view;
+    const { drawSeed: seed, ofFolder, sample } = this.state.view;
+    const draws = Math.min(Math.max(this.state.view.draws, 1), MOST_DRAWS);
     const entries = Object.entries(this.#values);
     const split = (isOfMix) => Object.fromEntries(entries.filter(([name]) => this.mixNames.has(name) === isOfMix));
     const numbers = Array.from({ length: IMAGES }, (_, place) => sample + place);

@@ -1,6 +1,8 @@
 // What the page shows, all of it: the recipe's values as the user gives them, and the view. It stands in the URL's
 // fragment, so that a link restores it; only what differs from a default is written there.
 
+import { clamp } from "./controls.js";
+
 const VIEW = {
   tab: "explore",
   first: 0, // of the grid, along its axis
@@ -24,6 +26,12 @@ const VIEW = {
 };
 
 const SETTLE = 300; // ms after the last move of a drag until the address has it
+
+const CHOICES = {
+  tab: ["explore", "maps", "sweep", "network", "export", "folder"],
+  compare: ["images", "difference", "flicker"],
+  theme: ["", "light", "dark"],
+};
 
 export class State extends EventTarget {
   constructor(session) {
@@ -90,7 +98,7 @@ export class State extends EventTarget {
       if (given.has(`a.${field.name}`)) this.augment[field.name] = read(field, given.get(`a.${field.name}`));
     }
     for (const [key, usual] of Object.entries(this.#usualView(given))) {
-      this.view[key] = given.has(`v.${key}`) ? readView(given.get(`v.${key}`), usual) : usual;
+      this.view[key] = given.has(`v.${key}`) ? readView(key, given.get(`v.${key}`), usual) : usual;
     }
   }
 
@@ -176,14 +184,18 @@ function write(value) {
 function read(field, text) {
   if (text === "") return field.type === "text" ? "" : null;
   if (field.type === "bool") return text === "true";
-  if (field.type === "choice" || field.type === "text") return text;
-  if (field.type === "numbers") return text.split(",").map(Number);
-  const number = Number(text);
-  return Number.isFinite(number) ? number : (field.default ?? null);
+  if (field.type === "text") return text;
+  if (field.type === "choice") return field.choices.find((choice) => String(choice) === text) ?? field.default;
+  if (field.type === "numbers") {
+    const numbers = text.split(",").map(Number);
+    return numbers.every(Number.isFinite) ? numbers : field.default;
+  }
+  return clamp(field, text, field.type === "int")[0];
 }
 
-function readView(text, usual) {
-  if (Array.isArray(usual)) return text.split(",").map(Number).filter(Number.isFinite);
+function readView(key, text, usual) {
+  if (Array.isArray(usual)) return text.split(",").map(Number).filter(Number.isSafeInteger);
   if (typeof usual === "boolean") return text === "true";
-  return typeof usual === "number" && Number.isFinite(Number(text)) ? Number(text) : text;
+  if (typeof usual === "number") return Number.isSafeInteger(Number(text)) ? Number(text) : usual;
+  return CHOICES[key]?.includes(text) ?? true ? text : usual;
 }
