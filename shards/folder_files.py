@@ -16,11 +16,11 @@ from fracgen.shards.cache import CacheSettings, FileCache
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import shown_size
 from fracgen.shards.manifest import MANIFEST, DamagedManifestError, Manifest, load_manifest, read_manifest
-from fracgen.shards.remote import MissingFileError, Url, connect, download, retrying
+from fracgen.shards.remote import AccessError, MissingFileError, Url, connect, download, retrying
 from fracgen.shards.urls import is_url
 
 _MAX_MANIFEST_BYTES, _MAX_FILE_BYTES = 256 << 20, 1 << 30
-_CONNECTIONS = 8
+CONNECTIONS = 8
 """Files that are fetched at a time."""
 Progress = Callable[[int, int], None]
 """Called with (how many are done, how many there are)."""
@@ -46,6 +46,9 @@ class FolderFiles(Protocol):
     def small_files(self) -> Path:
         """A folder of this machine that holds all that the manifest names beside the tars."""
 
+    def fetch_tars(self, *, skip_bad: bool = False, progress: Progress | None = None) -> list[str]:
+        """Have all tars on this machine. Returns what is wrong with those that cannot be had, where `skip_bad` is."""
+
     def listing(self) -> Mapping[str, str] | None:
         """What lies in the folder, "file", "folder" and so on by name; None where the server does not tell."""
 
@@ -66,6 +69,14 @@ def open_folder(place: Path | str, cache: CacheSettings | None = None) -> Folder
     return LocalFiles(Path(place))
 
 
+def holds_shards(url: str) -> bool:
+    """Whether there is a manifest at a URL that this user may read. Raises DataError where the server cannot tell."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(MissingFileError, AccessError):
+        download(Url.parse(url) / MANIFEST, Path(folder) / MANIFEST, limit=_MAX_MANIFEST_BYTES)
+        return True
+    return False
+
+
 class LocalFiles:
     """A folder of this machine."""
 
@@ -83,6 +94,10 @@ class LocalFiles:
     def small_files(self) -> Path:
         """The folder itself."""
         return self.folder
+
+    def fetch_tars(self, *, skip_bad: bool = False, progress: Progress | None = None) -> list[str]:
+        """Nothing: they are where they are."""
+        return []
 
     def listing(self) -> Mapping[str, str]:
         """What lies in the folder."""
@@ -128,7 +143,7 @@ class RemoteFiles:
     def using(self, name: str) -> Iterator[Path]:
         """The path of a file in the cache, fetched where it is not there, which stays there meanwhile.
 
-        Raises UsageError or DataError where it cannot be had, DataError where the set has changed.
+        Raises AccessError where it is refused, DataError where it cannot be had or the set has changed.
         """
         with self._cached.using(name):
             yield self._get(name)
@@ -169,13 +184,13 @@ class RemoteFiles:
             )
         self._cached.keep([shard.name for shard in shards])
         problems = []
-        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
             pending = [pool.submit(self._get, shard.name) for shard in shards]
             try:
                 for done, each in enumerate(pending, 1):
                     try:
                         each.result()
-                    except (DataError, MissingFileError) as error:
+                    except DataError as error:
                         if not skip_bad or isinstance(error, ChangedError):
                             raise
                         problems.append(str(error))
@@ -217,7 +232,10 @@ class RemoteFiles:
         self._cached.keep([MANIFEST])
 
     def _get(self, name: str) -> Path:
-        return self._cached.get(name, self._expected[name][0], partial(self._download, name, limit=_MAX_FILE_BYTES))
+        try:
+            return self._cached.get(name, self._expected[name][0], partial(self._download, name, limit=_MAX_FILE_BYTES))
+        except MissingFileError as error:
+            raise DataError(f"{error}, though {MANIFEST} names it") from None
 
     def _download(self, name: str, path: Path, *, limit: int, check: bool = True) -> None:
         num_bytes, sha256 = self._expected[name] if check else (None, None)

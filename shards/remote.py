@@ -136,7 +136,8 @@ def retrying(action: Callable[[], T], subject: Url | str) -> T:
             return action()
         except FracgenError:
             raise
-        except Exception as error:  # of any protocol's library
+        except Exception as caught:  # of any protocol's library
+            error = _cause(caught)
             if getattr(error, "errno", None) in _FULL:
                 raise
             if (final := _final(error, subject)) is not None:
@@ -159,13 +160,20 @@ def reason(error: BaseException) -> str:
     return f"{kind}: {words[:_REASON_LENGTH]}" if words else kind
 
 
+def _cause(error: Exception) -> Exception:
+    """What went wrong: plain HTTP says that a file is not there where it could not ask."""
+    cause = error.__cause__
+    is_hidden = isinstance(error, FileNotFoundError) and type(cause).__module__.startswith("aiohttp")
+    return cause if is_hidden and isinstance(cause, Exception) else error
+
+
 def _final(error: Exception, subject: Url | str) -> UsageError | None:
     """What to raise for a failure that another try would not mend; None where it may pass."""
     status, why = _status(error), reason(error)
     if isinstance(error, TransferError):
         return None
     if isinstance(error, FileNotFoundError) or status in (404, 410):
-        return MissingFileError(f"{subject}: not there ({why})")
+        return MissingFileError(f"{subject}: not there" + ("" if str(subject) in why else f" ({why})"))
     if "Credential" in type(error).__name__:
         return AccessError(f"{subject}: no credentials ({why}); set them as the library of this protocol reads them")
     if isinstance(error, PermissionError) or status in (401, 403):

@@ -123,7 +123,7 @@ def test_what_passes_is_tried_again(server, folder, fault, tmp_path):
         (["short"] * 9, DataError, "bytes arrived; given up"),
         (["long"] * 9, DataError, "more than the .* bytes"),
         ([500] * 9, DataError, "500.*given up"),
-        ([404], UsageError, "000001.tar: not there"),
+        ([404], DataError, r"000001.tar: not there, though dataset\.json names it"),
         ([403], UsageError, "access refused .*403"),
         ([401], UsageError, "access refused .*401"),
         ([400], UsageError, "cannot be read .*400"),

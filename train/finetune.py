@@ -37,7 +37,7 @@ _COLUMNS = ("columns.file_column", "columns.label_column", "columns.split_column
 _NAMES = ("checkpoint", "data", *_COLUMNS, "val", "test", "root", "num_classes", "per_class", "val_share", "keep_head")
 
 
-@options_from(Finetuning, (*_NAMES, "protocol", *options.NAMES), defaults=Finetuning())
+@options_from(Finetuning, (*_NAMES, "protocol", *options.NAMES, *options.CACHE), defaults=Finetuning())
 def main(
     *,
     overrides: options.Overrides = None,
@@ -142,6 +142,7 @@ def finetune(
             per_class=settings.per_class,
             seed=seed,
             skip_bad=settings.loader.skip_bad,
+            cache=settings.cache,
             progress=cli.bar("reading"),
         )
     if published and splits.test is None:
@@ -213,6 +214,7 @@ def finetune(
     trainer.describe(
         {
             "data": splits.description,
+            **splits.cache_notes,
             "loader": loader.reason,
             "init": f"{init.name}: {loaded.description}",
             "seed": str(seed),

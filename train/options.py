@@ -28,6 +28,9 @@ NAMES = (
 )
 """Settings of pre-training and fine-tuning that have an option; all others are given as NAME=VALUE, or in a file."""
 
+CACHE = ("cache.folder", "cache.limit")
+"""Settings of the cache for URLs, which have an option too."""
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME=VALUE]...", help="Any setting by its dotted name, as in model.options.depth=4."),

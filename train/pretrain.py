@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fracgen.shards.cache import CacheSettings
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting
@@ -33,7 +34,9 @@ class Pretraining:
     shards: Annotated[
         str,
         Setting(
-            "Shards to train on: a folder, or a pattern such as 'set-{000..063}.tar'.", panel="Data", identity=False
+            "Shards to train on: a folder, its URL, or a pattern such as 'set-{000..063}.tar'.",
+            panel="Data",
+            identity=False,
         ),
     ] = ""
     num_classes: Annotated[
@@ -45,10 +48,11 @@ class Pretraining:
     augment: Augmentation = field(default_factory=Augmentation)
     mix: Mix = field(default_factory=Mix)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     run: CleanRun = field(default_factory=CleanRun)
 
 
-@options_from(Pretraining, ("shards", "num_classes", *options.NAMES))
+@options_from(Pretraining, ("shards", "num_classes", *options.NAMES, *options.CACHE))
 def main(
     *,
     overrides: options.Overrides = None,
@@ -124,7 +128,8 @@ def pretrain(
         settings.shards,
         num_classes=settings.num_classes,
         skip_bad=settings.loader.skip_bad,
-        progress=cli.bar("counting"),
+        cache=settings.cache,
+        progress=cli.bar("opening"),
     )
     num_classes = len(examples.class_names)
     loader = TrainLoader(
@@ -175,7 +180,8 @@ def pretrain(
         clean = {"clean_accuracy": accuracy(eval_transform.on_device)}
         return clean if loader.transformed else {**clean, "crop_accuracy": accuracy(train_inputs.crops())}
 
-    trainer.describe({"data": f"{examples}; {loader.shape}", "loader": loader.reason})
+    notes = {"cache": examples.cache_note} if examples.cache_note else {}
+    trainer.describe({"data": f"{examples}; {loader.shape}", **notes, "loader": loader.reason})
     if folder is None:
         measured = trainer.measure(loader.batches, inputs)
         if ranks.first:

@@ -107,7 +107,8 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
         val_share=0,
         seed=settings.seed,
         skip_bad=settings.skip_bad,
-        progress=console.bar("counting"),
+        cache=settings.cache,
+        progress=console.bar("opening"),
     )
     train, test = choose_images(splits, settings)
     backbones = load_backbones(settings, device)
@@ -115,6 +116,7 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
     console.say(
         {
             "data": splits.description,
+            **splits.cache_notes,
             "images": f"{len(train):,} to fit and to be neighbours, {len(test):,} to report on",
             "net": "; ".join(map(str, backbones)),
         }

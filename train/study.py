@@ -19,6 +19,7 @@ import typer
 
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError, printable
+from fracgen.shards.urls import redact
 from fracgen.train import cli as console
 from fracgen.train import options
 from fracgen.train.experiments.comparison import FinetuneRun, check_data
@@ -134,7 +135,8 @@ def split_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _quote(word: str) -> str:
-    """A word as a shell reads it, without control characters."""
+    """A word as a shell reads it, without control characters and without secrets of URLs."""
+    word = redact(word)
     return shlex.quote(word) if word.isprintable() else f"$'{printable(word.replace(chr(92), chr(92) * 2))}'"
 
 

@@ -70,7 +70,8 @@ class Examples:
     name: for messages. class_names: by label. fingerprint: sha256 (hex) of what tells content and order without reading
     an image: names, sizes, labels, or a manifest. numbers: (N,) int64, which of the store's examples these are.
     shape: where a manifest tells it. block: how many neighbours are best read together; 1 where it makes no difference.
-    place: how they lie, for the screen, as in "in 64 tars".
+    place: how they lie, for the screen, as in "in 64 tars". cache_note: of a set at a URL, the cache and what was
+    fetched, for the screen.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Examples:
     shape: ImageShape | None = None
     block: int = 1
     place: str = ""
+    cache_note: str = ""
 
     def __len__(self) -> int:
         return len(self.numbers)

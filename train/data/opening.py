@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+from fracgen.shards.cache import CacheSettings
 from fracgen.shards.errors import UsageError
 from fracgen.shards.image_sources import open_labelled
 from fracgen.shards.manifest import MANIFEST, PARTIAL
+from fracgen.shards.remote import Url
 from fracgen.shards.tables import Columns
+from fracgen.shards.urls import is_url
 from fracgen.train.data.examples import Examples, Progress
 from fracgen.train.data.tars import is_pattern, open_shards_folder, open_tars
 
@@ -21,19 +24,24 @@ def open_examples(
     root: str = "data",
     columns: Columns = DEFAULT_COLUMNS,
     skip_bad: bool = False,
+    cache: CacheSettings | None = None,
     progress: Progress | None = None,
 ) -> Examples:
     """One set or split of labelled images: FOLDER/<class>/*.jpg, a table or a folder with one, what Hugging Face
     datasets saved, shards, "/d/train-{000..063}.tar", torch/cifar100.
 
-    Of shards of ours no tar is opened, so a set of any size is there at once. No image is decoded.
+    Of shards of ours no tar is opened, so a set of any size is there at once; those at a URL are fetched first. No
+    image is decoded.
     num_classes: of tars without a manifest; else 0, or what the set has. root: where timm keeps sets that it gets by
     name; of these, it is the train split. columns: of a table, or of a saved data set. skip_bad: damaged tars are no
-    error here. progress: called where counting takes a while.
+    error here. cache: of URLs. progress: called where fetching or counting takes a while.
     Raises UsageError for what is none of these, or holds nothing; DataError for damaged tars.
     """
     folder = Path(source)
-    if is_name(source) and not folder.exists():
+    if is_url(source):
+        open_remote = open_tars if is_pattern(source) else open_shards_folder
+        examples = open_remote(source, num_classes=num_classes, skip_bad=skip_bad, cache=cache, progress=progress)
+    elif is_name(source) and not folder.exists():
         from fracgen.train.data.catalog import open_named
 
         examples = open_named(source, root, progress)["train"]
@@ -60,6 +68,29 @@ def open_examples(
     if not len(examples):
         raise UsageError(f"{examples.name}: no image in it")
     return examples
+
+
+def find_remote_splits(url: str) -> dict[str, str]:
+    """Where the folders of shards of a set at a URL lie, by split: the URL itself is "train", or train/ and others.
+
+    Raises UsageError where there is none, DataError where the server cannot be asked.
+    """
+    from fracgen.shards.folder_files import holds_shards
+    from fracgen.shards.imagefolder import SPLITS
+
+    if is_pattern(url) or holds_shards(url):
+        return {"train": url}
+    candidates = ((split, (Url.parse(url) / name).full) for split, names in SPLITS.items() for name in names)
+    places = dict[str, str]()
+    for split, place in candidates:
+        if split not in places and holds_shards(place):
+            places[split] = place
+    if "train" not in places:
+        raise UsageError(
+            f"{url}: no {MANIFEST} that can be read, in it or in train/; at a URL, folders of shards are read, which "
+            "`fracgen pack` makes of images"
+        )
+    return places
 
 
 def is_name(source: str) -> bool:

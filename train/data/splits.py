@@ -3,7 +3,7 @@
 WHERE/train/<class>/*.jpg beside val/ and/or test/      an image folder
 WHERE/labels.csv, or a table itself                     image files with a row each, in splits by a column
 WHERE by save_to_disk of Hugging Face datasets          a data set, or one a split
-WHERE/train, WHERE/val, WHERE/test, or WHERE itself     folders of shards
+WHERE/train, WHERE/val, WHERE/test, or WHERE itself     folders of shards; WHERE may be a URL
 "/d/train-{000..063}.tar"                               tars of another origin, by pattern
 torch/cifar100, hfds/..., tfds/...                      timm's names
 
@@ -18,13 +18,22 @@ from pathlib import Path
 
 import numpy as np
 
+from fracgen.shards.cache import CacheSettings
 from fracgen.shards.errors import UsageError
 from fracgen.shards.image_sources import LabelledSet, open_labelled
 from fracgen.shards.imagefolder import SPLITS, find_splits, list_folders, split_roles
 from fracgen.shards.tables import Columns
+from fracgen.shards.urls import is_url
 from fracgen.train.data.examples import Examples, Progress, numbered
 from fracgen.train.data.folders import examples_of
-from fracgen.train.data.opening import DEFAULT_COLUMNS, holds_classes, is_name, is_shards_folder, open_examples
+from fracgen.train.data.opening import (
+    DEFAULT_COLUMNS,
+    find_remote_splits,
+    holds_classes,
+    is_name,
+    is_shards_folder,
+    open_examples,
+)
 from fracgen.train.data.skipped import Skipped
 from fracgen.train.data.subsets import hold_out, take_per_class
 from fracgen.train.data.tars import check_labels, is_pattern
@@ -43,6 +52,12 @@ class Splits:
     description: str
     skipped: Skipped
 
+    @property
+    def cache_notes(self) -> dict[str, str]:
+        """Of splits at URLs, a row for the screen: the cache, and what was fetched."""
+        notes = [each.cache_note for each in (self.train, self.val, self.test) if each is not None and each.cache_note]
+        return {"cache": "; ".join(dict.fromkeys(notes))} if notes else {}
+
 
 def open_splits(
     data: str,
@@ -56,6 +71,7 @@ def open_splits(
     per_class: int = 0,
     seed: int = 0,
     skip_bad: bool = False,
+    cache: CacheSettings | None = None,
     progress: Progress | None = None,
 ) -> Splits:
     """The splits of a labelled set, from what this module's docstring lists.
@@ -66,7 +82,7 @@ def open_splits(
     test, val: a folder of classes, a table, a folder of shards or a pattern, in the place of what lies there.
     num_classes: of tars without a manifest. root: where timm keeps sets that it gets by name. columns: of tables and
     saved data sets. val_share: of train, 0 to hold out none. per_class: 0, or images of each class of train that are
-    taken, before any is held out; fewer are among more.
+    taken, before any is held out; fewer are among more. cache: of URLs.
     Raises UsageError for what is missing or not as above, classes that differ, DataError for damaged tars.
     """
     if not 0 <= val_share < 1:
@@ -78,10 +94,12 @@ def open_splits(
     def open_split(source: str | Examples, num_classes: int) -> Examples:
         """num_classes: of tars without a manifest; 0 where it is not known."""
         if isinstance(source, str):
-            if not Path(source).exists() and not is_pattern(source):
+            if not is_url(source) and not Path(source).exists() and not is_pattern(source):
                 raise UsageError(f"{source}: no such folder")
-            in_tars = 0 if Path(source).is_dir() else num_classes
-            source = open_examples(source, num_classes=in_tars, columns=columns, skip_bad=skip_bad, progress=progress)
+            in_tars = num_classes if is_pattern(source) and not Path(source).is_dir() else 0
+            source = open_examples(
+                source, num_classes=in_tars, columns=columns, skip_bad=skip_bad, cache=cache, progress=progress
+            )
         examples = check_labels(source, skip_bad=skip_bad, skipped=skipped, progress=progress)
         if not len(examples):
             raise UsageError(f"{examples.name}: no image in it that can be used")
@@ -119,6 +137,8 @@ def _find(
     data: str, root: str, columns: Columns, progress: Progress | None
 ) -> tuple[Mapping[str, str | Examples], str]:
     """(where the splits lie, a note for the screen)."""
+    if is_url(data):
+        return find_remote_splits(data), ""
     folder = Path(data)
     note = f"{data}: a local folder is taken; " if is_name(data) and folder.exists() else ""
     if is_name(data) and not folder.exists():
@@ -163,7 +183,7 @@ def _open_labelled(data: str, labelled: LabelledSet, note: str) -> tuple[Mapping
 def _check_apart(train: str | Examples, val: str | Examples | None, test: str | Examples | None) -> None:
     """Raises UsageError where two splits are one folder or file: accuracy on it would be none on new images."""
     paths = {
-        option: os.path.realpath(each)
+        option: each if is_url(each) else os.path.realpath(each)
         for option, each in (("train", train), ("--val", val), ("--test", test))
         if isinstance(each, str)
     }

@@ -4,20 +4,27 @@ import glob
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fracgen.shards.cache import CacheSettings, FileCache
 from fracgen.shards.errors import LFS_ADVICE, DataError, UsageError
-from fracgen.shards.manifest import DamagedManifestError, load_manifest
+from fracgen.shards.folder_files import FolderFiles, open_folder
+from fracgen.shards.manifest import DamagedManifestError
 from fracgen.shards.reader import series_of
+from fracgen.shards.remote import Url
+from fracgen.shards.remote_tars import fetch_tars
 from fracgen.shards.tar import TarSeries, index_tar
+from fracgen.shards.urls import is_url, redact
 from fracgen.train.data.examples import Examples, ImageShape, Progress, numbered
 from fracgen.train.data.sampler import BLOCK
-from fracgen.train.data.skipped import Skipped
+from fracgen.train.data.skipped import Skipped, SkippedDataWarning
 from fracgen.train.data.tar_store import TarStore
 
 _MAX_CLASSES = 1_000_000
@@ -28,30 +35,35 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)(?:\.\.\d+)?\}")
 
 
 def is_pattern(source: str) -> bool:
-    """Whether this names tars, not a folder: by braces, wildcards, `.tar`, or a colon (a URL, refused later)."""
+    """Whether this names tars, not a folder: by braces, wildcards, `.tar`, or a colon that begins no URL (pipe:)."""
+    if is_url(source):
+        source = source.partition("?")[0]
+        return bool(set(source) & set("{}*[")) or source.endswith(".tar")
     return bool(set(source) & set("{}*?[")) or source.endswith(".tar") or ":" in source
 
 
-def open_shards_folder(folder: Path, *, num_classes: int = 0, skip_bad: bool = False) -> Examples:
-    """A finished folder of ours, rendered or packed; no tar is opened.
+def open_shards_folder(
+    place: Path | str,
+    *,
+    num_classes: int = 0,
+    skip_bad: bool = False,
+    cache: CacheSettings | None = None,
+    progress: Progress | None = None,
+) -> Examples:
+    """A finished folder of ours, rendered or packed, at a path or a URL; no tar is opened.
 
     num_classes: 0, or what the manifest says. skip_bad: tars that are missing or cut short are no error here.
+    cache, progress: of a URL, whose tars are fetched now, all of them: where to; and called tar by tar.
     Raises UsageError for what is no finished folder, DataError for a damaged manifest, and for tars that are not as it
     says.
     """
-    try:
-        manifest = load_manifest(folder)
-    except DamagedManifestError:
-        raise
-    except DataError as error:
-        raise UsageError(str(error)) from error
-    except UsageError as error:
-        tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
-        hint = f"; for tars of another origin give a pattern, as '{folder / '*.tar'}'" if tars else ""
-        raise UsageError(f"{error}{hint}") from None
+    files = _open_finished(place, cache)
+    for problem in files.fetch_tars(skip_bad=skip_bad, progress=progress):
+        warnings.warn(problem, SkippedDataWarning, stacklevel=2)
+    manifest, folder = files.manifest, files.folder
     if num_classes not in (0, manifest.num_classes):
         raise UsageError(
-            f"--num-classes {num_classes}: {folder} has {manifest.num_classes} classes, as its manifest says; "
+            f"--num-classes {num_classes}: {files} has {manifest.num_classes} classes, as its manifest says; "
             "leave the option away"
         )
     for shard in manifest.shards:
@@ -71,26 +83,53 @@ def open_shards_folder(folder: Path, *, num_classes: int = 0, skip_bad: bool = F
         has_manifest=True,
         skip_bad=skip_bad,
     )
-    differing = "" if image.one_size else f"{folder} has images up to {width} wide and up to {height} high"
+    differing = "" if image.one_size else f"{files} has images up to {width} wide and up to {height} high"
     shape = ImageShape(channels[0] if channels else 1, height, width, differing)
     fingerprint = hashlib.sha256(manifest.to_bytes()).hexdigest()
-    return _examples(str(folder), manifest.class_names, fingerprint, store, shape)
+    examples = _examples(str(files), manifest.class_names, fingerprint, store, shape)
+    return replace(examples, cache_note=files.cache_note())
+
+
+def _open_finished(place: Path | str, cache: CacheSettings | None) -> FolderFiles:
+    """The folder at a path or a URL, where one that is unfinished is a mistake of the user's."""
+    try:
+        return open_folder(place, cache)
+    except (DamagedManifestError, UsageError, DataError) as error:
+        if is_url(place) or isinstance(error, DamagedManifestError):
+            raise
+        folder = Path(place)
+        tars = sorted(folder.glob("*.tar")) if isinstance(error, UsageError) and folder.is_dir() else []
+        hint = f"; for tars of another origin give a pattern, as '{folder / '*.tar'}'" if tars else ""
+        raise UsageError(f"{error}{hint}") from None
 
 
 def open_tars(
-    pattern: str, *, num_classes: int = 0, skip_bad: bool = False, progress: Progress | None = None
+    pattern: str,
+    *,
+    num_classes: int = 0,
+    skip_bad: bool = False,
+    cache: CacheSettings | None = None,
+    progress: Progress | None = None,
 ) -> Examples:
-    """Local, plain tars of another origin, of samples with a `.cls` (a number as text) and an image.
+    """Plain tars of another origin, of samples with a `.cls` (a number as text) and an image, at paths or URLs.
 
     Their samples are counted by `sizes.json` or `_info.json` beside them, else by one walk over the headers, which
-    calls `progress` tar by tar. num_classes: 1 or more; labels are below.
+    calls `progress` tar by tar. num_classes: 1 or more; labels are below. cache: of URLs, whose tars are fetched now.
     Raises UsageError for what names no such tars, DataError for those that are missing or damaged, unless `skip_bad`.
     """
-    tars = _expand(pattern)
     if num_classes < 1:
         raise UsageError(f"{pattern}: give --num-classes, as these tars have no manifest")
     if num_classes > _MAX_CLASSES:
         raise UsageError(f"--num-classes {num_classes}: must be at most {_MAX_CLASSES}")
+    cache_note = ""
+    if is_url(pattern):
+        store_of_urls = FileCache(cache or CacheSettings())
+        paths, problems = fetch_tars(_expand_urls(pattern), store_of_urls, skip_bad=skip_bad, progress=progress)
+        for problem in problems:
+            warnings.warn(problem, SkippedDataWarning, stacklevel=2)
+        tars, cache_note = list(map(str, paths)), str(store_of_urls)
+    else:
+        tars = _expand(pattern)
     missing = [tar for tar in tars if not Path(tar).is_file()]
     if missing and not skip_bad:
         raise DataError(f"{missing[0]}: missing ({len(missing)} of the {len(tars)} tars of {pattern})")
@@ -101,7 +140,8 @@ def open_tars(
     sizes = [Path(tar).stat().st_size if Path(tar).is_file() else -1 for tar in tars]
     text = json.dumps([[Path(tar).name for tar in tars], sizes, counts])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    return _examples(pattern, numbered(num_classes), fingerprint, store, None)
+    examples = _examples(redact(pattern), numbered(num_classes), fingerprint, store, None)
+    return replace(examples, cache_note=cache_note)
 
 
 def _examples(
@@ -129,14 +169,34 @@ def check_labels(examples: Examples, *, skip_bad: bool, skipped: Skipped, progre
     return examples.subset(np.setdiff1d(examples.numbers, list(bad)))
 
 
-def _expand(pattern: str) -> list[str]:
+def _expand_urls(pattern: str) -> list[str]:
+    """The URLs that a pattern with braces stands for."""
     from webdataset.shardlists import expand_urls
 
-    if "://" in pattern or pattern.startswith(("pipe:", "hf:")):
-        raise UsageError(f"{pattern}: only local files are read; copy the tars here first")
+    if set(pattern.partition("?")[0]) & set("*["):
+        raise UsageError(f"{pattern}: of URLs, braces are read, as {{000..063}}, and no wildcards")
+    _check_count(pattern)
+    try:
+        names: list[str] = expand_urls(pattern)
+    except (ValueError, AssertionError) as error:
+        raise UsageError(f"{pattern}: no pattern of URLs ({error})") from None
+    if packed := [name for name in names if not Url.parse(name).base.endswith(".tar")]:
+        raise UsageError(f"{packed[0]}: only plain .tar files are read")
+    return names
+
+
+def _check_count(pattern: str) -> None:
     num_names = prod(abs(int(end) - int(start)) + 1 for start, end in _RANGE.findall(pattern))
     if num_names > _MAX_TARS:
         raise UsageError(f"{pattern}: stands for {num_names:,} tars; at most {_MAX_TARS:,} are read")
+
+
+def _expand(pattern: str) -> list[str]:
+    from webdataset.shardlists import expand_urls
+
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise UsageError(f"{pattern}: only files and URLs are read; copy the tars here first")
+    _check_count(pattern)
     try:
         names = (
             [pattern]

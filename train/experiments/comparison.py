@@ -234,4 +234,5 @@ def open_run_splits(settings: Finetuning) -> "Splits":
         per_class=settings.per_class,
         seed=settings.run.seed,
         skip_bad=settings.loader.skip_bad,
+        cache=settings.cache,
     )

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from fracgen.shards.cache import CacheSettings
 from fracgen.shards.settings import Setting, check_settings
 from fracgen.shards.tables import Columns
 from fracgen.train.augment.settings import Augmentation, Mix
@@ -96,6 +97,7 @@ class Finetuning:
     )
     mix: Mix = field(default_factory=Mix)
     loader: LoaderSettings = field(default_factory=lambda: LoaderSettings(batch_size=768))
+    cache: CacheSettings = field(default_factory=CacheSettings)
     run: Run = field(default_factory=Run)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from fracgen.shards.cache import CacheSettings
 from fracgen.shards.settings import Setting, check_settings, fields_of
 from fracgen.shards.tables import Columns
 from fracgen.train.engine.settings import Device, Model, Precision
@@ -53,6 +54,7 @@ class ProbeSettings:
         1.0
     )
     skip_bad: Annotated[bool, Setting("Leave out images that cannot be read, and count them.", panel="Data")] = False
+    cache: CacheSettings = field(default_factory=CacheSettings)
     k: Annotated[int, Setting("Number of nearest neighbours that vote.", at_least=1, panel="Classifiers")] = 20
     seed: Annotated[
         int,
