@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def folder(recipe, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("finished") / "set"
     write_shards(recipe, path, layout=plan(recipe, num_shards=5), provenance=PROVENANCE)
     return path
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The endpoint of an S3 server on loopback, which s3fs finds in the environment; see tests/servers.py."""
+    from servers import s3_server
+
+    with s3_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

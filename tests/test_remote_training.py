@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from servers import FaultyServer, faulty_server, s3_server, upload
+from servers import FaultyServer, faulty_server, upload
 from test_finetune import run as finetune
 from test_pretrain import TINY, same, train, weights
 from test_probe import run as probe
@@ -26,12 +26,6 @@ from fracgen.train.data.splits import open_splits
 
 SECRET = "s3cr3t"
 pytestmark = pytest.mark.filterwarnings("ignore::fracgen.shards.remote.RemoteWarning")
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(autouse=True)
