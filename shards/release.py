@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from fracgen.shards.sidecars import with_metadata
 from fracgen.shards.verify import verify_hashes
 
 CARD, CONFIG, WEIGHTS = "README.md", "config.json", "model.safetensors"
+_LICENCE = re.compile(r"## Licence\n\n`[^`\n]*`[^\n]*\n")
 Kind = Literal["dataset", "model"]
 
 
@@ -125,6 +127,7 @@ def model_release(folder: Path, licence: str = "") -> Release:
     files = {CARD: read_plain(folder / CARD), CONFIG: read_plain(folder / CONFIG)}
     pretrained = config.get("pretrained_cfg")
     if licence != head.get("license"):
+        body = _LICENCE.sub(f"## Licence\n\n`{licence}`. As stated by who published it.\n", body)
         files[CARD] = f"{to_yaml_head({**head, 'license': licence})}{body}".encode()
     if isinstance(pretrained, dict) and pretrained.get("license") != licence:
         pretrained["license"] = licence

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from hub_server import TOKEN, Hub
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run beside each other, and sums depend on threads
 
@@ -93,6 +95,23 @@ def golden() -> Path:
     if not (path / "cases.json").exists():
         pytest.skip("the published renderer's images are not here")
     return path
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[Hub]:
+    """A stand-in of the Hugging Face Hub, which huggingface_hub takes for it; nothing waits between two tries."""
+    server = Hub()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("fracgen.shards.remote.WAITS", (0.0, 0.0))
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 def two_processes(script: str, arguments: list[object], place: Path) -> subprocess.CompletedProcess[str]:

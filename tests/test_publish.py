@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,22 +15,6 @@ from fracgen.shards.reader import open_shards
 from fracgen.shards.verify import verify_folder
 
 SET = "hf://datasets/me/set"
-
-
-@pytest.fixture
-def hub(monkeypatch) -> Iterator[Hub]:
-    server = Hub()
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("fracgen.shards.remote.WAITS", (0.0, 0.0))
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -24,7 +25,7 @@ from fracgen.train import cli, options
 from fracgen.train.config import load
 from fracgen.train.engine import results
 from fracgen.train.engine.run_folder import CONFIG, RunFolder
-from fracgen.train.experiments.finetuning import COMPARABLE, Finetuning, fingerprint_of
+from fracgen.train.experiments.finetuning import COMPARABLE, Finetuning, fingerprint_of, images_fingerprint
 
 if TYPE_CHECKING:
     from fracgen.train.engine.evaluate import Scores
@@ -64,6 +65,7 @@ def main(
         raise UsageError("--out: give a folder for the run")
     if out is not None and seeds > 1 and (out / CONFIG).exists():
         raise UsageError(f"{out}: holds the run of one seed; give another --out for {seeds}")
+    from fracgen.train.engine.model_card import accuracies_of, write_metrics
     from fracgen.train.ranks import join, leave
 
     ranks = join(settings.run.device)
@@ -86,6 +88,9 @@ def main(
         return
     together = results.summary(outcomes)
     write_atomically(out / results.RESULTS, json.dumps(together, indent=1))
+    for outcome in outcomes:
+        if "model" in outcome:
+            write_metrics(Path(outcome["model"]), accuracies_of(together, seeds=together["seeds"]))
     cli.result(together if as_json else results.in_words(together), as_json=as_json)
 
 
@@ -110,6 +115,7 @@ def finetune(
     from fracgen.train.data.loader import TrainLoader, check_batch, eval_batches
     from fracgen.train.data.skipped import Skipped
     from fracgen.train.data.splits import open_splits
+    from fracgen.train.engine import model_card
     from fracgen.train.engine.best_weights import BestWeights
     from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import evaluate
@@ -255,7 +261,14 @@ def finetune(
     skipped = loader.skipped() + eval_skipped.over_ranks(ranks) + splits.skipped.over_ranks(ranks)
     outcome |= {"skipped": sum(skipped.values()), "seconds": trainer.speed.seconds}
     if ranks.first:
-        outcome["model"] = trainer.export(crop=settings.eval_crop, class_names=class_names)
+        training = model_card.finetuning(
+            model_card.describe_data(settings.data, images_fingerprint(splits)),
+            base=init.name,
+            base_sha256=init.fingerprint() if init.weights is not None else "",
+            protocol=settings.protocol,
+            outcome=outcome,
+        )
+        outcome["model"] = trainer.export(training, crop=settings.eval_crop, class_names=class_names)
         record = {"outcome": outcome, **accuracies, "loaded": vars(loaded), "skipped": skipped}
         record |= {"config": trainer.config, "data": splits.description, "fingerprint": trainer.fingerprint}
         results.write(folder.path, record, scores, class_names=class_names, split=reported)

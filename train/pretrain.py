@@ -106,7 +106,7 @@ def pretrain(
     from fracgen.train.data.opening import open_examples
     from fracgen.train.data.skipped import Skipped
     from fracgen.train.data.subsets import evenly_spaced
-    from fracgen.train.engine import metrics
+    from fracgen.train.engine import metrics, model_card
     from fracgen.train.engine import model as models
     from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import evaluate
@@ -200,8 +200,13 @@ def pretrain(
     leave()
     if not ranks.first:
         return
-    exported = trainer.export(class_names=examples.class_names)
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
+    exported = trainer.export(
+        model_card.pretraining(
+            settings.shards, examples.fingerprint, init=settings.model.init, seed=seed, accuracies=logged
+        ),
+        class_names=examples.class_names,
+    )
     labels = {"clean_accuracy": "clean accuracy (whole images)", "crop_accuracy": "accuracy on training crops"}
     outcome: dict[str, Any] = {
         "run": str(folder.path),

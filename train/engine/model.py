@@ -19,6 +19,7 @@ from torch import nn
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.settings import nearest
 from fracgen.train.engine import closed_form
+from fracgen.train.engine.model_card import Training, write_training
 from fracgen.train.engine.settings import Model, Optim, Precision
 from fracgen.train.ranks import Ranks
 
@@ -205,18 +206,19 @@ def export(
     options: Mapping[str, Any],
     crop: float = 1.0,
     class_names: Sequence[str] = (),
+    training: Training | None = None,
 ) -> None:
-    """A timm folder: config.json and model.safetensors, whole or not at all.
+    """A timm folder: config.json, model.safetensors and README.md, whole or not at all.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)` loads it. size: of the images, in pixels.
     options: those the model was created with. crop: share of the shorter side that evaluation shows. class_names: for
-    timm's label_names, where they are known.
+    timm's label_names, where they are known. training: what the card says of it; without, there is no card.
     Raises DataError where it cannot be written; an old one is kept.
     """
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     for path in (temporary, old):
         shutil.rmtree(path, ignore_errors=True)
-    pretrained = {"tag": tag, "license": "mit", "mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": crop}
+    pretrained = {"tag": tag, "mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": crop}
     try:
         save_for_hf(
             model,
@@ -231,6 +233,7 @@ def export(
         config["pretrained_cfg"] = {name: written[name] for name in written if name not in _OF_OTHER_WEIGHTS}
         config["pretrained_cfg"]["input_size"] = [3, size, size]
         path.write_text(json.dumps(config, indent=2), "utf-8")
+        write_training(temporary, training)
         if folder.exists():  # folders cannot be exchanged in one step: between these two, the old one is beside
             folder.replace(old)
         temporary.replace(folder)

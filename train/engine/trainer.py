@@ -26,6 +26,7 @@ from fracgen.train.config import continue_as_begun
 from fracgen.train.engine import benchmark, checkpoint, metrics, schedule
 from fracgen.train.engine import model as models
 from fracgen.train.engine.fit import Callbacks, Ending, Intervals, fit
+from fracgen.train.engine.model_card import Training, recipe_of
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
 from fracgen.train.engine.run_speed import RunSpeed
 from fracgen.train.engine.settings import ProtocolSettings
@@ -254,7 +255,7 @@ class Trainer(Generic[S]):
         if self.folder is not None and self.ranks.first:
             checkpoint.save(state, self.folder / name)
 
-    def export(self, *, crop: float = 1.0, class_names: Sequence[str] = ()) -> str:
+    def export(self, training: Training, *, crop: float = 1.0, class_names: Sequence[str] = ()) -> str:
         """Write model/ for timm, and return its path. After `fit`. crop: share of the shorter side for evaluation."""
         self._require("fit")
         assert self.folder is not None, "fit needs one"
@@ -269,6 +270,7 @@ class Trainer(Generic[S]):
             options=settings.model.options,
             crop=crop,
             class_names=[] if _are_numbers(class_names) else class_names,
+            training=replace(training, recipe=recipe_of(type(settings), self.config)),
         )
         return str(self.folder / MODEL)
 
