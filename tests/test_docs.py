@@ -53,6 +53,7 @@ SMALL = {  # what follows a command's own words, of which the last one counts
 IN_PLACE = {("--per-class", "100"): "2", ("--per-class", "500"): "3"}
 SMALL_PYTHON = {
     "fracgen.OnePFrac(": "fracgen.OnePFrac(classes=43, size=48, points=1500, min_fill=0.02, base_candidates=1, ",
+    "transformers.ViTConfig(": "transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ",
     "find_categories(100)": "find_categories(2)",
     "FractalDB(categories=100,": "FractalDB(categories=2, size=32, points=2000,",
 }
@@ -91,9 +92,9 @@ def read_sbatch(words: list[str]) -> None:
     read(shlex.split(words[words.index("--wrap") + 1].replace("$SLURM_ARRAY_TASK_ID", "1"))[1:])
 
 
-def read_measure(words: list[str]) -> None:
+def read_example(words: list[str]) -> None:
     main = runpy.run_path(str(ROOT / words[1]))["main"]
-    typer.main.get_command(command_app(main)).make_context("measure.py", words[2:])
+    typer.main.get_command(command_app(main)).make_context(words[1], words[2:])
 
 
 def nothing(words: list[str]) -> None:
@@ -111,7 +112,12 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
     (r"\.venv/bin/fracgen render", "the published set, which the next command of that page renders too", read_ours),
     (r"(ruff|mypy|mkdocs) ?", "a checker: .ci/run runs it", nothing),
     (r"(\.venv/bin/)?python -m pytest", "these tests", nothing),
-    (r"python examples/gpu/", "a GPU: tests/test_gpu_script.py has it on a CPU, in the small", read_measure),
+    (
+        r"python examples/(train_on_the_fly|reading_rates)",
+        "minutes: tests/test_own_loop.py has it in the small",
+        read_example,
+    ),
+    (r"python examples/gpu/", "a GPU: tests/test_gpu_script.py has it on a CPU, in the small", read_example),
     (r"torchrun", "several processes: tests/test_pretrain.py has two", read_torchrun),
     (r"sbatch", "a cluster", read_sbatch),
     (r"dask", "a cluster", nothing),
