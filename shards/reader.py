@@ -57,6 +57,11 @@ class ShardFolder(SampleSequence):
         self.files, self.manifest = files, files.manifest
         self._tars = series_of(files.folder, files.manifest)
 
+    @property
+    def folder(self) -> Path:
+        """Where the files lie on this machine; of a URL, in the cache."""
+        return self.files.folder
+
     def __len__(self) -> int:
         return self.manifest.num_samples
 
