@@ -32,7 +32,7 @@ _RUNS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One step: milliseconds per image, and how many times faster than plain Python where that applies."""
+    """One step: milliseconds per unit, and how many times faster than plain Python where that applies."""
 
     step: str
     milliseconds: float
@@ -41,11 +41,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a measurement, under a title; the caption names machine and versions."""
+    """The rows of a measurement, under a title; the caption names machine and versions. unit: image, request."""
 
     title: str
     caption: str
     rows: tuple[Row, ...]
+    unit: str = "image"
 
 
 def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
@@ -102,7 +103,7 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
     rows = [Row(name, value, speedup if name.startswith("orbit,") else None) for name, value in steps.items()]
     return Table(
         title=f"1p-frac, {recipe.size} px, {recipe.points:,} points, {recipe.patch} patches; CPU time of one core",
-        caption=_caption(cores),
+        caption=machine_caption(cores),
         rows=tuple(rows),
     )
 
@@ -139,12 +140,13 @@ def measure_baselines(*, images: int, cores: int) -> Table:
         steps[name] = statistics.median(run.seconds / run.num_samples for run in runs) * 1e3
     return Table(
         title=f"data sets end to end, at published settings, {cores} threads; wall time",
-        caption=_caption(cores),
+        caption=machine_caption(cores),
         rows=tuple(Row(name, value) for name, value in steps.items()),
     )
 
 
-def _caption(cores: int) -> str:
+def machine_caption(cores: int) -> str:
+    """The machine and the versions, in a line."""
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
 

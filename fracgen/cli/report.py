@@ -170,11 +170,14 @@ def measured(table: "Table", *, as_json: bool) -> None:
     from rich.table import Table as RichTable
 
     grid = RichTable(title=table.title, title_justify="left", caption=table.caption, caption_justify="left")
-    for name in ("step", "ms per image", "images/s", "of plain"):
+    names = ["step", f"ms per {table.unit}", f"{table.unit}s/s"]
+    names += ["of plain"] if any(row.speedup for row in table.rows) else []
+    for name in names:
         grid.add_column(name, justify="left" if name == "step" else "right")
     for row in table.rows:
         ratio = f"{row.speedup:,.0f} x" if row.speedup else ""
-        grid.add_row(row.step, f"{row.milliseconds:.3f}", f"{1000 / row.milliseconds:,.0f}", ratio)
+        cells = [row.step, f"{row.milliseconds:.3f}", f"{1000 / row.milliseconds:,.0f}", ratio]
+        grid.add_row(*cells[: len(names)])
     Console().print(grid)
 
 

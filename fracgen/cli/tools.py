@@ -193,6 +193,9 @@ def bench(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Measure the category search and every data set end to end instead.")
     ] = False,
+    explore: Annotated[
+        bool, typer.Option("--explore", help="Measure what the page of `fracgen explore` waits for instead.")
+    ] = False,
 ) -> None:
     """Measure ms per image and images/s: of 1p-frac's steps, or of all data sets end to end."""
     from fracgen import benchmark
@@ -200,8 +203,14 @@ def bench(
     from fracgen.cli.progress import status
     from fracgen.shards.files import num_cores
 
+    if baselines and explore:
+        raise UsageError("--baselines and --explore: one at a time")
     with status("measuring"):
-        if baselines:
+        if explore:
+            from fracgen.explore import benchmark as explore_benchmark
+
+            table = explore_benchmark.measure(repeats=repeats, cores=num_cores())
+        elif baselines:
             table = benchmark.measure_baselines(images=images, cores=num_cores())
         else:
             table = benchmark.measure(images=images, repeats=repeats, cores=num_cores(), plain=plain)
