@@ -318,3 +318,15 @@ def test_fields_say_what_controls_need(page):
             assert slider["min"] < slider["max"] and slider["step"] > 0
             assert field["at_least"] is None or field["at_least"] <= slider["min"]
             assert field["at_most"] is None or slider["max"] <= field["at_most"]
+
+
+def test_its_benchmark(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fracgen.explore.benchmark._STARTS", 1)
+    assert run(["bench", "--explore", "--repeats=3", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    rows = {row["step"]: row["milliseconds"] for row in table["rows"]}
+    assert len(rows) == 8 and all(milliseconds > 0 for milliseconds in rows.values())
+    assert rows["base fractal"] < rows["grid of 16"] < rows["first picture after the command"]
+    assert table["unit"] == "request" and "load of" in table["caption"]
+    assert run(["bench", "--explore", "--baselines"]) == 2

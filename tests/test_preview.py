@@ -3,6 +3,7 @@
 import io
 import itertools
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,16 @@ from conftest import PROVENANCE, SMALL, contents, small_recipe
 from PIL import Image
 
 from fracgen import preview
+from fracgen.cli.app import run
+from fracgen.explore.shell_command import base_csv
+from fracgen.onepfrac import OnePFrac
 from fracgen.preview import contact_sheet, recipe_sheet
 from fracgen.recipe import Difference
 from fracgen.registry import RECIPES
 from fracgen.render_shards import merge, plan, write_shards
 from fracgen.shards.errors import UsageError
 from fracgen.shards.layout import Part
+from fracgen.sweep import sweep_cells
 
 BASE = np.array([[127, 127, 0, 0]], np.uint8)
 CLASS = np.array([[127, 0, 127, 0]], np.uint8)
@@ -122,3 +127,56 @@ def test_parts_of_0_2_are_merged_to_its_bytes(write):
     folder = write("parts", "0.3.0", part=Part(2, 2))
     merge(folder)
     assert contents(folder) == whole
+
+
+# ---- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_of_a_folder_takes_its_base(folder, tmp_path, monkeypatch, capsys):
+    """Of `resolve`'s provenance the number of the base fractal is known, so that sigma can be swept."""
+    monkeypatch.chdir(tmp_path)
+    recipe, provenance = OnePFrac(**SMALL).resolve()
+    write_shards(recipe, tmp_path / "set", provenance=provenance)
+    assert run(["preview", "set", "--sweep=sigma=3.5,4", "--sweep=delta=0,0.1,0.2", "--tile=48"]) == 0
+    sheet = np.asarray(Image.open(tmp_path / "set-sweep.png"))
+    for (row, sigma), (column, delta) in itertools.product(enumerate((3.5, 4.0)), enumerate((0.0, 0.1, 0.2))):
+        base = replace(recipe, sigma=sigma, ifs=None).candidate(provenance["base"])
+        (sample,) = replace(recipe, delta=delta, ifs=base).render([0])
+        top, left = 26 + row * 70, 6 + column * 54
+        assert np.array_equal(sheet[top : top + 48, left : left + 48, 0], sample.image)
+    monkeypatch.chdir(tmp_path)
+    assert run(["preview", str(folder), "--sweep=delta=0,0.1", "-o", "delta.png"]) == 0, "its base is known as floats"
+    assert (tmp_path / "delta.png").exists()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "SOURCE: give a folder of shards, or --sweep"),
+        (["--sweep=delta"], "is FIELD=VALUES"),
+        (["--sweep=delta="], "is FIELD=VALUES"),
+        (["--sweep=delta=x"], "delta 'x'"),
+        (["--sweep=delta=[[[", "--index=1"], "--sweep"),
+        (["--sweep=delta=0.1", "--sweep=delta=0.2"], "given twice"),
+        (["--sweep=delta=0.1", "--sweep=sigma=4", "--sweep=seed=1"], "a sweep of 3 fields"),
+        (["--sweep=delt=0.1"], "did you mean 'delta'"),
+        (["--sweep=delta=0.1", "--index=1000"], "index 1000"),
+        (["base.csv", "--sweep=sigma=3,4", "--index=0"], "cannot be swept of a base fractal that was given"),
+        (["missing.yaml", "--sweep=delta=0.1"], "missing.yaml"),
+    ],
+)
+def test_sweeps_that_cannot_be_drawn(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.csv").write_text(base_csv(OnePFrac().candidate(7)))
+    assert run(["preview", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and len(captured.err.splitlines()) == 1
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_sweep_says_what_is_rejected():
+    recipe = OnePFrac(**{**SMALL, "min_fill": 0.11, "max_tries": 1}).resolve()[0]
+    cells = list(sweep_cells(recipe, {"delta": [0.0, 0.1, 5.0]}))
+    assert [bool(cell.error) for cell in cells] == [False, False, True]
+    assert cells[2].caption == "delta 5 (rejected)" and "none of 1 perturbations" in cells[2].error
