@@ -31,7 +31,7 @@ export class Maps {
     byId("map-add").disabled = ifs.maps.length >= MOST;
     byId("map-remove").disabled = ifs.maps.length < 2;
     byId("map-determinants").disabled = followsDeterminants(ifs);
-    const rule = followsDeterminants(ifs) ? "p follows the determinants, as published." : "p is the base's own.";
+    const rule = followsDeterminants(ifs) ? "p follows the determinants." : "p is the base's own.";
     byId("map-rule").textContent = rule;
   }
 
@@ -52,7 +52,7 @@ export class Maps {
     const matrix = element("div", { class: "matrix" }, ...Object.keys(PLACES).map((name) => input(name, name)));
     const others = element("div", { class: "matrix" }, input("s1", "s\u2081"), input("s2", "s\u2082"), input("p", "p"));
     const facts = element("p", { class: "facts" });
-    card.append(element("h3", {}, element("i", { class: "dot" }), `Map ${number + 1}`), facts, matrix, others);
+    card.append(element("h3", {}, element("i", { class: "dot" }), `Map ${number + 1}`, element("small", { class: "mirrors" }, " mirrors")), facts, matrix, others);
     return card;
   }
 
@@ -67,8 +67,9 @@ export class Maps {
       box.title = value === undefined ? "" : String(value);
     }
     const mirrors = map[0][0] * map[1][1] - map[0][1] * map[1][0] < 0;
-    const text = `${s1 < 1 ? "contracts to" : "does not contract:"} ${fixed(s1)} \u00b7 \u03c3 share ${fixed(sigmaOf(map), 2)}`;
-    card.querySelector(".facts").textContent = mirrors ? `${text} \u00b7 mirrors` : text;
+    const contraction = `${s1 < 1 ? "contracts to" : "does not contract:"} ${fixed(s1)}`;
+    card.querySelector(".facts").textContent = `${contraction} \u00b7 \u03c3 share ${fixed(sigmaOf(map), 2)}`;
+    card.querySelector(".mirrors").hidden = !mirrors;
   }
 
   #typed(number, name, box) {
