@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fracgen.photo.photographs import Photographs as Photographs
     from fracgen.photo.photographs import load_photographs as load_photographs
     from fracgen.photo.recipe import Photo as Photo
+    from fracgen.rcdb import RCDB as RCDB
     from fracgen.registry import load_recipe as load_recipe
     from fracgen.registry import save_recipe as save_recipe
     from fracgen.render_shards import merge as merge
@@ -46,6 +47,7 @@ _MODULES = {
     "fracgen.onepfrac": ("OnePFrac",),
     "fracgen.photo.photographs": ("Photographs", "load_photographs"),
     "fracgen.photo.recipe": ("Photo",),
+    "fracgen.rcdb": ("RCDB",),
     "fracgen.registry": ("load_recipe", "save_recipe"),
     "fracgen.render_shards": ("merge", "plan", "write_shards"),
     "fracgen.renderer": ("draw_ifs",),

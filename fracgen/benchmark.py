@@ -5,6 +5,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -16,6 +17,8 @@ from fracgen.fractaldb import FLIPS, OFDB, FractalDB, weight_vectors
 from fracgen.noise import Noise, NoiseKind
 from fracgen.onepfrac import OnePFrac
 from fracgen.plain import draw_plain
+from fracgen.plain_contours import plain_images
+from fracgen.rcdb import RCDB
 from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, versions, write_shards
 from fracgen.renderer import LANES, Renderer
@@ -28,6 +31,7 @@ from fracgen.visualatom import VisualAtom
 
 _SHARD_SAMPLES = 16
 _RUNS = 5
+_PLAIN_CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,12 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
     )
 
 
-def measure_baselines(*, images: int, cores: int) -> Table:
+def measure_baselines(*, images: int, cores: int, plain: bool) -> Table:
     """Time the category search, and each data set end to end, beside 1p-frac: wall time, medians of 5.
 
     Each is a folder of about `images` images at its published settings, with all that goes with it. FractalDB's are of
-    2 categories; OFDB's are 2 categories again and again.
+    2 categories; OFDB's are 2 categories again and again; VisualAtom's and RCDB's are 10 of a class. plain: time RCDB's
+    published program too, one image after the other on one core, without writing them.
     """
     categories, _ = find_categories(2, workers=cores)
     weights = len(weight_vectors(0.4)) * len(FLIPS)
@@ -121,7 +126,8 @@ def measure_baselines(*, images: int, cores: int) -> Table:
         "1p-frac": OnePFrac(classes=images).resolve()[0],
         "fractaldb": FractalDB(categories=2, instances=-(-images // (2 * weights)), systems=categories),
         "ofdb": OFDB(categories=images, systems=systems),
-        "visualatom": VisualAtom(classes=images, instances=1),
+        "visualatom": VisualAtom(classes=-(-images // 10), instances=10),
+        "rcdb": RCDB(classes=-(-images // 10), instances=10),
         **{f"noise, {kind}": Noise(kind=kind, classes=images) for kind in get_args(NoiseKind)},
     }
     candidates: list[int] = []
@@ -138,6 +144,10 @@ def measure_baselines(*, images: int, cores: int) -> Table:
             write_shards(recipe, Path(scratch, "warm-up"), workers=cores)
             runs = [write_shards(recipe, Path(scratch, str(run)), workers=cores) for run in range(_RUNS)]
         steps[name] = statistics.median(run.seconds / run.num_samples for run in runs) * 1e3
+    if plain:
+        made, label = 4 * _PLAIN_CLASSES, "rcdb, published loop in plain Python, 1 core"
+        steps[label] = _seconds(lambda: deque(plain_images(0, classes=_PLAIN_CLASSES, images=4), 0), time.thread_time)
+        steps[label] *= 1e3 / made
     return Table(
         title=f"data sets end to end, at published settings, {cores} threads; wall time",
         caption=machine_caption(cores),

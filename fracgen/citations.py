@@ -27,3 +27,10 @@ VISUAL_ATOMS = """@inproceedings{takashima2023visual,
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2023}
 }"""
+RCDB = """@inproceedings{kataoka2022replacing,
+  title     = {Replacing Labeled Real-image Datasets with Auto-generated Contours},
+  author    = {Kataoka, Hirokatsu and Hayamizu, Ryo and Yamada, Ryosuke and Nakashima, Kodai and Takashima, Sora and
+               Zhang, Xinyu and Martinez-Noriega, Edgar Josafat and Inoue, Nakamasa and Yokota, Rio},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2022}
+}"""

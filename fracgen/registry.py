@@ -50,6 +50,7 @@ RECIPES: Mapping[str, type[Recipe]] = _Lazy(
         "fractaldb": "fracgen.fractaldb:FractalDB",
         "ofdb": "fracgen.fractaldb:OFDB",
         "visualatom": "fracgen.visualatom:VisualAtom",
+        "rcdb": "fracgen.rcdb:RCDB",
         "noise": "fracgen.noise:Noise",
         "photo": "fracgen.photo.recipe:Photo",
     }
@@ -58,6 +59,7 @@ STORED: Mapping[str, type[Stored]] = _Lazy(
     {
         "categories.csv": "fracgen.categories:Categories",
         "photographs.zip": "fracgen.photo.photographs:Photographs",
+        "random-states.bin": "fracgen.rcdb_stream:RandomStates",
     }
 )
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from fracgen import mersenne_kernels
 from fracgen import search_kernels as kernels
 from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.ifs import IFS, Floats, maps_from_rows
@@ -41,7 +42,7 @@ class SearchState:
     state: raw words of the stream before the next candidate, (624,) uint32.
     """
 
-    state: kernels.Words
+    state: mersenne_kernels.Words
     outcomes: bytearray = field(default_factory=bytearray)
     systems: list[tuple[int, IFS]] = field(default_factory=list)
 
@@ -87,7 +88,7 @@ class SearchState:
             if outcomes.ndim != 1 or outcomes.dtype != np.uint8 or (outcomes >= len(_OUTCOMES)).any():
                 return None
             numbers = np.flatnonzero(outcomes == _OUTCOMES.index("found")).tolist()
-            if state.shape != (kernels.STATE_WORDS,) or state.dtype != np.uint32 or len(numbers) != len(ends):
+            if state.shape != (mersenne_kernels.STATE_WORDS,) or state.dtype != np.uint32 or len(numbers) != len(ends):
                 return None
             systems = [(number, IFS(*system)) for number, *system in zip(numbers, maps, p, strict=bool(numbers))]
         except Exception:  # a damaged file fails in many ways, and is searched again in every case
@@ -135,12 +136,12 @@ class _Run:
         self._least, self._progress, self._count, self._path = search.least, progress, count, path
         self._on_progress = on_progress
         self._stream, self._results = threading.Lock(), threading.Lock()
-        self._words = np.empty(kernels.STATE_WORDS + kernels.CHUNK_WORDS, np.uint32)
-        self._position = kernels.STATE_WORDS
-        self._words[: kernels.STATE_WORDS] = progress.state
-        kernels.twist(self._words)
+        self._words = np.empty(mersenne_kernels.STATE_WORDS + mersenne_kernels.CHUNK_WORDS, np.uint32)
+        self._position = mersenne_kernels.STATE_WORDS
+        self._words[: mersenne_kernels.STATE_WORDS] = progress.state
+        mersenne_kernels.twist(self._words)
         self._next_batch, self._taken = 0, 0
-        self._waiting: dict[int, tuple[npt.NDArray[np.int64], Floats, Floats, kernels.Words]] = {}
+        self._waiting: dict[int, tuple[npt.NDArray[np.int64], Floats, Floats, mersenne_kernels.Words]] = {}
         self._stop = False
         self._saved = progress.num_candidates
 
@@ -165,7 +166,7 @@ class _Run:
                 with self._stream:
                     number, self._next_batch = self._next_batch, self._next_batch + 1
                     self._position = batch.read(self._words, self._position)
-                    state = self._words[self._position - kernels.STATE_WORDS : self._position].copy()
+                    state = self._words[self._position - mersenne_kernels.STATE_WORDS : self._position].copy()
                 batch.judge(self._least)
                 with self._results:
                     self._waiting[number] = (batch.lit.copy(), batch.rows.copy(), batch.p.copy(), state)
@@ -174,7 +175,7 @@ class _Run:
         finally:
             self._stop = True
 
-    def _take(self, lit: npt.NDArray[np.int64], rows: Floats, p: Floats, state: kernels.Words) -> None:
+    def _take(self, lit: npt.NDArray[np.int64], rows: Floats, p: Floats, state: mersenne_kernels.Words) -> None:
         progress = self._progress
         first = progress.num_candidates
         progress.outcomes += _outcomes(lit, self._least)
@@ -215,7 +216,7 @@ class _Batch:
         self._points = np.empty((2, lanes, block))
         self._signed, self._unsigned = self._points.view(np.int64), self._points.view(np.uint64)
 
-    def read(self, words: kernels.Words, position: int) -> int:
+    def read(self, words: mersenne_kernels.Words, position: int) -> int:
         """Take the next four candidates from the stream; returns its position after them."""
         for lane in range(kernels.LANES):
             buffers = self.rows[lane], self.p[lane], self._choices[lane], self._coefficients[lane]

@@ -1,10 +1,7 @@
 """The category search's kernels: the legacy random stream, and whether a candidate fills the image.
 
-The stream is that of numpy's RandomState: the Mersenne Twister MT19937 (Matsumoto and Nishimura,
-1998), of which a double takes two words, 27 bits of the first and 26 of the second. It is written out here because
-only the first word of a pair decides about a map (but for one point in a thousand), and because its recurrence takes
-vector instructions over a buffer: a third of numpy's time. Words are kept as the recurrence gives them
-("raw") and are tempered when they are read.
+The stream is that of numpy's RandomState (`mersenne_kernels`). Only the first word of a double decides about a map, but
+for one point in a thousand.
 
 Orbits are traced twice, block by block, rather than kept, as four of them would not stay in the nearest cache.
 """
@@ -15,11 +12,9 @@ import numpy.typing as npt
 from fracgen.chaos import NUM_BUCKETS, UNSURE, tabulate
 from fracgen.ifs import Floats
 from fracgen.jit import kernel
+from fracgen.mersenne_kernels import CHUNK_WORDS, STATE_WORDS, Words, refill, temper, to_unit
 from fracgen.search_settings import SIZE as SIZE
 
-Words = npt.NDArray[np.uint32]
-
-STATE_WORDS = 624
 LANES = 4
 """Candidates judged at a time: an orbit waits for its own arithmetic, so that four take little longer than one."""
 MIN_MAPS, MAX_MAPS = 2, 7
@@ -27,8 +22,6 @@ POINTS = 100_000
 BLOCK = 1024
 """Points that are traced, and looked at, at a time: they stay in the nearest cache."""
 PAD = 6
-CHUNK_WORDS = 4096
-"""Words of the stream that are made at a time: they stay in the nearest cache."""
 OVERFLOW, FLAT = -1, -2
 """Instead of a number of pixels."""
 
@@ -38,44 +31,9 @@ _ORDER = np.array([0, 1, 3, 4, 2, 5])
 """Of a, b, c, d, e, f in such a row."""
 _HEADER_WORDS = 64 + 12 * MAX_MAPS
 """Most that a candidate's maps take: their number takes 1.3 words on average, and more than 64 never."""
-_TOP, _REST, _MATRIX = np.uint32(0x80000000), np.uint32(0x7FFFFFFF), np.uint32(0x9908B0DF)
-_ONE = np.uint32(1)
-_TEMPER_1, _TEMPER_2 = np.uint32(0x9D2C5680), np.uint32(0xEFC60000)
-_S5, _S6, _S7, _S11, _S15, _S18 = (np.uint32(shift) for shift in (5, 6, 7, 11, 15, 18))
+_S5, _S6, _S15 = (np.uint32(shift) for shift in (5, 6, 15))
 _B, _E, _C, _D, _F = (np.uint64(number) for number in (1, 2, 3, 4, 5))  # signed indices take half as long again
 _W1, _W6, _W63 = (np.uint64(number) for number in (1, 6, 63))
-
-
-@kernel
-def twist(words: Words) -> None:
-    """Continue the raw sequence: words[624:] from words[:624]."""
-    for n in range(words.size - STATE_WORDS):
-        y = (words[n] & _TOP) | (words[n + 1] & _REST)
-        words[n + 624] = words[n + 397] ^ (y >> _ONE) ^ ((np.uint32(0) - (words[n + 1] & _ONE)) & _MATRIX)
-
-
-@kernel
-def refill(words: Words) -> None:
-    """Go on to the next words of the stream, behind the last 624: words (624 + CHUNK_WORDS,)."""
-    for n in range(STATE_WORDS):
-        words[n] = words[n + CHUNK_WORDS]
-    twist(words)
-
-
-@kernel
-def temper(word: np.uint32) -> np.uint32:
-    """A raw word as numpy gives it out."""
-    word ^= word >> _S11
-    word ^= (word << _S7) & _TEMPER_1
-    word ^= (word << _S15) & _TEMPER_2
-    return word ^ (word >> _S18)
-
-
-@kernel
-def to_unit(high: np.uint32, low: np.uint32) -> float:
-    """The double in [0, 1) of 27 and 26 random bits, as numpy makes it."""
-    unit: float = (np.float64(high) * 67108864.0 + np.float64(low)) / 9007199254740992.0
-    return unit
 
 
 @kernel

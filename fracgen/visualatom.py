@@ -53,8 +53,9 @@ class VisualAtom(Recipe):
     Image i is instance i % instances of class i // instances. The numbers of a class are uniform in ranges, whole
     numbers both ends included: vertices V and orbits L; noise amplitude q in [0, max_noise); line offset w in
     [0, max_line_offset); waves n1, n2 in 0..max_waves, different unless n1 = 0 (as published).
-    gradients: "library" is how the published code's library computes the Perlin noise: every second gradient is -1
-    there, so that orbits are smoother (a standard deviation of 0.33 instead of 0.51).
+    gradients: "library" is how the published code's library, noise 1.2.2, computes the Perlin noise: every second
+    gradient is -1 there. "signed" is how Perlin meant it, and what fracgen drew before 0.4: orbits are rougher (a
+    standard deviation of 0.51 instead of 0.33).
 
     The cosines and sines are those of the platform's C library, as in the published code. Where two libraries differ in
     a last bit, so may, rarely, a pixel.
@@ -95,8 +96,8 @@ class VisualAtom(Recipe):
     max_ellipse: Annotated[float, Setting("Greatest factor of an axis.", at_least=0, at_most=100, panel="Class")] = 2.0
     gradients: Annotated[
         Gradients,
-        Setting("Gradients of the Perlin noise: as they are meant, or as noise 1.2.2 computes them.", panel="Formula"),
-    ] = "signed"
+        Setting("Gradients of the Perlin noise: as noise 1.2.2 computes them, or as they are meant.", panel="Formula"),
+    ] = "library"
 
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
@@ -165,7 +166,7 @@ class VisualAtom(Recipe):
             yield [(f"class {label} #{instance}", sample.image) for instance, sample in enumerate(samples)]
 
 
-def draw(atom: Atom, centre: tuple[float, float], image_key: int, size: int, gradients: Gradients = "signed") -> Image:
+def draw(atom: Atom, centre: tuple[float, float], image_key: int, size: int, gradients: Gradients = "library") -> Image:
     """One image of an atom: uint8 (size, size).
 
     centre: (x, y) in pixels. image_key: 64-bit key of its grays and its noise.

@@ -23,6 +23,7 @@ from fracgen.noise import Noise
 from fracgen.onepfrac import OnePFrac
 from fracgen.photo.photographs import Photographs
 from fracgen.photo.recipe import Photo
+from fracgen.rcdb import RCDB
 from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, write_shards
 from fracgen.rng import generator
@@ -147,6 +148,8 @@ def small_recipes() -> dict[str, Recipe]:
         "fractaldb": FractalDB(instances=2, **drawn),
         "ofdb": OFDB(**{**drawn, "categories": 7, "systems": Categories((systems.systems * 3)[:7])}),
         "visualatom": VisualAtom(classes=4, instances=3, size=48),
+        "rcdb": RCDB(classes=4, instances=3, size=48),
+        "rcdb, published": RCDB(classes=4, instances=3, size=48, stream="published", processes=2),
         "noise": Noise(classes=7, size=40, points=500),
         "noise, pixels": Noise(classes=7, size=40, kind="pixel-uniform"),
         "photo": Photo(classes=4, size=32, photographs=Photographs((picture, picture[::-1].copy()))),

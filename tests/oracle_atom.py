@@ -14,7 +14,7 @@ F = np.float32
 
 
 def draw_plain_atom(
-    *, vertices, orbits, noise, line_offset, radius, waves, ellipse, centre, image_key, size, gradients="signed"
+    *, vertices, orbits, noise, line_offset, radius, waves, ellipse, centre, image_key, size, gradients="library"
 ) -> np.ndarray:
     """The image of a class's numbers, a centre and a key: uint8 (size, size)."""
     angle = 2 * math.pi / vertices

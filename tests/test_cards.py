@@ -76,6 +76,7 @@ def test_the_features_of_each_formula_are_those_that_datasets_finds(name, tmp_pa
         "fractaldb": {"categories": 2, "instances": 1, "size": 32, "points": 2000},
         "ofdb": {"categories": 16, "size": 32, "points": 2000},
         "visualatom": {"classes": 2, "instances": 2, "size": 64},
+        "rcdb": {"classes": 2, "instances": 2, "size": 64},
         "noise": {"classes": 4, "size": 48, "points": 1000},
     }
     recipe = RECIPES[name](**small[name])

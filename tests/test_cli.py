@@ -14,7 +14,7 @@ from conftest import SMALL, contents, forge_manifest
 from PIL import Image
 
 from fracgen.cli import progress
-from fracgen.cli.app import run
+from fracgen.cli.app import BASELINES, run
 from fracgen.ifs import IFS, load_ifs, maps_from_rows
 from fracgen.plain import draw_plain
 from fracgen.shards.manifest import load_manifest
@@ -392,7 +392,7 @@ def test_version_and_help(fracgen):
 
 
 def test_the_list_of_commands_says_what_the_commands_say(fracgen, monkeypatch):
-    from fracgen.cli.app import BASELINES, COMMANDS, PROGRAMS
+    from fracgen.cli.app import COMMANDS, PROGRAMS
     from fracgen.shards.commandline import summary_of
 
     for name, command in {**COMMANDS, **BASELINES}.items():
@@ -411,7 +411,7 @@ def test_help_of_recipes_shows_every_field(fracgen, monkeypatch):
 
     monkeypatch.setenv("COLUMNS", "400")
     for words, name in [(["render"], "1p-frac"), (["photo"], "photo")] + [
-        (["baseline", name], name) for name in ("fractaldb", "ofdb", "visualatom", "noise")
+        (["baseline", name], name) for name in BASELINES
     ]:
         out = fracgen(*words, "--help")[1]
         for info in fields_of(RECIPES[name]):

@@ -26,9 +26,10 @@ COMMANDS = {
     "fractaldb": [*SMALL, "--instances", 2, "--categories-from", "csvs"],
     "ofdb": [*SMALL, "--categories-from", "csvs"],
     "visualatom": [*ATOM, "--classes", 4, "--instances", 6],
+    "rcdb": ["--size", 48, "--max-lines", 9, "--classes", 4, "--instances", 6],
     "noise": [*SMALL, "--classes", 12],
 }
-IMAGES = {"fractaldb": (600, 3), "ofdb": (3, 3), "visualatom": (24, 4), "noise": (12, 12)}
+IMAGES = {"fractaldb": (600, 3), "ofdb": (3, 3), "visualatom": (24, 4), "rcdb": (24, 4), "noise": (12, 12)}
 
 
 @pytest.fixture
@@ -120,7 +121,13 @@ def test_every_option_reaches_the_recipe(fracgen, tmp_path):
         "visualatom": {
             "classes": 3, "instances": 2, "size": 40, "seed": 7, "min_vertices": 4, "max_vertices": 9, "min_orbits": 2,
             "max_orbits": 4, "max_noise": 1.5, "max_line_offset": 0.2, "min_radius": 3, "max_radius": 5,
-            "max_waves": 4, "min_ellipse": 0.5, "max_ellipse": 0.75, "gradients": "library",
+            "max_waves": 4, "min_ellipse": 0.5, "max_ellipse": 0.75, "gradients": "signed",
+        },
+        "rcdb": {
+            "classes": 4, "instances": 2, "size": 40, "seed": 7, "stream": "published", "processes": 2,
+            "mean_vertices": 20.0, "min_vertices": 4, "max_vertices": 9, "min_lines": 2, "max_lines": 4,
+            "max_noise": 1.5, "max_line_offset": 0.2, "min_radius": 3, "max_radius": 5, "min_oval": 0.5,
+            "max_oval": 0.75, "max_shift": 30,
         },
         "noise": {
             "kind": "uniform", "classes": 3, "size": 40, "pad": 2, "points": 900, "std": 0.3, "cloud": "shared",
@@ -129,7 +136,7 @@ def test_every_option_reaches_the_recipe(fracgen, tmp_path):
     }  # fmt: skip
     for name, options in changed.items():
         kind = RECIPES[name]
-        fields = {field.name for field in dataclasses.fields(kind)} - {"systems"}
+        fields = {field.name for field in dataclasses.fields(kind)} - {"systems", "states"}
         assert set(options) == fields and all(getattr(kind(), key) != value for key, value in options.items()), name
         words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
         category_options = ["--categories-from", "csvs"] if "categories" in options else []
@@ -142,7 +149,7 @@ def test_examples_are_the_defaults(fracgen):
     for name in COMMANDS:
         values = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
         kind = RECIPES[name]
-        assert set(values) == {"recipe", *(field.name for field in dataclasses.fields(kind))} - {"systems"}, (
+        assert set(values) == {"recipe", *(field.name for field in dataclasses.fields(kind))} - {"systems", "states"}, (
             "every key is shown"
         )
         assert load_recipe(EXAMPLES / f"{name}.yaml") == kind()
@@ -199,6 +206,7 @@ BAD = [
     (["ofdb", "--categories-from", "csvs", "--shards", 4], "--shards 4: give 1 to 3"),
     (["visualatom", "--max-orbits", 0], "max-orbits 0"),
     (["visualatom", "--instances", 0], "instances 0"),
+    (["rcdb", "--stream", "published", "--processes", 3], "multiple of processes, 3"),
     (["visualatom", "--png-bits", 1], "--png-bits 1"),
     (["noise", "--kind", "pink"], "--kind"),
     (["noise", "--std", 0], "std 0.0"),

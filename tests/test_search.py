@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fracgen import search
+from fracgen import mersenne_kernels, search
 from fracgen import search_kernels as kernels
 from fracgen.categories import category_files
 from fracgen.chaos import NUM_BUCKETS, tabulate
@@ -77,29 +77,29 @@ def oracle_lit(rows, uniforms):
 def test_words_are_numpys(seed):
     words = np.empty(624 + 5000, np.uint32)
     words[:624] = legacy_state(seed)
-    kernels.twist(words)
+    mersenne_kernels.twist(words)
     expected = np.random.RandomState(seed).randint(0, 2**32, 5000, dtype=np.uint32)
-    assert [int(kernels.temper(word)) for word in words[624:]] == expected.tolist()
+    assert [int(mersenne_kernels.temper(word)) for word in words[624:]] == expected.tolist()
 
 
 def test_the_stream_goes_on_from_any_624_words():
     words = np.empty(624 + 4000, np.uint32)
     words[:624] = legacy_state(1)
-    kernels.twist(words)
+    mersenne_kernels.twist(words)
     for start in (1, 623, 624, 1777):
         again = np.empty(624 + 1000, np.uint32)
         again[:624] = words[start : start + 624]
-        kernels.twist(again)
+        mersenne_kernels.twist(again)
         assert np.array_equal(again, words[start : start + 1624])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_candidates_are_numpys(seed):
     state, published, numbers = legacy_state(seed), candidates(seed), set()
-    words, rows, p = np.empty(624 + kernels.CHUNK_WORDS, np.uint32), np.zeros((7, 6)), np.zeros(7)
+    words, rows, p = np.empty(624 + mersenne_kernels.CHUNK_WORDS, np.uint32), np.zeros((7, 6)), np.zeros(7)
     choices, coefficients = np.empty(kernels.POINTS, np.uint8), np.zeros(64)
     words[:624] = state
-    kernels.twist(words)
+    mersenne_kernels.twist(words)
     position = 624
     for _ in range(60):
         position = kernels.draw_candidate(words, position, rows, p, choices, coefficients)
@@ -120,7 +120,7 @@ def test_choices_are_of_numpys_random_numbers(seed):
     count = 5000
     words = np.empty(624 + 2 * count, np.uint32)
     words[:624] = legacy_state(seed)
-    kernels.twist(words)
+    mersenne_kernels.twist(words)
     uniforms = np.random.RandomState(seed).random_sample(count)
     for rows, _ in itertools.islice(candidates(seed), 4):
         limits, table = np.empty(len(rows)), np.empty(NUM_BUCKETS, np.uint8)
@@ -139,7 +139,7 @@ def test_a_random_number_above_the_last_sum_takes_no_map():
     """p that sums to less than 1: the point stays."""
     words = np.empty(624 + 2000, np.uint32)
     words[:624] = legacy_state(3)
-    kernels.twist(words)
+    mersenne_kernels.twist(words)
     uniforms = np.random.RandomState(3).random_sample(1000)
     limits, table, chosen = np.empty(2), np.empty(NUM_BUCKETS, np.uint8), np.empty(1000, np.uint8)
     tabulate(np.array([0.25, 0.5]), limits, table)
@@ -167,9 +167,9 @@ def first() -> list[tuple]:
 def kernel_lit(least):
     """What the kernels give for the first candidates when they may stop at `least` pixels."""
     batch, lit, position = search._Batch(), [], 624
-    words = np.empty(624 + kernels.CHUNK_WORDS, np.uint32)
+    words = np.empty(624 + mersenne_kernels.CHUNK_WORDS, np.uint32)
     words[:624] = legacy_state(1)
-    kernels.twist(words)
+    mersenne_kernels.twist(words)
     for _ in range(NUM_FIRST // kernels.LANES):
         position = batch.read(words, position)
         batch.judge(least)

@@ -22,12 +22,16 @@ BASELINES = {
         "fracgen.cli.baselines:visualatom",
         "Render VisualAtom: orbits of gray lines around a centre; 1000 x 1000 images by default.",
     ),
+    "rcdb": LazyCommand(
+        "fracgen.cli.baselines:rcdb",
+        "Render RCDB: radial contours in gray on white; 1000 x 1000 images by default.",
+    ),
     "noise": LazyCommand(
         "fracgen.cli.baselines:noise",
         "Render noise, the structure-free controls: one image a class. The numbers are ours: none were published.",
     ),
 }
-_BASELINE = "Render what 1p-frac is compared with: FractalDB, OFDB, VisualAtom, noise."
+_BASELINE = "Render what 1p-frac is compared with: FractalDB, OFDB, VisualAtom, RCDB, noise."
 baseline = lazy_group(BASELINES, _BASELINE)
 
 _RENDER, _LOOK, _SHARE, _TRAIN = "Data sets", "Look and check", "Share", "Training, with the extra fracgen[train]"

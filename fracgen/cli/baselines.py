@@ -8,6 +8,7 @@ import typer
 from fracgen.cli.output import Output, recipe_options, render_recipe
 from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.noise import Noise
+from fracgen.rcdb import RCDB
 from fracgen.visualatom import VisualAtom
 
 CategoriesFrom = Annotated[
@@ -35,6 +36,12 @@ def ofdb(values: dict[str, Any], output: Output, categories_from: CategoriesFrom
 def visualatom(values: dict[str, Any], output: Output) -> None:
     """Render VisualAtom: orbits of gray lines around a centre; 1000 x 1000 images by default."""
     render_recipe("visualatom", values, output)
+
+
+@recipe_options(RCDB)
+def rcdb(values: dict[str, Any], output: Output) -> None:
+    """Render RCDB: radial contours in gray on white; 1000 x 1000 images by default."""
+    render_recipe("rcdb", values, output)
 
 
 @recipe_options(Noise)

@@ -189,7 +189,7 @@ def bench(
         int, typer.Option(help="Images rendered end to end, for each number of cores.", min=8, max=10_000)
     ] = 256,
     repeats: Annotated[int, typer.Option(help="Repeats of each step; the median counts.", min=3)] = 50,
-    plain: Annotated[bool, typer.Option(help="Also time the published loop in plain Python.")] = True,
+    plain: Annotated[bool, typer.Option(help="Also time the published loops in plain Python.")] = True,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Measure the category search and every data set end to end instead.")
     ] = False,
@@ -211,7 +211,7 @@ def bench(
 
             table = explore_benchmark.measure(repeats=repeats, cores=num_cores())
         elif baselines:
-            table = benchmark.measure_baselines(images=images, cores=num_cores())
+            table = benchmark.measure_baselines(images=images, cores=num_cores(), plain=plain)
         else:
             table = benchmark.measure(images=images, repeats=repeats, cores=num_cores(), plain=plain)
     report.measured(table, as_json=output.as_json)

@@ -18,7 +18,6 @@ from fracgen.recipe import Recipe
 from fracgen.registry import default_folder, recipe_hash, to_dict
 from fracgen.shards.errors import FracgenError, UsageError, one_line
 from fracgen.shards.settings import to_yaml
-from fracgen.visualatom import VisualAtom
 
 
 class Resolution:
@@ -142,8 +141,8 @@ def axes(recipe: Recipe) -> list[dict[str, Any]]:
             {"name": "instance", "size": recipe.instances},
             {"name": "flip", "size": len(FLIPS), "labels": list(FLIPS)},
         ]
-    if isinstance(recipe, VisualAtom):
-        return [{"name": "class", "size": recipe.classes}, {"name": "instance", "size": recipe.instances}]
+    if instances := getattr(recipe, "instances", 0):
+        return [{"name": "class", "size": recipe.classes}, {"name": "instance", "size": instances}]
     if recipe.NAME == "photo":
         photographs = len(recipe) // recipe.classes
         return [{"name": "photograph", "size": photographs}, {"name": "warp", "size": recipe.classes}]

@@ -11,14 +11,8 @@ from fracgen.recipe import Recipe
 from fracgen.shards.fields import FieldInfo, fields_of
 from fracgen.shards.settings import to_plain
 
-WORDS: Mapping[str, str] = {
-    "1p-frac": "fracgen render",
-    "fractaldb": "fracgen baseline fractaldb",
-    "ofdb": "fracgen baseline ofdb",
-    "visualatom": "fracgen baseline visualatom",
-    "noise": "fracgen baseline noise",
-    "photo": "fracgen photo",
-}
+WORDS: Mapping[str, str] = {"1p-frac": "fracgen render", "photo": "fracgen photo"}
+"""Commands of recipes that are not `fracgen baseline NAME`."""
 OF_BASE = ("sigma", "maps", "base_candidates", "min_acceptance", "max_base_tries")
 """Options of the search for a base fractal: beside one that is given they say nothing."""
 
@@ -45,7 +39,7 @@ def render_command(recipe: Recipe, given: IFS | None, inputs: InputWords) -> str
     """
     if not inputs.possible:
         return None
-    words = [*shlex.split(WORDS[recipe.NAME]), *inputs.words]
+    words = [*shlex.split(WORDS.get(recipe.NAME, f"fracgen baseline {recipe.NAME}")), *inputs.words]
     prefix = ""
     if given is not None:
         rows = base_csv(given).splitlines()

@@ -1,0 +1,162 @@
+"""RCDB's kernels: radial contours of wandering vertices (Kataoka et al., CVPR 2022), from either random stream.
+
+Float64 in the published order, and float32 within the noise; no fused multiply-add, no fastmath. An image takes, for
+each line: one gray, then V uniforms for the noise of x, then V for that of y.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from fracgen.atom_kernels import LIBRARY_GRADIENTS, draw_polyline, draw_uniforms, integer, perlin, short_lines
+from fracgen.ifs import Floats
+from fracgen.jit import kernel
+from fracgen.mersenne_kernels import CHUNK_WORDS, Words, refill, temper, to_unit
+
+_U1 = np.uint64(1)
+_S5, _S6, _ONE = np.uint32(5), np.uint32(6), np.uint32(1)
+
+
+@kernel
+def move_axis(noises: npt.NDArray[np.float32], cycle: Floats, noise: float, line_offset: float, axis: Floats) -> None:
+    """Move one coordinate of all vertices to the next line: c -= cycle (noises noise 2 - noise - line_offset).
+
+    noises: (V,) float32, of `atom_kernels.perlin`. cycle, axis: (V,).
+    """
+    for k in range(axis.size):
+        n = np.float64(noises[k]) * noise * 2.0 - noise
+        axis[k] -= cycle[k] * (n - line_offset)
+
+
+@kernel
+def draw_indexed(
+    key: np.uint64,
+    lines: int,
+    noise: float,
+    line_offset: float,
+    cycle: Floats,
+    vertices: Floats,
+    centre: tuple[float, float],
+    size: int,
+    canvas: npt.NDArray[np.uint8],
+) -> None:
+    """Draw an image of a class from the SplitMix64 stream of `key`, from its number 0 on.
+
+    noise, line_offset: q and w. cycle, vertices: (2, V), cos(kA) and sin(kA); x and y before the first line, changed.
+    canvas: flat, size x size, white.
+    """
+    uniforms, noises = np.empty(vertices.shape[1]), np.empty(vertices.shape[1], np.float32)
+    table, grays, number = short_lines(size), np.uint64(size // 2 + 1), np.uint64(0)
+    for _ in range(lines):
+        gray = np.uint8(min(integer(key, number, grays), np.uint64(255)))
+        number += _U1
+        for axis in range(2):
+            draw_uniforms(key, number, uniforms)
+            perlin(uniforms, LIBRARY_GRADIENTS, noises)
+            move_axis(noises, cycle[axis], noise, line_offset, vertices[axis])
+            number += np.uint64(uniforms.size)
+        draw_polyline(vertices, centre, gray, size, table, canvas)
+
+
+@kernel
+def read_below(words: Words, position: int, count: int) -> tuple[int, int]:
+    """A whole number uniform in 0..count-1 as Python's `random` draws it, and the next position; count < 2^32.
+
+    The top bits of a word, as many as `count` has, until they are below it.
+    """
+    shift = np.uint32(32)
+    rest = count
+    while rest:
+        rest >>= 1
+        shift -= _ONE
+    number = count
+    while number >= count:
+        if position >= CHUNK_WORDS:
+            refill(words)
+            position -= CHUNK_WORDS
+        number = int(temper(words[position]) >> shift)
+        position += 1
+    return number, position
+
+
+@kernel
+def read_unit(words: Words, position: int) -> tuple[float, int]:
+    """A double in [0, 1), and the next position."""
+    if position >= CHUNK_WORDS:
+        refill(words)
+        position -= CHUNK_WORDS
+    return to_unit(temper(words[position]) >> _S5, temper(words[position + 1]) >> _S6), position + 2
+
+
+@kernel
+def draw_published(
+    words: Words,
+    position: int,
+    lines: int,
+    noise: float,
+    line_offset: float,
+    cycle: Floats,
+    vertices: Floats,
+    centre: tuple[float, float],
+    size: int,
+    canvas: npt.NDArray[np.uint8],
+) -> int:
+    """Draw an image of a class from the published stream; returns the position after it.
+
+    words: (624 + CHUNK_WORDS,) raw, those from `position` not used yet; refilled. The rest as of `draw_indexed`.
+    """
+    uniforms, noises = np.empty(vertices.shape[1]), np.empty(vertices.shape[1], np.float32)
+    table = short_lines(size)
+    for _ in range(lines):
+        gray, position = read_below(words, position, size // 2 + 1)
+        for axis in range(2):
+            for k in range(uniforms.size):
+                uniforms[k], position = read_unit(words, position)
+            perlin(uniforms, LIBRARY_GRADIENTS, noises)
+            move_axis(noises, cycle[axis], noise, line_offset, vertices[axis])
+        draw_polyline(vertices, centre, np.uint8(min(gray, 255)), size, table, canvas)
+    return position
+
+
+@kernel
+def read_placement(words: Words, position: int, bounds: Floats, size: int, placement: Floats) -> int:
+    """Read what the published program draws anew after each image; returns the next position.
+
+    bounds: (5,), least and greatest factor of an axis, least and greatest radius, greatest shift of the centre.
+    placement: (5,), filled with the factors of x and y, the radius, and the centre's y and x, in the published order.
+    """
+    for number in range(2):
+        unit, position = read_unit(words, position)
+        placement[number] = bounds[0] + (bounds[1] - bounds[0]) * unit
+    radius, position = read_below(words, position, int(bounds[3] - bounds[2]) + 1)
+    placement[2] = bounds[2] + radius
+    for number in range(3, 5):
+        shift, position = read_below(words, position, 2 * int(bounds[4]) + 1)
+        placement[number] = (size + shift - bounds[4]) / 2
+    return position
+
+
+@kernel
+def skip_images(
+    words: Words,
+    position: int,
+    images: int,
+    num_vertices: int,
+    lines: int,
+    bounds: Floats,
+    size: int,
+    placement: Floats,
+) -> int:
+    """Pass over images of a class, and read where the next one lies; returns the position there.
+
+    Words that are passed over are made, not tempered. placement: as of `read_placement`; kept where no image is
+    passed over.
+    """
+    for _ in range(images):
+        for _ in range(lines):
+            _, position = read_below(words, position, size // 2 + 1)
+            position += 4 * num_vertices
+            while position >= CHUNK_WORDS:
+                refill(words)
+                position -= CHUNK_WORDS
+        position = read_placement(words, position, bounds, size, placement)
+    return position
