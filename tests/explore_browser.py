@@ -25,7 +25,7 @@ CHROMIUM = shutil.which("chromium")
 MISSING = "chromium" if CHROMIUM is None else "" if find_spec("playwright") else "playwright"
 ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
 ]
 PIXELS = """selector => [...document.querySelectorAll(selector)].map(canvas => {
     const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -66,6 +66,7 @@ class Tab:
         self.address, self.complaints, self.outstanding, self.most = address, [], Counter(), Counter()
         self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         self.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address.rstrip("/"))
+        self.context.set_default_timeout(120_000)  # ms; the first picture may wait for kernels to be compiled
         self.page = self.context.new_page()
         self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))

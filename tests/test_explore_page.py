@@ -20,10 +20,12 @@ from explore_latency import measure
 
 from fracgen import preview
 from fracgen.cli.app import run
+from fracgen.ifs import IFS, sample_maps
 from fracgen.onepfrac import OnePFrac
 from fracgen.recipe import Difference
 from fracgen.registry import save_recipe
 from fracgen.renderer import borrow_renderer
+from fracgen.rng import generator
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import open_shards
 
@@ -141,6 +143,10 @@ def test_lock_keeps_the_base_and_next_takes_another(tab):
     title = re.fullmatch(r"Base (\d+) of seed 3", tab.page.inner_text("#large-title"))
     tab.press("n").press("p")
     assert tab.recipe.base == following.base and tab.page.inner_text("#large-title") == title[0]
+    tab.slide("sigma", 0.7)  # the same draws at another sigma
+    moved = assert_drawn(tab)
+    assert moved.sigma > 4 and tab.page.inner_text("#large-title") == title[0]
+    assert moved.base == IFS.from_maps(sample_maps(moved.sigma, 2, generator(3, int(title[1]), "ifs")))
     tab.press("l")
     assert tab.page.get_attribute("#lock", "aria-pressed") == "false" and "ifs" not in tab.fragment
 
@@ -217,8 +223,12 @@ def test_coefficients_and_singular_values_are_edited_as_numbers(tab):
     tab.type('#map-cards section:nth-child(1) [data-name="a"]', "far")
     assert 'map 1, a: "far" is no number' in tab.page.inner_text("#problems")
     tab.page.click("#map-add")
-    tab.settle()
-    assert len(tab.recipe.base) == 3
+    before = tab.settle().recipe.base
+    assert len(before) == 3 and "your own" in tab.page.inner_text("#large-title")
+    tab.slide("sigma", 0.9)  # of a base of no seed, all matrices are scaled
+    scaled = tab.recipe.base
+    assert np.allclose(scaled.maps[..., :2], before.maps[..., :2] * (scaled.sigma / before.sigma))
+    assert np.array_equal(scaled.maps[..., 2], before.maps[..., 2]) and abs(scaled.sigma - before.sigma) > 0.2
 
 
 def test_what_is_typed_out_of_range_is_clamped_and_a_line_says_so(tab):
@@ -295,6 +305,9 @@ def test_a_sweep_is_of_one_base(tab):
     with tab.page.expect_download() as download:
         tab.page.click("#sweep-save")
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+    tab.page.select_option("#sweep-columns", "sigma")  # that of the rows: another takes its place
+    assert tab.settle().page.input_value("#sweep-columns") == "delta"
+    tab.type("#sweep-columns-values", "0, 0.2")
     tab.page.click("#sweep-table button >> nth=3")
     tab.settle()
     recipe = assert_drawn(tab)

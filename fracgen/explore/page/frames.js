@@ -29,7 +29,7 @@ export class Frames {
 
   /** Show the frames of a base that has been drawn. */
   place(base, ifs) {
-    if (!base?.extent || !ifs) {
+    if (!base?.extent?.every(Number.isFinite) || !ifs) {
       this.svg.replaceChildren();
       this.ifs = null;
       return;

@@ -51,7 +51,7 @@ export class Large {
     this.canvas.dataset.index = shown.index;
     this.canvas.setAttribute("aria-label", this.#describe(compare));
     byId("large-title").textContent = this.#title();
-    const isFramed = this.state.view.frames && !this.image && Boolean(this.base?.extent);
+    const isFramed = this.state.view.frames && !this.image && Boolean(this.base?.extent?.every(Number.isFinite));
     byId("frames").toggleAttribute("hidden", !isFramed);
     byId("easel").classList.toggle("framed", isFramed);
     byId("large-error").textContent = shown.error ?? "";

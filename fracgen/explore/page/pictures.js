@@ -54,11 +54,3 @@ export function paint(canvas, data) {
   }
   canvas.getContext("2d").putImageData(data, 0, 0);
 }
-
-/** Share of pixels that are not black. */
-export function fillOf(image) {
-  let lit = 0;
-  const count = image.width * image.height;
-  for (let i = 0; i < count; i++) lit += isLit(image, i);
-  return lit / count;
-}

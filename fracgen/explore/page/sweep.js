@@ -54,8 +54,8 @@ export class Sweep {
     const choosable = fields.filter(({ type, slider }) => slider || type === "choice" || type === "bool");
     const usual = FIRST[recipe]?.[place];
     const named = (name) => choosable.find((field) => field.name === name);
-    const other = place === 1 ? this.rowField : null;
-    const field = named(view[axis]) ?? named(usual) ?? choosable.filter((each) => each !== other)[place];
+    const others = choosable.filter((each) => place === 0 || each !== this.rowField);
+    const field = [named(view[axis]), named(usual), ...others].find((each) => others.includes(each));
     if (place === 0) this.rowField = field;
     const typed = view[`${axis.slice(0, -1)}Values`];
     return { axis, field, choosable, values: this.#values(axis, field, typed) };
