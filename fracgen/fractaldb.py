@@ -15,7 +15,7 @@ import numpy as np
 from fracgen import citations
 from fracgen.categories import MAX_CATEGORIES, Categories
 from fracgen.ifs import Floats, maps_from_rows
-from fracgen.recipe import Column, DrawnRecipe, spread
+from fracgen.recipe import Column, DrawnRecipe, OnTry, spread
 from fracgen.rng import MAX_SEED, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import cache_folder, num_cores
@@ -95,13 +95,18 @@ class CategoryRecipe(DrawnRecipe):
         """Published names: the category's number in five digits."""
         return tuple(f"{category:05d}" for category in range(self.categories))
 
-    def resolve(self) -> tuple[Self, dict[str, Any]]:
+    def resolve(self, on_try: OnTry | None = None) -> tuple[Self, dict[str, Any]]:
         """The recipe with its categories, searched where they are not given, and what the search took."""
         if self.systems is not None:
             return self, {"categories": "given"}
         from fracgen.search import find_categories
 
-        return self.with_systems(*find_categories(self.categories, workers=num_cores(), cache=cache_folder()))
+        def progress(categories: int, candidates: int) -> None:
+            if on_try:
+                on_try(candidates)
+
+        found = find_categories(self.categories, workers=num_cores(), cache=cache_folder(), on_progress=progress)
+        return self.with_systems(*found)
 
     def with_systems(self, systems: Categories, provenance: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """The resolved recipe and its provenance, from the result of `search.find_categories`."""

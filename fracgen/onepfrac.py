@@ -7,7 +7,7 @@ Class l is the base IFS with its 6N coefficients moved by eps_l, drawn from the 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -16,7 +16,7 @@ import numpy as np
 
 from fracgen import citations
 from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
-from fracgen.recipe import Classes, Column, Difference, DrawnRecipe, Seed
+from fracgen.recipe import Classes, Column, Difference, DrawnRecipe, OnTry, Seed
 from fracgen.rng import generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Sample
@@ -162,7 +162,7 @@ class OnePFrac(DrawnRecipe):
         """Base fractal `number` of this seed, sigma and maps. Raises UsageError where its determinants are all 0."""
         return IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, number, "ifs")))
 
-    def resolve(self, on_try: Callable[[int], None] | None = None) -> tuple["OnePFrac", dict[str, Any]]:
+    def resolve(self, on_try: OnTry | None = None) -> tuple["OnePFrac", dict[str, Any]]:
         """The recipe with its base fractal, and how it was found: base_tries, base_rejections, base_acceptance.
 
         Base number k is drawn from (seed, k). Of the first `base_candidates` whose unperturbed image passes the fill

@@ -2,7 +2,7 @@
 
 import operator
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
@@ -40,6 +40,9 @@ class Difference:
 
 Column: TypeAlias = Sequence[tuple[str, Image | Difference]]
 """Captions and pictures, from top to bottom."""
+
+
+OnTry: TypeAlias = Callable[[int], None]
 
 
 class UnmakeableError(DataError):
@@ -103,8 +106,11 @@ class Recipe(SampleSequence):
     def two_level(self) -> bool:
         """Whether all pixels are 0 or 127, so that one bit holds them."""
 
-    def resolve(self) -> tuple[Self, dict[str, Any]]:
-        """The recipe with all that needed searching or reading, and its provenance."""
+    def resolve(self, on_try: OnTry | None = None) -> tuple[Self, dict[str, Any]]:
+        """The recipe with all that needed searching or reading, and its provenance.
+
+        on_try: called again and again where that takes long, with the number of what is tried; what it raises ends it.
+        """
         return self, {}
 
     @classmethod

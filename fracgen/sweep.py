@@ -91,7 +91,7 @@ def _changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     own = {field.name: getattr(recipe, field.name) for field in fields(recipe)}  # type: ignore[arg-type]
     kind = type(recipe)
     changed: Recipe = from_plain(RECIPES[recipe.NAME], {**kind.rebased(own, values), **values})
-    return changed.resolve()[0]
+    return changed  # what resolving it adds, categories but for which it has them, changes no image
 
 
 def _changed_fractal(recipe: OnePFrac, values: Mapping[str, Any], base: int | None) -> OnePFrac:

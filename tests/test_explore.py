@@ -201,6 +201,16 @@ def test_a_search_that_takes_long_is_given_up(page, monkeypatch):
     assert not reply["passes"] and "`fracgen render` goes on for 1000 tries" in reply["reason"]
 
 
+def test_a_check_of_classes_that_takes_long_is_given_up(page, monkeypatch):
+    monkeypatch.setattr(bases, "MAX_SECONDS", 0.0)
+    reply = resolved(page, {"recipe": "photo", **FEW["photo"]})
+    assert not reply["passes"] and "take longer to check" in reply["reason"] and reply["hash"] is None
+    _, images = page.images(recipe=reply["recipe"], indices=[0])
+    monkeypatch.undo()
+    _, same = page.images(recipe=resolved(page, {"recipe": "photo", **FEW["photo"]})["recipe"], indices=[0])
+    assert images.any() and np.array_equal(images, same)
+
+
 def test_the_base_of_a_difference_has_the_masks_of_its_class(page):
     reply = resolved(page, SMALL)
     _, (image, base) = page.images(recipe=reply["recipe"], indices=[7], with_base=True)

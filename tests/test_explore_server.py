@@ -1,5 +1,6 @@
 """The walls of the server of `fracgen explore`: who may ask, what, how much; newest first; its end."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from conftest import SMALL
 from explore_client import explore
 
 from fracgen.cli.app import run
+from fracgen.explore import explorer as explorer_module
 from fracgen.explore import server as serving
 from fracgen.explore.inputs import read_source
 from fracgen.explore.turns import DroppedError, Turns
@@ -173,21 +175,46 @@ def test_half_a_request_does_not_hold_the_server(page, monkeypatch):
             pass  # it is closed by the server
 
 
-def test_too_many_connections_are_closed(page, monkeypatch):
-    monkeypatch.setattr(page.server, "_connections", threading.BoundedSemaphore(2))
-    address = ("127.0.0.1", page.server.server_port)
-    with socket.create_connection(address, timeout=10), socket.create_connection(address, timeout=10):
-        time.sleep(0.1)
-        with socket.create_connection(address, timeout=10) as third:
+def test_too_many_connections_are_closed(monkeypatch, tmp_path):
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 2)
+    with explore(read_source(None, []), tmp_path) as page:
+        address = ("127.0.0.1", page.server.server_port)
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                connection = stack.enter_context(socket.create_connection(address, timeout=30))
+                connection.sendall(f"GET /none HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\n\r\n".encode())
+                assert connection.recv(15) == b"HTTP/1.1 404 No", "it is served, and stays open"
+            third = stack.enter_context(socket.create_connection(address, timeout=30))
             assert third.recv(10) == b""
-    for _ in range(100):  # those that end make room
-        try:
-            assert page.ask("GET", "/")[0] == 200
-            break
-        except OSError:
+        for _ in range(200):  # those that end make room
+            with contextlib.suppress(OSError):
+                if page.ask("GET", "/")[0] == 200:
+                    break
             time.sleep(0.05)
-    else:
-        raise AssertionError("no room is made")
+        else:
+            raise AssertionError("no room is made")
+
+
+def test_requests_wait_for_those_at_work(page):
+    """Four are worked on at a time; of those that wait, an older one is given up for a newer one."""
+    explorer, answers = page.server.explorer, {}
+
+    def ask(turn):
+        body = json.dumps({"recipe": SMALL, "client": "b", "channel": "resolve", "turn": turn}).encode()
+        answers[turn] = page.ask("POST", "/api/resolve", body)[0]
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(explorer_module.MAX_AT_WORK):
+            explorer._at_work.acquire()
+            stack.callback(explorer._at_work.release)
+        threads = [threading.Thread(target=ask, args=[turn]) for turn in (1, 2)]
+        threads[0].start()
+        time.sleep(0.2)
+        threads[1].start()
+        threads[0].join(30)
+        assert answers == {1: 409}
+    threads[1].join(30)
+    assert answers[2] == 200
 
 
 def test_a_bug_is_a_line_and_the_server_lives_on(page, monkeypatch, capsys):

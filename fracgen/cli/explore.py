@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import sys
 import threading
 import webbrowser
@@ -53,7 +54,7 @@ def explore(
         threading.Thread(target=explorer.warm_up, name="warm-up", daemon=True).start()
         print(server.address, flush=True)
         print("fracgen: Ctrl-C ends it", file=sys.stderr)
-        if open_page:
+        if open_page and _has_screen():
             threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
         try:
             with contextlib.suppress(KeyboardInterrupt):
@@ -63,6 +64,11 @@ def explore(
     if unfinished:
         raise InterruptError(f"ended; finished shards are kept in {unfinished}; render it again to go on")
     print("fracgen: ended", file=sys.stderr)
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have a window, and not this terminal."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def training_augmenter() -> "Augmenter | None":

@@ -1,6 +1,7 @@
 """Base fractals of 1p-frac as the page shows them: searched, given, the next one; fit or not, with the reason."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from fracgen.explore.drawing import finite, finite_or_none
 from fracgen.explore.turns import Ticket
 from fracgen.ifs import IFS, rows_from_maps
 from fracgen.onepfrac import OnePFrac
+from fracgen.recipe import OnTry
 from fracgen.renderer import Renderer, borrow_renderer
 from fracgen.shards.errors import DataError, UsageError, one_line
 from fracgen.vetting import PROBES
@@ -78,18 +80,12 @@ def find_base(recipe: OnePFrac, ticket: Ticket) -> Base:
     """
     if recipe.ifs is not None:
         return vet(recipe, None, ticket)
-    started = time.monotonic()
-
-    def check(number: int) -> None:
-        ticket.check()
-        if time.monotonic() - started > MAX_SECONDS:
-            raise _SlowError(
-                f"no base fractal in {number} tries and {MAX_SECONDS:g} seconds; `fracgen render` goes on for "
-                f"{recipe.max_base_tries} tries. Lower --min-fill or --delta, or try another --seed"
-            )
-
+    slow = (
+        f"no base fractal in {{tries}} tries and {MAX_SECONDS:g} seconds; `fracgen render` goes on for "
+        f"{recipe.max_base_tries} tries. Lower --min-fill or --delta, or try another --seed"
+    )
     try:
-        resolved, provenance = recipe.resolve(check)
+        resolved, provenance = recipe.resolve(bounded(ticket, slow))
     except DataError as error:
         number, ifs = next(candidates(recipe, 0, 1, ticket))
         base = vet(replace(recipe, ifs=ifs), number, ticket)
@@ -102,6 +98,19 @@ def take_base(recipe: OnePFrac, number: int, ticket: Ticket) -> Base:
     """Base fractal `number` of the recipe's seed, sigma and maps, or the next one that is not degenerate."""
     number, ifs = next(candidates(recipe, number, 1, ticket))
     return vet(replace(recipe, ifs=ifs), number, ticket)
+
+
+def bounded(ticket: Ticket, message: str) -> OnTry:
+    """What ends a search that is not the newest, or takes longer than `MAX_SECONDS`: with this message, of {tries}."""
+    started, tries = time.monotonic(), itertools.count()
+
+    def check(number: int) -> None:
+        ticket.check()
+        count = next(tries)
+        if time.monotonic() - started > MAX_SECONDS:
+            raise _SlowError(message.format(tries=count))
+
+    return check
 
 
 def step_base(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> Base:

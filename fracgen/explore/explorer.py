@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +39,8 @@ from fracgen.shards.files import num_cores
 from fracgen.style import fill_rate
 from fracgen.sweep import MAX_VALUES, check_sweep, sweep_cells, sweep_sheet
 
+MAX_AT_WORK = 4
+"""Requests that are worked on at a time: each may hold the memory of a few images. The others wait."""
 SHEET_TILE = 384
 """Pixels of a tile, as `fracgen preview` has them."""
 
@@ -51,7 +54,7 @@ class Explorer:
         self._categories = CategorySource(inputs.categories)
         self._builder = RecipeBuilder(self._categories, inputs.photographs)
         self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="drawing")
-        self._turns = Turns()
+        self._turns, self._at_work = Turns(), threading.BoundedSemaphore(MAX_AT_WORK)
         self._job: Any = None
         self.routes: Mapping[str, Callable[[bytes], Reply]] = {
             "resolve": self.resolve,
@@ -103,72 +106,76 @@ class Explorer:
         from fracgen.explore import resolution
 
         request = ResolveRequest.parse(body)
-        resolved = resolution.resolve(request, self._builder, self._ticket(request))
-        values = resolution.describe(resolved, request, self.inputs)
-        self._builder.keep(resolved.recipe, values["recipe"])
-        return Reply.of_json(values)
+        with self._working(request) as ticket:
+            resolved = resolution.resolve(request, self._builder, ticket)
+            values = resolution.describe(resolved, request, self.inputs)
+            self._builder.keep(resolved.recipe, values["recipe"])
+            return Reply.of_json(values)
 
     def images(self, body: bytes) -> Reply:
         """Draw images of a resolved recipe."""
         request = ImagesRequest.parse(body)
-        ticket = self._ticket(request)
-        recipe = self._builder.build(request.recipe)
-        return Reply.of_pictures(draw_images(request, recipe, self._builder, self._pool, ticket))
+        with self._working(request) as ticket:
+            recipe = self._builder.build(request.recipe)
+            return Reply.of_pictures(draw_images(request, recipe, self._builder, self._pool, ticket))
 
     def sweep(self, body: bytes) -> Reply:
         """Draw one image for each combination of some fields' values."""
-        request = SweepRequest.parse(body)
-        recipe, base, ticket = self._swept(request)
-        check_pixels(recipe, math.prod(map(len, check_sweep(recipe, request.sweep).values())))
-        pictures = []
-        for cell in sweep_cells(recipe, request.sweep, index=request.index, base=base):
-            ticket.check()
-            shown = {"caption": cell.caption, "values": dict(cell.values), "recipe": page_values(cell.recipe)}
-            values = {"index": request.index, **shown}
-            error = {"rejected": cell.error} if cell.error else {}
-            pictures.append(Picture(cell.image, {**values, "fill": fill_rate(cell.image), **error}))
+        request, pictures = SweepRequest.parse(body), list[Picture]()
+        with self._working(request) as ticket:
+            recipe, base = self._swept(request, ticket)
+            check_pixels(recipe, math.prod(map(len, check_sweep(recipe, request.sweep).values())))
+            for cell in sweep_cells(recipe, request.sweep, index=request.index, base=base):
+                ticket.check()
+                shown = {"caption": cell.caption, "values": dict(cell.values), "recipe": page_values(cell.recipe)}
+                values = {"index": request.index, "fill": fill_rate(cell.image), **shown}
+                pictures.append(Picture(cell.image, values | ({"rejected": cell.error} if cell.error else {})))
         return Reply.of_pictures(pictures)
 
     def sweep_png(self, body: bytes) -> Reply:
         """The sheet that `fracgen preview --sweep` writes."""
         request = SweepRequest.parse(body)
-        recipe, base, _ = self._swept(request)
-        return Reply(sweep_sheet(recipe, request.sweep, index=request.index, base=base, tile=SHEET_TILE), "image/png")
+        with self._working(request) as ticket:
+            recipe, base = self._swept(request, ticket)
+            sheet = sweep_sheet(recipe, request.sweep, index=request.index, base=base, tile=SHEET_TILE)
+        return Reply(sheet, "image/png")
 
-    def _swept(self, request: SweepRequest) -> tuple[Recipe, int | None, Ticket]:
+    def _swept(self, request: SweepRequest, ticket: Ticket) -> tuple[Recipe, int | None]:
         """The recipe of a sweep, resolved as far as its image needs it, and the number of its base fractal."""
         from fracgen.explore.bases import find_base
 
-        ticket = self._ticket(request)
         recipe = self._builder.build(request.recipe)
         if isinstance(recipe, OnePFrac) and recipe.ifs is None:
             base = find_base(recipe, ticket)
-            return base.recipe, base.number, ticket
-        return self._builder.drawable(recipe, category_of(recipe, request.index)), request.base, ticket
+            return base.recipe, base.number
+        return self._builder.drawable(recipe, category_of(recipe, request.index)), request.base
 
     def augmented(self, body: bytes) -> Reply:
         """Draw images of a recipe, or of the folder, as a network sees them."""
         request = AugmentRequest.parse(body)
         if self._augmenter is None:
             raise UsageError(augmented.MISSING)
-        ticket = self._ticket(request)
-        if request.recipe is None:
-            images = augmented.images_of_folder(self._folder(), request.indices)
-        else:
-            recipe = self._builder.build(request.recipe)
-            check_pixels(recipe, len(request.indices))
-            recipe = self._builder.drawable(recipe, max(category_of(recipe, index) for index in request.indices))
-            images = augmented.images_of_recipe(recipe, request.indices)
-        return Reply.of_pictures(augmented.draw_views(request, images, self._augmenter, ticket))
+        with self._working(request) as ticket:
+            if request.recipe is None:
+                images = augmented.images_of_folder(self._folder(), request.indices)
+            else:
+                recipe = self._builder.build(request.recipe)
+                check_pixels(recipe, len(request.indices))
+                recipe = self._builder.drawable(recipe, max(category_of(recipe, index) for index in request.indices))
+                images = augmented.images_of_recipe(recipe, request.indices)
+            return Reply.of_pictures(augmented.draw_views(request, images, self._augmenter, ticket))
 
     def list_folder(self, body: bytes) -> Reply:
         """List samples of the folder."""
-        return Reply.of_json(self._folder().list_samples(FolderRequest.parse(body)))
+        request = FolderRequest.parse(body)
+        with self._working(request):
+            return Reply.of_json(self._folder().list_samples(request))
 
     def folder_images(self, body: bytes) -> Reply:
         """Read images of the folder."""
         request = FolderImagesRequest.parse(body)
-        return Reply.of_pictures(self._folder().draw(request, self._pool, self._ticket(request)))
+        with self._working(request) as ticket:
+            return Reply.of_pictures(self._folder().draw(request, self._pool, ticket))
 
     def _folder(self) -> FolderView:
         if self.inputs.folder is None:
@@ -185,8 +192,8 @@ class Explorer:
         from fracgen.explore import resolution
 
         request = RenderRequest.parse(body)
-        resolve_request = ResolveRequest(recipe=request.recipe)
-        resolved = resolution.resolve(resolve_request, self._builder, self._ticket(request))
+        with self._working(request) as ticket:
+            resolved = resolution.resolve(ResolveRequest(recipe=request.recipe), self._builder, ticket)
         if resolved.search is not None:
             raise UsageError("the categories are still being searched")
         if resolved.reason:
@@ -214,5 +221,13 @@ class Explorer:
             self._job = RenderJob(self.place)
         return self._job
 
-    def _ticket(self, request: Request) -> Ticket:
-        return self._turns.take(request.client, request.channel, request.turn)
+    @contextlib.contextmanager
+    def _working(self, request: Request) -> Iterator[Ticket]:
+        """The ticket of a request, once fewer than 4 others are worked on; given up where a newer one comes before."""
+        ticket = self._turns.take(request.client, request.channel, request.turn)
+        while not self._at_work.acquire(timeout=0.02):
+            ticket.check()
+        try:
+            yield ticket
+        finally:
+            self._at_work.release()

@@ -37,7 +37,10 @@ class FolderView:
     @cached_property
     def _by_label(self) -> tuple[Numbers, Numbers]:
         """Numbers of the samples label after label, and where each label begins, and ends."""
-        labels = self.samples.labels
+        manifest = self.shards.manifest
+        per_class = len(self.samples) // manifest.num_classes
+        is_rendered = not manifest.image.original  # of those a label follows from the index, and no tar is read for it
+        labels = np.arange(len(self.samples)) // per_class if is_rendered else self.samples.labels
         order = np.argsort(labels, kind="stable")
         return order, np.searchsorted(labels[order], np.arange(self.shards.manifest.num_classes + 1))
 

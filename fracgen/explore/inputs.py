@@ -20,7 +20,7 @@ from fracgen.shards.png import encode_png
 from fracgen.shards.sample import Image
 
 PHOTOGRAPH = "photograph.png"
-_SIDE, _DISCS = 640, 90
+_SIDE, _BALLS = 640, 90
 
 
 @dataclass(frozen=True)
@@ -114,20 +114,22 @@ def _photographs(paths: list[Path]) -> tuple[Any, InputWords]:
 
 
 def generated_photograph() -> Image:
-    """A picture of discs that hide each other, in shades and light from one side: uint8 (640, 640, 3).
+    """A picture of balls that hide each other, lit from one side: uint8 (640, 640, 3).
 
-    It stands for a photograph where none is given: it has edges of all lengths, as the leaves on a forest's floor.
+    It stands for a photograph where none is given; its edges are of all lengths and in all directions.
     """
     random = generator(2026, 0, "image").random
-    rows, columns = np.mgrid[:_SIDE, :_SIDE]
     picture = np.empty((_SIDE, _SIDE, 3))
     picture[:] = (70, 80, 60)
-    for _ in range(_DISCS):
+    for _ in range(_BALLS):
         y, x = _SIDE * random(2)
         radius = 12 / (0.08 + 0.92 * random()) ** 0.8  # few are large
         color = 40 + 200 * random(3)
-        across, down = (columns - x) / radius, (rows - y) / radius
+        top, left = max(int(y - radius), 0), max(int(x - radius), 0)
+        part = picture[top : int(y + radius) + 2, left : int(x + radius) + 2]
+        rows, columns = np.indices(part.shape[:2])
+        across, down = (columns + left - x) / radius, (rows + top - y) / radius
         inside = across**2 + down**2 < 1
         light = 0.75 - 0.35 * across[inside] - 0.25 * down[inside]
-        picture[inside] = color * light[:, None]
+        part[inside] = color * light[:, None]
     return np.clip(picture, 0, 255).astype(np.uint8)

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from fracgen.categories import Categories
-from fracgen.explore.bases import Base, find_base, step_base, take_base
+from fracgen.explore.bases import MAX_SECONDS, Base, bounded, find_base, step_base, take_base
 from fracgen.explore.building import RecipeBuilder, page_values
 from fracgen.explore.inputs import Inputs
 from fracgen.explore.messages import ResolveRequest
 from fracgen.explore.shell_command import base_csv, render_command
-from fracgen.explore.turns import Ticket
+from fracgen.explore.turns import DroppedError, Ticket
 from fracgen.fractaldb import FLIPS, OFDB, CategoryRecipe, FractalDB, weight_vectors
 from fracgen.ifs import IFS
 from fracgen.onepfrac import OnePFrac
@@ -55,8 +55,11 @@ def resolve(request: ResolveRequest, builder: RecipeBuilder, ticket: Ticket) -> 
         raise UsageError(f"{recipe.NAME} has no base fractal to step from")
     if isinstance(recipe, CategoryRecipe):
         return _resolve_categories(recipe, builder)
+    slow = f"its classes take longer to check than {MAX_SECONDS:g} seconds; the command for them checks them all"
     try:
-        resolved, provenance = recipe.resolve()
+        resolved, provenance = recipe.resolve(bounded(ticket, slow))
+    except DroppedError:
+        raise
     except FracgenError as error:
         return Resolution(recipe, provenance={}, reason=one_line(str(error)))
     return Resolution(resolved, provenance=provenance)

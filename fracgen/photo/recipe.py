@@ -18,7 +18,7 @@ from fracgen.photo.opencv import opencv_version
 from fracgen.photo.photographs import Photographs
 from fracgen.photo.pictures import Pictures
 from fracgen.photo.warps import WARPS, Cells, MinFill, Strength, Warp, WarpName
-from fracgen.recipe import MAX_CLASSES, Column, Recipe, Seed, UnmakeableError, spread
+from fracgen.recipe import MAX_CLASSES, Column, OnTry, Recipe, Seed, UnmakeableError, spread
 from fracgen.rng import generator
 from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Image, Sample
@@ -139,11 +139,11 @@ class Photo(Recipe):
         """The version of OpenCV: edges differ between its builds."""
         return opencv_version()
 
-    def resolve(self) -> tuple["Photo", dict[str, Any]]:
+    def resolve(self, on_try: OnTry | None = None) -> tuple["Photo", dict[str, Any]]:
         """The recipe with Canny's numbers, and what is worth knowing: the share of edges, and how many warps were kept.
 
         Raises UsageError where there is no photograph, no edge in one, or a class that no warp is kept for: all
-        classes are tried; of more than 100,000, and of more than 256 of edges of crops, some.
+        classes are tried; of more than 100,000, and of more than 256 of edges of crops, some. on_try: called with each.
         """
         count, resolved = len(self._require_photographs()), self
         provenance: dict[str, Any] = {"photographs": count}
@@ -152,7 +152,7 @@ class Photo(Recipe):
             numbers: dict[str, Any] = self._pictures.canny_numbers()
             resolved = replace(self, **numbers, derived=derived)
             provenance["edge_share"] = [resolved._pictures.edge_share(number) for number in range(count)]
-        provenance["probed_acceptance"] = resolved._probe()
+        provenance["probed_acceptance"] = resolved._probe(on_try)
         return resolved, provenance
 
     @classmethod
@@ -162,13 +162,15 @@ class Photo(Recipe):
             return dict(values)
         return forget_derived(values, one_for_all="photographs" in overrides)
 
-    def _probe(self) -> float:
+    def _probe(self, on_try: OnTry | None) -> float:
         """The share of warps that are kept; see `resolve`."""
         rendered = self.warp == "crops" and self.look == "canny"
         chosen = spread(len(self), RENDERED_PROBES if rendered else PROBES)
         tries = len(chosen)
         try:
             for index in chosen:
+                if on_try:
+                    on_try(index)
                 warp, rejected = self._draw(index)
                 while not self._pictures.shows(warp, index // self.classes):
                     rejected["flat"] += 1
