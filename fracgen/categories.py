@@ -19,7 +19,7 @@ import numpy as np
 from fracgen.assets import Stored
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
 from fracgen.shards.errors import UsageError
-from fracgen.shards.files import unique_temporary, write_atomically
+from fracgen.shards.files import check_local, unique_temporary, write_atomically
 from fracgen.shards.manifest import MANIFEST
 from fracgen.shards.settings import convert
 from fracgen.style import check_range
@@ -144,6 +144,7 @@ def write_categories(categories: Categories, folder: Path) -> None:
 
     Raises UsageError, and writes nothing, where the folder holds another category of the same number or other files.
     """
+    check_local(folder)
     files = dict(category_files(categories.systems))
     check_category_folder(folder, files)
     try:

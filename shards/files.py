@@ -53,6 +53,7 @@ def replacing(
         there may be several, give `unique_temporary(path)`.
     error: raised in place of an OSError, in one line that names `path`; None lets that pass.
     """
+    check_local(path)
     temporary = temporary or path.with_name(f".{path.name}.tmp")
     try:
         try:

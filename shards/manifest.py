@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, UsageError
-from fracgen.shards.files import read_plain, sha256_of
+from fracgen.shards.files import check_local, read_plain, sha256_of
 from fracgen.shards.layout import Layout
 from fracgen.shards.sample import Image
 from fracgen.shards.settings import as_dict, from_json
@@ -174,6 +174,7 @@ def load_manifest(folder: Path) -> Manifest:
     Raises UsageError for a folder that is missing or holds no shards, DataError for one that is unfinished or whose
     manifest is of another version, DamagedManifestError where that is damaged.
     """
+    check_local(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")

@@ -16,7 +16,7 @@ from fracgen.shards.fields import Setting as Setting
 from fracgen.shards.fields import can_be_written, schema_of
 from fracgen.shards.fields import fields_of as fields_of
 from fracgen.shards.fields import markdown_table as markdown_table
-from fracgen.shards.files import ONLY_LOCAL
+from fracgen.shards.files import ONLY_LOCAL, check_local
 from fracgen.shards.urls import is_url, redact
 
 T = TypeVar("T")
@@ -205,7 +205,7 @@ def load_settings(kind: type[T], path: str | None, options: Mapping[str, Any], o
     values: dict[str, Any] = {}
     overrides = list(overrides)
     if path is not None:
-        values = parse_yaml(read_text(Path(path)), path) or {}
+        values = parse_yaml(read_text(path), path) or {}
         if not isinstance(values, dict):
             raise UsageError(f"{path}: must be a mapping of settings, not {type(values).__name__}")
     for name, value in options.items():
@@ -285,8 +285,10 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path | str) -> str:
     """The text of a small file that a user names. Raises UsageError where it is none."""
+    check_local(path)
+    path = Path(path)
     limit = _MAX_MANIFEST_BYTES if path.name == "dataset.json" else _MAX_FILE_BYTES
     try:
         if path.exists() and not path.is_file():

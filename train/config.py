@@ -31,7 +31,7 @@ def load(kind: type[T], path: str | None, options: Mapping[str, Any], overrides:
             )
         _refuse_old_name(override.partition("=")[0], override)
     if path is not None:
-        values = parse_yaml(read_text(Path(path)), path)
+        values = parse_yaml(read_text(path), path)
         for name in values if isinstance(values, Mapping) else ():
             _refuse_old_name(str(name), path)
     lengths = [name for name in _LENGTHS if name in options]

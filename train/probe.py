@@ -21,7 +21,7 @@ import typer
 
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import write_atomically
+from fracgen.shards.files import check_local, write_atomically
 from fracgen.shards.settings import load_settings
 from fracgen.train import cli as console
 from fracgen.train import options
@@ -91,6 +91,7 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
     from fracgen.train.ranks import join
 
     # the device
+    check_local(out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("a probe is one process's work; start it without torchrun")
     device = join(settings.device).device

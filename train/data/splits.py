@@ -20,6 +20,7 @@ import numpy as np
 
 from fracgen.shards.cache import CacheSettings
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import check_local
 from fracgen.shards.image_sources import LabelledSet, open_labelled
 from fracgen.shards.imagefolder import SPLITS, find_splits, list_folders, split_roles
 from fracgen.shards.tables import Columns
@@ -89,6 +90,7 @@ def open_splits(
         raise UsageError(f"val share {val_share}: give 0 (none is held out) or more, below 1")
     if per_class < 0 or num_classes < 0:
         raise UsageError(f"images per class {per_class}, classes {num_classes}: give 1 or more, or 0 for all")
+    check_local(root)
     skipped, notes = Skipped(), []
 
     def open_split(source: str | Examples, num_classes: int) -> Examples:

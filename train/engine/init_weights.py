@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import read_json
+from fracgen.shards.files import ONLY_LOCAL, read_json
+from fracgen.shards.urls import is_url
 from fracgen.train.engine import checkpoint
 from fracgen.train.engine import model as models
 from fracgen.train.engine.settings import DEFAULT_MODEL, Model
@@ -100,6 +101,8 @@ def load_init(source: str, settings: Model) -> InitWeights:
         raise UsageError(
             f"init {model.init}: is for starts from scratch, and --checkpoint {source} is given; leave one of them out"
         )
+    if is_url(source):
+        raise UsageError(f"--checkpoint {source}: {ONLY_LOCAL}")
     path = Path(source)
     if path.is_dir():
         return _load_folder(path, settings)

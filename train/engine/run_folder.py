@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import replacing, take_lock, write_atomically
+from fracgen.shards.files import check_local, replacing, take_lock, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +27,7 @@ class RunFolder:
         self.path = path
         self.warning = ""
         self._lock: TextIO | None = None
+        check_local(path)
         if file := next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), None):
             raise UsageError(f"{file}: is a file; --out names a folder")
         names = [each.name for each in path.iterdir()] if path.exists() else []

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import ONLY_LOCAL
 from fracgen.shards.settings import nearest
+from fracgen.shards.urls import is_url
 from fracgen.train.config import load
 from fracgen.train.engine.settings import CLOSED_FORMS, Model
 from fracgen.train.experiments.finetuning import Finetuning
@@ -177,6 +179,8 @@ def parse_starts(words: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--start {word}: {name!r} is to name a folder; letters, digits, - and _ do")
         if name in starts:
             raise UsageError(f"--start {name}: is given twice")
+        if is_url(checkpoint):
+            raise UsageError(f"--start {word}: {ONLY_LOCAL}")
         known = (SCRATCH, *CLOSED_FORMS)
         if checkpoint not in known and not Path(checkpoint).exists() and (hint := nearest(checkpoint, known)):
             raise UsageError(f"--start {word}: no such file or folder{hint}")

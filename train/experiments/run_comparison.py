@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fracgen.shards.errors import FracgenError, UsageError
-from fracgen.shards.files import take_lock
+from fracgen.shards.files import check_local, take_lock
 from fracgen.train.experiments.comparison import Comparison, FinetuneRun
 from fracgen.train.experiments.finished_runs import FinishedRuns
 from fracgen.train.experiments.subprocesses import SubprocessRunner, Task
@@ -79,7 +79,8 @@ def run_comparison(
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, unless it is there. Raises UsageError where a file is in the way."""
+    """Make a folder, unless it is there. Raises UsageError for a URL, and where a file is in the way."""
+    check_local(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from fracgen.shards.cache import CacheSettings
+from fracgen.shards.errors import UsageError
+from fracgen.shards.files import ONLY_LOCAL
 from fracgen.shards.settings import Setting, check_settings, fields_of
 from fracgen.shards.tables import Columns
+from fracgen.shards.urls import is_url
 from fracgen.train.engine.settings import Device, Model, Precision
 from fracgen.train.seeding import MAX_SEED
 
@@ -67,6 +70,9 @@ class ProbeSettings:
     def __post_init__(self) -> None:
         """Check types and ranges."""
         check_settings(self)
+        for word in self.checkpoints:
+            if is_url(word) or is_url(word.partition("=")[2]):
+                raise UsageError(f"--checkpoint {word}: {ONLY_LOCAL}")
 
 
 OPTIONS = [each.name for each in fields_of(ProbeSettings) if each.name not in ("model.init", "model.drop_path")]
