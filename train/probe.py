@@ -83,7 +83,7 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
 
     from fracgen.train.data.splits import open_splits
     from fracgen.train.data.subsets import stratified_subset
-    from fracgen.train.engine import model as models
+    from fracgen.train.engine import precision
     from fracgen.train.probing import figure
     from fracgen.train.probing.backbones import load_backbones
     from fracgen.train.probing.block_scores import ProbeData, score_blocks
@@ -95,8 +95,10 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("a probe is one process's work; start it without torchrun")
     device = join(settings.device).device
-    precision = models.resolve_precision(settings.precision, device)
-    amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    resolved = precision.resolve(settings.precision, device)
+    amp = precision.autocast_dtype(resolved)
+    if precision.is_emulated(resolved, device):
+        console.say({"warning": precision.EMULATED})
 
     # the images, and the networks
     splits = open_splits(
@@ -113,6 +115,8 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
     )
     train, test = choose_images(splits, settings)
     backbones = load_backbones(settings, device)
+    for backbone in backbones:
+        precision.choose_attention(backbone.network, amp, device)
     out.mkdir(parents=True, exist_ok=True)
     console.say(
         {
@@ -172,7 +176,7 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
         "crop": settings.crop,
         "k": settings.k,
         "seed": settings.seed,
-        "precision": precision,
+        "precision": resolved,
         "nets": nets,
         "seconds": {name: round(each, 1) for name, each in seconds.items()},
     }

@@ -1,7 +1,6 @@
 """timm models: created by name, optimised as the recipes say, exported so that plain timm loads them."""
 
 import json
-import platform
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -155,32 +154,6 @@ def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Op
     except (ValueError, TypeError, AssertionError) as error:
         raise UsageError(f"optimiser {settings.name!r}: {error or type(error).__name__}") from error
     return optimizer
-
-
-def resolve_precision(precision: Precision, device: torch.device) -> Precision:
-    """What `auto` means here: bf16 on a GPU that has it, else fp16; fp32 on a CPU.
-
-    On a CPU even with amx, autocast to bf16 was slower for a small net (docs/benchmarks.md); emulated, it is many times
-    slower. Raises UsageError for what the device cannot do.
-    """
-    if device.type == "cuda":
-        if precision == "bf16" and not torch.cuda.is_bf16_supported():
-            raise UsageError("precision bf16: this GPU has none; use fp16 or fp32")
-        return ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if precision == "auto" else precision
-    if precision == "fp16":
-        raise UsageError("precision fp16: is for GPUs; use bf16 or fp32 on a CPU")
-    return "fp32" if precision == "auto" else precision
-
-
-EMULATED = "bf16 is emulated by this CPU, which takes many times as long as float32; give --precision fp32"
-
-
-def is_emulated(precision: Precision, device: torch.device) -> bool:
-    """Whether a processor without bf16 computes in it. Of x86 alone: of others torch does not tell."""
-    if precision != "bf16" or device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return not any(check is None or check() for check in checks)
 
 
 def describe(settings: Model, model: nn.Module, precision: Precision, ranks: Ranks) -> str:

@@ -126,7 +126,7 @@ class Run:
     precision: Annotated[
         Precision,
         Setting(
-            "Precision of training. auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU.",
+            "Precision of training. auto: bf16 on a GPU or CPU that has it; else fp16 on a GPU, fp32 on a CPU.",
             panel=_MACHINE,
         ),
     ] = "auto"

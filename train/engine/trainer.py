@@ -23,7 +23,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import differences, to_plain, to_yaml
 from fracgen.train.cli import StopError, say
 from fracgen.train.config import continue_as_begun
-from fracgen.train.engine import benchmark, checkpoint, metrics, schedule
+from fracgen.train.engine import benchmark, checkpoint, metrics, precision, schedule
 from fracgen.train.engine import model as models
 from fracgen.train.engine.fit import Callbacks, Ending, Intervals, fit
 from fracgen.train.engine.model_card import Training, recipe_of
@@ -73,10 +73,10 @@ class Trainer(Generic[S]):
         self.settings = continue_as_begun(settings, self.last.config) if self.last is not None else settings
         self.scores: Mapping[str, float] = {}
         self._done: set[Literal["set_up", "fit"]] = set()
-        self._precision = models.resolve_precision(self.settings.run.precision, ranks.device)
-        self.amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
-        if models.is_emulated(self._precision, ranks.device) and ranks.first:
-            say({"warning": models.EMULATED})
+        self._precision = ranks.agree(precision.resolve(self.settings.run.precision, ranks.device))
+        self.amp = precision.autocast_dtype(self._precision)
+        if precision.is_emulated(self._precision, ranks.device) and ranks.first:
+            say({"warning": precision.EMULATED})
         self._signal = 0
         if self.settings.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UsageError("--tensorboard needs TensorBoard: pip install tensorboard")
@@ -129,6 +129,7 @@ class Trainer(Generic[S]):
         )
         self.config = to_plain(settings)
         self.model = model.to(ranks.device)
+        precision.choose_attention(model, self.amp, ranks.device)
         optimizer = models.optimizer(model, settings.optim, lr=self.schedule.lr)
         scaler = torch.amp.GradScaler(enabled=self._precision == "fp16")
         self.state = TrainState(model=model, optimizer=optimizer, scaler=scaler)

@@ -65,7 +65,10 @@ class ProbeSettings:
     ] = 0
     batch_size: Annotated[int, Setting("Images in a batch.", at_least=1, panel="Machine")] = 64
     device: Annotated[Device, Setting("What computes.", panel="Machine")] = "auto"
-    precision: Annotated[Precision, Setting("auto: fp32 on a CPU, bf16 or fp16 on a GPU.", panel="Machine")] = "auto"
+    precision: Annotated[
+        Precision,
+        Setting("auto: bf16 on a GPU or CPU that has it; else fp16 on a GPU, fp32 on a CPU.", panel="Machine"),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
