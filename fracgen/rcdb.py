@@ -15,7 +15,7 @@ import numpy as np
 
 from fracgen import citations
 from fracgen.rcdb_stream import ClassStream, Contour, ContourRanges, Placement, RandomStates, find_states
-from fracgen.recipe import MAX_CLASSES, Column, Recipe, Seed, spread
+from fracgen.recipe import MAX_CLASSES, Column, OnTry, Recipe, Seed, spread
 from fracgen.rng import generator
 from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Image, Sample
@@ -147,7 +147,7 @@ class RCDB(Recipe):
             shift=self.max_shift,
         )
 
-    def resolve(self) -> tuple["RCDB", dict[str, Any]]:
+    def resolve(self, on_try: OnTry | None = None) -> tuple["RCDB", dict[str, Any]]:
         """The recipe; with the published stream, with the state at the start of each class.
 
         Raises DataError where a class has no number of vertices in range.
