@@ -25,8 +25,15 @@ from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import cache_folder, check_local, shown_size, take_lock
 from fracgen.shards.settings import Setting, check_settings
 
+
+class CacheError(DataError):
+    """The cache cannot take what is to be fetched: its disk or its limit is too small."""
+
+
 _GIGABYTE = 1_000_000_000
 _PART = re.compile(r"\..+\.(\d+)\.part", re.DOTALL)
+_NONCE = re.compile(r"^anew-\w+-")
+"""Begins the name of a file that is fetched to be looked at once."""
 _FOLDER_BYTE = 0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -70,6 +77,10 @@ class _OpenFolder:
     process: int
     pins: Counter[str] = field(default_factory=Counter)
 
+    def is_current(self) -> bool:
+        """Whether it is this process's own, and somebody has not removed the cache meanwhile."""
+        return self.process == os.getpid() and os.fstat(self.lock.fileno()).st_nlink > 0
+
 
 _open_folders: dict[Path, _OpenFolder] = {}
 """One for each folder of this process: closing a file frees all locks that its process has on it."""
@@ -92,9 +103,8 @@ class FileCache:
         folder = settings.folder or cache_folder() / "shards"
         check_local(folder)
         self.settings, self.limit = settings, round(settings.limit * _GIGABYTE)
+        self.folder = Path(os.path.realpath(folder))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(os.path.realpath(folder))
             with self.locked():
                 pass
         except OSError as error:
@@ -107,7 +117,7 @@ class FileCache:
     def make_room(self) -> None:
         """Remove files that nobody uses, the least recently used first, until the cache keeps to its limit.
 
-        Raises DataError where what is in use takes more.
+        Raises CacheError where what is in use takes more.
         """
         with self.locked():
             files = sorted(self._files())
@@ -118,7 +128,7 @@ class FileCache:
                 if _remove_unused(path):
                     total -= size
             if self.limit and total > self.limit:
-                raise DataError(
+                raise CacheError(
                     f"{self.folder}: what is in use takes {shown_size(total)}, and the cache may have "
                     f"{shown_size(self.limit)}; give more by --cache-limit, or another --cache"
                 )
@@ -142,6 +152,7 @@ class FileCache:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock of the whole cache: no other process or thread makes room, or opens a folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         with _exclusive(self.folder / ".lock"):
             yield
 
@@ -175,7 +186,7 @@ class CachedFolder:
 
         num_bytes: its size, where that is known. fetch: writes it to the path that it is given, whole, or raises.
         Another process or thread that fetches it now is waited for.
-        Raises DataError where the disk is full or the limit is reached, and what `fetch` raises.
+        Raises CacheError where the disk is full or the limit is reached, and what `fetch` raises.
         """
         path = self.path / name
         if _is_whole(path, num_bytes):
@@ -192,9 +203,9 @@ class CachedFolder:
             except OSError as error:
                 if error.errno not in _FULL:
                     raise
-                size = f" ({shown_size(num_bytes)})" if num_bytes else ""
-                raise DataError(
-                    f"{self.cache.folder}: the disk is full, {name}{size} does not fit; free some, or give --cache"
+                shown = _NONCE.sub("", name) + (f" ({shown_size(num_bytes)})" if num_bytes else "")
+                raise CacheError(
+                    f"{self.cache.folder}: the disk is full, {shown} does not fit; free some, or give another --cache"
                 ) from None
             finally:
                 part.unlink(missing_ok=True)
@@ -202,17 +213,20 @@ class CachedFolder:
 
     def _state(self) -> _OpenFolder:
         state = _open_folders.get(self.path)
-        if state is not None and state.process == os.getpid():
+        if state is not None and state.is_current():
             return state
         with self.cache.locked(), _mutex:
             state = _open_folders.get(self.path)
-            if state is None or state.process != os.getpid():
+            if state is None or not state.is_current():
+                pins = Counter[str]()
                 if state is not None:
                     state.lock.close()  # first: closing it later would free the locks that the new one takes
+                    pins = state.pins if state.process == os.getpid() else pins
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = (self.path / ".lock").open("a+b")
-                fcntl.lockf(lock, fcntl.LOCK_SH, 1, _FOLDER_BYTE)
-                state = _open_folders[self.path] = _OpenFolder(lock, os.getpid())
+                for byte in (_FOLDER_BYTE, *(_byte_of(name) for name in pins if pins[name])):
+                    fcntl.lockf(lock, fcntl.LOCK_SH, 1, byte)
+                state = _open_folders[self.path] = _OpenFolder(lock, os.getpid(), pins)
             return state
 
     def _pin(self, name: str) -> None:

@@ -5,6 +5,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from fracgen.shards.cache import CacheError
 from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, FracgenError
 from fracgen.shards.files import sha256_of
 from fracgen.shards.folder_files import FolderFiles
@@ -62,6 +63,8 @@ def _verify_shard(files: FolderFiles, shard: int) -> list[str]:
             return _verify_tar(path, files.manifest, shard)
     except OSError as error:
         return [f"{record.name}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}"]
+    except CacheError:
+        raise
     except FracgenError as error:
         return [str(error)]
 
@@ -126,6 +129,8 @@ def _verify_small_files(files: FolderFiles) -> list[str]:
                 problem = file_problem(name, path, digest)
         except FileNotFoundError:
             problem = f"{name}: missing"
+        except CacheError:
+            raise
         except FracgenError as error:
             problem = str(error)
         problems += [problem] if problem else []

@@ -206,6 +206,13 @@ def test_verify_reads_the_server_not_the_cache(s3, copy):
     assert not [path for path in shards.files.folder.iterdir() if "anew" in path.name]
 
 
+def test_a_cache_that_is_too_small_is_no_problem_of_the_set(server, capsys):
+    for command in (["verify"], ["preview"]):
+        assert run([*command, f"{server.url}/set", "--cache-limit", "0.000005"]) == 1
+        shown = capsys.readouterr()
+        assert "what is in use takes" in shown.err and shown.err.count("\n") == 1 and "problem" not in shown.out
+
+
 def test_the_commands_read_urls(s3, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     url = upload(folder, "commands")

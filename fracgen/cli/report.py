@@ -13,6 +13,7 @@ from fracgen.shards.errors import UsageError, one_line, printable
 from fracgen.shards.files import write_atomically
 from fracgen.shards.folder_files import FolderFiles
 from fracgen.shards.manifest import Manifest
+from fracgen.shards.urls import is_url
 
 if TYPE_CHECKING:
     from fracgen.benchmark import Table
@@ -143,9 +144,10 @@ def inspected(folder: str, manifest: Manifest, *, as_json: bool) -> None:
 
 
 def verified(
-    manifest: Manifest, problems: Sequence[str], unlisted: Sequence[str], *, rendered: int, as_json: bool
+    files: FolderFiles, problems: Sequence[str], unlisted: Sequence[str], *, rendered: int, as_json: bool
 ) -> None:
     """Print what `verify` found: problems on stderr, a summary on stdout. unlisted: files that it did not look at."""
+    manifest = files.manifest
     if as_json:
         values = {"ok": not problems, "images": manifest.num_samples, "rendered": rendered, "problems": list(problems)}
         print(json.dumps({**values, "not_looked_at": list(unlisted)}, indent=1))
@@ -157,6 +159,7 @@ def verified(
         warn(problem)
     again = f", {rendered} of them rendered again" if rendered else ""
     mend = "; delete what is bad and run the command that made the folder"
+    mend = f"{mend}, then publish it again" if is_url(str(files)) else mend
     verdict = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}{mend}" if problems else "all good"
     print(f"{manifest.num_samples} images in {len(manifest.shards)} shards{again}: {verdict}")
 

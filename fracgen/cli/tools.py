@@ -104,7 +104,7 @@ def verify(
         problems = verify_folder(shards, workers=output.workers or num_cores())
         if render:
             problems += differing_samples(shards, again)
-    report.verified(shards.manifest, problems, unlisted_files(shards), rendered=again, as_json=output.as_json)
+    report.verified(shards.files, problems, unlisted_files(shards), rendered=again, as_json=output.as_json)
     report.fetched(shards.files)
     if problems:
         raise typer.Exit(DataError.exit_code)
