@@ -1,5 +1,6 @@
 """Publish a folder of shards, or a model, on the Hugging Face Hub or at any URL that fsspec writes."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ def publish(
     kind = release_kind(folder)
     store, place = open_store(url, kind, revision=revision, private=private)
     if kind == "dataset":
-        release = dataset_release(folder, _card_text(folder, licence), workers=num_cores())
+        text = card_text_of(folder, load_manifest(folder))
+        release = dataset_release(folder, dataclasses.replace(text, licence=licence), workers=num_cores())
     else:
         release = model_release(folder, licence)
     plan = plan_upload(release, store, place, replace=replace)
@@ -77,10 +79,8 @@ def open_store(url: str, kind: str, *, revision: str, private: bool) -> tuple[St
     return FsspecStore(place), str(place)
 
 
-def _card_text(folder: Path, licence: str) -> CardText:
-    """What the card of a finished folder says beside its manifest."""
-    manifest: Manifest = load_manifest(folder)
+def card_text_of(folder: Path, manifest: Manifest) -> CardText:
+    """What the card of a finished folder says beside its manifest. folder: where the recipe's own files lie."""
     if manifest.recipe.get("recipe") == PACK:
-        return CardText(source="image files", licence=licence)
-    text = card_text(from_dict(manifest.recipe, folder))
-    return CardText(**{**vars(text), "licence": licence})
+        return CardText(source="image files")
+    return card_text(from_dict(manifest.recipe, folder))

@@ -84,23 +84,26 @@ def card_head(manifest: Manifest, text: CardText) -> dict[str, Any]:
 
 def features(manifest: Manifest, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The features of a sample as `datasets` writes them in YAML, in the order in which it has the columns."""
-    label: Any = "int64"
-    if manifest.num_classes <= MAX_CLASS_NAMES:
-        names = {str(label): _Quoted(name) for label, name in enumerate(manifest.class_names)}
-        label = {"class_label": {"names": names}}
-    members: list[dict[str, Any]] = [{"name": "cls", "dtype": label}]
+    members: list[dict[str, Any]] = [{"name": "cls", "dtype": label_feature(manifest)}]
     if manifest.layout.metadata and metadata:
-        members.append({"name": "json", **_feature(metadata)})
+        members.append({"name": "json", **feature(metadata)})
     members.append({"name": manifest.image.extension, "dtype": "image"})
     return [*members, {"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
 
 
-def _feature(value: Any) -> dict[str, Any]:
+def label_feature(manifest: Manifest) -> Any:
+    """The feature of the labels: with the class names, where these are few enough for a card."""
+    if manifest.num_classes > MAX_CLASS_NAMES:
+        return "int64"
+    return {"class_label": {"names": {str(label): _Quoted(name) for label, name in enumerate(manifest.class_names)}}}
+
+
+def feature(value: Any) -> dict[str, Any]:
     """The feature of a value of a sample's metadata, which has one type in the whole set."""
     if isinstance(value, Mapping):
-        return {"struct": [{"name": name, **_feature(each)} for name, each in value.items()]}
+        return {"struct": [{"name": name, **feature(each)} for name, each in value.items()]}
     if isinstance(value, list | tuple):
-        inner = _feature(value[0]) if value else {"dtype": "float64"}
+        inner = feature(value[0]) if value else {"dtype": "float64"}
         if "struct" in inner:
             return {"list": inner["struct"]}
         return {"sequence": inner["dtype"] if set(inner) == {"dtype"} else inner}

@@ -129,6 +129,8 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
     (r"fracgen bench --baselines", "minutes: tests/test_commands.py measures in the small", read_ours),
     (r"fracgen explore", "a server: tests/test_explore_page.py", read_ours),
     (r"python tests/explore_", "a browser: tests/test_explore_page.py measures in the small", nothing),
+    (r"hf auth login", "the net", nothing),
+    (r"fracgen publish", "the net: tests/test_publish.py has a stand-in of the Hub", read_ours),
     (r"fracgen compare", "processes of its own: tests/test_compare.py", read_ours),
     (r"fracgen study .*--published", "the net: what it would start is read where the small one is", read_ours),
 ]

@@ -94,6 +94,11 @@ COMMANDS = {
         "Measure ms per image and images/s: of 1p-frac's steps, or of all data sets end to end.",
         _LOOK,
     ),
+    "export": LazyCommand(
+        "fracgen.cli.export:export",
+        "Export a data set to parquet or an image folder, a model to ONNX; whole, or not at all.",
+        _SHARE,
+    ),
     "publish": LazyCommand(
         "fracgen.cli.publish:publish",
         "Publish a data set or a model: what is missing is uploaded, and what arrived is compared, size and hash.",

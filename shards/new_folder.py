@@ -1,0 +1,48 @@
+"""A folder written whole or not at all: under another name beside its place, which it takes when it is finished."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.files import take_lock
+
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder to write to, which becomes `out` at the end; after any error there is nothing.
+
+    What a killed process left is removed by the next one. Raises UsageError where `out` holds anything or another
+    process writes it, DataError where it cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; name a folder with --out")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out}: not empty; name another folder with --out, or remove it")
+    temporary = out.absolute().with_name(f".{out.absolute().name}.unfinished")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(temporary / _LOCK)
+        if lock is None:
+            raise UsageError(f"{out}: another process writes it; wait for it, or name another folder with --out")
+        try:
+            _empty(temporary)
+            yield temporary
+            (temporary / _LOCK).unlink()
+            temporary.replace(out)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        finally:
+            lock.close()
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != _LOCK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
