@@ -122,6 +122,7 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
     (r"torchrun", "several processes: tests/test_pretrain.py has two", read_torchrun),
     (r"sbatch", "a cluster", read_sbatch),
     (r"dask", "a cluster", nothing),
+    (r"(tensorboard|trackio|wandb) ", "a server: tests/test_tracking.py reads what was logged", nothing),
     (r"fracgen merge fdb21k", "parts that a cluster renders; ofdb above it is merged", read_ours),
     (r"fracgen .*--scheduler", "a cluster: tests/test_parts.py has one", read_ours),
     (r"fracgen .*--benchmark", "minutes: tests/test_pretrain.py measures in the small", read_ours),
@@ -217,6 +218,7 @@ def test_commands_and_blocks(page, store, tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FRACGEN_CACHE", str(store / "cache"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for name in ("examples", "train"):

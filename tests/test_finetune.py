@@ -657,7 +657,8 @@ def test_folders_of_classes_that_are_no_split_are_told(tmp_path):
         (["--lr=0"], "--lr 0.0: must be"),
         (["--feed=stream"], "--loader memory or --loader stream now"),
         (["feed.mode=stream"], "feed.mode is loader.mode now"),
-        (["--tensorboard"], "pip install tensorboard"),
+        (["--tensorboard"], "is --log tensorboard now"),
+        (["--log=mlflow"], "mlflow"),
     ],
 )
 def test_bad_words_are_one_line_and_exit_code_2(data, tmp_path, capsys, arguments, message):

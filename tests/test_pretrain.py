@@ -373,7 +373,8 @@ def test_a_run_whose_last_checkpoint_is_damaged_ends_as_if_it_were_not(folder, t
         (["optim.clip=-1"], "optim.clip -1"),
         (["--epochs=0"], "epochs 0"),
         (["run.log_every=-1"], "run.log_every -1"),
-        (["--tensorboard"], "pip install tensorboard"),
+        (["--tensorboard"], "is --log tensorboard now"),
+        (["--log=mlflow"], "mlflow"),
         (["--no-such-option"], "no-such-option"),
     ],
 )  # fmt: skip

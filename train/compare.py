@@ -19,7 +19,14 @@ from fracgen.shards.errors import UsageError, printable
 from fracgen.shards.settings import Setting
 from fracgen.train import cli as console
 from fracgen.train import options
-from fracgen.train.experiments.comparison import FinetuneCommand, FinetuneRun, parse_starts, plan_comparison
+from fracgen.train.engine.settings import Log
+from fracgen.train.experiments.comparison import (
+    FinetuneCommand,
+    FinetuneRun,
+    log_overrides,
+    parse_starts,
+    plan_comparison,
+)
 from fracgen.train.experiments.report import summarize_runs, write_report
 from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
 from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, SubprocessRunner, python_command
@@ -64,6 +71,9 @@ class CompareOptions:
         int | None,
         Setting("Seed of the first run; the others follow.", at_least=0, default="the recipe's", panel="Protocol"),
     ] = None
+    log: Annotated[
+        Log, Setting("Where each run is logged too; all are one group, of --out's name.", panel="Output")
+    ] = "none"
     jobs: Jobs = 1
     keep_going: KeepGoing = False
     launcher: Annotated[
@@ -92,7 +102,8 @@ def main(
         raise UsageError("--out: give a folder for the runs and the table")
     if len(set(per_class)) < len(per_class):
         raise UsageError(f"--per-class {' '.join(map(str, per_class))}: each once")
-    command = FinetuneCommand(config=config, overrides=tuple(overrides or []), data=settings.data, model=settings.model)
+    logged = (*log_overrides(settings.log, out.absolute().name), *(overrides or []))
+    command = FinetuneCommand(config=config, overrides=logged, data=settings.data, model=settings.model)
     first = command.settings({"run.seed": settings.seed}).run.seed
     program = python_command("finetune", shlex.split(settings.launcher))
     with SubprocessRunner(settings.jobs, keep_going=settings.keep_going) as runner:

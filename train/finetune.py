@@ -55,9 +55,11 @@ def main(
     benchmark: options.Benchmark = False,
     as_json: options.AsJson = False,
     feed: options.OldFeed = None,
+    tensorboard: options.OldTensorboard = False,
 ) -> None:
     """Fine-tune a model on labelled images, by default for 1000 epochs, and report its accuracy."""
     options.refuse_old_feed(feed)
+    options.refuse_old_tensorboard(tensorboard)
     settings = load(Finetuning, config, option_values, overrides)
     if not settings.data:
         raise UsageError("--data: give an image folder, a table, shards, or a name that timm knows, as torch/cifar100")
@@ -71,7 +73,8 @@ def main(
     ranks = join(settings.run.device)
     outcomes = []
     for number in range(1 if benchmark else seeds):
-        one = replace(settings, run=replace(settings.run, seed=settings.run.seed + number))
+        group = settings.run.log_group or (out.absolute().name if out is not None and seeds > 1 else "")
+        one = replace(settings, run=replace(settings.run, seed=settings.run.seed + number, log_group=group))
         path = None if out is None or benchmark else out if seeds == 1 else out / f"seed-{one.run.seed}"
         folder = RunFolder(path, resume) if path is not None else None
         try:
@@ -272,6 +275,8 @@ def finetune(
         record = {"outcome": outcome, **accuracies, "loaded": vars(loaded), "skipped": skipped}
         record |= {"config": trainer.config, "data": splits.description, "fingerprint": trainer.fingerprint}
         results.write(folder.path, record, scores, class_names=class_names, split=reported)
+        figures = {} if scores is None else {"confusion_matrix": folder.path / results.CONFUSION_FIGURE}
+        trainer.end_log(results.accuracies(outcome), figures)
     return outcome
 
 

@@ -24,7 +24,7 @@ NAMES = (
     "run.device",
     "run.precision",
     "run.compile",
-    "run.tensorboard",
+    "run.log",
 )
 """Settings of pre-training and fine-tuning that have an option; all others are given as NAME=VALUE, or in a file."""
 
@@ -69,6 +69,15 @@ Benchmark = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
 OldFeed = Annotated[str | None, typer.Option("--feed", hidden=True)]
 """A spelling that fracgen 0.2 had for what --loader is now."""
+
+OldTensorboard = Annotated[bool, typer.Option("--tensorboard", hidden=True)]
+"""A spelling that fracgen 0.3 had for --log tensorboard."""
+
+
+def refuse_old_tensorboard(typed: bool) -> None:
+    """Raises UsageError with what to give instead, where the old option was typed."""
+    if typed:
+        raise UsageError("--tensorboard: is --log tensorboard now")
 
 
 def refuse_old_feed(mode: str | None, mend: str = "is --loader memory or --loader stream now") -> None:

@@ -66,9 +66,11 @@ def main(
     as_json: options.AsJson = False,
     data: Annotated[str | None, typer.Option("--data", hidden=True)] = None,
     feed: options.OldFeed = None,
+    tensorboard: options.OldTensorboard = False,
 ) -> None:
     """Pre-train a timm model on shards, by default for the 61.44 million samples of the published recipe."""
     options.refuse_old_feed(feed)
+    options.refuse_old_tensorboard(tensorboard)
     if data is not None:
         raise UsageError(f"--data {data}: give --shards PATH for the set, --loader memory or stream for how it is read")
     settings = load(Pretraining, config, option_values, overrides)
@@ -200,6 +202,7 @@ def pretrain(
     leave()
     if not ranks.first:
         return
+    trainer.end_log()
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
     exported = trainer.export(
         model_card.pretraining(

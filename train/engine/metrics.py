@@ -1,4 +1,4 @@
-"""Metrics of a run: metrics.jsonl, curves.png, a progress bar, TensorBoard."""
+"""Metrics of a run: metrics.jsonl, curves.png, a progress bar; and a tracker that sends them on."""
 
 import json
 import math
@@ -9,9 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fracgen.shards.errors import UsageError
 from fracgen.shards.files import write_atomically
 from fracgen.train.engine.run_folder import write_figure
+from fracgen.train.engine.tracking import Tracker
 
 ACCURACIES = ("clean_accuracy", "crop_accuracy", "val_accuracy", "test_accuracy")
 _LABELS = {
@@ -24,20 +24,27 @@ METRICS, CURVES = "metrics.jsonl", "curves.png"
 
 
 class MetricLogger:
-    """Metrics by step, appended to a file as they come; and the progress bar. Nothing is written where out is None."""
+    """Metrics by step, appended to a file as they come; and the progress bar. Nothing is written where out is None.
 
-    def __init__(self, out: Path | None, *, steps: int, start: int, tensorboard: bool = False) -> None:
+    tracker: sends them on, where the run is logged elsewhere too.
+    """
+
+    def __init__(self, out: Path | None, *, steps: int, start: int, tracker: Tracker | None = None) -> None:
         """Lines of steps after `start`, of a run that was killed, are dropped: those steps are taken again."""
         self._path = out / METRICS if out else None
         if self._path is not None:
             kept = [line for line in read(self._path) if line["step"] <= start]
             write_atomically(self._path, "".join(f"{json.dumps(line)}\n" for line in kept))
+            if tracker is not None:
+                tracker.follow(kept)
         self._bar = tqdm(total=steps, initial=start, unit="step", disable=out is None or not sys.stderr.isatty())
-        self._board = _tensorboard(out) if out and tensorboard else None
+        self._tracker = tracker
 
-    def advance(self) -> None:
-        """Move the bar by one step."""
+    def advance(self, step: int) -> None:
+        """Move the bar by one step, to this one; what was logged before it is complete, and sent on."""
         self._bar.update()
+        if self._tracker is not None:
+            self._tracker.send(before=step)
 
     def write(self, text: str) -> None:
         """A line on stderr, above the bar."""
@@ -47,30 +54,19 @@ class MetricLogger:
             self._bar.write(text, file=sys.stderr)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values at a step: a line in the file, a point in TensorBoard, and beside the bar."""
+        """Values at a step: a line in the file, a point of the tracker, and beside the bar."""
         if self._path is None:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         shown = {"loss": ".3f", "lr": ".2e", "images_per_second": ",.0f", **dict.fromkeys(ACCURACIES, ".3f")}
         self._bar.set_postfix({name: format(values[name], form) for name, form in shown.items() if name in values})
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.add(step, values)
 
     def close(self) -> None:
-        """Close the bar and TensorBoard's file."""
+        """Close the bar."""
         self._bar.close()
-        if self._board is not None:
-            self._board.close()
-
-
-def _tensorboard(out: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError("--tensorboard needs TensorBoard: pip install tensorboard") from error
-    return SummaryWriter(str(out / "tensorboard"))
 
 
 def read(path: Path) -> list[dict[str, Any]]:

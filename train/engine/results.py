@@ -56,13 +56,18 @@ def summary(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     together["ending"] = "finished" if all(each["ending"] == "finished" for each in outcomes) else "stopped"
     if "chosen_on" in outcomes[0]:
         together["chosen_on"] = outcomes[0]["chosen_on"]
-    for name in [name for name in outcomes[0] if "_accuracy_" in name or "_top5_" in name]:
+    for name in accuracies(outcomes[0]):
         if all(name in each for each in outcomes):
             values = [each[name] for each in outcomes]
             std = round(statistics.stdev(values), 4) if len(values) > 1 else None
             together[name] = {"mean": round(statistics.mean(values), 4), "std": std, "each": values}
     together["runs"] = [each["run"] for each in outcomes]
     return together
+
+
+def accuracies(outcome: Mapping[str, Any]) -> dict[str, float]:
+    """The accuracies in an outcome, shares by name."""
+    return {name: value for name, value in outcome.items() if "_accuracy_" in name or "_top5_" in name}
 
 
 def in_words(summed: Mapping[str, Any]) -> dict[str, Any]:

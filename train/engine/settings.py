@@ -9,6 +9,8 @@ from fracgen.train.seeding import MAX_SEED
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+LogService = Literal["tensorboard", "wandb", "trackio"]
+Log = Literal["none", "tensorboard", "wandb", "trackio"]
 Init = Literal["default", "mimetic", "impulse"]
 """What a model begins with where no checkpoint is given: timm's random weights, or a closed form (`closed_form.py`)."""
 CLOSED_FORMS: tuple[Init, ...] = ("mimetic", "impulse")
@@ -135,11 +137,32 @@ class Run:
     checkpoint_every: Annotated[
         int, Setting("Steps between checkpoints; 0: only at the end.", at_least=0, identity=False)
     ] = 1000
-    tensorboard: Annotated[bool, Setting("Write metrics for TensorBoard too.", identity=False, panel="Output")] = False
+    log: Annotated[
+        Log,
+        Setting("Where the run is logged too, beside metrics.jsonl and curves.png.", identity=False, panel="Output"),
+    ] = "none"
+    log_project: Annotated[
+        str, Setting("Project of the run in Weights & Biases or trackio.", identity=False, option="")
+    ] = "fracgen"
+    log_group: Annotated[
+        str,
+        Setting(
+            "Group of the run there.",
+            identity=False,
+            option="",
+            default="the folder of several seeds, a comparison or a study",
+        ),
+    ] = ""
+    tensorboard: Annotated[
+        bool, Setting("How files of settings of fracgen 0.3 say log: tensorboard.", identity=False, option="")
+    ] = False
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
         check_settings(self)
+        if self.tensorboard:
+            object.__setattr__(self, "log", "tensorboard" if self.log == "none" else self.log)
+            object.__setattr__(self, "tensorboard", False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ A protocol opens its data and makes its model between the calls, and hands over 
 Calls in another order raise RuntimeError with the call that is missing.
 """
 
-import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -30,6 +30,7 @@ from fracgen.train.engine.model_card import Training, recipe_of
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
 from fracgen.train.engine.run_speed import RunSpeed
 from fracgen.train.engine.settings import ProtocolSettings
+from fracgen.train.engine.tracking import Tracker, open_tracker, sample_grid
 from fracgen.train.engine.train_step import TrainState, TrainStep, wrap
 from fracgen.train.ranks import Ranks
 
@@ -78,8 +79,7 @@ class Trainer(Generic[S]):
         if precision.is_emulated(self._precision, ranks.device) and ranks.first:
             say({"warning": precision.EMULATED})
         self._signal = 0
-        if self.settings.run.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise UsageError("--tensorboard needs TensorBoard: pip install tensorboard")
+        self._tracker: Tracker | None = None
         # both only check their settings, before any data is opened; what they make is dropped
         models.optimizer(nn.Linear(1, 1), self.settings.optim, lr=1.0)
         self._resolve_schedule(num_samples=1)
@@ -206,14 +206,20 @@ class Trainer(Generic[S]):
         if self.folder is None:
             raise RuntimeError("Trainer: fit() needs a folder; without one a run is only measured")
         run, state, out = self.settings.run, self.state, self.folder.path if self.ranks.first else None
-        logger = metrics.MetricLogger(out, steps=self.schedule.steps, start=state.step, tensorboard=run.tensorboard)
+        config = {**self.config, "fingerprint": self.fingerprint}
+        tracker = self._tracker = open_tracker(run, out, config) if out is not None else None
+        logger = metrics.MetricLogger(out, steps=self.schedule.steps, start=state.step, tracker=tracker)
         iterator: Any = batches(state.step)
 
         def take_step(step: int) -> Tensor:
-            return self.train_step(step, *inputs(step, next(iterator)))
+            images, targets = inputs(step, next(iterator))
+            if tracker is not None and tracker.wants_samples:
+                grid = sample_grid(images, self.settings.augment.mean, self.settings.augment.std)
+                tracker.add_picture(step + 1, "augmented_images", grid)
+            return self.train_step(step, images, targets)
 
         def advance() -> None:
-            logger.advance()
+            logger.advance(state.step)
             line = self.speed.advance(state.step, steps=self.schedule.steps, batch_size=self._batch_size)
             if line is not None and self.ranks.first:
                 logger.write(line)
@@ -227,17 +233,32 @@ class Trainer(Generic[S]):
             checkpoint_every=run.checkpoint_every,
             evaluate_every=evaluate_every,
         )
+        ending: Ending = "stopped"
         try:
             ending = fit(state, take_step, callbacks, intervals, self.ranks)
         finally:
             iterator.close()
             logger.close()
+            if ending != "finished":
+                self.end_log()
         self.speed.end()
         self._done.add("fit")
         self._signal = callbacks.signals[0] if ending == "interrupted" else 0
         if self.ranks.first:
             metrics.draw_curves(self.folder / metrics.METRICS, self.folder / metrics.CURVES)
         return ending
+
+    def end_log(self, values: Mapping[str, float] | None = None, figures: Mapping[str, Path] | None = None) -> None:
+        """Log the run's results (PNG files by name as pictures), and end its log elsewhere. After `fit`; once.
+
+        `fit` does it itself for a run that has not come to its last step.
+        """
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.add(self.state.step, values or {})
+            for name, path in (figures or {}).items():
+                tracker.add_picture(self.state.step, name, path)
+            tracker.close()
 
     def save(self) -> None:
         """Write last.pt, which a run goes on from. Every rank may call it."""

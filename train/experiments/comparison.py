@@ -16,7 +16,7 @@ from fracgen.shards.files import ONLY_LOCAL
 from fracgen.shards.settings import nearest
 from fracgen.shards.urls import is_url
 from fracgen.train.config import load
-from fracgen.train.engine.settings import CLOSED_FORMS, Model
+from fracgen.train.engine.settings import CLOSED_FORMS, Log, Model
 from fracgen.train.experiments.finetuning import Finetuning
 
 if TYPE_CHECKING:
@@ -163,6 +163,11 @@ class Comparison:
 
     def _model_of(self, run: FinetuneRun) -> Model | None:
         return None if Path(run.source).is_dir() and run.source not in CLOSED_FORMS else self.model
+
+
+def log_overrides(log: Log, group: str) -> tuple[str, ...]:
+    """The overrides by which every run is logged, in one group."""
+    return () if log == "none" else (f"run.log={log}", f"run.log_group={json.dumps(group)}")
 
 
 def parse_starts(words: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,8 @@ from typing import Annotated
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting
-from fracgen.train.experiments.comparison import SCRATCH, Comparison, FinetuneCommand
+from fracgen.train.engine.settings import Log
+from fracgen.train.experiments.comparison import SCRATCH, Comparison, FinetuneCommand, log_overrides
 from fracgen.train.experiments.study_file import Size, Variant
 from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, python_command
 
@@ -78,15 +79,22 @@ class StudyOptions:
             panel="Machine",
         ),
     ] = ""
-
+    log: Annotated[
+        Log, Setting("Where each training is logged too; all are one group, of --out's name.", panel="Output")
+    ] = "none"
     jobs: Jobs = 1
     keep_going: KeepGoing = False
     pretrain: Annotated[tuple[str, ...], Setting("", option="")] = ()
     finetune: Annotated[tuple[str, ...], Setting("", option="")] = ()
 
+    @property
+    def log_overrides(self) -> tuple[str, ...]:
+        """The overrides by which every training is logged."""
+        return log_overrides(self.log, self.out.absolute().name)
+
     def finetune_command(self, size: Size) -> FinetuneCommand:
         """What train/compare.py makes of the words of the last step."""
-        overrides = (f"protocol={size.protocol}", *self.finetune)
+        overrides = (f"protocol={size.protocol}", *self.log_overrides, *self.finetune)
         return FinetuneCommand(config=size.finetune or None, overrides=overrides, data=self.data, model=None)
 
     def comparison(self, size: Size, starts: "Mapping[str, Start]") -> Comparison:
@@ -230,7 +238,7 @@ def _pretrain_step(
 ) -> Step:
     out = _folder(options.out / "pretrained" / name, base)
     argv = [*python_command("pretrain", shlex.split(options.launcher)), "--config", size.pretrain]
-    argv += ["--shards", str(rendered.product.parent), "--out", str(out), *options.pretrain]
+    argv += ["--shards", str(rendered.product.parent), "--out", str(out), *options.log_overrides, *options.pretrain]
     argv += [f"{key}={json.dumps(value)}" for key, value in variant.pretrain.items()]
     argv += [f"model.init={variant.init}"] if variant.init != "default" else []
     argv += [] if base is None else [f"run.seed={base}"]
@@ -264,7 +272,8 @@ def _compare_step(size: Size, options: StudyOptions, starts: Mapping[str, Start]
 
 
 def _step(name: str, argv: Sequence[str], product: Path, inputs: Sequence[Path], *before: Step) -> Step:
-    key = hashlib.sha256("\0".join([*argv, *(step.key for step in before)]).encode())
+    words = [word for word in argv if not word.startswith("run.log")]  # no weight depends on them
+    key = hashlib.sha256("\0".join([*words, *(step.key for step in before)]).encode())
     for path in inputs:
         if not path.is_file():
             raise UsageError(f"{path}: no such file, which '{name}' needs")
