@@ -71,10 +71,11 @@ def main(
     from fracgen.train.ranks import join, leave
 
     ranks = join(settings.run.device)
+    if settings.run.log != "none" and not settings.run.log_group and out is not None and seeds > 1:
+        settings = replace(settings, run=replace(settings.run, log_group=out.absolute().name))
     outcomes = []
     for number in range(1 if benchmark else seeds):
-        group = settings.run.log_group or (out.absolute().name if out is not None and seeds > 1 else "")
-        one = replace(settings, run=replace(settings.run, seed=settings.run.seed + number, log_group=group))
+        one = replace(settings, run=replace(settings.run, seed=settings.run.seed + number))
         path = None if out is None or benchmark else out if seeds == 1 else out / f"seed-{one.run.seed}"
         folder = RunFolder(path, resume) if path is not None else None
         try:
