@@ -53,6 +53,7 @@ SMALL = {  # what follows a command's own words, of which the last one counts
 }
 IN_PLACE = {("--per-class", "100"): "2", ("--per-class", "500"): "3"}
 SMALL_PYTHON = {
+    "s3://my-bucket/1p-frac": "1p-frac",
     "fracgen.OnePFrac(": "fracgen.OnePFrac(classes=43, size=48, points=1500, min_fill=0.02, base_candidates=1, ",
     "transformers.ViTConfig(": "transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ",
     "find_categories(100)": "find_categories(2)",
@@ -132,6 +133,7 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
     (r"python tests/explore_", "a browser: tests/test_explore_page.py measures in the small", nothing),
     (r"hf auth login", "the net", nothing),
     (r"fracgen publish", "the net: tests/test_publish.py has a stand-in of the Hub", read_ours),
+    (r"fracgen .* '?(s3|hf|https)://", "a server: tests/test_remote.py has one on loopback", read_ours),
     (r"fracgen compare", "processes of its own: tests/test_compare.py", read_ours),
     (r"fracgen study .*--published", "the net: what it would start is read where the small one is", read_ours),
 ]

@@ -247,3 +247,17 @@ def test_secrets_are_sent_and_not_shown(server, folder, capsys, tmp_path):
         assert SECRET not in text
     assert f"http://***@{host}/set" in shown.out and "access refused" in shown.err
     assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_the_hub_gives_what_was_published(hub, folder, capsys):
+    from fracgen.publish import publish
+
+    publish(folder, "hf://datasets/me/set")
+    expected = list(map(content, open_shards(folder)))
+    assert list(map(content, open_shards("hf://datasets/me/set"))) == expected
+    assert run(["verify", "hf://datasets/me/set", "--workers", "1"]) == 0
+    publish(folder, "hf://datasets/me/set", revision="v1")
+    assert list(map(content, open_shards("hf://datasets/me/set@v1"))) == expected
+    assert run(["inspect", "hf://datasets/me/absent"]) == 2 and run(["inspect", "hf://datasets/me/set/absent"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.count("not there") == 2 and shown.err.count("fracgen:") == 2
