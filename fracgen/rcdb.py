@@ -154,7 +154,9 @@ class RCDB(Recipe):
         """
         if self.stream == "indexed" or self.states is not None:
             return self, {}
-        states = find_states(self.ranges, processes=self.processes, classes=self.classes, images=self.instances)
+        states = find_states(
+            self.ranges, processes=self.processes, classes=self.classes, images=self.instances, on_try=on_try
+        )
         return replace(self, states=states), {}
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:

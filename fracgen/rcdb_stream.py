@@ -8,6 +8,7 @@ each class is found once, by passing over 28,000 words an image, and kept.
 import hashlib
 import math
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -228,10 +229,13 @@ def _whole(generator: random.Random, low: int, high: int) -> int:
     return low + number
 
 
-def find_states(ranges: ContourRanges, *, processes: int, classes: int, images: int) -> RandomStates:
+def find_states(
+    ranges: ContourRanges, *, processes: int, classes: int, images: int, on_try: Callable[[int], None] | None = None
+) -> RandomStates:
     """The states at the start of `classes` classes of `images` images each, made by so many processes, 1 and on.
 
-    Process p makes classes p c to p c + c - 1, where c = classes / processes, which must be whole.
+    Process p makes classes p c to p c + c - 1, where c = classes / processes, which must be whole. on_try: called with
+    each class; what it raises ends the search.
     """
     count = classes // processes
     states = np.empty((classes, _STATE_WORDS + 1), np.uint32)
@@ -239,6 +243,8 @@ def find_states(ranges: ContourRanges, *, processes: int, classes: int, images: 
     def walk(process: int) -> None:
         state = np.array(random.Random(process + 1).getstate()[1], np.uint32)
         for label in range(process * count, (process + 1) * count):
+            if on_try:
+                on_try(label)
             states[label] = state
             if label + 1 < (process + 1) * count:
                 state = ClassStream(state, ranges).state_after(images)

@@ -30,6 +30,7 @@ FEW = {
     "fractaldb": {"categories": 2, "instances": 2, "size": 40, "points": 2000, "weights": 0.3},
     "ofdb": {"categories": 3, "size": 40, "points": 2000, "weights": "published"},
     "visualatom": {"classes": 3, "instances": 2, "size": 64, "gradients": "library"},
+    "rcdb": {"classes": 3, "instances": 2, "size": 64, "stream": "published", "processes": 3},
     "noise": {"classes": 5, "size": 48, "kind": "pixel-gaussian", "std": 0.3},
     "photo": {"classes": 5, "size": 48, "warp": "elastic", "strength": 0.25},
 }

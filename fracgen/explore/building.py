@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from fracgen.assets import Stored
 from fracgen.explore.category_search import CategorySource
 from fracgen.explore.limits import check_limits
 from fracgen.fractaldb import CategoryRecipe
@@ -21,9 +22,9 @@ from fracgen.registry import from_dict, to_dict
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import convert
 
-_KEPT = 8
+_KEPT, _KEPT_INPUTS = 8, 4
 """Recipes that stay built: one of photographs holds their edges."""
-INPUTS = ("systems", "photographs")
+INPUTS = ("systems", "photographs", "states")
 """Fields that lie in files of their own."""
 
 
@@ -34,6 +35,7 @@ class RecipeBuilder:
         """photographs: a `Photographs`, or None where the photo extra is not installed."""
         self.categories, self._photographs = categories, photographs
         self._kept = OrderedDict[str, Recipe]()
+        self._stored = OrderedDict[str, Stored]()
         self._lock = threading.Lock()
 
     def build(self, values: Mapping[str, Any]) -> Recipe:
@@ -55,7 +57,7 @@ class RecipeBuilder:
 
     def _build(self, values: Mapping[str, Any]) -> Recipe:
         plain = {str(key).replace("-", "_"): value for key, value in values.items()}
-        plain = {key: value for key, value in plain.items() if key not in INPUTS}
+        plain = {key: self._stored.get(_sha256(value)) if key in INPUTS else value for key, value in plain.items()}
         if plain.get("ifs") is not None:
             plain = fit_to_base(plain)
         if plain.get("recipe") == "photo":
@@ -66,10 +68,15 @@ class RecipeBuilder:
         check_limits(recipe)
         return recipe
 
-    def keep(self, recipe: Recipe, values: Mapping[str, Any]) -> None:
-        """Keep a recipe that is resolved already as that of these values."""
+    def keep(self, recipe: Recipe) -> None:
+        """Keep a resolved recipe, and its inputs by their hashes, by which requests name them."""
         with self._lock:
-            self._kept[json.dumps(values, sort_keys=True, default=str)] = recipe
+            self._kept[json.dumps(to_dict(recipe), sort_keys=True, default=str)] = recipe
+            for name in INPUTS:
+                if isinstance(stored := getattr(recipe, name, None), Stored):
+                    self._stored[stored.sha256] = stored
+            while len(self._stored) > _KEPT_INPUTS:
+                self._stored.popitem(last=False)
 
     def drawable(self, recipe: Recipe, category: int = 0) -> Recipe:
         """The recipe with the categories up to this one, which is enough to draw it.
@@ -84,6 +91,11 @@ class RecipeBuilder:
             num_found = self.categories.num_found
             raise UsageError(f"category {category}: {num_found} are found so far, the others are being searched")
         return replace(recipe, categories=min(len(systems), recipe.categories), systems=systems)
+
+
+def _sha256(value: Any) -> str:
+    """Of an input that the page names."""
+    return str(value.get("sha256", "")) if isinstance(value, Mapping) else ""
 
 
 def page_values(recipe: Recipe) -> dict[str, Any]:

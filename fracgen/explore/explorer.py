@@ -108,9 +108,8 @@ class Explorer:
         request = ResolveRequest.parse(body)
         with self._working(request) as ticket:
             resolved = resolution.resolve(request, self._builder, ticket)
-            values = resolution.describe(resolved, request, self.inputs)
-            self._builder.keep(resolved.recipe, values["recipe"])
-            return Reply.of_json(values)
+            self._builder.keep(resolved.recipe)
+            return Reply.of_json(resolution.describe(resolved, request, self.inputs))
 
     def images(self, body: bytes) -> Reply:
         """Draw images of a resolved recipe."""

@@ -31,10 +31,14 @@ AT_MOST: Mapping[str, float] = {
     "min_vertices": 5000,
     "max_orbits": 1000,
     "min_orbits": 1000,
+    "max_lines": 1000,
+    "min_lines": 1000,
     "max_radius": 1024,
     "min_radius": 1024,
     "max_ellipse": 10,
     "min_ellipse": 10,
+    "max_oval": 10,
+    "min_oval": 10,
     "max_noise": 20,
     "max_line_offset": 10,
 }
@@ -79,6 +83,12 @@ SLIDERS: Mapping[str, Slider] = {
     "max_waves": Slider(0, 40, 1),
     "min_ellipse": Slider(0, 4, 0.1),
     "max_ellipse": Slider(0, 4, 0.1),
+    "mean_vertices": Slider(3, 1000, 1, log=True),
+    "min_lines": Slider(1, 200, 1),
+    "max_lines": Slider(1, 400, 1),
+    "min_oval": Slider(0, 4, 0.1),
+    "max_oval": Slider(0, 4, 0.1),
+    "max_shift": Slider(0, 1000, 10),
 }
 
 
