@@ -11,6 +11,8 @@ from fracgen.shards.release import ReleaseFile
 from fracgen.shards.remote import MissingFileError, TransferError, Url, connect, retrying
 
 _READ_BYTES = 1 << 22
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci")
+"""Protocols of objects in buckets: names may have slashes, and there are no folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,8 @@ class FsspecStore:
 
     def create(self) -> None:
         """Make the folder, where there are folders. Buckets are not made: they must be there."""
+        if self.url.scheme in _BUCKETS:
+            return
         with contextlib.suppress(FracgenError, OSError, NotImplementedError):
             file_system, path = connect(self.url)
             file_system.makedirs(path, exist_ok=True)

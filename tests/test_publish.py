@@ -1,12 +1,18 @@
 """Publishing on a stand-in of the Hub, on an S3 server and in memory: whole or not there."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from conftest import contents
 from hub_server import TOKEN, Hub
+from servers import file_system
 
 from fracgen.cli.app import run
 from fracgen.publish import publish
@@ -291,3 +297,63 @@ def test_a_file_that_changes_after_it_was_checked(memory, local):
     with pytest.raises(DataError, match="changed since it was checked"):
         publish(local, "memory://bucket/set", on_plan=change)
     assert "dataset.json" not in stored(memory)
+
+
+def test_a_set_in_a_bucket(s3, folder, monkeypatch):
+    monkeypatch.setattr("fracgen.shards.remote.WAITS", (0.0, 0.0))
+    publish(folder, "s3://bucket/published/set")
+    files = file_system()
+    names = [name.rpartition("/")[2] for name in files.ls("bucket/published/set")]
+    assert {name: files.cat_file(f"bucket/published/set/{name}") for name in names} == contents(folder)
+    assert publish(folder, "s3://bucket/published/set").plan.upload == ()
+    assert not verify_folder(open_shards("s3://bucket/published/set"))
+    with pytest.raises((UsageError, DataError), match="s3://no-such-bucket/set"):
+        publish(folder, "s3://no-such-bucket/set")
+    assert not files.exists("no-such-bucket"), "buckets are not made"
+
+
+def test_no_credentials_is_one_line(s3, folder, monkeypatch, capsys):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("fracgen.shards.remote.WAITS", (0.0, 0.0))
+    file_system().clear_instance_cache()
+    assert run(["publish", str(folder), "s3://bucket/without"]) in (1, 2)
+    err = capsys.readouterr().err.splitlines()
+    assert err[-1].startswith("fracgen: s3://bucket/without: no credentials") and "Traceback" not in "".join(err)
+
+
+# ---- killed ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", ["PUT /lfs", "/commit/"])
+def test_a_publication_that_is_killed_goes_on(hub, folder, at, monkeypatch):
+    """By the command itself, which finds the server as users of another Hub would: by HF_ENDPOINT."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    words = [sys.executable, "-m", "fracgen", "publish", str(folder), SET]
+    arrived, original = threading.Event(), Hub.fault
+
+    def hang(self, line):
+        if at in line:
+            arrived.set()
+            time.sleep(0.5)
+        return original(self, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Hub, "fault", hang)
+        process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert arrived.wait(60)
+        process.kill()
+        process.wait()
+    assert "dataset.json" not in hub.files("datasets/me/set") or at == "/commit/"
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert hub.files("datasets/me/set") == contents(folder)
+
+
+def test_a_storage_that_refuses_xet_is_one_line(hub, folder, monkeypatch):
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    hub.faults = {"xet-write-token": [403] * 20}
+    with pytest.raises((UsageError, DataError), match="403") as caught:
+        publish(folder, SET)
+    assert "\n" not in str(caught.value) and TOKEN not in str(caught.value)
