@@ -93,6 +93,7 @@ export class Network {
       });
       rows.push(element("tr", {}, element("th", { scope: "row" }, String(images[start].index)), ...cells));
     }
+    byId("network-grid").style.setProperty("--columns", draws);
     byId("network-grid").replaceChildren(element("tbody", {}, ...rows));
   }
 }

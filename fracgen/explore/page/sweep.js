@@ -96,6 +96,7 @@ export class Sweep {
       });
       return element("tr", {}, element("th", { scope: "row" }, title(rowField, row)), ...cells);
     });
+    byId("sweep-table").style.setProperty("--columns", columns.length);
     byId("sweep-table").replaceChildren(element("thead", {}, head), element("tbody", {}, ...lines));
   }
 
