@@ -95,7 +95,9 @@ def sample_picture(recipe: Recipe, sample: Sample) -> Picture:
 
 def black(recipe: Recipe, index: int, error: FracgenError) -> Picture:
     """What stands for an image that cannot be drawn."""
-    return Picture(np.zeros(recipe.image_shape, np.uint8), {"index": index, "error": one_line(str(error))})
+    label = index // (len(recipe) // recipe.num_classes)
+    values = {"index": index, "label": label, "class_name": str(label), "fill": 0.0, "rejected": {}, "metadata": {}}
+    return Picture(np.zeros(recipe.image_shape, np.uint8), {**values, "error": one_line(str(error))})
 
 
 def _draw_base(recipe: Recipe, mask_index: int) -> Picture:

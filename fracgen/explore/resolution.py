@@ -96,7 +96,7 @@ def _resolve_categories(recipe: CategoryRecipe, builder: RecipeBuilder) -> Resol
 
 
 def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) -> dict[str, Any]:
-    """All of it, JSON-able: see the contract in docs/explorer.md."""
+    """All of it, JSON-able. hash, folder and command are None where it cannot be rendered as it is."""
     recipe, complete = resolution.recipe, resolution.is_complete
     values = to_dict(recipe)
     words = inputs.words(recipe)
