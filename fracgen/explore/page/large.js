@@ -119,6 +119,7 @@ export function badge(name, value, state = "", title = "") {
 }
 
 function imageBadges(image) {
+  if (image.error) return [badge("Index", count(image.index))];
   const { metadata = {} } = image;
   const chips = [badge("Index", count(image.index)), badge("Label", count(image.label))];
   for (const [name, value] of Object.entries(metadata)) {
