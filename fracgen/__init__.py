@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fracgen.categories import load_categories as load_categories
+    from fracgen.exfractaldb import ExFractalDB as ExFractalDB
     from fracgen.fractaldb import OFDB as OFDB
     from fracgen.fractaldb import FractalDB as FractalDB
     from fracgen.ifs import IFS as IFS
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "fracgen.categories": ("load_categories",),
+    "fracgen.exfractaldb": ("ExFractalDB",),
     "fracgen.fractaldb": ("FractalDB", "OFDB"),
     "fracgen.ifs": ("IFS", "load_ifs"),
     "fracgen.noise": ("Noise",),

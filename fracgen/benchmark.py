@@ -1,5 +1,6 @@
 """Times of rendering on this machine: each step of an image, whole data sets, the published loop in plain Python."""
 
+import math
 import os
 import platform
 import statistics
@@ -12,17 +13,21 @@ from itertools import cycle
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from fracgen.categories import Categories
+from fracgen.exfractaldb import ExFractalDB
 from fracgen.fractaldb import FLIPS, OFDB, FractalDB, weight_vectors
 from fracgen.noise import Noise, NoiseKind
 from fracgen.onepfrac import OnePFrac
 from fracgen.plain import draw_plain
 from fracgen.plain_contours import plain_images
+from fracgen.plain_space import plain_candidates, plain_cloud, plain_view
 from fracgen.rcdb import RCDB
 from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, versions, write_shards
 from fracgen.renderer import LANES, Renderer
-from fracgen.search import find_categories
+from fracgen.search import AnySearch, Search, SpatialSearch, find_categories
 from fracgen.shards.manifest import PixelHash
 from fracgen.shards.png import encode_png
 from fracgen.shards.writer import write_tar
@@ -31,7 +36,7 @@ from fracgen.visualatom import VisualAtom
 
 _SHARD_SAMPLES = 16
 _RUNS = 5
-_PLAIN_CLASSES = 8
+_SEARCHES: dict[str, AnySearch] = {"fractaldb": Search(), "exfractaldb": SpatialSearch()}
 
 
 @dataclass(frozen=True)
@@ -113,11 +118,11 @@ def measure(*, images: int, repeats: int, cores: int, plain: bool) -> Table:
 
 
 def measure_baselines(*, images: int, cores: int, plain: bool) -> Table:
-    """Time the category search, and each data set end to end, beside 1p-frac: wall time, medians of 5.
+    """Time the category searches, and each data set end to end, beside 1p-frac: wall time, medians of 5.
 
     Each is a folder of about `images` images at its published settings, with all that goes with it. FractalDB's are of
-    2 categories; OFDB's are 2 categories again and again; VisualAtom's and RCDB's are 10 of a class. plain: time RCDB's
-    published program too, one image after the other on one core, without writing them.
+    2 categories; OFDB's are 2 categories again and again; ExFractalDB's are the 1740 of one; VisualAtom's and RCDB's
+    are 10 of a class. plain: time published programs too, one image after the other on one core, without writing them.
     """
     categories, _ = find_categories(2, workers=cores)
     weights = len(weight_vectors(0.4)) * len(FLIPS)
@@ -126,33 +131,51 @@ def measure_baselines(*, images: int, cores: int, plain: bool) -> Table:
         "1p-frac": OnePFrac(classes=images).resolve()[0],
         "fractaldb": FractalDB(categories=2, instances=-(-images // (2 * weights)), systems=categories),
         "ofdb": OFDB(categories=images, systems=systems),
+        "exfractaldb": ExFractalDB(categories=1).resolve()[0],
         "visualatom": VisualAtom(classes=-(-images // 10), instances=10),
         "rcdb": RCDB(classes=-(-images // 10), instances=10),
         **{f"noise, {kind}": Noise(kind=kind, classes=images) for kind in get_args(NoiseKind)},
     }
-    candidates: list[int] = []
-
-    def search() -> None:
-        _, provenance = find_categories(20, workers=cores)
-        candidates.append(provenance["candidates"])
-
-    search()
-    seconds = statistics.median(_seconds(search, time.perf_counter) for _ in range(_RUNS))
-    steps = {f"search, one of {candidates[0]} candidates": seconds / candidates[0] * 1e3}
+    steps = {f"search, {name}, a candidate": _search_time(search, cores) for name, search in _SEARCHES.items()}
     for name, recipe in recipes.items():
         with tempfile.TemporaryDirectory() as scratch:
             write_shards(recipe, Path(scratch, "warm-up"), workers=cores)
             runs = [write_shards(recipe, Path(scratch, str(run)), workers=cores) for run in range(_RUNS)]
         steps[name] = statistics.median(run.seconds / run.num_samples for run in runs) * 1e3
     if plain:
-        made, label = 4 * _PLAIN_CLASSES, "rcdb, published loop in plain Python, 1 core"
-        steps[label] = _seconds(lambda: deque(plain_images(0, classes=_PLAIN_CLASSES, images=4), 0), time.thread_time)
-        steps[label] *= 1e3 / made
+        steps |= {f"{name}, the published loop in plain Python, 1 core": time for name, time in _plain_times().items()}
     return Table(
         title=f"data sets end to end, at published settings, {cores} threads; wall time",
         caption=machine_caption(cores),
         rows=tuple(Row(name, value) for name, value in steps.items()),
     )
+
+
+def _search_time(search: AnySearch, cores: int) -> float:
+    """Milliseconds a candidate of a search for 20 categories, as it is done."""
+    _, provenance = find_categories(20, search, workers=cores)
+    seconds = (_seconds(lambda: find_categories(20, search, workers=cores), time.perf_counter) for _ in range(_RUNS))
+    return statistics.median(seconds) / int(provenance["candidates"]) * 1e3
+
+
+def _plain_times() -> dict[str, float]:
+    """Milliseconds a candidate or an image of published programs, CPU time of one core."""
+    systems, _ = find_categories(1, SpatialSearch())
+    recipe = ExFractalDB(categories=1, weights="first", views="fixed", systems=systems)
+    points, system = recipe.cloud(0)[0], systems[0]
+
+    def draw_views() -> None:
+        plain_cloud(system.maps, system.p, np.random.RandomState(0).random_sample(recipe.points))
+        for view in range(recipe.num_views):
+            angle = 2 * math.pi * view / recipe.num_views
+            plain_view(points, (-4 * math.cos(angle), 0, 4 * math.sin(angle)), (0, 1, 0), recipe.size)
+
+    steps: dict[str, tuple[Callable[[], object], int]] = {
+        "search, exfractaldb, a candidate": (lambda: deque(plain_candidates(1, 10), 0), 10),
+        "exfractaldb": (draw_views, recipe.num_views),
+        "rcdb": (lambda: deque(plain_images(0, classes=8, images=4), 0), 32),
+    }
+    return {name: _seconds(step, time.thread_time) / count * 1e3 for name, (step, count) in steps.items()}
 
 
 def machine_caption(cores: int) -> str:

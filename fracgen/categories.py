@@ -91,18 +91,23 @@ def load_categories(folder: Path | str, *, count: int | None = None) -> Categori
     Raises UsageError with the file or the number: a name that is no number, a number that is missing or there twice,
     a file that is malformed, or fewer than `count`.
     """
-    if count is not None:
-        count = convert(int, count, "categories")
-        check_range("categories", count, 1, MAX_CATEGORIES)
     folder = Path(folder)
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "no such folder"
-        raise UsageError(f"{folder}: {what}; give a folder with category files 00000.csv, 00001.csv ...")
     if (folder / MANIFEST).is_file() and (folder / Categories.FILE).is_file():
         systems = Categories.from_bytes((folder / Categories.FILE).read_bytes()).systems
         if count is not None and count > len(systems):
             raise UsageError(f"{folder}: holds {len(systems)} categories, {count} are asked for; lower --categories")
         return Categories(systems[:count])
+    return Categories(tuple(map(load_ifs, category_paths(folder, count))))
+
+
+def category_paths(folder: Path, count: int | None) -> list[Path]:
+    """The files of categories 0, 1 and on in a folder and those below it. Raises UsageError as `load_categories`."""
+    if count is not None:
+        count = convert(int, count, "categories")
+        check_range("categories", count, 1, MAX_CATEGORIES)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "no such folder"
+        raise UsageError(f"{folder}: {what}; give a folder with category files 00000.csv, 00001.csv ...")
     files: dict[int, Path] = {}
     for path in _csv_files(folder):
         if not path.is_file() or (number := _number(path)) is None:
@@ -120,7 +125,7 @@ def load_categories(folder: Path | str, *, count: int | None = None) -> Categori
         raise UsageError(f"{folder}: {gap:05d}.csv is missing{more}; category numbers must have no gaps")
     if num_categories > len(files):
         raise UsageError(f"{folder}: holds {len(files)} categories, {num_categories} are asked for; lower --categories")
-    return Categories(tuple(load_ifs(files[number]) for number in range(num_categories)))
+    return [files[number] for number in range(num_categories)]
 
 
 def _csv_files(folder: Path) -> list[Path]:

@@ -34,3 +34,5 @@ RCDB = """@inproceedings{kataoka2022replacing,
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
   year      = {2022}
 }"""
+EXFRACTALDB = RCDB
+"""The same paper has both."""

@@ -10,10 +10,9 @@ import numpy.typing as npt
 from fracgen.atom_kernels import LIBRARY_GRADIENTS, draw_polyline, draw_uniforms, integer, perlin, short_lines
 from fracgen.ifs import Floats
 from fracgen.jit import kernel
-from fracgen.mersenne_kernels import CHUNK_WORDS, Words, refill, temper, to_unit
+from fracgen.mersenne_kernels import Words, read_below, read_unit, read_units, skip_words
 
 _U1 = np.uint64(1)
-_S5, _S6, _ONE = np.uint32(5), np.uint32(6), np.uint32(1)
 
 
 @kernel
@@ -58,36 +57,6 @@ def draw_indexed(
 
 
 @kernel
-def read_below(words: Words, position: int, count: int) -> tuple[int, int]:
-    """A whole number uniform in 0..count-1 as Python's `random` draws it, and the next position; count < 2^32.
-
-    The top bits of a word, as many as `count` has, until they are below it.
-    """
-    shift = np.uint32(32)
-    rest = count
-    while rest:
-        rest >>= 1
-        shift -= _ONE
-    number = count
-    while number >= count:
-        if position >= CHUNK_WORDS:
-            refill(words)
-            position -= CHUNK_WORDS
-        number = int(temper(words[position]) >> shift)
-        position += 1
-    return number, position
-
-
-@kernel
-def read_unit(words: Words, position: int) -> tuple[float, int]:
-    """A double in [0, 1), and the next position."""
-    if position >= CHUNK_WORDS:
-        refill(words)
-        position -= CHUNK_WORDS
-    return to_unit(temper(words[position]) >> _S5, temper(words[position + 1]) >> _S6), position + 2
-
-
-@kernel
 def draw_published(
     words: Words,
     position: int,
@@ -102,15 +71,14 @@ def draw_published(
 ) -> int:
     """Draw an image of a class from the published stream; returns the position after it.
 
-    words: (624 + CHUNK_WORDS,) raw, those from `position` not used yet; refilled. The rest as of `draw_indexed`.
+    words: as of `mersenne_kernels.read_unit`. The rest as of `draw_indexed`.
     """
     uniforms, noises = np.empty(vertices.shape[1]), np.empty(vertices.shape[1], np.float32)
     table = short_lines(size)
     for _ in range(lines):
         gray, position = read_below(words, position, size // 2 + 1)
         for axis in range(2):
-            for k in range(uniforms.size):
-                uniforms[k], position = read_unit(words, position)
+            position = read_units(words, position, uniforms)
             perlin(uniforms, LIBRARY_GRADIENTS, noises)
             move_axis(noises, cycle[axis], noise, line_offset, vertices[axis])
         draw_polyline(vertices, centre, np.uint8(min(gray, 255)), size, table, canvas)
@@ -154,9 +122,6 @@ def skip_images(
     for _ in range(images):
         for _ in range(lines):
             _, position = read_below(words, position, size // 2 + 1)
-            position += 4 * num_vertices
-            while position >= CHUNK_WORDS:
-                refill(words)
-                position -= CHUNK_WORDS
+            position = skip_words(words, position, 4 * num_vertices)
         position = read_placement(words, position, bounds, size, placement)
     return position

@@ -18,13 +18,13 @@ from fracgen.ifs import Floats, maps_from_rows
 from fracgen.recipe import Column, DrawnRecipe, OnTry, spread
 from fracgen.rng import MAX_SEED, stream_key
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import cache_folder, num_cores
 from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting
 from fracgen.style import Color, Draw, Pad, Patch, Points, Size
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
+    from fracgen.search_settings import Search
 
 FLIPS = ("none", "top-bottom", "left-right", "both")
 _LEVELS = 5
@@ -95,18 +95,20 @@ class CategoryRecipe(DrawnRecipe):
         """Published names: the category's number in five digits."""
         return tuple(f"{category:05d}" for category in range(self.categories))
 
+    @property
+    def search(self) -> "Search":
+        """The settings of the search for its categories: the published ones."""
+        from fracgen.search_settings import Search
+
+        return Search()
+
     def resolve(self, on_try: OnTry | None = None) -> tuple[Self, dict[str, Any]]:
         """The recipe with its categories, searched where they are not given, and what the search took."""
         if self.systems is not None:
             return self, {"categories": "given"}
-        from fracgen.search import find_categories
+        from fracgen.search import find_for_recipe
 
-        def progress(categories: int, candidates: int) -> None:
-            if on_try:
-                on_try(candidates)
-
-        found = find_categories(self.categories, workers=num_cores(), cache=cache_folder(), on_progress=progress)
-        return self.with_systems(*found)
+        return self.with_systems(*find_for_recipe(self.categories, self.search, on_try))
 
     def with_systems(self, systems: Categories, provenance: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
         """The resolved recipe and its provenance, from the result of `search.find_categories`."""

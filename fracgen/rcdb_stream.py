@@ -191,9 +191,9 @@ class ClassStream:
     def state_after(self, images: int) -> npt.NDArray[np.uint32]:
         """The state (625,) after so many images: at the start of the next class."""
         self.seek(images)
-        block, index = divmod(self._position, _STATE_WORDS)
-        start = block * _STATE_WORDS
-        return np.append(self._words[start : start + _STATE_WORDS], np.uint32(index)).astype(np.uint32)
+        start = max(self._position - _STATE_WORDS, 0)
+        state = self._words[start : start + _STATE_WORDS]
+        return np.append(state, np.uint32(self._position - start)).astype(np.uint32)
 
 
 def draw_class(generator: random.Random, ranges: ContourRanges) -> tuple[Contour, Floats]:

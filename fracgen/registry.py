@@ -51,6 +51,7 @@ RECIPES: Mapping[str, type[Recipe]] = _Lazy(
         "ofdb": "fracgen.fractaldb:OFDB",
         "visualatom": "fracgen.visualatom:VisualAtom",
         "rcdb": "fracgen.rcdb:RCDB",
+        "exfractaldb": "fracgen.exfractaldb:ExFractalDB",
         "noise": "fracgen.noise:Noise",
         "photo": "fracgen.photo.recipe:Photo",
     }
@@ -59,6 +60,7 @@ STORED: Mapping[str, type[Stored]] = _Lazy(
     {
         "categories.csv": "fracgen.categories:Categories",
         "photographs.zip": "fracgen.photo.photographs:Photographs",
+        "spatial-categories.csv": "fracgen.spatial:SpatialCategories",
         "random-states.bin": "fracgen.rcdb_stream:RandomStates",
     }
 )

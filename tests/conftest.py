@@ -17,6 +17,7 @@ from hub_server import TOKEN, Hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run beside each other, and sums depend on threads
 
 from fracgen.categories import Categories
+from fracgen.exfractaldb import ExFractalDB
 from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.ifs import IFS, sample_maps
 from fracgen.noise import Noise
@@ -28,6 +29,7 @@ from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, write_shards
 from fracgen.rng import generator
 from fracgen.shards.manifest import hash_json
+from fracgen.spatial import SpatialCategories, SpatialIFS
 from fracgen.visualatom import VisualAtom
 
 hypothesis.settings.register_profile("short", max_examples=60, deadline=None, print_blob=True)
@@ -136,6 +138,12 @@ def forge_manifest(folder: Path, values: dict[str, Any]) -> None:
     (folder / "dataset.json").write_text(json.dumps({**plain, "sha256": hash_json(plain)}))
 
 
+def spatial_systems(count: int) -> tuple[SpatialIFS, ...]:
+    """Systems of three maps of space that shrink."""
+    maps = np.random.default_rng(0).uniform(-0.5, 0.5, (count, 3, 12))
+    return tuple(SpatialIFS(rows, np.full(3, 1 / 3)) for rows in maps)
+
+
 @functools.cache
 def small_recipes() -> dict[str, Recipe]:
     """One of each kind of recipe, in the small, resolved."""
@@ -150,6 +158,7 @@ def small_recipes() -> dict[str, Recipe]:
         "visualatom": VisualAtom(classes=4, instances=3, size=48),
         "rcdb": RCDB(classes=4, instances=3, size=48),
         "rcdb, published": RCDB(classes=4, instances=3, size=48, stream="published", processes=2),
+        "exfractaldb": ExFractalDB(categories=2, systems=SpatialCategories(spatial_systems(2)), size=32, points=500),
         "noise": Noise(classes=7, size=40, points=500),
         "noise, pixels": Noise(classes=7, size=40, kind="pixel-uniform"),
         "photo": Photo(classes=4, size=32, photographs=Photographs((picture, picture[::-1].copy()))),

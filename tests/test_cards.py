@@ -77,14 +77,15 @@ def test_the_features_of_each_formula_are_those_that_datasets_finds(name, tmp_pa
         "ofdb": {"categories": 16, "size": 32, "points": 2000},
         "visualatom": {"classes": 2, "instances": 2, "size": 64},
         "rcdb": {"classes": 2, "instances": 2, "size": 64},
+        "exfractaldb": {"categories": 2, "size": 32, "points": 2000, "weights": "first"},
         "noise": {"classes": 4, "size": 48, "points": 1000},
     }
     recipe = RECIPES[name](**small[name])
     if getattr(recipe, "systems", recipe) is None:
         from fracgen.search import find_categories
-        from fracgen.search_settings import Search
 
-        recipe, _ = recipe.with_systems(*find_categories(recipe.categories, Search(), workers=1, cache=tmp_path)[:2])
+        found = find_categories(recipe.categories, recipe.search, workers=1, cache=tmp_path)
+        recipe, _ = recipe.with_systems(*found)
     write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=1))
     by_card = datasets.load_dataset(str(tmp_path / "set"), split="train")
     (tmp_path / "set" / "README.md").unlink()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import contents
+from conftest import contents, spatial_systems
 from PIL import Image
 
 from fracgen.categories import category_files, load_categories
@@ -18,6 +18,7 @@ from fracgen.registry import RECIPES, load_recipe, save_recipe
 from fracgen.rng import generator
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import open_shards
+from fracgen.spatial import spatial_category_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ["--size", 48, "--pad", 3, "--points", 1500]
@@ -27,9 +28,17 @@ COMMANDS = {
     "ofdb": [*SMALL, "--categories-from", "csvs"],
     "visualatom": [*ATOM, "--classes", 4, "--instances", 6],
     "rcdb": ["--size", 48, "--max-lines", 9, "--classes", 4, "--instances", 6],
+    "exfractaldb": ["--size", 48, "--points", 1500, "--weights", "first", "--categories-from", "spatial"],
     "noise": [*SMALL, "--classes", 12],
 }
-IMAGES = {"fractaldb": (600, 3), "ofdb": (3, 3), "visualatom": (24, 4), "rcdb": (24, 4), "noise": (12, 12)}
+IMAGES = {
+    "fractaldb": (600, 3),
+    "ofdb": (3, 3),
+    "visualatom": (24, 4),
+    "rcdb": (24, 4),
+    "exfractaldb": (36, 3),
+    "noise": (12, 12),
+}
 
 
 @pytest.fixture
@@ -41,6 +50,9 @@ def fracgen(capsys, tmp_path, monkeypatch):
     (tmp_path / "csvs").mkdir()
     for name, data in category_files(systems):
         (tmp_path / "csvs" / name).write_bytes(data)
+    (tmp_path / "spatial").mkdir()
+    for name, data in spatial_category_files(spatial_systems(3)).items():
+        (tmp_path / "spatial" / name).write_bytes(data)
 
     def call(*arguments):
         code = run([str(argument) for argument in arguments])
@@ -129,6 +141,10 @@ def test_every_option_reaches_the_recipe(fracgen, tmp_path):
             "max_noise": 1.5, "max_line_offset": 0.2, "min_radius": 3, "max_radius": 5, "min_oval": 0.5,
             "max_oval": 0.75, "max_shift": 30,
         },
+        "exfractaldb": {
+            "categories": 2, "views": "fixed", "num_views": 2, "weights": "identity", "size": 40, "points": 900,
+            "seed": 7, "search_seed": 2, "min_variance": 0.01,
+        },
         "noise": {
             "kind": "uniform", "classes": 3, "size": 40, "pad": 2, "points": 900, "std": 0.3, "cloud": "shared",
             "delta": 0.2, "seed": 7,
@@ -139,7 +155,8 @@ def test_every_option_reaches_the_recipe(fracgen, tmp_path):
         fields = {field.name for field in dataclasses.fields(kind)} - {"systems", "states"}
         assert set(options) == fields and all(getattr(kind(), key) != value for key, value in options.items()), name
         words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
-        category_options = ["--categories-from", "csvs"] if "categories" in options else []
+        folder = {"exfractaldb": "spatial"}.get(name, "csvs")
+        category_options = ["--categories-from", folder] if "categories" in options else []
         assert fracgen("baseline", name, *words, *category_options, "--out", name)[0] == 0
         recipe = load_manifest(tmp_path / name).recipe
         assert {key: recipe[key] for key in options} == options

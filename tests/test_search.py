@@ -15,6 +15,7 @@ from fracgen.categories import category_files
 from fracgen.chaos import NUM_BUCKETS, tabulate
 from fracgen.rng import legacy_state
 from fracgen.search import Search, SearchState, find_categories
+from fracgen.search_batches import PlaneBatch
 from fracgen.shards.errors import DataError, UsageError
 
 POINTS, SIZE, PAD = 100_000, 512, 6
@@ -166,13 +167,13 @@ def first() -> list[tuple]:
 
 def kernel_lit(least):
     """What the kernels give for the first candidates when they may stop at `least` pixels."""
-    batch, lit, position = search._Batch(), [], 624
+    batch, lit, position = PlaneBatch(least), [], 624
     words = np.empty(624 + mersenne_kernels.CHUNK_WORDS, np.uint32)
     words[:624] = legacy_state(1)
     mersenne_kernels.twist(words)
     for _ in range(NUM_FIRST // kernels.LANES):
         position = batch.read(words, position)
-        batch.judge(least)
+        batch.judge()
         lit += batch.lit.tolist()
     return lit
 
@@ -199,9 +200,9 @@ def test_verdicts_are_the_oracles(first, least):
 def test_overflows_and_flat_candidates_are_the_oracles(cache):
     """The first of each kind among some 1900 candidates."""
     codes = list(SearchState.load(Search().cache_path(cache)).outcomes)
-    names = [search._OUTCOMES[code] for code in codes]
+    names = [Search.OUTCOMES[code] for code in codes]
     assert names.count("overflow") > 30 and names.count("flat") > 5
-    seen = dict.fromkeys(search._OUTCOMES, 0)
+    seen = dict.fromkeys(Search.OUTCOMES, 0)
     most = {"overflow": 8, "flat": 6, "found": 4, "fill": 4}
     for name, (rows, uniforms) in zip(names, candidates(1), strict=False):
         if seen[name] < most[name]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fracgen.cli.output import Output, recipe_options, render_recipe
+from fracgen.exfractaldb import ExFractalDB
 from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.noise import Noise
 from fracgen.rcdb import RCDB
@@ -15,6 +16,14 @@ CategoriesFrom = Annotated[
     Path | None,
     typer.Option(
         help="Folder of category files 00000.csv ... instead of searching; all of them by default.",
+        rich_help_panel="Formula",
+    ),
+]
+
+SpatialCategoriesFrom = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of category files 000000.csv ... instead of searching; all of them by default.",
         rich_help_panel="Formula",
     ),
 ]
@@ -42,6 +51,17 @@ def visualatom(values: dict[str, Any], output: Output) -> None:
 def rcdb(values: dict[str, Any], output: Output) -> None:
     """Render RCDB: radial contours in gray on white; 1000 x 1000 images by default."""
     render_recipe("rcdb", values, output)
+
+
+@recipe_options(ExFractalDB)
+def exfractaldb(values: dict[str, Any], output: Output, categories_from: SpatialCategoriesFrom = None) -> None:
+    """Render ExFractalDB, MV-FractalDB or 3D-OFDB: fractals of space from 12 sides; 1000 x 1740 images by default."""
+    if categories_from is not None:
+        from fracgen.spatial import load_spatial_categories
+
+        systems = load_spatial_categories(categories_from, count=values.get("categories"))
+        values = values | {"systems": systems, "categories": len(systems)}
+    render_recipe("exfractaldb", values, output)
 
 
 @recipe_options(Noise)

@@ -12,9 +12,7 @@ from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.settings import Setting, check_settings
 
 if TYPE_CHECKING:
-    from fracgen.categories import Categories
     from fracgen.recipe import Recipe
-    from fracgen.search_settings import Search
 
 
 class InterruptError(FracgenError):
@@ -117,10 +115,8 @@ def resolve_recipe(recipe: "Recipe", output: Output) -> tuple["Recipe", dict[str
 
     of_categories: Any = recipe
     if getattr(recipe, "systems", recipe) is None:
-        from fracgen.search_settings import Search
-
         count = of_categories.categories
-        systems, provenance, _ = find_categories(Search(), count, output.workers, quiet=output.as_json)
+        systems, provenance, _ = find_categories(of_categories.search, count, output.workers, quiet=output.as_json)
         resolved: tuple[Recipe, dict[str, Any]] = of_categories.with_systems(systems, provenance)
         return resolved
     with status(f"resolving the recipe of {recipe.NAME}"):
@@ -128,9 +124,12 @@ def resolve_recipe(recipe: "Recipe", output: Output) -> tuple["Recipe", dict[str
 
 
 def find_categories(
-    conditions: "Search", count: int, workers: int | None, *, quiet: bool
-) -> tuple["Categories", dict[str, Any], bool]:
-    """Search with a progress bar: the categories, their provenance, and whether they are kept for the next time."""
+    conditions: Any, count: int, workers: int | None, *, quiet: bool
+) -> tuple[Any, dict[str, Any], bool]:
+    """Search with a progress bar: the categories, their provenance, and whether they are kept for the next time.
+
+    conditions: settings of a search, of FractalDB's (`Search`) or of ExFractalDB's (`SpatialSearch`).
+    """
     from fracgen import search
     from fracgen.cli import report
     from fracgen.cli.progress import SearchProgress
