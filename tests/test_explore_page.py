@@ -241,6 +241,21 @@ def test_what_is_typed_out_of_range_is_clamped_and_a_line_says_so(tab):
     assert tab.pixels("#large")[-1].any()
 
 
+def test_classes_that_cannot_be_rendered_are_named_beside_those_that_can(tab):
+    fills = [sample.metadata["fill_rate"] for sample in tab.recipe.render(range(16))]
+    tab.press("l").page.click("summary:has-text('Rejection')")
+    tab.type("#field-max_tries", "1")
+    tab.type("#field-min_fill", f"{np.median(fills):.6f}")
+    failed = tab.page.locator("#grid .failed")
+    assert 0 < failed.count() < 16 and "cannot be rendered" in failed.first.inner_text()
+    failed.first.click()
+    assert "none of 1 perturbations" in tab.settle().page.inner_text("#large-error")
+    grid, recipe = tab.pixels("#grid canvas"), tab.recipe
+    drawn = [index for index, image in grid.items() if image.any()]
+    assert len(drawn) == 16 - failed.count()
+    assert all(np.array_equal(grid[sample.index], rgb(sample.image)) for sample in recipe.render(drawn))
+
+
 # ---- out of the page -------------------------------------------------------------------------------------------------
 
 
