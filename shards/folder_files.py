@@ -211,7 +211,8 @@ class RemoteFiles:
             entries = file_system.ls(path, detail=True)
             kinds = {"directory": "folder", "file": "file"}
             names = {each["name"].rstrip("/").rpartition("/")[2]: each["type"] for each in entries}
-            return {name: kinds.get(names[name], "special file") for name in sorted(names) if name}
+            names.pop(".gitattributes" if self.url.scheme == "hf" else "", None)  # the Hub's own
+            return {name: kinds.get(names[name], "special file") for name in sorted(names)}
 
         return retrying(list_names, self.url)
 

@@ -224,6 +224,7 @@ def download(
         nonlocal num_tries
         num_tries += 1
         file_system, place = connect(url)
+        file_system.invalidate_cache()  # of sizes and listings, which are of another time
         file_system.get_file(place, str(path), callback=Bounded())
         size = path.stat().st_size
         if num_bytes is not None and size != num_bytes:

@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face Hub's HTTP interface on loopback, as far as `fracgen publish` uses it.
+"""A stand-in of the Hugging Face Hub's HTTP interface on loopback, as far as publishing and reading `hf://` use it.
 
 No well-kept one was at hand, so this follows what huggingface_hub sends: repositories with branches of files, commits,
 uploads by git-LFS. It has no xet storage (clients must have `HF_HUB_DISABLE_XET`), no pull requests and no users.
@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_of_the_tests_alone"
-_API = re.compile(r"/api/(datasets|models)/([\w.-]+/[\w.-]+)/(\w[\w-]*)(?:/([^/]+))?(?:/(.*))?")
+_API = re.compile(r"/api/(datasets|models)/([\w.-]+/[\w.-]+)(?:/(\w[\w-]*))?(?:/([^/]+))?(?:/(.*))?")
 _RESOLVE = re.compile(r"/(datasets/)?([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)")
 _BATCH = re.compile(r"/(datasets/)?([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch")
 
@@ -153,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
             name = f"{'datasets/' if match[1] == 'datasets' else ''}{match[2]}"
             if name not in server.repos:
                 return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
-            return self.api(server.repos[name], name, match[3], unquote(match[4] or "main"), body)
+            return self.api(server.repos[name], name, match[3] or "revision", unquote(match[4] or "main"), body)
         return 404, {"error": f"no {path}"}, {}
 
     def batch(self, each: dict[str, Any]) -> dict[str, Any]:

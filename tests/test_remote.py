@@ -256,6 +256,7 @@ def test_the_hub_gives_what_was_published(hub, folder, capsys):
     expected = list(map(content, open_shards(folder)))
     assert list(map(content, open_shards("hf://datasets/me/set"))) == expected
     assert run(["verify", "hf://datasets/me/set", "--workers", "1"]) == 0
+    assert capsys.readouterr().err.startswith("cache     "), "and nothing is named that the Hub adds"
     publish(folder, "hf://datasets/me/set", revision="v1")
     assert list(map(content, open_shards("hf://datasets/me/set@v1"))) == expected
     assert run(["inspect", "hf://datasets/me/absent"]) == 2 and run(["inspect", "hf://datasets/me/set/absent"]) == 2
