@@ -100,6 +100,14 @@ def read_example(words: list[str]) -> None:
     typer.main.get_command(command_app(main)).make_context(words[1], words[2:])
 
 
+def read_docker(words: list[str]) -> None:
+    read(words[words.index("fracgen") + 1 :])
+
+
+def read_files(words: list[str]) -> None:
+    assert any((ROOT / word).is_file() for word in words)
+
+
 def nothing(words: list[str]) -> None:
     """What is not ours to check."""
 
@@ -124,6 +132,9 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
     (r"torchrun", "several processes: tests/test_pretrain.py has two", read_torchrun),
     (r"sbatch", "a cluster", read_sbatch),
     (r"dask", "a cluster", nothing),
+    (r"docker build", "a daemon: tests/test_container.py reads the Dockerfile", nothing),
+    (r"docker run", "an image that has to be built", read_docker),
+    (r"jupyter", "a browser: tests/test_notebook.py runs the notebook", read_files),
     (r"(tensorboard|trackio|wandb) ", "a server: tests/test_tracking.py reads what was logged", nothing),
     (r"fracgen merge fdb21k", "parts that a cluster renders; ofdb above it is merged", read_ours),
     (r"fracgen .*--scheduler", "a cluster: tests/test_parts.py has one", read_ours),
