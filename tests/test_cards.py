@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROVENANCE, contents, small_recipe
+from conftest import PROVENANCE, contents, small_recipe, small_recipes
 
 from fracgen.noise import Noise
 from fracgen.pack import pack
 from fracgen.pack import plan as pack_plan
+from fracgen.photo.warps import WARPS
 from fracgen.registry import RECIPES, card_text
 from fracgen.render_shards import plan, write_shards
 from fracgen.shards.data_card import MAX_CLASS_NAMES, THIS_FOLDER, CardText, card_head, data_card, size_category
@@ -68,24 +69,19 @@ def test_datasets_takes_features_and_class_names_from_the_card(rendered, offline
     assert row["json"] == sample.metadata and row["png"].size == (48, 48)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("1p-frac", "photo")])
-def test_the_features_of_each_formula_are_those_that_datasets_finds(name, tmp_path, offline):
+@pytest.fixture(scope="module")
+def recipes() -> dict:
+    """One of each kind in the small, and photographs by each warp."""
+    small = small_recipes()
+    warped = {f"photo, {warp}": replace(small["photo"], warp=warp).resolve()[0] for warp in (*WARPS, "crops")}
+    return {**small, **warped}
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *(f"photo, {warp}" for warp in (*WARPS, "crops"))])
+def test_the_features_of_each_formula_are_those_that_datasets_finds(name, recipes, tmp_path, offline):
     import datasets
 
-    small = {
-        "fractaldb": {"categories": 2, "instances": 1, "size": 32, "points": 2000},
-        "ofdb": {"categories": 16, "size": 32, "points": 2000},
-        "visualatom": {"classes": 2, "instances": 2, "size": 64},
-        "rcdb": {"classes": 2, "instances": 2, "size": 64},
-        "exfractaldb": {"categories": 2, "size": 32, "points": 2000, "weights": "first"},
-        "noise": {"classes": 4, "size": 48, "points": 1000},
-    }
-    recipe = RECIPES[name](**small[name])
-    if getattr(recipe, "systems", recipe) is None:
-        from fracgen.search import find_categories
-
-        found = find_categories(recipe.categories, recipe.search, workers=1, cache=tmp_path)
-        recipe, _ = recipe.with_systems(*found)
+    recipe = recipes[name]
     write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=1))
     by_card = datasets.load_dataset(str(tmp_path / "set"), split="train")
     (tmp_path / "set" / "README.md").unlink()
