@@ -121,7 +121,7 @@ class RemoteFiles:
     def __init__(self, url: Url, cache: FileCache) -> None:
         self.url, self.cache = url, cache
         self.num_files = self.num_bytes = self.num_repeated = 0
-        self._counting = threading.Lock()
+        self._counting, self._stopped = threading.Lock(), threading.Event()
         data = self._fetch_manifest()
         key = hashlib.sha256(data).hexdigest()
         self._cached = cache.folder_of(key[:40])
@@ -183,6 +183,7 @@ class RemoteFiles:
                 "give more by --cache-limit"
             )
         self._cached.keep([shard.name for shard in shards])
+        self._stopped.clear()
         problems = []
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             pending = [pool.submit(self._get, shard.name) for shard in shards]
@@ -197,7 +198,9 @@ class RemoteFiles:
                     if progress is not None:
                         progress(done, len(pending))
             finally:
+                self._stopped.set()  # so that an interrupt need not wait for what is on its way
                 pool.shutdown(cancel_futures=True)
+                self._stopped.clear()
         return problems
 
     def listing(self) -> Mapping[str, str] | None:
@@ -225,11 +228,11 @@ class RemoteFiles:
         return str(self.url)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_counting"}
+        return {name: value for name, value in vars(self).items() if name not in ("_counting", "_stopped")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._counting = threading.Lock()
+        self._counting, self._stopped = threading.Lock(), threading.Event()
         self._cached.keep([MANIFEST])
 
     def _get(self, name: str) -> Path:
@@ -248,6 +251,7 @@ class RemoteFiles:
                 num_bytes=num_bytes,
                 sha256=sha256,
                 on_mismatch=self._check_unchanged,
+                on_chunk=self._check_not_stopped,
             )
         except MissingFileError:
             self._check_unchanged()
@@ -256,6 +260,10 @@ class RemoteFiles:
             self.num_files += 1
             self.num_bytes += path.stat().st_size
             self.num_repeated += num_tries - 1
+
+    def _check_not_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise DataError(f"{self.url}: stopped")
 
     def _check_unchanged(self) -> None:
         """Raises ChangedError where the server's manifest is another one now."""

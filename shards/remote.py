@@ -201,11 +201,12 @@ def download(
     num_bytes: int | None = None,
     sha256: str | None = None,
     on_mismatch: Callable[[], None] = lambda: None,
+    on_chunk: Callable[[], None] = lambda: None,
 ) -> int:
     """Write a file to `path`, a temporary name, which may be left there after an error; returns the number of tries.
 
     limit: bytes that it may have at most. num_bytes, sha256: what it must have; else `on_mismatch` is called, which may
-    raise, and it is tried again.
+    raise, and it is tried again. on_chunk: is called as bytes come, and may raise a FracgenError to stop.
     Raises as `retrying` does.
     """
     from fsspec.callbacks import Callback
@@ -217,6 +218,7 @@ def download(
 
         def relative_update(self, inc: int = 1) -> None:
             super().relative_update(inc)
+            on_chunk()
             if self.value > limit:
                 raise TransferError(f"more than the {limit:,} bytes that it may have")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -53,7 +54,8 @@ class FaultyServer(ThreadingHTTPServer):
     """Serves the files of a folder by plain HTTP. faults: by the name of a file, what befalls its next requests.
 
     A number: that status. "cut": the connection is closed in the middle. "wrong": as many other bytes. "short": half of
-    them, and nothing says that there are more. "long": ten times as many. Anything else: the file. requests: how often
+    them, and nothing says that there are more. "long": ten times as many. "hang": half of them, and nothing more for
+    a second. Anything else: the file. requests: how often
     each name was asked for. queries: of all requests.
     """
 
@@ -101,7 +103,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+        self.wfile.write(body[: len(body) // 2] if fault in ("cut", "hang") else body)
+        if fault == "hang":
+            self.wfile.flush()
+            time.sleep(1)
         self.close_connection = True
 
     do_HEAD = do_GET  # noqa: N815  as the library calls them

@@ -133,6 +133,27 @@ def test_what_does_not_pass_is_one_line(server, folder, tmp_path, faults, kind, 
     assert len(list((tmp_path / "cache").rglob("*.tar"))) == 1, "the one before it"
 
 
+def test_a_server_that_hangs_is_waited_for_so_long_and_no_longer(server, folder, monkeypatch):
+    monkeypatch.setattr(remote, "_READ_SECONDS", 0.2)
+    server.faults[tar(folder, 1)] = ["hang"]
+    with pytest.warns(remote.RemoteWarning, match=r"000001\.tar: .*[Tt]imeout.*; trying again"):
+        assert len(list(open_shards(f"{server.url}/set"))) == 24
+
+
+def test_an_interrupt_stops_what_is_on_its_way(server, folder, tmp_path):
+    files = open_shards(f"{server.url}/set").files
+    for number in range(1, 5):
+        server.faults[tar(folder, number)] = ["hang"] * 3
+
+    def interrupt(done: int, of_all: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.fetch_tars(progress=interrupt)
+    assert sum(server.requests[tar(folder, number)] for number in range(5)) <= 5 + 4, "nor is anything begun anew"
+    assert files.fetch_tars() == [] and not list((tmp_path / "cache").rglob("*.part"))
+
+
 def test_a_set_that_changes_while_it_is_read_is_named(server, copy, tmp_path):
     shards = open_shards(f"{server.url}/set")
     samples = iter(shards)
