@@ -22,6 +22,9 @@ from fracgen.shards.image_sources import open_images, open_labelled
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.tables import Columns, read_table
 from fracgen.train.data.splits import open_splits
+from fracgen.train.experiments.comparison import FinetuneCommand, check_data
+from fracgen.train.probe import choose_images
+from fracgen.train.probing.settings import OPTIONS, ProbeSettings
 
 USUAL = Columns()
 
@@ -342,6 +345,21 @@ def test_training_reads_a_table(tmp_path):
         open_splits(str(tmp_path / "one"), test=str(tmp_path / "one"))
     with pytest.raises(UsageError, match=r"no split train in it; there are 'b', 'a'"):
         open_splits(str(table), columns=Columns(split_column="label"))
+
+
+def test_probes_and_comparisons_take_the_columns_too(tmp_path):
+    files = draw(tmp_path, 12)
+    rows = [{"file": each, "species": n % 3, "fold": "test" if n > 8 else "train"} for n, each in enumerate(files)]
+    table = write(tmp_path / "labels.csv", rows)
+    words = {"label_column": "species", "split_column": "fold"}
+    overrides = tuple(f"columns.{name}={value}" for name, value in words.items())
+    command = FinetuneCommand(config=None, overrides=overrides, data=str(table), model="vit_tiny_patch16_224")
+    assert check_data(command, [0]) == 3
+    fields = {f"columns.{name}" for name in ("file_column", "label_column", "split_column")}
+    assert fields <= set(OPTIONS)
+    settings = ProbeSettings(data=str(table), columns=Columns(**words), k=3)
+    train, test = choose_images(open_splits(settings.data, columns=settings.columns, val_share=0), settings)
+    assert (len(train), len(test)) == (9, 3) and train.class_names == ("0", "1", "2")
 
 
 def test_a_table_in_each_split_is_hugging_faces_way(tmp_path):
