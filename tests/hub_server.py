@@ -29,6 +29,10 @@ class Repo:
     branches: dict[str, dict[str, bytes]] = field(default_factory=lambda: {"main": {".gitattributes": b"*.tar lfs\n"}})
     commits: dict[str, int] = field(default_factory=lambda: {"main": 1})
 
+    def branch(self, revision: str) -> str:
+        """The branch that a revision is of: its name, or the sha of its head."""
+        return next((name for name in self.branches if self.head(name) == revision), revision)
+
     def head(self, branch: str) -> str:
         return hashlib.sha1(f"{branch} {self.commits[branch]}".encode(), usedforsecurity=False).hexdigest()
 
@@ -163,6 +167,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def resolve(self, name: str, branch: str, path: str) -> tuple[int, Any, dict[str, str]]:
         repo = self.server.repos.get(name)
+        branch = repo.branch(branch) if repo else branch
         data = repo.branches.get(branch, {}).get(path) if repo else None
         if repo is None or data is None:
             return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
@@ -174,6 +179,7 @@ class Handler(BaseHTTPRequestHandler):
             repo.branches.setdefault(branch, dict(repo.branches["main"]))
             repo.commits.setdefault(branch, 1)
             return 200, {}, {}
+        branch = repo.branch(branch)
         if branch not in repo.branches:
             return 404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"}
         files = repo.branches[branch]

@@ -1,7 +1,10 @@
 """Model cards and config.json of exports: what timm and the Hub's own reader make of them; publishing models."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +152,21 @@ def test_weights_that_are_cut_short_are_not_published(runs, hub: Hub, tmp_path):
         file.truncate(5000)
     with pytest.raises(DataError, match="bytes are not what its header says"):
         publish(model, "hf://me/net")
+
+
+def test_what_is_published_is_read_by_its_name_on_the_hub(runs, hub: Hub, folder, tmp_path):
+    """By timm, by datasets and by us, each in a process that knows the server by HF_ENDPOINT alone."""
+    publish(runs / "pretrained" / "model", "hf://me/net")
+    publish(folder, "hf://datasets/me/set")
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path)}
+    environment["FRACGEN_CACHE"] = str(tmp_path / "fracgen")
+    code = (
+        "import datasets, timm, fracgen;"
+        "model = timm.create_model('hf-hub:me/net', pretrained=True, num_classes=7);"
+        "assert model.num_classes == 7 and model.pretrained_cfg['license'] == 'mit';"
+        "rows = datasets.load_dataset('me/set', split='train');"
+        "assert len(rows) == 24 and rows.features['cls'].names[9] == '09';"
+        "assert len(fracgen.open_shards('hf://datasets/me/set')[3].metadata['eps']) == 12"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
