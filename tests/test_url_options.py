@@ -23,6 +23,7 @@ BASE = {  # words with which a command gets as far as it does without a URL, and
     "verify": ["set"],
     "preview": ["set", "--out", "sheet.png"],
     "draw": ["a.csv"],
+    "export": ["set", "--to", "parquet"],
     "publish": ["set", "memory://published", "--dry-run"],
     "pretrain": ["--shards", "set", "--out", "run", "--device", "cpu", "--steps", "1"],
     "finetune": ["--data", "images", "--out", "run", "--device", "cpu", "--steps", "1"],
