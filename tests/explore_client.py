@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import struct
 import threading
 from collections.abc import Iterator
@@ -20,14 +21,16 @@ from fracgen.explore.server import ExploreServer
 class ExplorePage:
     """What the page asks of a server, each time over a connection of its own."""
 
-    def __init__(self, server: ExploreServer) -> None:
-        self.server = server
+    def __init__(self, port: int, server: Any = None) -> None:
+        """server: an `ExploreServer`, where it runs in this process."""
+        self.port, self.server, self.token = port, server, ""
+        self.token = re.search('name="fracgen-token" content="(.*?)"', self.ask("GET", "/")[1].decode())[1]
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, HTTPMessage]:
         """Status, body and headers of the answer."""
-        connection = HTTPConnection("127.0.0.1", self.server.server_port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
-            own = {"X-Fracgen-Token": self.server.token}
+            own = {"X-Fracgen-Token": self.token}
             connection.request(method, path, body, own | {key.replace("_", "-"): text for key, text in headers.items()})
             answer = connection.getresponse()
             return answer.status, answer.read(), answer.headers
@@ -62,7 +65,7 @@ def explore(inputs: Inputs, place: Path) -> Iterator[ExplorePage]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield ExplorePage(server)
+            yield ExplorePage(server.server_port, server)
         finally:
             server.shutdown()
             thread.join()

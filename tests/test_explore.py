@@ -9,19 +9,25 @@ import shlex
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import SMALL, small_recipe
 from explore_client import explore
+from PIL import Image as PillowImage
 
+from fracgen import search
 from fracgen.cli.app import run
 from fracgen.cli.explore import training_augmenter
-from fracgen.explore import bases, render_job
+from fracgen.explore import bases, category_search, render_job
+from fracgen.explore.category_search import CategorySource
 from fracgen.explore.inputs import read_source
 from fracgen.onepfrac import OnePFrac
 from fracgen.registry import RECIPES, from_dict, recipe_hash, save_recipe, to_dict
 from fracgen.render_shards import write_shards
+from fracgen.search_settings import Search
+from fracgen.shards.errors import DataError
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import open_shards
 
@@ -31,6 +37,7 @@ FEW = {
     "ofdb": {"categories": 3, "size": 40, "points": 2000, "weights": "published"},
     "visualatom": {"classes": 3, "instances": 2, "size": 64, "gradients": "library"},
     "rcdb": {"classes": 3, "instances": 2, "size": 64, "stream": "published", "processes": 3},
+    "exfractaldb": {"categories": 2, "size": 40, "points": 2000, "weights": "first", "num_views": 2},
     "noise": {"classes": 5, "size": 48, "kind": "pixel-gaussian", "std": 0.3},
     "photo": {"classes": 5, "size": 48, "warp": "elastic", "strength": 0.25},
 }
@@ -114,7 +121,7 @@ def test_the_command_of_an_edited_base(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["folder", "yaml"])
-@pytest.mark.parametrize("name", ["fractaldb", "photo"])
+@pytest.mark.parametrize("name", ["fractaldb", "exfractaldb", "photo"])
 def test_the_command_of_a_recipe_with_inputs(name, kind, tmp_path, monkeypatch, page):
     """Changed from the source's values, among them back to the default."""
     monkeypatch.chdir(tmp_path)
@@ -124,7 +131,7 @@ def test_the_command_of_a_recipe_with_inputs(name, kind, tmp_path, monkeypatch, 
         write_shards(recipe, source)
     else:
         save_recipe(recipe, source)
-    default = {"fractaldb": {"weights": 0.4}, "photo": {"strength": 0.5}}[name]
+    default = {"fractaldb": {"weights": 0.4}, "exfractaldb": {"num_views": 12}, "photo": {"strength": 0.5}}[name]
     with explore(read_source(source, []), tmp_path) as own:
         begun = own.session()["recipe"]
         assert resolved(own, begun)["hash"] == recipe_hash(recipe)
@@ -135,7 +142,9 @@ def test_the_command_of_a_recipe_with_inputs(name, kind, tmp_path, monkeypatch, 
 
 def inputs_of(page, name):
     builder = page.server.explorer._builder
-    return {"systems": builder.categories.first(2)} if name == "fractaldb" else {"photographs": builder._photographs}
+    if name == "photo":
+        return {"photographs": builder._photographs}
+    return {"systems": builder.source(RECIPES[name]()).first(2)}
 
 
 # ---- base fractals ---------------------------------------------------------------------------------------------------
@@ -321,6 +330,91 @@ def test_a_damaged_sample_is_black_with_the_reason(folder, tmp_path):
         head, images = page.post("folder/images", numbers=[3])
         assert tar.name in head["images"][0]["error"] and not images[0].any()
         assert tar.name in page.post("folder", offset=3, count=1)["samples"][0]["error"]
+
+
+def test_a_packed_folder(tmp_path, monkeypatch):
+    """Of images that differ in size: each lies in the middle of a square."""
+    monkeypatch.chdir(tmp_path)
+    for number, size in enumerate([(30, 20), (20, 40), (10, 10), (400, 300)]):
+        place = tmp_path / "images" / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        PillowImage.new("L", size, 100 + number).save(place / f"{number}.png")
+    assert run(["pack", "images", "--out=packed"]) == 0
+    source = Path("packed")
+    with explore(read_source(source, []), tmp_path) as page:
+        session, shards = page.session(), open_shards(source).by_index()
+        assert session["folder"]["packed"] and session["folder"]["recipe"] is None and not session["folder"]["one_size"]
+        assert "no recipe to change" in session["note"] and session["recipe"]["recipe"] == "1p-frac"
+        listed = page.post("folder", label=1)
+        assert listed["total"] == 2 and {sample["class_name"] for sample in listed["samples"]} == {"class1"}
+        head, images = page.post("folder/images", numbers=[0, 1, 2, 3], size=64)
+        assert images.shape == (4, 64, 64)
+        for values, image in zip(head["images"], images, strict=True):
+            own = shards[values["number"]].image
+            assert (values["height"], values["width"]) == own.shape and image[32, 32] == own[0, 0]
+            assert (image > 0).sum() == (own.size if max(own.shape) <= 64 else 64 * 48)
+        assert page.post("augmented", indices=[0, 3], draws=1, augment={"size": 24})[1].shape == (2, 24, 24, 3)
+
+
+def test_a_photograph_of_the_users(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "my photo.png"
+    rng = np.random.default_rng(0)
+    PillowImage.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
+    with explore(read_source(None, [path]), tmp_path) as page:
+        reply = resolved(page, {"recipe": "photo", **FEW["photo"], "look": "rgb"})
+        assert run_command(reply["command"], "--out=rendered", "--shards=1") == 0
+        assert load_manifest(tmp_path / "rendered").recipe_hash == reply["hash"]
+        assert page.images(recipe=reply["recipe"], indices=[-1, 0])[1].shape == (2, 48, 48, 3)
+
+
+# ---- categories ------------------------------------------------------------------------------------------------------
+
+
+def test_categories_come_a_few_at_a_time(page, tmp_path, monkeypatch):
+    """Those that are found are drawn while others are searched; also where the cache cannot be written."""
+    (tmp_path / "file").write_text("")
+    source = CategorySource(Search())
+    source._cache = tmp_path / "file" / "cache"
+    monkeypatch.setattr(category_search, "_STEP", 2)
+    gate, find = threading.Event(), search.find_categories
+
+    def slowly(count, *arguments, **options):
+        assert count <= 2 or gate.wait(30)
+        return find(count, *arguments, **options)
+
+    monkeypatch.setattr(search, "find_categories", slowly)
+    monkeypatch.setattr(page.server.explorer._builder, "source", lambda recipe: source)
+    values = {"recipe": "ofdb", **FEW["ofdb"], "categories": 5}
+    reply = page.post("resolve", recipe=values)
+    assert reply["search"] == {"found": 0, "wanted": 5} and reply["hash"] is None and reply["command"] is None
+    head, images = page.images(recipe=reply["recipe"], indices=[1])
+    assert "error" not in head["images"][0] and images.any()
+    head, _ = page.images(recipe=reply["recipe"], indices=[4])
+    assert head["images"][0]["error"] == "category 4: 2 are found so far, the others are being searched"
+    assert "still being searched" in page.post("render", recipe=values)["error"]
+    gate.set()
+    done = resolved(page, values)
+    recipe = from_dict({**values, "systems": find(5)[0]})
+    assert done["hash"] == recipe_hash(recipe) and done["provenance"]["candidates"] > 5
+    assert np.array_equal(images[0], next(recipe.render([1])).image)
+    source.stop()
+
+
+def test_a_search_that_fails_is_a_line(page, monkeypatch):
+    def fail(count, *arguments, **options):
+        raise DataError("no category among the last candidates")
+
+    source = CategorySource(Search())
+    monkeypatch.setattr(search, "find_categories", fail)
+    monkeypatch.setattr(page.server.explorer._builder, "source", lambda recipe: source)
+    reply = page.post("resolve", recipe={"recipe": "ofdb"})
+    for _ in range(100):
+        if "error" in reply:
+            break
+        time.sleep(0.02)
+        reply = page.post("resolve", recipe={"recipe": "ofdb"})
+    assert reply["error"] == "no category among the last candidates"
 
 
 # ---- rendering a set -------------------------------------------------------------------------------------------------

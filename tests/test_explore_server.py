@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SMALL
-from explore_client import explore
+from explore_client import ExplorePage, explore
 
 from fracgen.cli.app import run
 from fracgen.explore import explorer as explorer_module
@@ -22,6 +22,7 @@ from fracgen.explore import server as serving
 from fracgen.explore.inputs import read_source
 from fracgen.explore.turns import DroppedError, Turns
 from fracgen.shards.errors import UsageError
+from fracgen.shards.plan import load_plan, read_record
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +288,22 @@ def test_ctrl_c_ends_it_with_a_line_and_two_have_two_ports(tmp_path):
         assert err.splitlines() == ["fracgen: Ctrl-C ends it", "fracgen: ended"]
 
 
+def test_ctrl_c_keeps_what_was_rendered(tmp_path):
+    process, address = start("--out", str(tmp_path / "sets"), cwd=tmp_path)
+    page = ExplorePage(int(address.rpartition(":")[2].strip("/")))
+    values = {**SMALL, "classes": 100_000}
+    folder = page.post("render", recipe=values)["folder"]
+    while not page.post("render/status")["done"]:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == f"fracgen: ended; finished shards are kept in {folder}; render it again to go on"
+    plan = load_plan(tmp_path / "sets" / folder)
+    records = [read_record(tmp_path / "sets" / folder, plan.layout, shard) for shard in range(plan.layout.num_shards)]
+    assert any(records) and not all(records)
+
+
 def test_a_port_that_is_taken(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     port = page.server.server_port
@@ -353,7 +370,7 @@ def test_its_benchmark(monkeypatch, tmp_path, capsys):
     assert run(["bench", "--explore", "--repeats=3", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     rows = {row["step"]: row["milliseconds"] for row in table["rows"]}
-    assert len(rows) == 8 and all(milliseconds > 0 for milliseconds in rows.values())
+    assert len(rows) == 10 and all(milliseconds > 0 for milliseconds in rows.values())
     assert rows["base fractal"] < rows["grid of 16"] < rows["first picture after the command"]
     assert table["unit"] == "request" and "load of" in table["caption"]
     assert run(["bench", "--explore", "--baselines"]) == 2

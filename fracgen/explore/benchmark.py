@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import statistics
 import struct
 import subprocess
@@ -65,14 +66,17 @@ def measure(*, repeats: int, cores: int) -> Table:
     with tempfile.TemporaryDirectory() as scratch, _serving(Path(scratch)) as page:
         base = page.resolve(size=SIZE)["recipe"]
         recipes = [{**base, "delta": 0.05 + 0.1 * step / repeats} for step in range(repeats)]
-        grid, grids, rendered = list(range(GRID)), list[float](), list[float]()
+        grid, grids, rendered, used = list(range(GRID)), list[float](), list[float](), list[float]()
         for recipe in recipes:
+            before = time.process_time()
             grids.append(_seconds(page.ask, "images", recipe=recipe, indices=grid))
+            used.append(time.process_time() - before)
             built = from_dict(recipe)
             rendered.append(_seconds(lambda built=built: list(built.render(grid))))
         sigmas = [3.4 + step / repeats for step in range(repeats)]
         times = {
             _GRID: grids,
+            f"{_GRID}, CPU time": used,
             "the same by one thread, without a server": rendered,
             _BASE: [_seconds(page.ask, "images", recipe=recipe, indices=[-1]) for recipe in recipes],
             "resolve, Delta moves, base locked": [_seconds(page.resolve, **recipe) for recipe in recipes],
@@ -81,7 +85,8 @@ def measure(*, repeats: int, cores: int) -> Table:
         starts = [_first_picture(Path(scratch)) for _ in range(_STARTS + 1)][1:]
     rows = [Row(name, statistics.median(seconds) * 1e3) for name, seconds in times.items()]
     rows += [Row(f"{name}, 19 in 20 take less", _late(times[name]) * 1e3) for name in (_GRID, _BASE)]
-    rows += [Row("first picture after the command", statistics.median(starts) * 1e3)]
+    rows += [Row("first picture after the command", statistics.median(wall for wall, _ in starts) * 1e3)]
+    rows += [Row("first picture after the command, CPU time", statistics.median(cpu for _, cpu in starts) * 1e3)]
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     return Table(
         title=f"fracgen explore, {SIZE} px, {base['points']:,} points; wall time of {repeats} requests over HTTP",
@@ -105,8 +110,9 @@ def _serving(place: Path) -> Iterator[_Page]:
             explorer.close()
 
 
-def _first_picture(place: Path) -> float:
-    """Seconds from the start of the command until the base fractal of its recipe is there."""
+def _first_picture(place: Path) -> tuple[float, float]:
+    """Seconds from the start of the command until the base fractal of its recipe is there; and of CPU until its end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     command = [sys.executable, "-m", "fracgen", "explore", "--no-open"]
     with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -122,7 +128,8 @@ def _first_picture(place: Path) -> float:
     (length,) = struct.unpack_from("<I", picture)
     if len(picture) != 4 + length + recipe["size"] ** 2:
         raise DataError("the first picture is not what was asked for")
-    return seconds
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _seconds(work: Callable[..., object], *arguments: Any, **options: Any) -> float:

@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from fracgen.assets import Stored
-from fracgen.explore.category_search import CategorySource
+from fracgen.categories import Categories
+from fracgen.exfractaldb import ExFractalDB
+from fracgen.explore.category_search import AnyCategories, AnySearch, CategorySource
 from fracgen.explore.limits import check_limits
 from fracgen.fractaldb import CategoryRecipe
 from fracgen.ifs import IFS
@@ -21,8 +23,9 @@ from fracgen.recipe import Recipe
 from fracgen.registry import from_dict, to_dict
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import convert
+from fracgen.spatial import SpatialCategories
 
-_KEPT, _KEPT_INPUTS = 8, 4
+_KEPT, _KEPT_INPUTS, _MAX_SEARCHES = 8, 4, 3
 """Recipes that stay built: one of photographs holds their edges."""
 INPUTS = ("systems", "photographs", "states")
 """Fields that lie in files of their own."""
@@ -31,9 +34,10 @@ INPUTS = ("systems", "photographs", "states")
 class RecipeBuilder:
     """Builds recipes from plain values, and keeps the last ones."""
 
-    def __init__(self, categories: CategorySource, photographs: Any) -> None:
-        """photographs: a `Photographs`, or None where the photo extra is not installed."""
-        self.categories, self._photographs = categories, photographs
+    def __init__(self, categories: AnyCategories | None, photographs: Any) -> None:
+        """categories: given ones. photographs: a `Photographs`, or None where the photo extra is not installed."""
+        self._given, self._photographs = categories, photographs
+        self._sources = OrderedDict[AnySearch, CategorySource]()
         self._kept = OrderedDict[str, Recipe]()
         self._stored = OrderedDict[str, Stored]()
         self._lock = threading.Lock()
@@ -78,17 +82,35 @@ class RecipeBuilder:
             while len(self._stored) > _KEPT_INPUTS:
                 self._stored.popitem(last=False)
 
+    def source(self, recipe: CategoryRecipe | ExFractalDB) -> CategorySource:
+        """Where the categories of a recipe come from. Of more than three searches the one used least lately ends."""
+        kind = SpatialCategories if isinstance(recipe, ExFractalDB) else Categories
+        with self._lock:
+            given = self._given if isinstance(self._given, kind) else None
+            source = self._sources.pop(recipe.search, None) or CategorySource(recipe.search, given)
+            self._sources[recipe.search] = source
+            oldest = self._sources.popitem(last=False)[1] if len(self._sources) > _MAX_SEARCHES else None
+        if oldest is not None:
+            oldest.stop()
+        return source
+
+    def stop(self) -> None:
+        """End all searches."""
+        for source in self._sources.values():
+            source.stop()
+
     def drawable(self, recipe: Recipe, category: int = 0) -> Recipe:
         """The recipe with the categories up to this one, which is enough to draw it.
 
         An image does not depend on how many categories there are.
         Raises UsageError where that category is not found yet.
         """
-        if not isinstance(recipe, CategoryRecipe) or recipe.systems is not None:
+        if not isinstance(recipe, CategoryRecipe | ExFractalDB) or recipe.systems is not None:
             return recipe
-        systems = self.categories.wait(category + 1, 2)
+        source = self.source(recipe)
+        systems: Any = source.wait(category + 1, 2)
         if systems is None or len(systems) <= category:
-            num_found = self.categories.num_found
+            num_found = source.num_found
             raise UsageError(f"category {category}: {num_found} are found so far, the others are being searched")
         return replace(recipe, categories=min(len(systems), recipe.categories), systems=systems)
 

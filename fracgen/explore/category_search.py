@@ -1,18 +1,21 @@
-"""The categories of FractalDB and OFDB: given with the command, or searched beside the server, a few at a time."""
+"""The categories of FractalDB, OFDB and ExFractalDB: given with the command, or searched a few at a time."""
 
 import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from fracgen.categories import Categories
-from fracgen.search_settings import Search
+from fracgen.search_settings import Search, SpatialSearch
 from fracgen.shards.errors import DataError, FracgenError
 from fracgen.shards.files import cache_folder, num_cores
+from fracgen.spatial import SpatialCategories
 
-_STEP = 25
-"""Categories after which those that were found can be drawn: about half a second on two cores."""
+_STEP = 10
+"""Categories after which those that were found can be drawn: a fourth of a second to two on two cores."""
+AnyCategories: TypeAlias = Categories | SpatialCategories
+AnySearch: TypeAlias = Search | SpatialSearch
 
 
 class _StoppedError(FracgenError):
@@ -20,9 +23,10 @@ class _StoppedError(FracgenError):
 
 
 class CategorySource:
-    """Categories by number; those of the published search, as far as it has come, where none are given."""
+    """Categories by number; those of a search, as far as it has come, where none are given."""
 
-    def __init__(self, given: Categories | None) -> None:
+    def __init__(self, search: AnySearch, given: AnyCategories | None = None) -> None:
+        self._conditions: Any = search
         self._given, self._found = given, given
         self._lock, self._changed = threading.Lock(), threading.Condition()
         self._thread: threading.Thread | None = None
@@ -31,11 +35,11 @@ class CategorySource:
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @property
-    def given(self) -> Categories | None:
+    def given(self) -> AnyCategories | None:
         """The categories that came with the command."""
         return self._given
 
-    def first(self, count: int) -> Categories | None:
+    def first(self, count: int) -> AnyCategories | None:
         """The first categories; None where they are not found yet: then they are searched from now on.
 
         Raises DataError where the search has failed.
@@ -51,7 +55,7 @@ class CategorySource:
                 self._thread.start()
         return None
 
-    def wait(self, count: int, seconds: float) -> Categories | None:
+    def wait(self, count: int, seconds: float) -> AnyCategories | None:
         """As `first`, after at most so many seconds in which they may be found."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._error) or self.first(count) is not None, seconds)
@@ -61,7 +65,9 @@ class CategorySource:
         """What the search for the first categories took, which are found already."""
         from fracgen.search import find_categories
 
-        return find_categories(count, workers=num_cores(), cache=self._cache)[1]
+        provenance: Mapping[str, Any]
+        _, provenance = find_categories(count, self._conditions, workers=num_cores(), cache=self._cache)
+        return provenance
 
     @property
     def num_found(self) -> int:
@@ -91,7 +97,9 @@ class CategorySource:
                     return
                 count = min(self.num_found + _STEP, self._wanted)
             try:
-                found, _ = find_categories(count, workers=num_cores(), cache=self._cache, on_progress=go_on)
+                found, _ = find_categories(
+                    count, self._conditions, workers=num_cores(), cache=self._cache, on_progress=go_on
+                )
             except _StoppedError:
                 return
             except FracgenError as error:
@@ -99,7 +107,7 @@ class CategorySource:
                     self._error = str(error)
                     self._changed.notify_all()
                 return
-            if self._scratch is None and not Search().is_cached(self._cache):  # each step would begin anew
+            if self._scratch is None and not self._conditions.is_cached(self._cache):  # each step would begin anew
                 self._scratch = tempfile.TemporaryDirectory()
                 self._cache = Path(self._scratch.name)
             with self._changed:

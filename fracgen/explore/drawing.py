@@ -11,7 +11,6 @@ from fracgen.explore.building import RecipeBuilder
 from fracgen.explore.limits import check_pixels
 from fracgen.explore.messages import ImagesRequest, Picture
 from fracgen.explore.turns import Ticket
-from fracgen.fractaldb import CategoryRecipe
 from fracgen.onepfrac import OnePFrac
 from fracgen.recipe import Recipe
 from fracgen.shards.errors import FracgenError, UsageError, one_line
@@ -76,8 +75,8 @@ def _draw_samples(recipe: Recipe, indices: Sequence[int], builder: RecipeBuilder
 
 
 def category_of(recipe: Recipe, index: int) -> int:
-    """The category of an image of FractalDB or OFDB; 0 of others."""
-    return index // (len(recipe) // recipe.num_classes) if isinstance(recipe, CategoryRecipe) else 0
+    """The category of an image of a recipe that has such; 0 of others."""
+    return index // (len(recipe) // recipe.num_classes) if hasattr(recipe, "systems") else 0
 
 
 def sample_picture(recipe: Recipe, sample: Sample) -> Picture:

@@ -12,7 +12,6 @@ from typing import Any
 from fracgen.explore import augmented
 from fracgen.explore.augmented import Augmenter
 from fracgen.explore.building import RecipeBuilder, page_values
-from fracgen.explore.category_search import CategorySource
 from fracgen.explore.drawing import category_of, draw_images
 from fracgen.explore.folder_view import FolderView
 from fracgen.explore.inputs import Inputs
@@ -51,8 +50,7 @@ class Explorer:
     def __init__(self, inputs: Inputs, place: Path, augmenter: Augmenter | None = None) -> None:
         """place: the folder in which sets are written. augmenter: None where training is not installed."""
         self.inputs, self.place, self._augmenter = inputs, place, augmenter
-        self._categories = CategorySource(inputs.categories)
-        self._builder = RecipeBuilder(self._categories, inputs.photographs)
+        self._builder = RecipeBuilder(inputs.categories, inputs.photographs)
         self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="drawing")
         self._turns, self._at_work = Turns(), threading.BoundedSemaphore(MAX_AT_WORK)
         self._job: Any = None
@@ -209,7 +207,7 @@ class Explorer:
 
     def close(self) -> str:
         """Stop all work: the folder of a set that is not finished, or ""."""
-        self._categories.stop()
+        self._builder.stop()
         self._pool.shutdown(cancel_futures=True)
         return self._job.stop() if self._job is not None else ""
 

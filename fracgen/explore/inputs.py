@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from fracgen.categories import Categories
+from fracgen.exfractaldb import ExFractalDB
+from fracgen.explore.category_search import AnyCategories
 from fracgen.explore.folder_view import FolderView
 from fracgen.explore.limits import check_limits
 from fracgen.explore.shell_command import InputWords
-from fracgen.fractaldb import CategoryRecipe
 from fracgen.recipe import Recipe
 from fracgen.registry import load_source
 from fracgen.rng import generator
@@ -18,6 +19,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.shards.manifest import MANIFEST, PACK
 from fracgen.shards.png import encode_png
 from fracgen.shards.sample import Image
+from fracgen.spatial import SpatialCategories
 
 PHOTOGRAPH = "photograph.png"
 _SIDE, _BALLS = 640, 90
@@ -34,7 +36,7 @@ class Inputs:
 
     recipe: Recipe
     source: Path | None = None
-    categories: Categories | None = None
+    categories: AnyCategories | None = None
     photographs: Any = None
     photograph_words: InputWords = field(default_factory=InputWords)
     folder: FolderView | None = None
@@ -49,7 +51,8 @@ class Inputs:
         """The words of a command that give a recipe its photographs or categories."""
         if recipe.NAME == "photo":
             return self.photograph_words
-        if not isinstance(recipe, CategoryRecipe) or self.categories is None:
+        kind = SpatialCategories if isinstance(recipe, ExFractalDB) else Categories
+        if not hasattr(recipe, "systems") or not isinstance(self.categories, kind):
             return InputWords()
         if self.folder is not None:
             return InputWords(("--categories-from", str(self.source)), always=("categories",))
@@ -88,7 +91,7 @@ def read_source(source: Path | None, photographs: list[Path]) -> Inputs:
             if folder is None:
                 raise
             recipe, note = load_source(None), f"{source}: {error}; its images can be looked at"
-    categories = recipe.systems if isinstance(recipe, CategoryRecipe) else None
+    categories = getattr(recipe, "systems", None)
     own = getattr(recipe, "photographs", None)
     if own is not None and not photographs:
         words = InputWords(("--recipe", str(source)), defaults=recipe)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fracgen.categories import Categories
+from fracgen.exfractaldb import ExFractalDB
 from fracgen.explore.bases import MAX_SECONDS, Base, bounded, find_base, step_base, take_base
 from fracgen.explore.building import RecipeBuilder, page_values
 from fracgen.explore.inputs import Inputs
@@ -53,7 +53,7 @@ def resolve(request: ResolveRequest, builder: RecipeBuilder, ticket: Ticket) -> 
         return _resolve_base(recipe, request, ticket)
     if request.step:
         raise UsageError(f"{recipe.NAME} has no base fractal to step from")
-    if isinstance(recipe, CategoryRecipe):
+    if isinstance(recipe, CategoryRecipe | ExFractalDB):
         return _resolve_categories(recipe, builder)
     slow = f"its classes take longer to check than {MAX_SECONDS:g} seconds; the command for them checks them all"
     try:
@@ -83,16 +83,15 @@ def _resolve_base(recipe: OnePFrac, request: ResolveRequest, ticket: Ticket) -> 
     return Resolution(base.recipe, provenance=base.provenance, given=base.recipe.base, reason=base.reason, base=base)
 
 
-def _resolve_categories(recipe: CategoryRecipe, builder: RecipeBuilder) -> Resolution:
-    systems = builder.categories.first(recipe.categories)
+def _resolve_categories(recipe: CategoryRecipe | ExFractalDB, builder: RecipeBuilder) -> Resolution:
+    source = builder.source(recipe)
+    systems: Any = source.first(recipe.categories)
     if systems is None:
-        progress = (builder.categories.num_found, recipe.categories)
-        return Resolution(recipe, provenance={}, search=progress)
-    if builder.categories.given is not None:
-        return Resolution(replace(recipe, systems=systems), provenance={"categories": "given"})
-    systems = Categories(systems.systems[: recipe.categories])
-    resolved, provenance = recipe.with_systems(systems, builder.categories.provenance(recipe.categories))
-    return Resolution(resolved, provenance=provenance)
+        return Resolution(recipe, provenance={}, search=(source.num_found, recipe.categories))
+    provenance: Mapping[str, Any] = {"categories": "given"}
+    if source.given is None:
+        provenance = {"categories": "searched", **source.provenance(recipe.categories)}
+    return Resolution(replace(recipe, systems=systems), provenance=provenance)
 
 
 def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) -> dict[str, Any]:
@@ -146,6 +145,12 @@ def axes(recipe: Recipe) -> list[dict[str, Any]]:
         ]
     if instances := getattr(recipe, "instances", 0):
         return [{"name": "class", "size": recipe.classes}, {"name": "instance", "size": instances}]
+    if isinstance(recipe, ExFractalDB):
+        return [
+            {"name": "category", "size": recipe.categories},
+            {"name": "weight", "size": len(recipe.vectors)},
+            {"name": "view", "size": recipe.num_views},
+        ]
     if recipe.NAME == "photo":
         photographs = len(recipe) // recipe.classes
         return [{"name": "photograph", "size": photographs}, {"name": "warp", "size": recipe.classes}]
