@@ -102,7 +102,6 @@ def connect(url: Url) -> tuple[Any, str]:
 
     Raises UsageError where the protocol is not known, or its library is not installed.
     """
-    mend = f"pip install {_INSTALL.get(url.scheme, 'fsspec')}"
     try:
         import fsspec.config
         import fsspec.core
@@ -116,13 +115,19 @@ def connect(url: Url) -> tuple[Any, str]:
             options = {"client_kwargs": {"timeout": timeout, **own}}
         file_system, path = fsspec.core.url_to_fs(url.full, **options)
     except ImportError as error:
-        name = error.name or _INSTALL.get(url.scheme, "a library")
-        raise UsageError(f"{url}: needs {name}, which is not installed: {mend}") from None
+        raise _not_installed(error, url) from None
     except FracgenError:
         raise
     except Exception as error:  # of any protocol's library
         raise UsageError(f"{url}: cannot be opened ({reason(error)})") from None
     return file_system, path
+
+
+def _not_installed(error: ImportError, url: Url) -> UsageError:
+    """What to install, where a library is missing: fsspec's own errors name none."""
+    name = (error.name or _INSTALL.get(url.scheme, "a library")).partition(".")[0]
+    package = "'fracgen[remote]'" if name in ("fsspec", "aiohttp") else _INSTALL.get(url.scheme, name)
+    return UsageError(f"{url}: needs {name}, which is not installed: pip install {package}")
 
 
 def retrying(action: Callable[[], T], subject: Url | str) -> T:
@@ -209,8 +214,10 @@ def download(
     raise, and it is tried again. on_chunk: is called as bytes come, and may raise a FracgenError to stop.
     Raises as `retrying` does.
     """
-    from fsspec.callbacks import Callback
-
+    try:
+        from fsspec.callbacks import Callback
+    except ImportError as error:
+        raise _not_installed(error, url) from None
     num_tries = 0
 
     class Bounded(Callback):  # type: ignore[misc]

@@ -2,9 +2,12 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import fsspec
@@ -190,6 +193,23 @@ def test_places_that_are_not_there(s3, url, message, capsys, tmp_path, monkeypat
         assert len([line for line in errors if line.startswith("fracgen:")]) == 1, errors
         assert re.search(message, errors[-1]), errors
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+
+
+@pytest.mark.parametrize(
+    ("library", "url", "mend"),
+    [
+        ("fsspec", "s3://bucket/set", "needs fsspec, which is not installed: pip install 'fracgen[remote]'"),
+        ("s3fs", "s3://bucket/set", "needs s3fs, which is not installed: pip install s3fs"),
+        ("aiohttp", "https://host/set", "needs aiohttp, which is not installed: pip install 'fracgen[remote]'"),
+        ("gcsfs", "gs://bucket/set", "needs gcsfs, which is not installed: pip install gcsfs"),
+    ],
+)
+def test_a_library_that_is_not_installed(library, url, mend, tmp_path):
+    code = "import sys; sys.modules[sys.argv[1]] = None; from fracgen.cli.app import run; run(['inspect', sys.argv[2]])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", code, library, url]
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=100)
+    assert shown.stderr == f"fracgen: {url}/dataset.json: {mend}\n"
 
 
 def test_no_credentials_are_one_line(s3, folder, monkeypatch, capsys):
