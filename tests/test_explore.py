@@ -140,6 +140,18 @@ def test_the_command_of_a_recipe_with_inputs(name, kind, tmp_path, monkeypatch, 
     assert load_manifest(tmp_path / "again").recipe_hash == reply["hash"] != recipe_hash(recipe)
 
 
+def test_the_command_of_another_recipe_of_the_categories_of_a_folder(tmp_path, monkeypatch, page):
+    monkeypatch.chdir(tmp_path)
+    reply = resolved(page, {"recipe": "ofdb", **FEW["ofdb"]})
+    write_shards(page.server.explorer._builder.build(reply["recipe"]), "set")
+    values = {"recipe": "fractaldb", **FEW["fractaldb"]}
+    with explore(read_source(Path("set"), []), tmp_path) as own:
+        other = resolved(own, values)
+    assert other["hash"] == resolved(page, values)["hash"]
+    assert run_command(other["command"], "--out=again", "--shards=1") == 0
+    assert load_manifest(tmp_path / "again").recipe_hash == other["hash"]
+
+
 def inputs_of(page, name):
     builder = page.server.explorer._builder
     if name == "photo":

@@ -54,10 +54,10 @@ class Inputs:
         kind = SpatialCategories if isinstance(recipe, ExFractalDB) else Categories
         if not hasattr(recipe, "systems") or not isinstance(self.categories, kind):
             return InputWords()
-        if self.folder is not None:
-            return InputWords(("--categories-from", str(self.source)), always=("categories",))
         if recipe.NAME == self.recipe.NAME:
             return InputWords(("--recipe", str(self.source)), defaults=self.recipe)
+        if self.folder is not None:
+            return InputWords(("--categories-from", str(self.source)), always=("categories",))
         return InputWords(note=f"the categories are those of {self.source}, a recipe of another name", possible=False)
 
     def read_file(self, name: str) -> bytes:
