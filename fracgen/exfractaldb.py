@@ -167,18 +167,14 @@ class ExFractalDB(Recipe):
         system takes its place, with points of its own, so that all classes have as many images.
         Raises UsageError where the recipe is not resolved, DataError where that overflows too, or is one point.
         """
-        from fracgen import spatial_kernels
-
         if self.systems is None:
             raise UsageError("the recipe has no categories yet: call resolve() first")
         category, weight = divmod(group, len(self.vectors))
-        system, points = self.systems[category], np.empty((self.points - 1, 3))
+        system = self.systems[category]
         for attempt, vector in enumerate((self.vectors[weight], np.ones(12))):
             uniforms = generator(self.seed, group, "cloud", attempt).random(self.points)
-            with np.errstate(over="ignore"):  # a coefficient of infinity is drawn like any other
-                spatial_kernels.trace_cloud(system.maps * vector, system.p, uniforms, points)
-            if spatial_kernels.normalise_cloud(points):
-                return points.astype(np.float32), vector, attempt
+            if (points := trace_cloud(system.maps * vector, system.p, uniforms)) is not None:
+                return points, vector, attempt
         raise DataError(f"category {category}: its orbit overflows, or is one point")
 
     def camera(self, index: int) -> tuple[Floats, dict[str, Any]]:
@@ -229,6 +225,15 @@ class ExFractalDB(Recipe):
             samples = self.render((first + weight) * self.num_views + view for weight, view in shown)
             names = [f"weight vector {weight}" if weight else f"{category:06d} view {view}" for weight, view in shown]
             yield [(name, sample.image) for name, sample in zip(names, samples, strict=True)]
+
+
+def trace_cloud(maps: Floats, p: Floats, uniforms: Floats) -> npt.NDArray[np.float32] | None:
+    """The normalised points of maps (N, 12) chosen by uniforms (T,): (T - 1, 3); None if they overflow or are one."""
+    from fracgen import spatial_kernels
+
+    points = np.empty((len(uniforms) - 1, 3))
+    spatial_kernels.trace_cloud(maps, p, uniforms, points)
+    return points.astype(np.float32) if spatial_kernels.normalise_cloud(points) else None
 
 
 def turned_camera(angle: float) -> Floats:

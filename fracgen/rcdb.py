@@ -229,13 +229,16 @@ class IndexedStream:
 
     def draw(self, placement: Placement, image: Image) -> None:
         """Draw an image on white pixels (size, size)."""
-        from fracgen import contour_kernels as kernels
+        draw_contours(self.contour, placement, image)
 
-        assert placement.key is not None, "from seek"
-        contour = self.contour
-        numbers = contour.lines, contour.noise, contour.line_offset, contour.cycle, placement.vertices(contour.cycle)
-        size = self._recipe.size
-        kernels.draw_indexed(np.uint64(placement.key), *numbers, placement.centre, size, image.reshape(-1))
+
+def draw_contours(contour: Contour, placement: Placement, image: Image) -> None:
+    """Draw one image of a contour on white pixels (size, size), with grays and noise from the key of its placement."""
+    from fracgen import contour_kernels as kernels
+
+    assert placement.key is not None, "that of an indexed stream"
+    numbers = contour.lines, contour.noise, contour.line_offset, contour.cycle, placement.vertices(contour.cycle)
+    kernels.draw_indexed(np.uint64(placement.key), *numbers, placement.centre, len(image), image.reshape(-1))
 
 
 @lru_cache(maxsize=1024)

@@ -77,7 +77,7 @@ class Placement:
     key: of the stream of its grays and noise, where that is the image's own.
     """
 
-    radius: int
+    radius: float
     oval: tuple[float, float]
     centre: tuple[float, float]
     key: int | None = None

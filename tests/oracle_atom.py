@@ -14,7 +14,19 @@ F = np.float32
 
 
 def draw_plain_atom(
-    *, vertices, orbits, noise, line_offset, radius, waves, ellipse, centre, image_key, size, gradients="library"
+    *,
+    vertices,
+    orbits,
+    noise,
+    line_offset,
+    radius,
+    waves,
+    ellipse,
+    centre,
+    image_key,
+    size,
+    gradients="library",
+    own_centre=True,
 ) -> np.ndarray:
     """The image of a class's numbers, a centre and a key: uint8 (size, size)."""
     angle = 2 * math.pi / vertices
@@ -22,7 +34,8 @@ def draw_plain_atom(
     xs = [math.cos(angle * k) * radius * ellipse[0] + centre[0] for k in range(vertices)]
     ys = [math.sin(angle * k) * radius * ellipse[1] + centre[1] for k in range(vertices)]
     stream = splitmix64(image_key)
-    assert [(size + next(stream) // 2**32 * (2 * size + 1) // 2**32 - size) / 2 for _ in range(2)] == list(centre)
+    drawn = [(size + next(stream) // 2**32 * (2 * size + 1) // 2**32 - size) / 2 for _ in range(2)]
+    assert not own_centre or drawn == list(centre)
     image = Image.new("RGB", (size, size), (0, 0, 0))
     pen = ImageDraw.Draw(image)
     for _ in range(orbits):

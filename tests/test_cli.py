@@ -410,7 +410,7 @@ def test_help_of_recipes_shows_every_field(fracgen, monkeypatch):
     from fracgen.shards.settings import fields_of
 
     monkeypatch.setenv("COLUMNS", "400")
-    for words, name in [(["render"], "1p-frac"), (["photo"], "photo")] + [
+    for words, name in [(["render"], "1p-frac"), (["perturb"], "perturbed"), (["photo"], "photo")] + [
         (["baseline", name], name) for name in BASELINES
     ]:
         out = fracgen(*words, "--help")[1]

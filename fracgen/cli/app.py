@@ -54,6 +54,11 @@ COMMANDS = {
         _RENDER,
     ),
     "baseline": LazyCommand("fracgen.cli.app:baseline", _BASELINE, _RENDER),
+    "perturb": LazyCommand(
+        "fracgen.cli.baselines:perturb",
+        "Render one image of another formula, perturbed into L classes as 1p-frac is: contour, atom or 3D fractal.",
+        _RENDER,
+    ),
     "photo": LazyCommand(
         "fracgen.cli.photo:photo",
         "Render one real image, or several: its edges, warped into L classes. Ranges and thresholds are ours.",

@@ -9,6 +9,7 @@ from fracgen.cli.output import Output, recipe_options, render_recipe
 from fracgen.exfractaldb import ExFractalDB
 from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.noise import Noise
+from fracgen.perturbed import Perturbed
 from fracgen.rcdb import RCDB
 from fracgen.visualatom import VisualAtom
 
@@ -68,6 +69,12 @@ def exfractaldb(values: dict[str, Any], output: Output, categories_from: Spatial
 def noise(values: dict[str, Any], output: Output) -> None:
     """Render noise, the structure-free controls: one image a class. The numbers are ours: none were published."""
     render_recipe("noise", values, output)
+
+
+@recipe_options(Perturbed)
+def perturb(values: dict[str, Any], output: Output) -> None:
+    """Render one image of another formula, perturbed into L classes as 1p-frac is: contour, atom or 3D fractal."""
+    render_recipe("perturbed", values, output)
 
 
 def _categories(folder: Path | None, values: dict[str, Any]) -> dict[str, Any]:

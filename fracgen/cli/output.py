@@ -114,7 +114,7 @@ def resolve_recipe(recipe: "Recipe", output: Output) -> tuple["Recipe", dict[str
     from fracgen.cli.progress import status
 
     of_categories: Any = recipe
-    if getattr(recipe, "systems", recipe) is None:
+    if hasattr(recipe, "search") and of_categories.systems is None:
         count = of_categories.categories
         systems, provenance, _ = find_categories(of_categories.search, count, output.workers, quiet=output.as_json)
         resolved: tuple[Recipe, dict[str, Any]] = of_categories.with_systems(systems, provenance)

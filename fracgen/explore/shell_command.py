@@ -11,7 +11,11 @@ from fracgen.recipe import Recipe
 from fracgen.shards.fields import FieldInfo, fields_of
 from fracgen.shards.settings import to_plain
 
-WORDS: Mapping[str, str] = {"1p-frac": "fracgen render", "photo": "fracgen photo"}
+WORDS: Mapping[str, str] = {
+    "1p-frac": "fracgen render",
+    "photo": "fracgen photo",
+    "perturbed": "fracgen perturb",
+}
 """Commands of recipes that are not `fracgen baseline NAME`."""
 OF_BASE = ("sigma", "maps", "base_candidates", "min_acceptance", "max_base_tries")
 """Options of the search for a base fractal: beside one that is given they say nothing."""
