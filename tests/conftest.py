@@ -160,7 +160,7 @@ def small_recipes() -> dict[str, Recipe]:
         "rcdb": RCDB(classes=4, instances=3, size=48),
         "rcdb, published": RCDB(classes=4, instances=3, size=48, stream="published", processes=2),
         "exfractaldb": ExFractalDB(categories=2, systems=SpatialCategories(spatial_systems(2)), size=32, points=500),
-        "perturbed": Perturbed(classes=5, size=40),
+        "perturbed": Perturbed(classes=5, size=40, base=4),
         "noise": Noise(classes=7, size=40, points=500),
         "noise, pixels": Noise(classes=7, size=40, kind="pixel-uniform"),
         "photo": Photo(classes=4, size=32, photographs=Photographs((picture, picture[::-1].copy()))),
