@@ -1,6 +1,7 @@
 """Images for the page: those that `fracgen render` would write, drawn side by side on all cores."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any
@@ -14,6 +15,7 @@ from fracgen.explore.turns import Ticket
 from fracgen.onepfrac import OnePFrac
 from fracgen.recipe import Recipe
 from fracgen.shards.errors import FracgenError, UsageError, one_line
+from fracgen.shards.files import num_cores
 from fracgen.shards.sample import Sample
 from fracgen.style import fill_rate
 
@@ -50,15 +52,31 @@ def draw_images(
 
 
 def side_by_side(
-    pool: Executor, draw: Callable[[Sequence[int]], list[Picture]], groups: Iterable[Sequence[int]]
+    pool: Executor, draw: Callable[[Sequence[int]], list[Picture]], groups: Sequence[Sequence[int]]
 ) -> list[list[Picture]]:
-    """What `draw` makes of each group, in their order; the first error ends those that have not begun."""
-    futures = [pool.submit(draw, group) for group in groups]
+    """What `draw` makes of each group, in their order; the first error ends those that have not begun.
+
+    The caller's thread takes its share: on a busy machine another one may not run before all is drawn.
+    """
+    waiting, results = deque(enumerate(groups)), dict[int, list[Picture]]()
+
+    def work() -> None:
+        while waiting:
+            try:
+                number, group = waiting.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            results[number] = draw(group)
+
+    futures = [pool.submit(work) for _ in range(min(num_cores(), len(groups)) - 1)]
     try:
-        return [future.result() for future in futures]
+        work()
     finally:
+        waiting.clear()
         for future in futures:
-            future.cancel()
+            if not future.cancel():
+                future.result()
+    return [results[number] for number in range(len(groups))]
 
 
 def _draw_samples(recipe: Recipe, indices: Sequence[int], builder: RecipeBuilder) -> list[Picture]:
