@@ -217,7 +217,9 @@ def test_the_published_protocol_is_labelled(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--augment=timm", "--workers=2"], ["--loader=stream", "--workers=1"]], ids=str
+    "options",
+    [[], ["--augment=timm", "--workers=2"], ["--loader=stream", "--workers=1"], ["--precision=bf16"]],
+    ids=str,
 )
 def test_a_paused_run_goes_on_bit_for_bit(data, tmp_path, options, straight):
     if options:
