@@ -42,7 +42,7 @@ SMALL = {  # what follows a command's own words, of which the last one counts
     "baseline rcdb": ["--classes=10", "--instances=2", "--size=64"],
     "baseline exfractaldb": ["--categories=1", "--size=32", "--points=2000", "--weights=first"],
     "baseline noise": ["--classes=4", "--size=48", "--points=1000"],
-    "perturb": ["--classes=4", "--size=128"],
+    "perturb": ["--classes=4", "--size=256"],
     "photo": ["--classes=4", "--size=48"],
     "search": ["--categories=4"],
     "draw": ["--size=64", "--points=2000"],
