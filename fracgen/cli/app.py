@@ -76,7 +76,7 @@ COMMANDS = {
     ),
     "pack": LazyCommand(
         "fracgen.cli.folders:pack",
-        "Pack a folder of images, a folder a class, into shards: the files as they are, a label the class's place.",
+        "Pack images into shards, the files as they are: a folder a class, or labels in a table beside them.",
         _RENDER,
     ),
     "inspect": LazyCommand(
