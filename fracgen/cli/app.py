@@ -89,7 +89,7 @@ COMMANDS = {
     ),
     "preview": LazyCommand(
         "fracgen.cli.tools:preview",
-        "Draw a contact sheet: some classes, several images of each, and what makes them differ.",
+        "Draw a contact sheet: some classes, several images of each, and what makes them differ; or a sweep.",
         _LOOK,
     ),
     "explore": LazyCommand(
