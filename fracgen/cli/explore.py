@@ -22,7 +22,7 @@ def explore(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[SOURCE]",
+            metavar="SOURCE",
             help="What to begin with: a YAML recipe, a base fractal (CSV or JSON), or a folder of shards. "
             "1p-frac without one.",
         ),

@@ -33,7 +33,7 @@ from fracgen.explore.turns import Ticket, Turns
 from fracgen.onepfrac import OnePFrac
 from fracgen.recipe import Recipe
 from fracgen.registry import RECIPES, to_dict
-from fracgen.shards.errors import UsageError
+from fracgen.shards.errors import FracgenError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.style import fill_rate
 from fracgen.sweep import MAX_VALUES, check_sweep, sweep_cells, sweep_sheet
@@ -94,7 +94,7 @@ class Explorer:
         """Load the kernels and resolve the recipe to begin with, so that the first picture need not wait for it."""
         from fracgen.explore import resolution
 
-        with contextlib.suppress(UsageError):
+        with contextlib.suppress(FracgenError):  # the page will be told
             resolution.resolve(
                 ResolveRequest(recipe=to_dict(self.inputs.recipe)), self._builder, self._turns.take("", "", 0)
             )
