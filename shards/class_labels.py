@@ -18,6 +18,7 @@ _SHOWN = 3
 """Rows of a kind that a message names."""
 _WHOLE = re.compile(r"[+-]?\d+")
 _DECIMAL = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
+_DIVIDERS = re.compile(r"[,;|/]")
 _UNSUPPORTED: Mapping[str, str] = {
     "list": "lists: several labels for an image (multi-label) are not supported",
     "object": "objects: boxes, masks and attributes are not supported",
@@ -66,6 +67,11 @@ def number_labels(
         notes.append(f"{numbers:,} labels are numbers and {counts['word']:,} are words: all are taken for words")
     if "word" not in kinds and names != [str(number) for number in range(len(names))]:
         notes.append(f"labels are numbers, and classes are in their order: {_some(names)} become 0 to {len(names) - 1}")
+    if joined := _joined_names(names):
+        notes.append(
+            f"{len(joined):,} classes are called by several others ({_some([repr(name) for name in joined])}) and are "
+            "classes of their own; several labels for an image (multi-label) are not supported"
+        )
     if len(names) == len(labels) > 2:
         notes.append("each image has a class of its own; is it the column of the labels?")
     position = {name: number for number, name in enumerate(names)}
@@ -91,6 +97,12 @@ def _kind(label: Any, is_text: bool) -> str:
     if is_text and _WHOLE.fullmatch(label):
         return "negative" if label[0] == "-" else "whole"
     return "float" if is_text and _DECIMAL.fullmatch(label) else "word"
+
+
+def _joined_names(names: Sequence[str]) -> list[str]:
+    """Those of the names that are others with a divider between, as in "cat|dog" beside "cat" and "dog"."""
+    known = {*names}
+    return [name for name in names if {part.strip() for part in _DIVIDERS.split(name)} <= known - {name}]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -8,32 +8,25 @@ dropped, and images are taken as the bytes that they are; one that is only a pat
 import hashlib
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fracgen.shards.class_labels import number_labels
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import read_json
 from fracgen.shards.imagefolder import match_split
 from fracgen.shards.labelled_images import EXTENSIONS, Numbers, check_class_names
-from fracgen.shards.tables import LABEL_COLUMNS, Columns, pick
+from fracgen.shards.saved_features import choose_features, number_classes
+from fracgen.shards.tables import Columns, plain_values
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 _ROWS_AT_ONCE = 10_000
 _SNIFFED = 1000
 """Images at most by whose first bytes the extension of members is chosen, evenly spaced."""
 _SIGNATURES = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"), (b"BM", "bmp"))
-_UNSUPPORTED: Mapping[str, str] = {
-    "Image": "images: masks (segmentation) are not supported",
-    "List": "lists: several labels for an image (multi-label) are not supported",
-    "LargeList": "lists: several labels for an image (multi-label) are not supported",
-    "Sequence": "lists: several labels for an image (multi-label) are not supported",
-    "dict": "objects: boxes and attributes are not supported",
-}
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -112,14 +105,14 @@ class SavedDataset:
         features = next(iter(datasets.values())).features
         if any(each.features != features for each in datasets.values()):
             raise UsageError(f"{path}: its splits have different features")
-        self._image, label = _choose(features, columns, str(path))
+        self._image, label = choose_features(features, columns, str(path))
         self._unread = [name for name in features if name not in (self._image, label)]
         self._images = {
             name: each.cast_column(self._image, _encoded()).with_format("arrow", columns=[self._image])
             for name, each in datasets.items()
         }
         values = {name: _column(each.with_format("arrow", columns=[label]), path) for name, each in datasets.items()}
-        self.class_names, self._labels, self._notes = _number(values, features[label], path)
+        self.class_names, self._labels, self._notes = number_classes(values, features[label], path)
         check_class_names(path, self.class_names)
 
     def images(self, split: str | None = None, extensions: Mapping[str, str] = EXTENSIONS) -> SavedImages:
@@ -172,7 +165,10 @@ class SavedDataset:
 
 
 def _check_names(path: Path) -> None:
-    """Raises DataError for names of files or splits that are no plain names: they are joined to the folder's path."""
+    """Raises DataError for names of files or splits that are no plain names: they are joined to the folder's path.
+
+    Raises UsageError for a set without rows, of which datasets saves no file and then cannot open the folder.
+    """
     names: Any
     folders = [path]
     if (path / _DICT).is_file():
@@ -183,7 +179,9 @@ def _check_names(path: Path) -> None:
     for folder in folders:
         files = read_json(folder / _STATE).get("_data_files")
         names = [each.get("filename") if isinstance(each, dict) else None for each in files or []]
-        if not isinstance(files, list) or not names or not all(map(_is_plain, names)):
+        if files == []:
+            raise UsageError(f"{folder}: no rows in it")
+        if not isinstance(files, list) or not all(map(_is_plain, names)):
             raise DataError(f"{folder / _STATE}: its data files are no plain names")
 
 
@@ -213,75 +211,6 @@ def _encoded() -> Any:
     return Image(decode=False)
 
 
-def _choose(features: Mapping[str, Any], columns: Columns, path: str) -> tuple[str, str]:
-    """Names of the features of images and labels. Raises UsageError where they are not those of one class an image."""
-    from datasets import ClassLabel, Image, Value
-
-    names = list(features)
-    images = [name for name in names if isinstance(features[name], Image)]
-    usual = [name.lower() for name in images] if len(images) == 1 else ["image"]
-    image = pick(names, columns.file_column, usual, "--file-column", path)
-    if image is None or names[image] not in images:
-        what = "several features of images" if len(images) > 1 else "no feature of images"
-        raise UsageError(f"{path}: {what} ({_schema(features)}); name the one by --file-column")
-    label = pick(names, columns.label_column, LABEL_COLUMNS, "--label-column", path)
-    classes = [place for place, name in enumerate(names) if isinstance(features[name], ClassLabel)]
-    label = classes[0] if label is None and len(classes) == 1 else label
-    if label is None:
-        others = [
-            task for each in features.values() if (task := _UNSUPPORTED.get(_kind(each))) and _kind(each) != "Image"
-        ]
-        raise UsageError(
-            f"{path}: no feature of labels ({', '.join(LABEL_COLUMNS)}) among {_schema(features)}; name it by "
-            "--label-column" + (f"; {others[0]}" if others else "")
-        )
-    feature = features[names[label]]
-    if not isinstance(feature, ClassLabel | Value):
-        words = _UNSUPPORTED.get(_kind(feature), f"{_kind(feature)}; give one class for an image")
-        raise UsageError(f"{path}: feature {names[label]!r} is of {words}")
-    return names[image], names[label]
-
-
-def _kind(feature: Any) -> str:
-    return "List" if isinstance(feature, list) else type(feature).__name__
-
-
-def _schema(features: Mapping[str, Any]) -> str:
-    words = [
-        f"{name}: {feature.dtype if _kind(feature) == 'Value' else _kind(feature)}"
-        for name, feature in features.items()
-    ]
-    return ", ".join(words[:8]) + (", ..." if len(words) > 8 else "")
-
-
-def _number(
-    values: Mapping[str, Sequence[Any]], feature: Any, path: Path
-) -> tuple[tuple[str, ...], dict[str, Numbers], list[str]]:
-    """(class names, the labels of each split with -1 for none, lines that are worth a word)."""
-    names = getattr(feature, "names", None)
-    if names is not None:
-        labels = {
-            name: np.array([-1 if each is None else each for each in column], np.int64)
-            for name, column in values.items()
-        }
-        for column in labels.values():
-            if len(column) and not -1 <= column.min() <= column.max() < len(names):
-                raise DataError(f"{path}: labels {column.min()} to {column.max()}, and there are {len(names)} classes")
-        if len(set(names)) < len(names):
-            raise UsageError(f"{path}: two of its classes have one name")
-        return tuple(names), labels, []
-    rows = [(name, row) for name, column in values.items() for row in range(len(column))]
-    joined = [each for column in values.values() for each in column]
-
-    def describe(row: int) -> str:
-        name, number = rows[row]
-        return f"{name} row {number}".strip()
-
-    class_names, numbers, notes = number_labels(joined, source=str(path), describe=describe, is_text=False)
-    ends = np.cumsum([len(column) for column in values.values()])
-    return class_names, dict(zip(values, np.split(numbers, ends[:-1]), strict=True)), notes
-
-
 def _batches(dataset: Any, path: Any) -> Iterator[Any]:
     """The only column of a data set, part by part, checked: of damaged offsets arrow would read anywhere."""
     from pyarrow import ArrowException
@@ -296,7 +225,7 @@ def _batches(dataset: Any, path: Any) -> Iterator[Any]:
 
 
 def _column(dataset: Any, path: Path) -> list[Any]:
-    return [value for column in _batches(dataset, path) for value in column.to_pylist()]
+    return [value for column in _batches(dataset, path) for value in plain_values(column, str(path))]
 
 
 def _sizes(dataset: Any, place: str) -> tuple[Numbers, list[str]]:

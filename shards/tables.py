@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,7 @@ def _read_cells(path: Path, text: str, columns: Columns) -> Table:
 
 def _delimiter(text: str, columns: Columns) -> str:
     """What divides the cells: that by which the first line has the column of files, else what it has most of."""
-    first = text.partition("\n")[0]
+    first = re.split(r"[\r\n]", text, maxsplit=1)[0][: csv.field_size_limit()]  # longer: reading it all says so
     known = {name.lower() for name in ((columns.file_column,) if columns.file_column else FILE_COLUMNS)}
 
     def rank(delimiter: str) -> tuple[bool, int]:
@@ -220,10 +221,25 @@ def _read_parquet(path: Path, columns: Columns) -> Table:
                 "and give the folder that save_to_disk writes"
             )
         read = file.read(columns=[names[place] for place in chosen])
-        by_column = [read.column(names[place]).to_pylist() for place in chosen]
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: no whole parquet file ({' '.join(str(error).split())[:200]})") from None
+    by_column = [plain_values(read.column(names[place]), str(path)) for place in chosen]
     return _table(path, by_column, lines=None, unread=unread, is_text=False)
+
+
+def plain_values(column: Any, source: str) -> list[Any]:
+    """The values of a column of arrow's, checked: of damaged offsets arrow would read anywhere.
+
+    Raises DataError for what is damaged, and for values that Python has none for, as dates after the year 9999.
+    """
+    from pyarrow import ArrowException
+
+    try:
+        column.validate(full=True)
+        values: list[Any] = column.to_pylist()
+    except (ArrowException, ValueError, OverflowError) as error:
+        raise DataError(f"{source}: a column cannot be read ({' '.join(str(error).split())[:200]})") from None
+    return values
 
 
 def _table(

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -144,6 +145,12 @@ def test_quoted_cells_windows_paths_and_line_ends(tmp_path):
     assert by_file(images) == {"images/0.png": "a, b", "images/1.png": "c", "images/2.png": 'say "x"'}
 
 
+def test_lines_may_end_as_on_the_first_macs(tmp_path):
+    files = draw(tmp_path, 2)
+    (tmp_path / "labels.csv").write_bytes(f"file;label\r{files[0]};b\r{files[1]};a\r".encode())
+    assert by_file(open_images(tmp_path, [None], USUAL)[None]) == {files[0]: "b", files[1]: "a"}
+
+
 def test_splits_of_a_column(tmp_path):
     labels = ["b", "a", "b", "a", "a", "c"]
     splits = ["train", "train", "train", "valid", "test", "test"]
@@ -244,6 +251,19 @@ def test_words_among_numbers_are_words_in_text_and_that_is_said():
     assert number_labels([True, False], source="s", describe=str, is_text=False)[0] == ("false", "true")
 
 
+def test_labels_that_join_others_are_said_to_be_several():
+    names, labels, notes = number_labels(["cat", "cat|dog", "dog", "a/b"], source="s", describe=str, is_text=True)
+    assert len(names) == 4 and len({*labels.tolist()}) == 4
+    assert notes[0].startswith("1 classes are called by several others ('cat|dog')") and "multi-label" in notes[0]
+
+
+def damaged_parquet(values: pa.Array) -> bytes:
+    data = BytesIO()
+    table = pa.table({"file": ["images/0.png"], "label": values})
+    pq.write_table(table, data, compression="none", use_dictionary=False)
+    return data.getvalue().replace(b"caf\xc3\xa9", b"caf\xc3\xff")
+
+
 DAMAGED = {
     "nothing.csv": (b"", "no column of files"),
     "header.csv": (b"file,label\n", "no rows"),
@@ -251,6 +271,7 @@ DAMAGED = {
     "ragged.csv": (b"file,label\na.png,a,b\nimages/1.png,b\n", "1 rows have not the 2 cells of the first line (line 2"),
     "latin.csv": (b"file,label\nimages/0.png,caf\xe9\n", "line 2 is not UTF-8"),
     "quote.csv": (b'file,label\n"images/0.png,a\n', "line 2: unexpected end of data"),
+    "long.csv": (b"x" * 200_000 + b",label\nimages/0.png,a\n", "line 1: field larger than field limit"),
     "huge.csv": (b"file,label\n" + b"x" * 200_000 + b",a\n", "field larger than field limit"),
     "twice.csv": (b"file,label,label\nimages/0.png,a,b\n", "two columns are called 'label'"),
     "pointer.csv": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
@@ -259,6 +280,11 @@ DAMAGED = {
     "deep.jsonl": (b"[" * 100_000, "line 1 is no JSON"),
     "no.parquet": (b"PAR1" * 20, "no whole parquet file"),
     "empty.parquet": (b"", "no whole parquet file"),
+    "latin.parquet": (damaged_parquet(pa.array(["caf\u00e9"])), "a column cannot be read"),
+    "late.parquet": (
+        damaged_parquet(pa.array([2**61], pa.int64()).cast(pa.timestamp("us"))),
+        "a column cannot be read (date value out of range)",
+    ),
 }  # fmt: skip
 
 
@@ -448,6 +474,30 @@ def test_features_of_other_tasks_are_named(tmp_path, task):
     hub_set(values, feature).save_to_disk(tmp_path / "set")
     text = refusal(tmp_path / "set", Columns(file_column="image"))
     assert task in text and "not supported" in text, text
+
+
+OTHER_FEATURES = {
+    "segmentation": FEATURES["segmentation"],
+    "multi-label": (datasets.List(datasets.Value("string")), [["a"], ["b", "c"]]),
+    "boxes": (datasets.List({"bbox": datasets.List(datasets.Value("float32"))}), [[{"bbox": [1.0]}]] * 2),
+}
+
+
+@pytest.mark.parametrize("task", OTHER_FEATURES)
+def test_sets_of_other_tasks_without_labels_are_named(tmp_path, task):
+    whole = hub_set([0, 1], other=OTHER_FEATURES[task]).remove_columns("label")
+    whole.save_to_disk(tmp_path / "set")
+    text = refusal(tmp_path / "set")
+    assert "no feature of labels" in text and task in text and text.endswith("not supported"), text
+
+
+def test_saved_sets_without_rows_and_with_late_dates_are_one_line(tmp_path):
+    hub_set([]).save_to_disk(tmp_path / "empty")
+    assert "empty: no rows in it" in refusal(tmp_path / "empty")
+    late = pa.array([2**61], pa.int64()).cast(pa.timestamp("us"))
+    plain = hub_set([0]).remove_columns("label")
+    plain.add_column("label", late, feature=datasets.Value("timestamp[us]")).save_to_disk(tmp_path / "late")
+    assert "a column cannot be read (date value out of range)" in refusal(tmp_path / "late")
 
 
 def test_features_by_name(tmp_path):
