@@ -20,6 +20,7 @@ from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.errors import one_line as one_line
 from fracgen.shards.options import help_record, read_plainly
 from fracgen.shards.options import options_from as options_from
+from fracgen.shards.urls import redact
 
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
 """click's base of all errors in the words of a command line; typer brings its own click, or not, by version."""
@@ -166,10 +167,10 @@ _format_other_warning = warnings.formatwarning
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """Our own warnings are a line, without the place in the source."""
+    """Our own warnings are a line, without the place in the source; others' show no secrets of URLs either."""
     if category.__module__.startswith("fracgen."):
         return f"{one_line(str(message))}\n"
-    return _format_other_warning(message, category, filename, lineno, line)
+    return redact(_format_other_warning(message, category, filename, lineno, line))
 
 
 def main(

@@ -10,12 +10,13 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError, one_line
 from fracgen.shards.files import sha256_of as sha256_of
-from fracgen.shards.urls import is_url, redact
+from fracgen.shards.urls import hide, is_url, redact, secrets_of
 
 T = TypeVar("T")
 WAITS = (0.5, 1.0, 2.0, 4.0)
@@ -29,8 +30,14 @@ _INSTALL |= {"https": "aiohttp", "az": "adlfs", "abfs": "adlfs", "sftp": "parami
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FINAL = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EISDIR, errno.ENOTDIR)
 _FINAL_KINDS = (FileNotFoundError, PermissionError, ValueError, TypeError, NotImplementedError)
-_PASSING_STATUS = (408, 425, 429)
-"""HTTP's words for "later", among those of 400 to 499 for "never"."""
+_PASSING_KINDS = (OSError, EOFError, HTTPException, RuntimeError)
+_PASSING_NAMES = re.compile(
+    "connect|timeout|http|client|transport|network|protocol|payload|incomplete|stream|checksum|servic|download|upload",
+    re.IGNORECASE,
+)
+"""Of the libraries' classes for what may pass. All others, as botocore's for parameters, will say the same again."""
+_PASSING_STATUS = (408, 409, 425, 429)
+"""HTTP's words for "later", among those of 300 to 499 for "never": redirections too, which the libraries follow."""
 
 
 class RemoteWarning(UserWarning):
@@ -90,6 +97,10 @@ class Url:
         """With user, password and query: for fsspec, never for a message or a file."""
         return f"{self.base}{self.query}"
 
+    def hide(self, text: str) -> str:
+        """What a library says, without any credential of this URL, wherever and however it stands there."""
+        return hide(text, secrets_of(self.full))
+
     def __str__(self) -> str:
         return redact(self.full)
 
@@ -119,7 +130,7 @@ def connect(url: Url) -> tuple[Any, str]:
     except FracgenError:
         raise
     except Exception as error:  # of any protocol's library
-        raise UsageError(f"{url}: cannot be opened ({reason(error)})") from None
+        raise UsageError(f"{url}: cannot be opened ({reason(error, url)})") from None
     return file_system, path
 
 
@@ -147,7 +158,7 @@ def retrying(action: Callable[[], T], subject: Url | str) -> T:
                 raise
             if (final := _final(error, subject)) is not None:
                 raise final from None
-            why = reason(error)
+            why = reason(error, subject)
         if wait is not None:
             warnings.warn(
                 f"{subject}: {why}; trying again in {wait:g} s ({number} of {len(WAITS)})", RemoteWarning, stacklevel=2
@@ -156,9 +167,9 @@ def retrying(action: Callable[[], T], subject: Url | str) -> T:
     raise DataError(f"{subject}: {why}; given up after {len(WAITS) + 1} tries")
 
 
-def reason(error: BaseException) -> str:
-    """What a library says of a failure, in one short line without secrets."""
-    words = one_line(str(error))
+def reason(error: BaseException, subject: Url | str) -> str:
+    """What a library says of a failure, in one short line without secrets: hidden before the line is cut."""
+    words = one_line(subject.hide(str(error)) if isinstance(subject, Url) else str(error))
     kind = type(error).__name__
     if isinstance(error, TransferError):
         return words
@@ -174,7 +185,7 @@ def _cause(error: Exception) -> Exception:
 
 def _final(error: Exception, subject: Url | str) -> UsageError | None:
     """What to raise for a failure that another try would not mend; None where it may pass."""
-    status, why = _status(error), reason(error)
+    status, why = _status(error), reason(error, subject)
     if isinstance(error, TransferError):
         return None
     if isinstance(error, FileNotFoundError) or status in (404, 410):
@@ -183,18 +194,29 @@ def _final(error: Exception, subject: Url | str) -> UsageError | None:
         return AccessError(f"{subject}: no credentials ({why}); set them as the library of this protocol reads them")
     if isinstance(error, PermissionError) or status in (401, 403):
         return AccessError(f"{subject}: access refused ({why}); check the credentials of this protocol's library")
-    is_final = isinstance(error, _FINAL_KINDS) or getattr(error, "errno", None) in _FINAL
-    if is_final or (status is not None and 400 <= status < 500 and status not in _PASSING_STATUS):
+    names = " ".join(kind.__name__ for kind in type(error).__mro__)
+    may_pass = isinstance(error, _PASSING_KINDS) or status is not None or _PASSING_NAMES.search(names)
+    is_final = isinstance(error, _FINAL_KINDS) or getattr(error, "errno", None) in _FINAL or not may_pass
+    if is_final or (status is not None and 300 <= status < 500 and status not in _PASSING_STATUS):
         return UsageError(f"{subject}: cannot be read ({why})")
     return None
 
 
-def _status(error: Exception) -> int | None:
+def _status(error: BaseException) -> int | None:
     """HTTP's status, as the libraries of the protocols keep it; None where there is none."""
-    for source, name in ((error, "status"), (error, "code"), (getattr(error, "response", None), "status_code")):
-        with contextlib.suppress(TypeError, ValueError, AttributeError):
-            if 100 <= (status := int(getattr(source, name))) < 600:
-                return status
+    for each in (error, error.__cause__):
+        if isinstance(response := getattr(each, "response", None), dict):  # botocore's, s3fs's cause
+            return _as_status((response.get("ResponseMetadata") or {}).get("HTTPStatusCode"))
+    response = getattr(error, "response", None)
+    attributes = ((error, "status"), (error, "code"), (response, "status_code"))
+    statuses = (_as_status(getattr(source, name, None)) for source, name in attributes)
+    return next((each for each in statuses if each is not None), None)
+
+
+def _as_status(value: Any) -> int | None:
+    with contextlib.suppress(TypeError, ValueError):
+        if 100 <= (status := int(value)) < 600:
+            return status
     return None
 
 

@@ -183,6 +183,7 @@ def test_a_set_that_changes_while_it_is_read_is_named(server, copy, tmp_path):
         ("file:///tmp/set", "a file of this machine; give its path"),
         ("simplecache::s3://bucket/set", "URLs in one another"),
         ("memory://absent", "not there"),
+        ("s3://user:secret@bucket/set", r'^(?!.*secret).*Invalid bucket name "\*\*\*@bucket"'),
     ],
 )
 def test_places_that_are_not_there(s3, url, message, capsys, tmp_path, monkeypatch):

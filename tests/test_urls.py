@@ -1,13 +1,16 @@
 """Which texts are URLs, and what of one is ever shown."""
 
+import base64
+import warnings
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
 
 from fracgen.shards.errors import UsageError, one_line, printable
-from fracgen.shards.remote import Url
+from fracgen.shards.remote import Url, retrying
 from fracgen.shards.settings import convert, to_plain
-from fracgen.shards.urls import is_url, redact
+from fracgen.shards.urls import is_url, redact, secrets_of
 from fracgen.train.pretrain import Pretraining
 
 SECRET = "s3cr3t"
@@ -69,3 +72,34 @@ def test_what_is_no_url_of_another_machine(text):
     with pytest.raises(UsageError) as caught:
         Url.parse(text)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["s3cr3t", "s3%2Fcr%20et", "s3+cr'et", "pa/ss@w"])
+def test_no_library_says_a_credential_of_the_url_in_any_form(secret):
+    url = Url.parse(f"https://somebody:{secret}2@host/x?token={secret}3&version=1")
+    for each in ("somebody", f"{secret}2", f"{secret}3"):
+        forms = [each, unquote(each), quote(unquote(each), safe=""), repr(unquote(each))]
+        for form in (*forms, base64.b64encode(f"somebody:{secret}2".encode()).decode()):
+            text = url.hide(f'bad name "{form}", see {form}: v1')
+            assert form.strip("'") not in text and "***" in text and text.endswith(": v1")
+
+
+def test_credentials_of_a_letter_are_hidden_as_words():
+    assert Url.parse("s3://a:b@bucket/x").hide('a bad "a:b@bucket", "b"') == '*** bad "***@bucket", "***"'
+    assert secrets_of("s3://bucket/x") == () and Url.parse("hf://datasets/me/x@v1").hide("me x v1") == "me x v1"
+
+
+def test_a_failure_that_stays_is_said_once_and_without_the_secret():
+    class ParamValidationError(Exception):
+        """As botocore's."""
+
+    url, calls = Url.parse(f"s3://user:{SECRET}@bucket/x"), []
+
+    def act():
+        calls.append(1)
+        raise ParamValidationError("." * 195 + f"user:{SECRET}@bucket")
+
+    with warnings.catch_warnings(), pytest.raises(UsageError) as caught:
+        warnings.simplefilter("error")
+        retrying(act, url)
+    assert len(calls) == 1 and SECRET[:3] not in str(caught.value)
