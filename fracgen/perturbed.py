@@ -145,6 +145,12 @@ class Perturbed(Recipe):
         if self.systems is not None and (self.formula != "exfractaldb" or len(self.systems) != self.base + 1):
             raise UsageError(f"systems: of exfractaldb alone, and {self.base + 1} of them for base {self.base}")
 
+    @classmethod
+    def rebased(cls, values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Without the categories up to another base, or of another formula."""
+        is_other = any(name in overrides and overrides[name] != values.get(name) for name in ("formula", "base"))
+        return {name: value for name, value in values.items() if not (is_other and name == "systems")}
+
     @property
     def title(self) -> str:
         """Name, formula and delta."""

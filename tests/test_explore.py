@@ -38,9 +38,13 @@ FEW = {
     "visualatom": {"classes": 3, "instances": 2, "size": 64, "gradients": "library"},
     "rcdb": {"classes": 3, "instances": 2, "size": 64, "stream": "published", "processes": 3},
     "exfractaldb": {"categories": 2, "size": 40, "points": 2000, "weights": "first", "num_views": 2},
+    "perturbed": {"formula": "exfractaldb", "base": 1, "classes": 5, "size": 40, "perturbation": "additive"},
     "noise": {"classes": 5, "size": 48, "kind": "pixel-gaussian", "std": 0.3},
     "photo": {"classes": 5, "size": 48, "warp": "elastic", "strength": 0.25},
 }
+
+FLAT = ("rcdb", "visualatom")
+"""What can be perturbed without a search."""
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +75,12 @@ def digest(image) -> str:
 # ---- pixels, hashes, commands ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_pixels_hash_and_command_are_those_of_render(name, page, tmp_path, monkeypatch):
-    reply = resolved(page, {"recipe": name, **FEW[name]})
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [*((name, {}) for name in RECIPES), *(("perturbed", {"formula": each, "size": 256}) for each in FLAT)],
+)
+def test_pixels_hash_and_command_are_those_of_render(name, changes, page, tmp_path, monkeypatch):
+    reply = resolved(page, {"recipe": name, **FEW[name], **changes})
     head, images = page.images(recipe=reply["recipe"], indices=[0, 2, 4, 1])
     assert [image["index"] for image in head["images"]] == [0, 2, 4, 1] or name == "ofdb"
 
@@ -150,6 +157,22 @@ def test_the_command_of_another_recipe_of_the_categories_of_a_folder(tmp_path, m
     assert other["hash"] == resolved(page, values)["hash"]
     assert run_command(other["command"], "--out=again", "--shards=1") == 0
     assert load_manifest(tmp_path / "again").recipe_hash == other["hash"]
+
+
+def test_a_folder_of_a_perturbed_fractal_of_space(tmp_path, monkeypatch, page):
+    """Its categories are those up to its base: not enough for another base, nor for another recipe."""
+    monkeypatch.chdir(tmp_path)
+    reply = resolved(page, {"recipe": "perturbed", **FEW["perturbed"]})
+    write_shards(page.server.explorer._builder.build(reply["recipe"]), "set")
+    with explore(read_source(Path("set"), []), tmp_path) as own:
+        changed = resolved(own, {**own.session()["recipe"], "base": 3})
+        other = resolved(own, {"recipe": "exfractaldb", **FEW["exfractaldb"], "categories": 3})
+    assert changed["passes"] and changed["provenance"]["candidates"] > 4
+    for number, command in enumerate([changed["command"], "fracgen perturb --recipe set --base 3"]):
+        assert run_command(command, f"--out=again{number}", "--shards=1") == 0
+        assert load_manifest(tmp_path / f"again{number}").recipe_hash == changed["hash"] != reply["hash"]
+    assert run_command(other["command"], "--out=other", "--shards=1") == 0
+    assert load_manifest(tmp_path / "other").recipe_hash == other["hash"]
 
 
 def inputs_of(page, name):

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from fracgen.assets import Stored
 from fracgen.categories import Categories
@@ -19,8 +19,10 @@ from fracgen.explore.limits import check_limits
 from fracgen.fractaldb import CategoryRecipe
 from fracgen.ifs import IFS
 from fracgen.onepfrac import OnePFrac
+from fracgen.perturbed import Perturbed
 from fracgen.recipe import Recipe
 from fracgen.registry import from_dict, to_dict
+from fracgen.search_settings import SpatialSearch
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import convert
 from fracgen.spatial import SpatialCategories
@@ -37,7 +39,7 @@ class RecipeBuilder:
     def __init__(self, categories: AnyCategories | None, photographs: Any) -> None:
         """categories: given ones. photographs: a `Photographs`, or None where the photo extra is not installed."""
         self._given, self._photographs = categories, photographs
-        self._sources = OrderedDict[AnySearch, CategorySource]()
+        self._sources = OrderedDict[tuple[AnySearch, bool], CategorySource]()
         self._kept = OrderedDict[str, Recipe]()
         self._stored = OrderedDict[str, Stored]()
         self._lock = threading.Lock()
@@ -82,13 +84,15 @@ class RecipeBuilder:
             while len(self._stored) > _KEPT_INPUTS:
                 self._stored.popitem(last=False)
 
-    def source(self, recipe: CategoryRecipe | ExFractalDB) -> CategorySource:
+    def source(self, recipe: CategoryRecipe | ExFractalDB | Perturbed) -> CategorySource:
         """Where the categories of a recipe come from. Of more than three searches the one used least lately ends."""
-        kind = SpatialCategories if isinstance(recipe, ExFractalDB) else Categories
+        kind = Categories if isinstance(recipe, CategoryRecipe) else SpatialCategories
         with self._lock:
-            given = self._given if isinstance(self._given, kind) else None
-            source = self._sources.pop(recipe.search, None) or CategorySource(recipe.search, given)
-            self._sources[recipe.search] = source
+            given = self._given if isinstance(self._given, kind) and not isinstance(recipe, Perturbed) else None
+            search = SpatialSearch() if isinstance(recipe, Perturbed) else recipe.search
+            key = (search, given is not None)
+            source = self._sources.pop(key, None) or CategorySource(search, given)
+            self._sources[key] = source
             oldest = self._sources.popitem(last=False)[1] if len(self._sources) > _MAX_SEARCHES else None
         if oldest is not None:
             oldest.stop()
@@ -102,17 +106,28 @@ class RecipeBuilder:
     def drawable(self, recipe: Recipe, category: int = 0) -> Recipe:
         """The recipe with the categories up to this one, which is enough to draw it.
 
-        An image does not depend on how many categories there are.
+        An image does not depend on how many categories there are; a perturbed one has those up to its own.
         Raises UsageError where that category is not found yet.
         """
-        if not isinstance(recipe, CategoryRecipe | ExFractalDB) or recipe.systems is not None:
+        if not has_categories(recipe) or recipe.systems is not None:
             return recipe
         source = self.source(recipe)
+        if isinstance(recipe, Perturbed):
+            category = recipe.base
         systems: Any = source.wait(category + 1, 2)
         if systems is None or len(systems) <= category:
             num_found = source.num_found
             raise UsageError(f"category {category}: {num_found} are found so far, the others are being searched")
+        if isinstance(recipe, Perturbed):
+            return replace(recipe, systems=SpatialCategories(systems.systems[: category + 1]))
         return replace(recipe, categories=min(len(systems), recipe.categories), systems=systems)
+
+
+def has_categories(recipe: Recipe) -> TypeGuard[CategoryRecipe | ExFractalDB | Perturbed]:
+    """Whether a recipe draws categories that are searched where they are not given."""
+    if isinstance(recipe, Perturbed):
+        return recipe.formula == "exfractaldb"
+    return isinstance(recipe, CategoryRecipe | ExFractalDB)
 
 
 def _sha256(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The categories of FractalDB, OFDB and ExFractalDB: given with the command, or searched a few at a time."""
+"""Categories of FractalDB, OFDB and ExFractalDB: given with the command, or searched a few at a time."""
 
 import tempfile
 import threading

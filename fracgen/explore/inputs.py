@@ -12,6 +12,7 @@ from fracgen.explore.category_search import AnyCategories
 from fracgen.explore.folder_view import FolderView
 from fracgen.explore.limits import check_limits
 from fracgen.explore.shell_command import InputWords
+from fracgen.perturbed import Perturbed
 from fracgen.recipe import Recipe
 from fracgen.registry import load_source
 from fracgen.rng import generator
@@ -52,7 +53,7 @@ class Inputs:
         if recipe.NAME == "photo":
             return self.photograph_words
         kind = SpatialCategories if isinstance(recipe, ExFractalDB) else Categories
-        if not hasattr(recipe, "systems") or not isinstance(self.categories, kind):
+        if not hasattr(recipe, "search") or not isinstance(self.categories, kind):
             return InputWords()
         if recipe.NAME == self.recipe.NAME:
             return InputWords(("--recipe", str(self.source)), defaults=self.recipe)
@@ -91,7 +92,7 @@ def read_source(source: Path | None, photographs: list[Path]) -> Inputs:
             if folder is None:
                 raise
             recipe, note = load_source(None), f"{source}: {error}; its images can be looked at"
-    categories = getattr(recipe, "systems", None)
+    categories = None if isinstance(recipe, Perturbed) else getattr(recipe, "systems", None)
     own = getattr(recipe, "photographs", None)
     if own is not None and not photographs:
         words = InputWords(("--recipe", str(source)), defaults=recipe)

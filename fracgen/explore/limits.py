@@ -72,6 +72,7 @@ SLIDERS: Mapping[str, Slider] = {
     "std": Slider(0.02, 1, 0.01, log=True),
     "strength": Slider(0, 2, 0.05),
     "cells": Slider(1, 16, 1),
+    "base": Slider(0, 100, 1),
     "min_vertices": Slider(3, 1000, 1),
     "max_vertices": Slider(3, 2000, 1),
     "min_orbits": Slider(1, 200, 1),

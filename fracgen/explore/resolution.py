@@ -1,12 +1,12 @@
 """What the page shows of a recipe beside its images: resolved values, hash, command, badges, axes of its index."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fracgen.exfractaldb import ExFractalDB
 from fracgen.explore.bases import MAX_SECONDS, Base, bounded, find_base, step_base, take_base
-from fracgen.explore.building import RecipeBuilder, page_values
+from fracgen.explore.building import RecipeBuilder, has_categories, page_values
 from fracgen.explore.inputs import Inputs
 from fracgen.explore.messages import ResolveRequest
 from fracgen.explore.shell_command import base_csv, render_command
@@ -14,10 +14,12 @@ from fracgen.explore.turns import DroppedError, Ticket
 from fracgen.fractaldb import FLIPS, OFDB, CategoryRecipe, FractalDB, weight_vectors
 from fracgen.ifs import IFS
 from fracgen.onepfrac import OnePFrac
+from fracgen.perturbed import Perturbed
 from fracgen.recipe import Recipe
 from fracgen.registry import default_folder, recipe_hash, to_dict
-from fracgen.shards.errors import FracgenError, UsageError, one_line
+from fracgen.shards.errors import DataError, FracgenError, UsageError, one_line
 from fracgen.shards.settings import to_yaml
+from fracgen.spatial import SpatialCategories, SpatialIFS
 
 
 class Resolution:
@@ -53,7 +55,7 @@ def resolve(request: ResolveRequest, builder: RecipeBuilder, ticket: Ticket) -> 
         return _resolve_base(recipe, request, ticket)
     if request.step:
         raise UsageError(f"{recipe.NAME} has no base fractal to step from")
-    if isinstance(recipe, CategoryRecipe | ExFractalDB):
+    if has_categories(recipe) and recipe.systems is None:
         return _resolve_categories(recipe, builder)
     slow = f"its classes take longer to check than {MAX_SECONDS:g} seconds; the command for them checks them all"
     try:
@@ -83,15 +85,26 @@ def _resolve_base(recipe: OnePFrac, request: ResolveRequest, ticket: Ticket) -> 
     return Resolution(base.recipe, provenance=base.provenance, given=base.recipe.base, reason=base.reason, base=base)
 
 
-def _resolve_categories(recipe: CategoryRecipe | ExFractalDB, builder: RecipeBuilder) -> Resolution:
+def _resolve_categories(recipe: CategoryRecipe | ExFractalDB | Perturbed, builder: RecipeBuilder) -> Resolution:
     source = builder.source(recipe)
-    systems: Any = source.first(recipe.categories)
+    count = recipe.base + 1 if isinstance(recipe, Perturbed) else recipe.categories
+    systems: Any = source.first(count)
     if systems is None:
-        return Resolution(recipe, provenance={}, search=(source.num_found, recipe.categories))
+        return Resolution(recipe, provenance={}, search=(source.num_found, count))
+    if isinstance(recipe, Perturbed):
+        return _resolve_perturbed(recipe, systems.systems[:count], source.provenance(count))
     provenance: Mapping[str, Any] = {"categories": "given"}
     if source.given is None:
         provenance = {"categories": "searched", **source.provenance(recipe.categories)}
     return Resolution(replace(recipe, systems=systems), provenance=provenance)
+
+
+def _resolve_perturbed(recipe: Perturbed, systems: Sequence[SpatialIFS], provenance: Mapping[str, Any]) -> Resolution:
+    recipe = replace(recipe, systems=SpatialCategories(tuple(systems)))
+    try:
+        return Resolution(recipe.resolve()[0], provenance=provenance)
+    except DataError as error:
+        return Resolution(recipe, provenance={}, reason=one_line(str(error)))
 
 
 def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) -> dict[str, Any]:

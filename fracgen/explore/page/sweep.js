@@ -8,7 +8,12 @@ import { imagesOf, paint, toImageData } from "./pictures.js";
 
 const SIGNS = { sigma: "\u03c3", delta: "\u0394" };
 const USUAL = { delta: [0.01, 0.05, 0.1, 0.2], sigma: [3, 3.5, 4, 5] };
-const FIRST = { "1p-frac": ["sigma", "delta"], visualatom: ["max_orbits", "max_vertices"], photo: ["warp", "strength"] };
+const FIRST = {
+  "1p-frac": ["sigma", "delta"],
+  visualatom: ["max_orbits", "max_vertices"],
+  perturbed: ["perturbation", "delta"],
+  photo: ["warp", "strength"],
+};
 
 export class Sweep {
   constructor(state, model) {
