@@ -4,12 +4,16 @@ import dataclasses
 import importlib
 import json
 import math
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from fracgen.shards.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "examples" / "results"
@@ -61,7 +65,8 @@ def test_the_pages_are_what_the_script_makes(scripts):
         assert scripts["report"].fill(page, studies) == page, "run python examples/results/report.py"
     page = (ROOT / "docs" / "results.md").read_text("utf-8")
     blocks = [match[2] for match in scripts["report"].BLOCK.finditer(page)]
-    assert sorted(blocks) == sorted([*scripts["report"].TABLES, "provenance"]), "each table stands on the page once"
+    tables = [*scripts["report"].TABLES, *scripts["report"].OF_ALL]
+    assert sorted(blocks) == sorted(tables), "each table stands on the page once"
 
 
 def test_the_readme_has_the_numbers_of_the_studies(scripts):
@@ -75,11 +80,11 @@ def test_the_readme_has_the_numbers_of_the_studies(scripts):
         gain = f"{100 * statistics.fmean(gains):+.1f} ± {100 * statistics.stdev(gains):.1f}"
         return f"{100 * summary['mean']:.1f}", gain
 
-    for arm in ("impulse", "mimetic", "1p-frac", "impulse+1p-frac"):
+    for arm in ("impulse", "mimetic", "1p-frac", "impulse+1p-frac", "ofdb"):
         row = [*cells(studies["equal-budget"], arm, 100), *cells(studies["equal-budget"], arm, 500)]
         assert f"| {' | '.join(row)} |" in readme, arm
-    for arm in ("ofdb", "uniform", "gaussian"):
-        assert all(cell in readme for cell in cells(studies["equal-budget"], arm, 100)), arm
+    for arm in ("uniform", "gaussian"):
+        assert all(cell in readme for count in (100, 500) for cell in cells(studies["equal-budget"], arm, count)), arm
     assert f"twelve base fractals: {cells(studies['bases'], '1p-frac', 100)[1]}" in readme
 
 
@@ -116,8 +121,23 @@ def test_sizes_and_correlation(scripts, study):
 
 
 def test_plots(scripts, study, tmp_path):
-    scripts["plots"].draw({"equal-budget": study, "length": study, "bases": study}, tmp_path / "plots")
-    assert len(list((tmp_path / "plots").glob("*.png"))) == 5
+    probed = {"random": [{"linear": [0.3, 0.4], "knn": [0.2, 0.3]}], "1p-frac": [{"linear": [0.5, 0.4]}] * 2}
+    scripts["plots"].draw({"equal-budget": study, "length": study, "bases": study}, tmp_path / "plots", probed)
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 6
+
+
+def test_tables_of_probes_and_of_the_study_that_was_run_twice(scripts, study, tmp_path, monkeypatch):
+    report = scripts["report"]
+    nets = [{"arm": "1p-frac", "base": base, "linear": [0.3, 0.4 + base / 10], "knn": [0.1, 0.2]} for base in (0, 1)]
+    (tmp_path / "probes.json").write_text(json.dumps({"nets": [*nets, {**nets[0], "arm": "random"}]}))
+    monkeypatch.setattr(report, "HERE", tmp_path)
+    assert report.probes({})[1:] == [
+        ["1p-frac", "2", "30.0 ± 0.0", "45.0 ± 7.1", "20.0 ± 0.0"],
+        ["random", "1", "30.0", "40.0", "20.0"],
+    ]
+    better = [{**run, "accuracy": run["accuracy"] + 0.1 * (run["variant"] != "scratch")} for run in study.runs]
+    twice = {"equal-budget": dataclasses.replace(study, runs=better), "equal-budget-first": study}
+    assert report.replication(twice)[1] == ["1p-frac", "**+13.0 [+0.3, +25.7]**", "+3.0 [-9.7, +15.7]"]
 
 
 def test_a_file_is_written_and_read_again(scripts, study, tmp_path):
@@ -132,6 +152,90 @@ def test_a_file_is_written_and_read_again(scripts, study, tmp_path):
     again = scripts["analysis"].load(tmp_path)["bases"]
     assert again.arms == study.arms and again.machine == "2 cores, x"
     assert scripts["report"].bases(again) == scripts["report"].bases(study)
+
+
+@pytest.fixture
+def studied(tmp_path):
+    """The folder of a study: a pre-training on shards without metadata, and a fine-tuning from it."""
+    shards, trained = tmp_path / "shards", tmp_path / "runs" / "pretrained" / "noise" / "base-0"
+    tuned = tmp_path / "runs" / "compare" / "per-class-100" / "noise.base-0" / "seed-1"
+    for folder in (shards, trained, tuned):
+        folder.mkdir(parents=True)
+    (shards / "dataset.json").write_text(json.dumps({"num_samples": 64, "num_classes": 64, "recipe": {}}))
+    (trained / "config.yaml").write_text(f"shards: {shards}\nschedule: {{steps: 900}}\n")
+    (trained / "metrics.jsonl").write_text('{"step": 900, "loss": 1.5}\n{"step": 900, "clean_accuracy": 0.5}\n')
+    config = {"per_class": 100, "run": {"seed": 1}, "schedule": {"steps": 300}, "optim": {"lr": 0.002}}
+    results = {"last": {"top1": 0.4}, "split": "test", "outcome": {"seconds": 9}, "fingerprint": "f", "config": config}
+    (tuned / "results.json").write_text(json.dumps(results))
+    (tuned / "compared.json").write_text(json.dumps({"fingerprint": "f"}))
+    return tuned
+
+
+def test_a_study_is_collected(scripts, studied):
+    runs = studied.parents[3]
+    pretraining, finetuning = scripts["collect"].collect([runs])
+    assert pretraining == [
+        {"variant": "noise", "base": 0, "step": 900, "loss": 1.5, "clean_accuracy": 0.5, "images": 64, "classes": 64}
+    ]
+    where = {"variant": "noise", "base": 0, "per_class": 100, "seed": 1, "steps": 300}
+    assert finetuning == [{**where, "accuracy": 0.4, "split": "test", "seconds": 9}]
+
+
+def set_result(path, **changes):
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, **changes}))
+
+
+def spoil(tuned, how):
+    """Damage one thing of a study's folder."""
+    results, trained = tuned / "results.json", tuned.parents[3] / "pretrained" / "noise" / "base-0"
+    config = json.loads(results.read_text())["config"]
+    if how == "accuracy":
+        results.write_text(results.read_text().replace('"top1": 0.4', '"top1": NaN'))
+    elif how == "loss":
+        (trained / "metrics.jsonl").write_text('{"step": 900, "loss": NaN}\n')
+        os.utime(trained / "metrics.jsonl", (0, 0))
+    elif how == "weights":
+        os.utime(results, (0, 0))
+    elif how == "unfinished":
+        (trained / "metrics.jsonl").write_text('{"step": 450, "loss": 2.5}\n')
+        os.utime(trained / "metrics.jsonl", (0, 0))
+    elif how == "fingerprint":
+        set_result(results, fingerprint="g")
+    elif how == "no record":
+        (tuned / "compared.json").unlink()
+    elif how == "seed":
+        set_result(results, config={**config, "run": {"seed": 2}})
+    else:
+        other = tuned.with_name("seed-2")
+        shutil.copytree(tuned, other)
+        changed = {**config, "run": {"seed": 2}, "optim": {"lr": 0.001}}
+        set_result(other / "results.json", config=changed)
+
+
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        ("accuracy", "the accuracy nan is no share"),
+        ("loss", "loss is nan"),
+        ("weights", "is older than its weights"),
+        ("unfinished", "ended at step 450 of 900"),
+        ("fingerprint", "other images or weights"),
+        ("no record", "is no run that a study has finished"),
+        ("seed", "its settings say seed 2"),
+        ("settings", "its optim.lr is 0.001"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused(scripts, studied, how, line):
+    spoil(studied, how)
+    with pytest.raises(DataError, match=line):
+        scripts["collect"].collect([studied.parents[3]])
+
+
+def test_the_machine_may_be_another(tmp_path):
+    argv = [sys.executable, "examples/results/collect.py", "--machine"]
+    ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"cpu", "cores", "gpu", "torch"} <= json.loads(ended.stdout).keys()
 
 
 @pytest.mark.parametrize("words", [["--help"], ["collect.py"], ["/nope", "study.yaml", "nowhere"]])

@@ -6,18 +6,22 @@
     python examples/gpu/measure.py --piece resume --shards 1p-frac --out gpu.json
 
 speed: images/s of `fracgen pretrain --benchmark`, and peak memory. augmentation: each operation beside the CPU's.
-resume: a run that is paused and goes on beside one that is not, and beside the same run again. Each piece takes its
-place in the file, in which the other pieces stay; a piece that is ended early leaves the rows that it has.
+resume: a run that is paused and goes on beside one that is not, and beside the same run again, each in a process of its
+own. Each piece takes its place in the file, in which the other pieces stay; a piece that is ended early leaves the rows
+that it has.
 """
 
 import contextlib
 import io
 import itertools
 import json
+import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -45,13 +49,28 @@ from fracgen.train.engine import checkpoint
 
 Row = dict[str, Any]
 CPU = torch.device("cpu")
+PRETRAIN = """
+import sys, torch
+torch.use_deterministic_algorithms(sys.argv[1] == "deterministic", warn_only=True)
+from fracgen.train import pretrain
+sys.exit(pretrain.run(sys.argv[2:]))
+"""
+"""`fracgen pretrain` in a process of its own, by Python's -c."""
 
 
 class Mode(StrEnum):
-    """How the model runs."""
+    """How the model runs: by torch.compile or not, its kernels launched one by one or as a CUDA graph."""
 
     EAGER = "eager"
     COMPILED = "compiled"
+    GRAPH = "graph"
+    COMPILED_GRAPH = "compiled-graph"
+
+    @property
+    def words(self) -> list[str]:
+        """Settings of pre-training."""
+        compiled, graph = self.startswith("compiled"), self.endswith("graph")
+        return [f"run.compile={str(compiled).lower()}", f"run.cuda_graph={str(graph).lower()}"]
 
 
 class Loader(StrEnum):
@@ -78,17 +97,29 @@ class Measurement:
     def pretrain(self, mode: Mode, *options: object) -> Row:
         """The result of `fracgen pretrain`, in this process. Raises RuntimeError with its last line where it fails."""
         torch.compiler.reset()  # else the model of another batch size is compiled for any
-        words = [f"--shards={self.shards}", f"--device={self.device.type}", f"--workers={self.workers}", "--json"]
-        words.append(f"run.compile={str(mode is Mode.COMPILED).lower()}")
         printed, said = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
-            code = pretrain.run([str(word) for word in (*words, *options, *self.settings)])
+            code = pretrain.run(self._words(mode, *options))
         if code >= 128:
             raise KeyboardInterrupt
         if code:
             raise RuntimeError(said.getvalue().strip().splitlines()[-1])
         result: Row = json.loads(printed.getvalue())
         return result
+
+    def pretrain_apart(self, mode: Mode, *options: object, deterministic: bool) -> None:
+        """The same in a process of its own, which may be told to use torch's deterministic algorithms."""
+        argv = [sys.executable, "-c", PRETRAIN, "deterministic" if deterministic else "fast"]
+        environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # without it cuBLAS promises nothing
+        ended = subprocess.run(
+            [*argv, *self._words(mode, *options)], capture_output=True, text=True, env=environment, check=False
+        )
+        if ended.returncode:
+            raise RuntimeError((ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1])
+
+    def _words(self, mode: Mode, *options: object) -> list[str]:
+        words = [f"--shards={self.shards}", f"--device={self.device.type}", f"--workers={self.workers}", "--json"]
+        return [str(word) for word in (*words, *mode.words, *options, *self.settings)]
 
 
 def speed(measurement: Measurement) -> Iterator[Row]:
@@ -182,39 +213,42 @@ def _compare(name: str, make: Callable[[torch.device], Tensor], device: torch.de
 def resume(measurement: Measurement) -> Iterator[Row]:
     """Whether a paused run ends at the weights of a straight one, and whether the straight one repeats itself.
 
-    Where it does not, both are asked again of torch's deterministic algorithms.
+    Each with torch's deterministic algorithms too. All at the same time on a GPU, one after the other on a CPU.
     """
-    kinds: list[tuple[str, Mode]] = [("fp32", Mode.EAGER), ("bf16", Mode.EAGER), ("bf16", Mode.COMPILED)]
-    for precision, mode in (kind for kind in kinds if kind[1] in measurement.modes):
-        row = _resume(measurement, mode, precision, deterministic=False)
-        yield row
-        if measurement.device.type == "cuda" and not row.get("repeated_equal"):
-            yield _resume(measurement, mode, precision, deterministic=True)
+    kinds = [("fp32", Mode.EAGER), *(("bf16", mode) for mode in Mode)]
+    cases = [
+        (precision, mode, deterministic)
+        for precision, mode in kinds
+        if mode in measurement.modes
+        for deterministic in (False, True)
+    ]
+    with ThreadPoolExecutor(len(cases) if measurement.device.type == "cuda" else 1) as threads:
+        yield from threads.map(lambda case: _resume(measurement, *case), cases)
 
 
-def _resume(measurement: Measurement, mode: Mode, precision: str, *, deterministic: bool) -> Row:
+def _resume(measurement: Measurement, precision: str, mode: Mode, deterministic: bool) -> Row:
     steps, batch_size, began = measurement.steps, measurement.batch_sizes[0], time.perf_counter()
     row: Row = {"precision": precision, "mode": mode, "deterministic_algorithms": deterministic}
     options = [f"--precision={precision}", f"--steps={steps}", f"--batch-size={batch_size}", "run.clean_images=0"]
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     try:
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, ThreadPoolExecutor() as threads:
 
             def weights(name: str, *stops: int) -> Mapping[str, Tensor]:
                 out = Path(folder, name)
                 for stop in (*stops, 0):
-                    measurement.pretrain(mode, *options, "--out", out, "--stop-after", stop)
+                    words = [*options, "--out", out, "--stop-after", stop]
+                    measurement.pretrain_apart(mode, *words, deterministic=deterministic)
                 model: Mapping[str, Tensor] = checkpoint.load(out / checkpoint.LAST).model
                 return model
 
-            straight = weights("straight")
-            for name, other in (("repeated", weights("repeated")), ("resumed", weights("resumed", steps // 2))):
-                off = [(straight[key].double() - other[key].double()).abs().max().item() for key in straight]
-                row[f"{name}_equal"], row[f"{name}_largest_difference"] = max(off) == 0, max(off)
+            runs = [threads.submit(weights, name) for name in ("straight", "repeated")]
+            runs.append(threads.submit(weights, "resumed", steps // 2))
+            straight, *others = (run.result() for run in runs)
+        for name, other in zip(("repeated", "resumed"), others, strict=True):
+            off = [(straight[key].double() - other[key].double()).abs().max().item() for key in straight]
+            row[f"{name}_equal"], row[f"{name}_largest_difference"] = max(off) == 0, max(off)
     except Exception as error:  # as in `speed`
         row["error"] = _describe(error)
-    finally:
-        torch.use_deterministic_algorithms(False)
     return {**row, "steps": steps, "batch_size": batch_size, "seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -254,11 +288,13 @@ def main(
     batch_size: Annotated[
         list[int] | None, typer.Option(help="May come more than once. [default: 512 256 1024]")
     ] = None,
-    mode: Annotated[list[Mode] | None, typer.Option(help="eager or compiled; both by default.")] = None,
+    mode: Annotated[
+        list[Mode] | None, typer.Option(help="How the model runs; all by default, without graphs on a CPU.")
+    ] = None,
     loader: Annotated[list[Loader] | None, typer.Option(help="memory or stream; both by default.")] = None,
     workers: Annotated[int | None, typer.Option(help="That stream. [default: one a core, less two]", min=0)] = None,
     images: Annotated[int, typer.Option(help="Of the piece augmentation: an even number.", min=2)] = 64,
-    steps: Annotated[int, typer.Option(help="Of a run of the piece resume.", min=3)] = 9,
+    steps: Annotated[int, typer.Option(help="Of a run of the piece resume.", min=3)] = 12,
 ) -> None:
     """Measure training on a GPU, one piece a call, into a JSON file."""
     if device == "cuda" and not torch.cuda.is_available():
@@ -269,7 +305,7 @@ def main(
         shards=shards,
         device=torch.device(device),
         batch_sizes=tuple(batch_size or (512, 256, 1024)),
-        modes=tuple(mode or Mode),
+        modes=tuple(mode or (each for each in Mode if device == "cuda" or "graph" not in each)),
         loaders=tuple(loader or Loader),
         workers=max(1, num_cores() - 2) if workers is None else workers,
         images=images,

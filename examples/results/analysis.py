@@ -93,6 +93,14 @@ def load(folder: Path) -> dict[str, Study]:
     return studies
 
 
+def probed_arms(folder: Path) -> dict[str, list[Run]]:
+    """The probed nets by arm, from probes.json: "linear" and "knn" are accuracies by block, 0 to 1."""
+    by_arm: dict[str, list[Run]] = {}
+    for net in json.loads((folder / "probes.json").read_text("utf-8"))["nets"]:
+        by_arm.setdefault(net["arm"], []).append(net)
+    return by_arm
+
+
 def mean(values: Sequence[float]) -> float:
     """The mean; NaN of nothing."""
     return statistics.fmean(values) if values else math.nan

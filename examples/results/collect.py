@@ -2,9 +2,14 @@
 
 python examples/results/collect.py equal-budget examples/equal-budget/study.yaml runs/equal-budget
 python examples/results/collect.py length examples/equal-budget/length.yaml runs/length-300 runs/length-1000
+python examples/results/collect.py --machine
+python examples/results/collect.py --machine=machine.json length examples/equal-budget/length.yaml runs/length-300
 
 It writes equal-budget.json beside this file: a line for each pre-training run, a line for each fine-tuning run.
-Runs that are not finished are left out, so that a study can be collected while it runs.
+Runs that are not finished are left out, so that a study can be collected while it runs. Runs that do not belong
+together are refused: other settings than their neighbours have, results that are older than the weights that they began
+with, numbers that are none. The first form describes this machine; where the runs were made on another, the second
+prints what the third reads.
 """
 
 import json
@@ -14,7 +19,7 @@ import platform
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,14 +28,18 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fracgen.shards.errors import DataError
 from fracgen.shards.files import read_json, write_atomically
 from fracgen.shards.reader import read_tar
 from fracgen.train.engine.metrics import METRICS
 from fracgen.train.engine.metrics import read as read_metrics
 from fracgen.train.engine.results import RESULTS
+from fracgen.train.experiments.finished_runs import COMPARED
 
 HERE = Path(__file__).parent
 _RUN = re.compile(r"compare/(?:per-class-\d+/)?(?P<variant>[^/]+?)(?:\.base-(?P<base>\d+))?/seed-\d+/results\.json")
+_PER_RUN = ("checkpoint", "data", "num_classes", "per_class", "model", "run.seed", "loader.mode")
+"""Settings of fine-tuning that may differ from run to run of a study."""
 VERSIONS = ("fracgen", "torch", "timm", "numpy", "numba")
 
 
@@ -104,7 +113,58 @@ def _base_fractal(manifest: Mapping[str, Any], shards: Path) -> dict[str, Any]:
 def finetuning_results(run: Path) -> dict[str, Any]:
     """Accuracy of the last weights on the test images (0 to 1), name of that split, seconds that the run took."""
     results = read_json(run / RESULTS)
-    return {"accuracy": results["last"]["top1"], "split": results["split"], "seconds": results["outcome"]["seconds"]}
+    accuracy = results["last"]["top1"]
+    if not (isinstance(accuracy, float) and 0 <= accuracy <= 1):
+        raise DataError(f"{run}: the accuracy {accuracy} is no share")
+    return {"accuracy": accuracy, "split": results["split"], "seconds": results["outcome"]["seconds"]}
+
+
+def check_run(run: Path, pretrained: Path | None) -> None:
+    """Raise DataError for a run whose results are of other settings, images or weights than it was last asked for.
+
+    pretrained: the folder of its pre-training, None for none.
+    """
+    results = read_json(run / RESULTS)
+    if not (run / COMPARED).exists():
+        raise DataError(f"{run}: is no run that a study has finished (no {COMPARED})")
+    if read_json(run / COMPARED)["fingerprint"] != results["fingerprint"]:
+        raise DataError(f"{run}: its results are of other images or weights than the study's; run the study again")
+    config = results["config"]
+    names = [run.name, *(name for name in (run.parent.parent.name,) if name.startswith("per-class-"))]
+    if names != [f"seed-{config['run']['seed']}", f"per-class-{config['per_class']}"][: len(names)]:
+        raise DataError(f"{run}: its settings say seed {config['run']['seed']}, {config['per_class']} images a class")
+    if pretrained is None:
+        return
+    if (pretrained / METRICS).stat().st_mtime > (run / RESULTS).stat().st_mtime:
+        raise DataError(f"{run}: is older than its weights, {pretrained}; run the study again")
+    steps = yaml.safe_load((pretrained / "config.yaml").read_text("utf-8"))["schedule"]["steps"]
+    if (last := _last_step(pretrained)) != steps:
+        raise DataError(f"{pretrained}: ended at step {last} of {steps}")
+
+
+def _last_step(run: Path) -> int:
+    return max((line["step"] for line in read_metrics(run / METRICS)), default=0)
+
+
+def check_alike(configs: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Raise DataError for settings of fine-tuning that are not those of the first run."""
+    plain = {run: dict(_flat(config)) for run, config in configs.items()}
+    for run, config in plain.items():
+        first, settings = next(iter(plain.items()))
+        differ = [name for name in sorted({*config, *settings}) if config.get(name) != settings.get(name)]
+        if other := [name for name in differ if not name.startswith(_PER_RUN)]:
+            raise DataError(
+                f"{run}: its {other[0]} is {config.get(other[0])}, that of {first} {settings.get(other[0])}"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by dotted name."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _rounded(value: Any) -> Any:
@@ -136,37 +196,78 @@ def write(
 
 
 def collect(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The pre-training and the fine-tuning runs in the folders that `fracgen study --out` filled."""
+    """The pre-training and the fine-tuning runs in the folders that `fracgen study --out` filled.
+
+    Raises DataError for runs that do not belong together, and for numbers that are not finite.
+    """
     pretraining: dict[tuple[str, int], dict[str, Any]] = {}
     finetuning = []
     for folder in folders:
+        configs = {}
         for path in sorted((folder / "compare").rglob(RESULTS)):
             if (match := _RUN.fullmatch(path.relative_to(folder).as_posix())) is None:
                 continue
             variant, base = match["variant"], int(match["base"]) if match["base"] else None
             trained = folder / "pretrained" / variant / ("" if base is None else f"base-{base}")
-            if (trained / METRICS).exists():
+            has_set = (trained / METRICS).exists()
+            check_run(path.parent, trained if has_set else None)
+            if has_set:
                 base = base or 0
                 shards = yaml.safe_load((trained / "config.yaml").read_text("utf-8"))["shards"]
                 facts = {"variant": variant, "base": base, **pretraining_results(trained, Path(shards))}
-                pretraining.setdefault((variant, base), facts)
-            config = read_json(path)["config"]
+                _check_finite(trained, facts)
+                if pretraining.setdefault((variant, base), facts) != facts:
+                    raise DataError(
+                        f"{trained}: is another pre-training of {variant}, base {base}, than a folder before has"
+                    )
+            config = configs[path.parent] = read_json(path)["config"]
             run = {"variant": variant, "base": base, "per_class": config["per_class"], "seed": config["run"]["seed"]}
             finetuning.append({**run, "steps": config["schedule"]["steps"], **finetuning_results(path.parent)})
+        check_alike(configs)
+        for trained in sorted((folder / "pretrained").glob("*/base-*")):  # of which nothing was fine-tuned
+            if (trained / METRICS).exists() and (trained / "config.yaml").exists():
+                config = yaml.safe_load((trained / "config.yaml").read_text("utf-8"))
+                variant, base = trained.parent.name, int(trained.name.removeprefix("base-"))
+                if (variant, base) not in pretraining and _last_step(trained) == config["schedule"]["steps"]:
+                    results = pretraining_results(trained, Path(config["shards"]))
+                    pretraining[variant, base] = {"variant": variant, "base": base, **results}
+                    _check_finite(trained, results)
     return list(pretraining.values()), finetuning
 
 
-def main(name: str, study: str, *folders: str) -> None:
-    """Write NAME.json beside this file."""
+def _check_finite(run: Path, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DataError(f"{run}: {name} is {value}")
+
+
+def main(name: str, study: str, *folders: str, machine: Path | None = None) -> None:
+    """Write NAME.json beside this file. machine: a file that holds what `describe_machine` gave where the runs were."""
     pretraining, finetuning = collect([Path(folder) for folder in folders])
+    if not finetuning:
+        raise DataError(f"{' '.join(folders)}: no finished run")
     write(
-        HERE / f"{name}.json", study=study, machine=describe_machine(), pretraining=pretraining, finetuning=finetuning
+        HERE / f"{name}.json",
+        study=study,
+        machine=read_json(machine) if machine else describe_machine(),
+        pretraining=pretraining,
+        finetuning=finetuning,
     )
 
 
 if __name__ == "__main__":
     words = sys.argv[1:]
-    if len(words) < 3 or not re.fullmatch(r"[a-z0-9-]+", words[0]) or not all(map(os.path.exists, words[1:])):
+    option, _, file = words[0].partition("=") if words else ("", "", "")
+    if words == ["--machine"]:
+        print(json.dumps(describe_machine()))
+        sys.exit()
+    machine = Path(file) if option == "--machine" and file else None
+    words = words[1:] if machine else words
+    paths = [*words[1:], *([file] if machine else [])]
+    if len(words) < 3 or not re.fullmatch(r"[a-z0-9-]+", words[0]) or not all(map(os.path.exists, paths)):
         print(__doc__.strip())
         sys.exit(0 if words == ["--help"] else 2)
-    main(*words)
+    try:
+        main(*words, machine=machine)
+    except DataError as error:
+        sys.exit(f"collect.py: {error}")

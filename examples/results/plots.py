@@ -1,6 +1,7 @@
 """Plots of results: accuracy by images a class and by steps of fine-tuning, gain by arm, what goes with a gain."""
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ SHOWN = ("scratch", "impulse", "mimetic", "1p-frac", "impulse+1p-frac")
 """Arms in the plots of curves, in colours that are the same in all of them."""
 
 
-def draw(studies: Mapping[str, Study], folder: Path) -> None:
-    """Write the PNG files of the studies that were run."""
+def draw(
+    studies: Mapping[str, Study], folder: Path, probed: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+) -> None:
+    """Write the PNG files of the studies that were run. probed: nets by arm, as `probed_arms` gives them."""
     from matplotlib.figure import Figure
 
     def save(name: str, figure: Figure) -> None:
@@ -44,6 +47,25 @@ def draw(studies: Mapping[str, Study], folder: Path) -> None:
         figure.supylabel("gain over scratch, points", fontsize="medium")
         save("bases.png", figure)
 
+    if probed:
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        _probes(figure.subplots(), probed)
+        save("probes.png", figure)
+
+
+def _probes(axes: Any, probed: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Accuracy of a linear classifier by block: means over nets, and their standard deviation."""
+    for number, (arm, nets) in enumerate(probed.items()):
+        columns = [[100 * each for each in column] for column in zip(*(net["linear"] for net in nets), strict=True)]
+        x = [block + 1 + 0.02 * (number - len(probed) / 2) for block in range(len(columns))]
+        errors = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
+        style = {"color": f"C{number % 10}", "marker": "os^D"[number % 4], "linestyle": "--" if number > 9 else "-"}
+        axes.errorbar(x, list(map(mean, columns)), errors, markersize=4, capsize=2, linewidth=1, label=arm, **style)
+    axes.set_xticks(range(1, len(columns) + 1))
+    axes.set(xlabel="block", ylabel="linear classifier, % of the test images")
+    axes.grid(alpha=0.3)
+    axes.figure.legend(loc="outside right upper", fontsize=8)
+
 
 def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
     """Means, and standard deviations between bases (seeds, for an arm without a set), of arms run at several places.
@@ -67,7 +89,7 @@ def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
         height = max(ends[arm], height + 0.042 * (top - bottom))
         axes.text(len(places) - 0.92, height, arm, va="center", fontsize=8, color=f"C{SHOWN.index(arm)}")
     axes.set_xticks(range(len(places)), [f"{place:,}" for place in places])
-    axes.set_xlim(-0.15, len(places) - 0.6)
+    axes.set_xlim(-0.15, len(places) - 0.5)
     axes.set(xlabel=label, ylabel="accuracy on the test images, %")
     axes.grid(alpha=0.3)
 

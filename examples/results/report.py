@@ -8,12 +8,13 @@ Of a study that was not run, the page says so. collect.py makes the files from t
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import FEATURES, Study, base_points, load, mean, pearson, summarize
+from analysis import FEATURES, Study, base_points, load, mean, pearson, probed_arms, summarize
 
 from fracgen.shards.files import write_atomically
 
@@ -143,6 +144,36 @@ def number(value: float, *, percent: bool) -> str:
     return f"{100 * value:.0f}" if percent else f"{value:.2f}"
 
 
+def replication(studies: Mapping[str, Study]) -> Rows:
+    """Gains over the first arm in a study, and in the same study when it was run before."""
+    now, before = studies["equal-budget"], studies["equal-budget-first"]
+    counts = sorted({run["per_class"] for run in before.runs})
+    rows = [["arm", *(each for count in counts for each in (f"{count} a class", "before"))]]
+    for arm in before.arms[1:]:
+        row = [arm]
+        for count in counts:
+            row += [gap(study, arm, study.arms[0], per_class=count) for study in (now, before)]
+        rows.append(row)
+    return rows
+
+
+def probes(studies: Mapping[str, Study]) -> Rows:
+    """Accuracy of linear classifiers on each block's frozen features, and of neighbours on the last block's."""
+    arms = probed_arms(HERE)
+    num_blocks = len(next(iter(arms.values()))[0]["linear"])
+    rows = [["net", "nets", *(f"block {number + 1}" for number in range(num_blocks)), "neighbours, last block"]]
+    for arm, nets in arms.items():
+        columns = [*zip(*(net["linear"] for net in nets), strict=True), [net["knn"][-1] for net in nets]]
+        rows.append([arm, str(len(nets)), *map(mean_and_deviation, columns)])
+    return rows
+
+
+def mean_and_deviation(shares: Sequence[float]) -> str:
+    """In %, with the standard deviation of a sample where there are several."""
+    text = f"{100 * mean(shares):.1f}"
+    return f"{text} ± {100 * statistics.stdev(shares):.1f}" if len(shares) > 1 else text
+
+
 def provenance(studies: Mapping[str, Study]) -> Rows:
     """Where, when, and how much was run."""
     rows = [["study", "pre-training runs", "fine-tuning runs", "machine", "date"]]
@@ -163,6 +194,14 @@ TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
 }
 
 
+OF_ALL: dict[str, Callable[[Mapping[str, Study]], Rows]] = {
+    "provenance": provenance,
+    "probes": probes,
+    "replication": replication,
+}
+"""Tables of several studies, or of none."""
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, its first column aligned left."""
     rule = ["---", *["---:"] * (len(rows[0]) - 1)]
@@ -174,8 +213,8 @@ def fill(page: str, studies: Mapping[str, Study]) -> str:
 
     def table(match: re.Match[str]) -> str:
         name = match[2]
-        if name == "provenance":
-            text = markdown(provenance(studies))
+        if name in OF_ALL:
+            text = markdown(OF_ALL[name](studies))
         else:
             source, make = TABLES[name]
             text = markdown(make(studies[source])) if source in studies else "*Not run yet.*"
@@ -192,7 +231,7 @@ def main() -> None:
     for name in ("results.md", "why.md"):
         page = DOCS / name
         write_atomically(page, fill(page.read_text("utf-8"), studies))
-    plots.draw(studies, DOCS / "plots")
+    plots.draw(studies, DOCS / "plots", probed_arms(HERE))
     print(json.dumps({name: len(study.runs) for name, study in studies.items()}))
 
 

@@ -133,6 +133,10 @@ class Run:
         ),
     ] = "auto"
     compile: Annotated[bool, Setting("Compile the model with torch.compile.", panel=_MACHINE)] = False
+    cuda_graph: Annotated[
+        bool,
+        Setting("Record the kernels of a step once, and launch them together; for one GPU.", panel=_MACHINE),
+    ] = False
     log_every: Annotated[int, Setting("Steps between logs; 0: never.", at_least=0, identity=False)] = 50
     checkpoint_every: Annotated[
         int, Setting("Steps between checkpoints; 0: only at the end.", at_least=0, identity=False)

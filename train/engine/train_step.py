@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fracgen.shards.errors import DataError
 from fracgen.train.engine.checkpoint import Checkpoint
+from fracgen.train.engine.cuda_graph import GraphedGradients
 from fracgen.train.ranks import Ranks
 from fracgen.train.seeding import key
 
@@ -67,12 +68,13 @@ def wrap(model: nn.Module, ranks: Ranks, *, compiled: bool) -> Any:
     return network.train()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class TrainStep:
     """Loss, gradients, new weights.
 
     loss: a mean over the batch, from logits and targets. network: the model, wrapped. lr_schedule: timm's. amp: the
-    dtype of autocast, None for float32. clip: largest norm of the gradients; 0 is none.
+    dtype of autocast, None for float32. clip: largest norm of the gradients; 0 is none. cuda_graph: whether the
+    gradients are computed by one.
     """
 
     state: TrainState
@@ -83,6 +85,11 @@ class TrainStep:
     clip: float
     seed: int
     ranks: Ranks
+    cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        """Make what records the gradients."""
+        self._graphed = GraphedGradients(self._gradients) if self.cuda_graph else None
 
     def __call__(self, step: int, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of step number `step`, a scalar on the device. images: (B, 3, H, W). targets: (B, num_classes)."""
@@ -90,6 +97,16 @@ class TrainStep:
         # drop path and dropout draw from torch's global generator: seeded here, each step draws alike after a resume
         torch.manual_seed(key(self.seed, "layers", step, self.ranks.rank))
         self.lr_schedule.step_update(step)
+        loss = (self._graphed or self._gradients)(images, targets)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if self._graphed is None or not self._graphed.is_recorded:
+            state.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def _gradients(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The loss, whose gradients, clipped, are in the parameters."""
+        state = self.state
         with torch.autocast(self.ranks.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.network(images)
         loss = self.loss(logits, targets)
@@ -97,7 +114,4 @@ class TrainStep:
         if self.clip:
             state.scaler.unscale_(state.optimizer)
             torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
         return loss

@@ -23,7 +23,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import differences, to_plain, to_yaml
 from fracgen.train.cli import StopError, say
 from fracgen.train.config import continue_as_begun
-from fracgen.train.engine import benchmark, checkpoint, metrics, precision, schedule
+from fracgen.train.engine import benchmark, checkpoint, cuda_graph, metrics, precision, schedule
 from fracgen.train.engine import model as models
 from fracgen.train.engine.fit import Callbacks, Ending, Intervals, fit
 from fracgen.train.engine.model_card import Training, recipe_of
@@ -78,6 +78,8 @@ class Trainer(Generic[S]):
         self.amp = precision.autocast_dtype(self._precision)
         if precision.is_emulated(self._precision, ranks.device) and ranks.first:
             say({"warning": precision.EMULATED})
+        if self.settings.run.cuda_graph:
+            cuda_graph.check(ranks, self._precision)
         self._signal = 0
         self._tracker: Tracker | None = None
         # both only check their settings, before any data is opened; what they make is dropped
@@ -144,6 +146,7 @@ class Trainer(Generic[S]):
             clip=settings.optim.clip,
             seed=settings.run.seed,
             ranks=ranks,
+            cuda_graph=settings.run.cuda_graph,
         )
         self._done.add("set_up")
 
