@@ -20,7 +20,7 @@ from fracgen.shards.errors import BadImageError, DataError, FracgenError, UsageE
 from fracgen.shards.files import num_cores
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.images import is_gray, open_picture
-from fracgen.shards.labelled_images import LabelledImages
+from fracgen.shards.labels.labelled_images import LabelledImages
 from fracgen.shards.layout import Layout, default_num_shards
 from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, ShardRecord, hash_json, load_manifest
 from fracgen.shards.plan import FolderPlan, load_plan

@@ -9,12 +9,12 @@ from fracgen.registry import card_text, from_dict
 from fracgen.shards.data_card import CardText
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import num_cores
-from fracgen.shards.hub import HubRepo, HubStore
 from fracgen.shards.manifest import PACK, Manifest, load_manifest
-from fracgen.shards.release import Release, ReleaseFile, dataset_release, model_release, release_kind
+from fracgen.shards.publish.hub import HubRepo, HubStore
+from fracgen.shards.publish.release import Release, ReleaseFile, dataset_release, model_release, release_kind
+from fracgen.shards.publish.store import FsspecStore, Store
+from fracgen.shards.publish.upload import UploadPlan, plan_upload, upload
 from fracgen.shards.remote import Url
-from fracgen.shards.store import FsspecStore, Store
-from fracgen.shards.upload import UploadPlan, plan_upload, upload
 
 
 @dataclass(frozen=True, kw_only=True)

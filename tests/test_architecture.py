@@ -12,19 +12,22 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("fracgen", "shards", "train")
-BASE = {"train", "shards"}
+SHARDS = {"shards", "shards/labels", "shards/publish"}
+BASE = {"train", *SHARDS}
 FOLDERS = {  # folder: the folders whose files it may import; "train" is the files directly under train/
     "shards": {"shards"},
-    "fracgen": {"fracgen", "fracgen/photo", "shards"},  # and __main__.py the command line
+    "shards/labels": {"shards/labels", "shards"},
+    "shards/publish": {"shards/publish", "shards"},
+    "fracgen": {"fracgen", "fracgen/photo", *SHARDS},  # and __main__.py the command line
     "fracgen/photo": {"fracgen/photo", "fracgen", "shards"},
-    "fracgen/explore": {"fracgen/explore", "fracgen", "fracgen/photo", "shards"},
-    "fracgen/cli": {"fracgen/cli", "fracgen/explore", "fracgen", "fracgen/photo", "shards"},
+    "fracgen/explore": {"fracgen/explore", "fracgen", "fracgen/photo", *SHARDS},
+    "fracgen/cli": {"fracgen/cli", "fracgen/explore", "fracgen", "fracgen/photo", *SHARDS},
     "train/data": {"train/data", *BASE},
     "train/augment": {"train/augment", *BASE},
     "train/engine": {"train/engine", *BASE},
     "train/probing": {"train/probing", "train/data", "train/augment", "train/engine", *BASE},
     "train/experiments": {"train/experiments", "train/data", "train/augment", "train/engine", *BASE},
-    "train": {"train", "train/data", "train/augment", "train/engine", "train/probing", "train/experiments", "shards"},
+    "train": {"train", "train/data", "train/augment", "train/engine", "train/probing", "train/experiments", *SHARDS},
 }
 SCRIPTS = {"pretrain", "finetune", "probe", "compare", "study"}
 FOREIGN = {  # libraries that a room never imports
@@ -74,7 +77,7 @@ def test_folders_import_only_what_they_may(room):
             if (other := file_of(module)) is not None and path.name not in ("__init__.py", "__main__.py"):
                 assert str(other.parent) in FOLDERS[str(path.parent)], f"{path} imports {other}"
                 if path.parent == Path("train") and other.parent != Path("train"):
-                    assert path.stem in SCRIPTS or str(other.parent) == "shards", f"{path}: {other} is above it"
+                    assert path.stem in SCRIPTS or str(other.parent) in SHARDS, f"{path}: {other} is above it"
                 elif other.parent == Path("train") and path.parent != Path("train"):
                     assert other.stem not in SCRIPTS, f"{path} imports the script {other}"
         if room == "shards":

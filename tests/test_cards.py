@@ -16,7 +16,7 @@ from fracgen.photo.warps import WARPS
 from fracgen.registry import RECIPES, card_text
 from fracgen.render_shards import plan, write_shards
 from fracgen.shards.data_card import MAX_CLASS_NAMES, THIS_FOLDER, CardText, card_head, data_card, size_category
-from fracgen.shards.imagefolder import list_images
+from fracgen.shards.labels.imagefolder import list_images
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import open_shards
 from fracgen.shards.verify import verify_folder

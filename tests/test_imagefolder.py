@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.imagefolder import find_split, find_splits, list_images
-from fracgen.shards.labelled_images import PACKED_EXTENSIONS
+from fracgen.shards.labels.imagefolder import find_split, find_splits, list_images
+from fracgen.shards.labels.labelled_images import PACKED_EXTENSIONS
 
 
 def draw(path, format=None):  # noqa: A002  # as Pillow calls it

@@ -14,8 +14,8 @@ from PIL import Image
 from fracgen.pack import pack, plan
 from fracgen.photo.photographs import load_photographs
 from fracgen.shards.errors import BadImageError
-from fracgen.shards.imagefolder import list_images
 from fracgen.shards.images import decode_picture, is_gray, resize_and_center_crop, to_gray_or_rgb
+from fracgen.shards.labels.imagefolder import list_images
 from fracgen.shards.reader import open_shards
 from fracgen.train.data.opening import open_examples
 

@@ -17,11 +17,11 @@ from PIL import Image
 
 from fracgen import open_shards
 from fracgen.cli.app import run
-from fracgen.shards.class_labels import number_labels
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.image_sources import open_images, open_labelled
+from fracgen.shards.labels.class_labels import number_labels
+from fracgen.shards.labels.image_sources import open_images, open_labelled
+from fracgen.shards.labels.tables import Columns, read_table
 from fracgen.shards.manifest import load_manifest
-from fracgen.shards.tables import Columns, read_table
 from fracgen.train.data.splits import open_splits
 from fracgen.train.experiments.comparison import FinetuneCommand, check_data
 from fracgen.train.probe import choose_images

@@ -16,7 +16,7 @@ from PIL import Image
 from fracgen.cli.app import run
 from fracgen.pack import pack, plan
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.imagefolder import list_images
+from fracgen.shards.labels.imagefolder import list_images
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import open_shards, read_tar
 from fracgen.shards.verify import verify_folder

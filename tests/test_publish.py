@@ -79,7 +79,7 @@ def test_what_fails_on_the_way_is_tried_again(hub, folder, fault):
 
 
 def test_an_upload_that_is_cut_goes_on_where_it_was(hub, folder, capsys, monkeypatch):
-    monkeypatch.setattr("fracgen.shards.hub.HubStore.batch_files", 3)
+    monkeypatch.setattr("fracgen.shards.publish.hub.HubStore.batch_files", 3)
     original = Hub.fault
 
     def after_the_first_commit(self, line):
@@ -108,7 +108,7 @@ def test_a_commit_whose_answer_was_lost_is_known_as_ours(hub, folder):
 
 
 def test_a_branch_that_somebody_changes_meanwhile_is_left(hub, folder, monkeypatch):
-    monkeypatch.setattr("fracgen.shards.hub.HubStore.batch_files", 3)
+    monkeypatch.setattr("fracgen.shards.publish.hub.HubStore.batch_files", 3)
     original = Hub.fault
 
     def meddle(self, line):

@@ -18,7 +18,7 @@ from test_probe import run as probe
 from fracgen.pack import pack, plan
 from fracgen.shards import remote
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.imagefolder import list_images
+from fracgen.shards.labels.imagefolder import list_images
 from fracgen.train import compare, study
 from fracgen.train.data.opening import open_examples
 from fracgen.train.data.skipped import SkippedDataWarning

@@ -20,7 +20,7 @@ from fracgen.photo.recipe import Photo
 from fracgen.plain import draw_plain
 from fracgen.rng import stream_key
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.imagefolder import list_images
+from fracgen.shards.labels.imagefolder import list_images
 from fracgen.shards.reader import open_shards, read_tar
 from fracgen.shards.sequence import SampleSequence
 from fracgen.style import fill_rate

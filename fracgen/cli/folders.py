@@ -8,9 +8,9 @@ import typer
 
 from fracgen.cli.output import Output, interruptible, output_options
 from fracgen.shards.errors import UsageError
+from fracgen.shards.labels.tables import Columns
 from fracgen.shards.options import options_from
 from fracgen.shards.settings import convert
-from fracgen.shards.tables import Columns
 
 
 @output_options("as_json", "any_versions")
@@ -82,9 +82,9 @@ def pack(
     from fracgen.pack import check_siblings, emptied_classes, plan
     from fracgen.pack import pack as pack_images
     from fracgen.shards.files import num_cores
-    from fracgen.shards.image_sources import open_images
-    from fracgen.shards.imagefolder import check_same_classes
-    from fracgen.shards.labelled_images import PACKED_EXTENSIONS
+    from fracgen.shards.labels.image_sources import open_images
+    from fracgen.shards.labels.imagefolder import check_same_classes
+    from fracgen.shards.labels.labelled_images import PACKED_EXTENSIONS
 
     home: Path = convert(Path | None, out, "--out") or _default_home(folder)
     splits: list[str | None] = [*split] if split else [None]

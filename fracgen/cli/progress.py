@@ -11,8 +11,8 @@ from fracgen.shards.layout import Layout, Part
 from fracgen.shards.manifest import ShardRecord
 
 if TYPE_CHECKING:
-    from fracgen.shards.release import ReleaseFile
-    from fracgen.shards.upload import UploadPlan
+    from fracgen.shards.publish.release import ReleaseFile
+    from fracgen.shards.publish.upload import UploadPlan
 
 
 @contextlib.contextmanager

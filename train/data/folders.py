@@ -9,7 +9,7 @@ from PIL import Image
 
 from fracgen.shards.errors import BadImageError
 from fracgen.shards.images import decode_picture
-from fracgen.shards.labelled_images import LabelledImages
+from fracgen.shards.labels.labelled_images import LabelledImages
 from fracgen.train.data.examples import Examples, Indices, Pixels
 from fracgen.train.data.skipped import BadSampleError, SkippedDataWarning
 
@@ -56,6 +56,6 @@ def open_folder(folder: Path) -> Examples:
 
     Raises UsageError for a folder without classes, a class without images, and what else `list_images` refuses.
     """
-    from fracgen.shards.imagefolder import list_images
+    from fracgen.shards.labels.imagefolder import list_images
 
     return examples_of(list_images(folder), str(folder))

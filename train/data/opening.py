@@ -5,10 +5,10 @@ from pathlib import Path
 
 from fracgen.shards.cache import CacheSettings
 from fracgen.shards.errors import UsageError
-from fracgen.shards.image_sources import open_labelled
+from fracgen.shards.labels.image_sources import open_labelled
+from fracgen.shards.labels.tables import Columns
 from fracgen.shards.manifest import MANIFEST, PARTIAL
 from fracgen.shards.remote import Url
-from fracgen.shards.tables import Columns
 from fracgen.shards.urls import is_url
 from fracgen.train.data.examples import Examples, Progress
 from fracgen.train.data.tars import is_pattern, open_shards_folder, open_tars
@@ -76,7 +76,7 @@ def find_remote_splits(url: str) -> dict[str, str]:
     Raises UsageError where there is none, DataError where the server cannot be asked.
     """
     from fracgen.shards.folder_files import holds_shards
-    from fracgen.shards.imagefolder import SPLITS
+    from fracgen.shards.labels.imagefolder import SPLITS
 
     if is_pattern(url) or holds_shards(url):
         return {"train": url}
@@ -112,7 +112,7 @@ def holds_classes(folder: Path) -> bool:
 
 def _splits_in(folder: Path) -> list[str]:
     """Names of the splits that a folder holds, where it holds no other folder."""
-    from fracgen.shards.imagefolder import find_splits
+    from fracgen.shards.labels.imagefolder import find_splits
 
     splits = [path.name for path in find_splits(folder).values()]
     others = [each for each in folder.iterdir() if each.is_dir() and each.name not in splits]

@@ -21,9 +21,9 @@ import numpy as np
 from fracgen.shards.cache import CacheSettings
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import check_local
-from fracgen.shards.image_sources import LabelledSet, open_labelled
-from fracgen.shards.imagefolder import SPLITS, find_splits, list_folders, split_roles
-from fracgen.shards.tables import Columns
+from fracgen.shards.labels.image_sources import LabelledSet, open_labelled
+from fracgen.shards.labels.imagefolder import SPLITS, find_splits, list_folders, split_roles
+from fracgen.shards.labels.tables import Columns
 from fracgen.shards.urls import is_url
 from fracgen.train.data.examples import Examples, Progress, numbered
 from fracgen.train.data.folders import examples_of

@@ -17,7 +17,7 @@ from torch import nn
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import read_json
-from fracgen.shards.release import CARD, CONFIG
+from fracgen.shards.publish.release import CARD, CONFIG
 
 FILE = "model.onnx"
 ABSOLUTE, RELATIVE = 1e-4, 1e-3

@@ -13,7 +13,7 @@ from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.fields import fields_of
 from fracgen.shards.files import read_json, write_atomically
 from fracgen.shards.manifest import MANIFEST, PACK, load_manifest
-from fracgen.shards.release import CARD, CONFIG, read_card
+from fracgen.shards.publish.release import CARD, CONFIG, read_card
 from fracgen.shards.settings import to_yaml
 from fracgen.shards.urls import is_url, redact
 

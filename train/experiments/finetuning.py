@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fracgen.shards.cache import CacheSettings
+from fracgen.shards.labels.tables import Columns
 from fracgen.shards.settings import Setting, check_settings
-from fracgen.shards.tables import Columns
 from fracgen.train.augment.settings import Augmentation, Mix
 from fracgen.train.data.settings import LoaderSettings
 from fracgen.train.engine.settings import Model, Optim, Run, Schedule

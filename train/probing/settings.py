@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from fracgen.shards.cache import CacheSettings
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import ONLY_LOCAL
+from fracgen.shards.labels.tables import Columns
 from fracgen.shards.settings import Setting, check_settings, fields_of
-from fracgen.shards.tables import Columns
 from fracgen.shards.urls import is_url
 from fracgen.train.engine.settings import Device, Model, Precision
 from fracgen.train.seeding import MAX_SEED

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fracgen.shards.class_labels import number_labels
 from fracgen.shards.errors import UsageError
-from fracgen.shards.imagefolder import match_split
-from fracgen.shards.labelled_images import EXTENSIONS, ImageFolder, build_folder, check_class_names, suffix_of
-from fracgen.shards.tables import Columns, Table, read_table
+from fracgen.shards.labels.class_labels import number_labels
+from fracgen.shards.labels.imagefolder import match_split
+from fracgen.shards.labels.labelled_images import EXTENSIONS, ImageFolder, build_folder, check_class_names, suffix_of
+from fracgen.shards.labels.tables import Columns, Table, read_table
 from fracgen.shards.urls import is_url
 
 _SHOWN = 3

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.manifest import MANIFEST
-from fracgen.shards.release import WEIGHTS, Release, ReleaseFile
-from fracgen.shards.store import RemoteFile, Store
+from fracgen.shards.publish.release import WEIGHTS, Release, ReleaseFile
+from fracgen.shards.publish.store import RemoteFile, Store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Protocol
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.imagefolder import find_split, list_folders, list_images
-from fracgen.shards.labelled_images import EXTENSIONS, LabelledImages
-from fracgen.shards.tables import SUFFIXES, Columns, has_labels, is_table
+from fracgen.shards.labels.imagefolder import find_split, list_folders, list_images
+from fracgen.shards.labels.labelled_images import EXTENSIONS, LabelledImages
+from fracgen.shards.labels.tables import SUFFIXES, Columns, has_labels, is_table
 
 TABLE_NAMES = ("labels.csv", "labels.tsv", "labels.jsonl", "labels.parquet")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -32,8 +32,8 @@ def open_labelled(path: Path, columns: Columns) -> LabelledSet | None:
 
     Raises UsageError for a folder with two tables, and what `ImageTable` and `SavedDataset` raise.
     """
-    from fracgen.shards.image_tables import ImageTable
-    from fracgen.shards.saved_datasets import SavedDataset, is_saved_dataset
+    from fracgen.shards.labels.image_tables import ImageTable
+    from fracgen.shards.labels.saved_datasets import SavedDataset, is_saved_dataset
 
     if path.is_dir():
         if is_saved_dataset(path):

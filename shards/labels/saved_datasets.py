@@ -17,10 +17,10 @@ import numpy as np
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import read_json
-from fracgen.shards.imagefolder import match_split
-from fracgen.shards.labelled_images import EXTENSIONS, Numbers, check_class_names
-from fracgen.shards.saved_features import choose_features, number_classes
-from fracgen.shards.tables import Columns, plain_values
+from fracgen.shards.labels.imagefolder import match_split
+from fracgen.shards.labels.labelled_images import EXTENSIONS, Numbers, check_class_names
+from fracgen.shards.labels.saved_features import choose_features, number_classes
+from fracgen.shards.labels.tables import Columns, plain_values
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 _ROWS_AT_ONCE = 10_000

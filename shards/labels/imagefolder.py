@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.labelled_images import (
+from fracgen.shards.labels.labelled_images import (
     EXTENSIONS,
     LOOP,
     ImageFolder,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fracgen.shards.errors import FracgenError
-from fracgen.shards.release import ReleaseFile
+from fracgen.shards.publish.release import ReleaseFile
 from fracgen.shards.remote import MissingFileError, TransferError, Url, connect, retrying
 
 _READ_BYTES = 1 << 22

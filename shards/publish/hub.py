@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError
-from fracgen.shards.release import Kind, ReleaseFile
+from fracgen.shards.publish.release import Kind, ReleaseFile
+from fracgen.shards.publish.store import RemoteFile
 from fracgen.shards.remote import MissingFileError, TransferError, retrying
-from fracgen.shards.store import RemoteFile
 
 T = TypeVar("T")
 _REPO = re.compile(

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fracgen.shards.class_labels import number_labels
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.labelled_images import Numbers
-from fracgen.shards.tables import LABEL_COLUMNS, Columns, pick
+from fracgen.shards.labels.class_labels import number_labels
+from fracgen.shards.labels.labelled_images import Numbers
+from fracgen.shards.labels.tables import LABEL_COLUMNS, Columns, pick
 
 _UNSUPPORTED: Mapping[str, str] = {
     "Image": "images: masks (segmentation) are not supported",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fracgen.shards.errors import UsageError
-from fracgen.shards.labelled_images import EXTENSIONS, Numbers, suffix_of
+from fracgen.shards.labels.labelled_images import EXTENSIONS, Numbers, suffix_of
 
 _SHOWN = 3
 """Rows of a kind that a message names."""

@@ -1,0 +1,1 @@
+"""Labelled images where people have them: class folders, tables, saved data sets."""

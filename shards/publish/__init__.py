@@ -1,0 +1,1 @@
+"""Finished folders to other places, whole or not at all."""
