@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Annotated
 
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import cache_folder, check_local, shown_size, take_lock
+from fracgen.shards.files import cache_folder, check_local, lock_file, shown_size, take_lock
 from fracgen.shards.settings import Setting, check_settings
 
 
@@ -153,7 +153,7 @@ class FileCache:
     def locked(self) -> Iterator[None]:
         """Hold the lock of the whole cache: no other process or thread makes room, or opens a folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with _exclusive(self.folder / ".lock"):
+        with lock_file(self.folder / ".lock"):
             yield
 
 
@@ -194,7 +194,7 @@ class CachedFolder:
                 os.utime(path)
             return path
         part = self.path / f".{name}.{num_bytes or 0}.part"
-        with _exclusive(part):
+        with lock_file(part):
             try:
                 if not _is_whole(path, num_bytes):
                     self.cache.make_room()
@@ -288,26 +288,6 @@ def _try(lock: IO[bytes], byte: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, which is made; again, where whoever held it has removed or renamed the file."""
-    while True:
-        file = take_lock(path, wait=True)
-        assert file is not None
-        with file:
-            if _is_named(file, path):
-                yield
-                return
-
-
-def _is_named(file: IO[str], path: Path) -> bool:
-    """Whether an open file still bears its name."""
-    try:
-        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
-    except FileNotFoundError:
-        return False
 
 
 def _is_whole(path: Path, num_bytes: int | None) -> bool:

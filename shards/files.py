@@ -129,6 +129,25 @@ def take_lock(path: Path, *, wait: bool = False) -> TextIO | None:
     return file
 
 
+@contextlib.contextmanager
+def lock_file(path: Path) -> Iterator[None]:
+    """Hold the lock at `path`, waited for; again, where whoever held it has removed or renamed the file meanwhile."""
+    while True:
+        file = take_lock(path, wait=True)
+        assert file is not None
+        with file:
+            if _is_named(file, path):
+                yield
+                return
+
+
+def _is_named(file: TextIO, path: Path) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
+
+
 def forget_locks() -> None:
     """Close the locks that a forked worker has inherited: it would keep those of a parent that was killed."""
     for file in list(_locked_files):

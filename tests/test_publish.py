@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from fracgen.cli.app import run
 from fracgen.publish import publish
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.reader import open_shards
+from fracgen.shards.remote import RemoteWarning
 from fracgen.shards.verify import verify_folder
 
 SET = "hf://datasets/me/set"
@@ -354,6 +356,7 @@ def test_a_storage_that_refuses_xet_is_one_line(hub, folder, monkeypatch):
     pytest.importorskip("hf_xet")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
     hub.faults = {"xet-write-token": [403] * 20}
-    with pytest.raises((UsageError, DataError), match="403") as caught:
+    with warnings.catch_warnings(), pytest.raises(UsageError, match="access refused .*403") as caught:
+        warnings.simplefilter("error", RemoteWarning)
         publish(folder, SET)
     assert "\n" not in str(caught.value) and TOKEN not in str(caught.value)

@@ -22,6 +22,8 @@ _REPO = re.compile(
     r"hf:/{1,2}(?P<datasets>datasets/)?(?P<id>(?!datasets/|spaces/|buckets/)[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?/?"
 )
 _NOT_FOUND, _CONFLICT, _PRECONDITION = 404, 409, 412
+_REFUSED = re.compile(r"HTTP status client error \(40[13]")
+"""In the words of hf_xet, whose errors have no status."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +192,8 @@ class HubStore:
                         f"{self.repo}: was changed by somebody else meanwhile; nothing of theirs is lost, run the "
                         "same command to go on"
                     ) from None
+                if _REFUSED.search(str(error)):
+                    raise PermissionError(str(error)) from None
                 raise
 
         try:
