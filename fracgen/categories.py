@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -92,12 +92,25 @@ def load_categories(folder: Path | str, *, count: int | None = None) -> Categori
     a file that is malformed, or fewer than `count`.
     """
     folder = Path(folder)
-    if (folder / MANIFEST).is_file() and (folder / Categories.FILE).is_file():
-        systems = Categories.from_bytes((folder / Categories.FILE).read_bytes()).systems
-        if count is not None and count > len(systems):
-            raise UsageError(f"{folder}: holds {len(systems)} categories, {count} are asked for; lower --categories")
-        return Categories(systems[:count])
+    if (systems := rendered_systems(folder, Categories, count)) is not None:
+        return Categories(systems)
     return Categories(tuple(map(load_ifs, category_paths(folder, count))))
+
+
+def rendered_systems(folder: Path, kind: type[Stored], count: int | None) -> tuple[Any, ...] | None:
+    """The first `count` systems that a rendered folder carries, all by default; None where a folder is none.
+
+    kind: of category set. Raises UsageError where the folder carries fewer, or another kind.
+    """
+    if not (folder / MANIFEST).is_file():
+        return None
+    if not (path := folder / kind.FILE).is_file():
+        raise UsageError(f"{folder}: a data set without {kind.FILE}; name one that has it, or a folder of categories")
+    categories: Any = kind.from_bytes(path.read_bytes())
+    if count is not None and count > len(categories):
+        raise UsageError(f"{folder}: holds {len(categories)} categories, {count} are asked for; lower --categories")
+    systems: tuple[Any, ...] = categories.systems[:count]
+    return systems
 
 
 def category_paths(folder: Path, count: int | None) -> list[Path]:

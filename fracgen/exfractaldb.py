@@ -17,9 +17,10 @@ import numpy.typing as npt
 from fracgen import citations
 from fracgen.categories import MAX_CATEGORIES
 from fracgen.ifs import Floats
-from fracgen.recipe import Column, OnTry, Recipe, Seed, spread
-from fracgen.rng import MAX_LEGACY_SEED, generator
-from fracgen.shards.errors import DataError, UsageError
+from fracgen.recipe import Column, OnTry, Recipe, Seed, UnmakeableError, spread
+from fracgen.rng import generator
+from fracgen.search_settings import MinVariance, SpatialSearch, SpatialSeed
+from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting
 from fracgen.spatial import SpatialCategories
@@ -81,18 +82,8 @@ class ExFractalDB(Recipe):
     points: Annotated[
         int, Setting("Points of a cloud, and one more.", at_least=2, at_most=MAX_POINTS, panel="Image")
     ] = 10_000
-    search_seed: Annotated[
-        int, Setting("Seed of the search for categories.", at_least=0, at_most=MAX_LEGACY_SEED, panel="Search")
-    ] = 1
-    min_variance: Annotated[
-        float,
-        Setting(
-            "Variance that a category exceeds on every axis; the published scripts have 0.05.",
-            at_least=0,
-            at_most=1,
-            panel="Search",
-        ),
-    ] = 0.05
+    search_seed: SpatialSeed = 1
+    min_variance: MinVariance = 0.05
     systems: Annotated[
         SpatialCategories | None, Setting("The categories, instead of a search for them.", option="")
     ] = None
@@ -142,10 +133,8 @@ class ExFractalDB(Recipe):
         return False
 
     @property
-    def search(self) -> Any:
+    def search(self) -> SpatialSearch:
         """The settings of the search for its categories."""
-        from fracgen.search_settings import SpatialSearch
-
         return SpatialSearch(seed=self.search_seed, min_variance=self.min_variance)
 
     def resolve(self, on_try: OnTry | None = None) -> tuple[Self, dict[str, Any]]:
@@ -163,9 +152,9 @@ class ExFractalDB(Recipe):
     def cloud(self, group: int) -> tuple[npt.NDArray[np.float32], Floats, int]:
         """The points of one category and weight vector, normalised: (T - 1, 3) float32; the weights; rejected draws.
 
-        Where an orbit overflows (one weight vector in 200, which the published programs leave out), the category's own
+        Where an orbit overflows (one weight vector in 280, which the published programs leave out), the category's own
         system takes its place, with points of its own, so that all classes have as many images.
-        Raises UsageError where the recipe is not resolved, DataError where that overflows too, or is one point.
+        Raises UsageError where the recipe is not resolved, UnmakeableError where that overflows too, or is one point.
         """
         if self.systems is None:
             raise UsageError("the recipe has no categories yet: call resolve() first")
@@ -175,7 +164,7 @@ class ExFractalDB(Recipe):
             uniforms = generator(self.seed, group, "cloud", attempt).random(self.points)
             if (points := trace_cloud(system.maps * vector, system.p, uniforms)) is not None:
                 return points, vector, attempt
-        raise DataError(f"category {category}: its orbit overflows, or is one point")
+        raise UnmakeableError(f"category {category}: its orbit overflows, or is one point")
 
     def camera(self, index: int) -> tuple[Floats, dict[str, Any]]:
         """The camera (3, 4) of an image, and what its metadata says of it."""

@@ -16,7 +16,7 @@ from fracgen import citations
 from fracgen.exfractaldb import ExFractalDB, trace_cloud
 from fracgen.ifs import Floats
 from fracgen.rcdb import RCDB, WHITE, IndexedStream, draw_contours
-from fracgen.recipe import Classes, Column, Difference, OnTry, Recipe, Seed, spread
+from fracgen.recipe import Classes, Column, Difference, OnTry, Recipe, Seed, UnmakeableError, spread
 from fracgen.rng import generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image, Sample
@@ -197,7 +197,7 @@ class Perturbed(Recipe):
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them.
 
-        Raises DataError for a class of which no perturbation has an image.
+        Raises UnmakeableError for a class of which no perturbation has an image.
         """
         original = self.original
         for index in map(self.check_index, indices):
@@ -211,7 +211,7 @@ class Perturbed(Recipe):
                 if (image := original.draw(numbers, self.size)) is not None:
                     break
             else:
-                raise DataError(
+                raise UnmakeableError(
                     f"class {index}: the orbits of all {self.max_tries} perturbations overflow; lower --delta"
                 )
             yield Sample(

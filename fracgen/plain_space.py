@@ -20,7 +20,7 @@ def plain_candidates(
     for _ in range(count):
         maps = np.array([stream.uniform(-1.0, 1.0, 12) for _ in range(stream.randint(2, 8))])
         p = np.array([abs(np.linalg.det(row[:9].reshape(3, 3))) for row in maps])
-        p = p / sum(p.tolist())
+        p = p / _add(p)
         with np.errstate(all="ignore"):
             cloud = plain_cloud(maps, p, stream.random_sample(points))
             yield maps, p, bool(not np.isnan(cloud[:, 1]).any() and (cloud.var(axis=0) > threshold).all())
@@ -42,9 +42,17 @@ def plain_cloud(maps: Floats, p: Floats, uniforms: Floats) -> Floats:
     low, high = cloud.min(), cloud.max()
     cloud = (cloud - low) / (high - low) * 2 - 1
     for axis in range(3):
-        cloud[:, axis] -= sum(cloud[:, axis].tolist()) / len(uniforms)
+        cloud[:, axis] -= _add(cloud[:, axis]) / len(uniforms)
     normalised: Floats = cloud
     return normalised
+
+
+def _add(numbers: Floats) -> float:
+    """The sum, one number after the other: Python's own compensates from 3.12 on."""
+    total = 0.0
+    for number in numbers.tolist():
+        total += number
+    return total
 
 
 def plain_view(points: np.ndarray, eye: tuple[float, float, float], up: tuple[float, float, float], size: int) -> Image:

@@ -14,7 +14,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from fracgen import citations
-from fracgen.rcdb_stream import ClassStream, Contour, ContourRanges, Placement, RandomStates, find_states
+from fracgen.rcdb_stream import (
+    MAX_STATES,
+    ClassStream,
+    Contour,
+    ContourRanges,
+    Placement,
+    RandomStates,
+    find_states,
+)
 from fracgen.recipe import MAX_CLASSES, Column, OnTry, Recipe, Seed, spread
 from fracgen.rng import generator
 from fracgen.shards.errors import UsageError
@@ -111,6 +119,7 @@ class RCDB(Recipe):
                 f"classes {self.classes}: must be a multiple of processes, {self.processes}: the published program "
                 f"never makes the rest; use {mend}"
             )
+        check_range("classes", self.classes, 1, MAX_STATES, "in the published stream")
         if self.states is not None and len(self.states) != self.classes:
             raise UsageError(f"states: of {len(self.states)} classes, not of {self.classes}")
 

@@ -8,6 +8,7 @@ each class is found once, by passing over 28,000 words an image, and kept.
 import hashlib
 import math
 import random
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from fracgen.shards.files import num_cores
 from fracgen.shards.sample import Image
 
 MAX_VERTEX_TRIES = 10_000
+MAX_STATES = 100_000
+"""Classes of the published stream at most: 250 MB of states, which every process that renders holds."""
+_WORDS_AT_A_TIME = 1_000_000_000
+"""Passed over, about, before an interrupt is heard: half a second's."""
 _STATE_WORDS = 624
 _VERSION = 3
 """Of the state that Python's `random` gives out."""
@@ -235,21 +240,37 @@ def find_states(
     """The states at the start of `classes` classes of `images` images each, made by so many processes, 1 and on.
 
     Process p makes classes p c to p c + c - 1, where c = classes / processes, which must be whole. on_try: called with
-    each class; what it raises ends the search.
+    a class again and again; what it raises ends the search, as an interrupt does.
     """
     count = classes // processes
     states = np.empty((classes, _STATE_WORDS + 1), np.uint32)
+    is_over = threading.Event()
 
     def walk(process: int) -> None:
         state = np.array(random.Random(process + 1).getstate()[1], np.uint32)
         for label in range(process * count, (process + 1) * count):
-            if on_try:
-                on_try(label)
             states[label] = state
-            if label + 1 < (process + 1) * count:
-                state = ClassStream(state, ranges).state_after(images)
+            stream = ClassStream(state, ranges)
+            words = 4 * stream.contour.lines * stream.contour.vertices
+            for image in range(0, images, max(_WORDS_AT_A_TIME // words, 1)):
+                if is_over.is_set():
+                    return
+                if on_try:
+                    on_try(label)
+                stream.seek(image)
+            state = stream.state_after(images)
+
+    def walk_until_over(process: int) -> None:
+        try:
+            walk(process)
+        except BaseException:
+            is_over.set()
+            raise
 
     with ThreadPoolExecutor(num_cores()) as pool:
-        for _ in pool.map(walk, range(processes)):
-            pass
+        try:
+            for _ in pool.map(walk_until_over, range(processes)):
+                pass
+        finally:
+            is_over.set()
     return RandomStates(states)

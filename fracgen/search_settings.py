@@ -16,6 +16,19 @@ CACHE_RULE = 1
 SIZE = 512
 """Width and height in pixels of the images by which candidates are judged."""
 
+SpatialSeed = Annotated[
+    int, Setting("Seed of the search for categories.", at_least=0, at_most=MAX_LEGACY_SEED, panel="Search")
+]
+MinVariance = Annotated[
+    float,
+    Setting(
+        "Variance that a category exceeds on every axis; the published scripts have 0.05.",
+        at_least=0,
+        at_most=1,
+        panel="Search",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
@@ -68,13 +81,17 @@ class SpatialSearch:
     The published search has no seed, so that its own categories cannot be found again; with a seed it is exact.
     """
 
-    seed: int = 1
-    min_variance: float = 0.05
+    seed: SpatialSeed = 1
+    min_variance: MinVariance = 0.05
 
     SYSTEM: ClassVar[type[SpatialIFS]] = SpatialIFS
     CATEGORIES: ClassVar[type[SpatialCategories]] = SpatialCategories
     OUTCOMES: ClassVar[tuple[str, ...]] = ("variance", "found", "overflow")
     MEND: ClassVar[str] = "lower --min-variance"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        check_settings(self)
 
     def cache_path(self, cache: Path) -> Path:
         """Where in a cache folder this search is kept."""

@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from fracgen.assets import Stored
-from fracgen.categories import category_paths
+from fracgen.categories import category_paths, rendered_systems
 from fracgen.ifs import MAX_MAPS, P_TOLERANCE, Floats
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import read_text
@@ -115,10 +115,13 @@ class SpatialCategories(Stored):
 def load_spatial_categories(folder: Path | str, *, count: int | None = None) -> SpatialCategories:
     """Read a folder of published category files, `000000.csv` and on; they may lie in folders below it.
 
-    count: how many, from 0; all by default. Raises UsageError with the file or the number, as
-    `categories.load_categories` does.
+    A rendered folder of ExFractalDB gives its own. count: how many, from 0; all by default.
+    Raises UsageError with the file or the number, as `categories.load_categories` does.
     """
-    return SpatialCategories(tuple(_load(path) for path in category_paths(Path(folder), count)))
+    folder = Path(folder)
+    if (systems := rendered_systems(folder, SpatialCategories, count)) is not None:
+        return SpatialCategories(systems)
+    return SpatialCategories(tuple(map(_load, category_paths(folder, count))))
 
 
 def spatial_category_files(systems: Sequence[SpatialIFS]) -> dict[str, bytes]:

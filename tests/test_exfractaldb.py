@@ -13,13 +13,14 @@ from PIL import Image
 
 import fracgen
 from fracgen import spatial_kernels as kernels
+from fracgen.categories import load_categories
 from fracgen.exfractaldb import ExFractalDB, look_at, spatial_weights, turned_camera, uniform_rotation
 from fracgen.plain_space import plain_candidates, plain_cloud, plain_view
 from fracgen.registry import RECIPES, load_recipe, recipe_hash
 from fracgen.render_shards import plan, write_shards
 from fracgen.rng import generator
 from fracgen.search import SpatialSearch, find_categories
-from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.errors import UsageError
 from fracgen.spatial import SpatialCategories, SpatialIFS, load_spatial_categories, spatial_category_files
 
 GOLDEN = Path(__file__).parents[2] / "shared/golden/family"
@@ -190,9 +191,11 @@ def test_an_orbit_that_overflows_is_counted_and_replaced(tmp_path):
         assert bool(sample.rejected) == (sample.metadata["weights"] == [1.0] * 12 and sample.index != 6)
         assert sample.image.any()
     assert rejections["overflow"] > 0
-    hopeless = SpatialCategories((SpatialIFS([[2.0] * 12], [1.0]),))
-    with pytest.raises(DataError, match="category 0: its orbit overflows"):
-        list(replace(recipe, systems=hopeless).render([0]))
+    for numbers in ([2.0] * 12, [0.0] * 12):
+        hopeless = replace(recipe, systems=SpatialCategories((SpatialIFS([numbers], [1.0]),)))
+        with pytest.raises(UsageError, match=r"category 0: its orbit overflows, or is one point; .* is removed again"):
+            write_shards(hopeless, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("views", ["fixed", "random"])
@@ -204,6 +207,12 @@ def test_a_folder_is_written_whole_and_rendered_again(recipe, tmp_path, views):
     assert recipe_hash(again) == recipe_hash(recipe) and len(shards) == 6
     assert all(np.array_equal(again[sample.index].image, sample.image) for sample in shards)
     assert (tmp_path / "out" / "spatial-categories.csv").is_file()
+    assert load_spatial_categories(tmp_path / "out") == recipe.systems
+    assert load_spatial_categories(tmp_path / "out", count=1).systems == recipe.systems.systems[:1]
+    with pytest.raises(UsageError, match="holds 2 categories, 3 are asked for"):
+        load_spatial_categories(tmp_path / "out", count=3)
+    with pytest.raises(UsageError, match=r"out: a data set without categories.csv; name one that has it"):
+        load_categories(tmp_path / "out")
 
 
 def test_files_of_categories(categories, tmp_path):
@@ -248,6 +257,13 @@ def test_files_of_categories(categories, tmp_path):
 def test_impossible_values(changes, message):
     with pytest.raises(UsageError, match=message):
         ExFractalDB(**changes)
+
+
+def test_impossible_searches():
+    for values in ({"seed": -1}, {"min_variance": float("nan")}, {"min_variance": 2}):
+        with pytest.raises(UsageError, match=next(iter(values))):
+            SpatialSearch(**values)
+    assert SpatialSearch(min_variance=0) == SpatialSearch(min_variance=0.0)
 
 
 def test_what_is_not_resolved_or_too_few(recipe, categories):

@@ -126,6 +126,63 @@ def test_the_published_stream_is_the_plain_programs(published):
             assert (sample.index, sample.label) == (index, index // 3)
 
 
+@pytest.mark.parametrize(("processes", "classes", "images", "size", "shift"), [(3, 2, 2, 40, 41), (1, 1, 40, 32, 0)])
+def test_the_published_stream_of_other_numbers(processes, classes, images, size, shift):
+    """Other processes and sizes; centres on halves of a pixel; more images a class than the buffer holds."""
+    values = {"instances": images, "size": size, "max_shift": shift, "processes": processes}
+    recipe, _ = RCDB(stream="published", classes=processes * classes, **values).resolve()
+    for process in range(processes):
+        for label, number, image in plain_images(process, classes=classes, images=images, size=size, max_shift=shift):
+            assert np.array_equal(recipe[label * images + number].image, image)
+
+
+def test_states_are_those_of_pythons_random():
+    """At each class, against the generator itself, read number by number."""
+    recipe, _ = RCDB(stream="published", classes=3, instances=25, processes=1, size=224).resolve()
+    stream = random.Random(1)
+    for state in recipe.states.states:
+        begun = random.Random()
+        begun.setstate((3, tuple(state.tolist()), None))
+        expected = random.Random()
+        expected.setstate(stream.getstate())
+        assert [begun.getrandbits(32) for _ in range(700)] == [expected.getrandbits(32) for _ in range(700)]
+        vertices = 0
+        while not 3 <= vertices <= 200:
+            vertices = int(stream.expovariate(1 / 100))
+        lines = stream.randint(1, 200)
+        for _ in range(2):
+            stream.random()
+        stream.randint(0, 100)
+        for _ in range(2):
+            stream.random()
+        for _ in range(2):
+            stream.randint(-400, 400)
+        for _ in range(25):
+            for _ in range(lines):
+                stream.randint(0, 112)
+                for _ in range(2 * vertices):
+                    stream.random()
+            for _ in range(2):
+                stream.random()
+            stream.randint(0, 100)
+            for _ in range(2):
+                stream.randint(-400, 400)
+
+
+def test_an_interrupt_ends_the_walk_of_every_process(monkeypatch):
+    monkeypatch.setattr("fracgen.rcdb_stream._WORDS_AT_A_TIME", 1)
+    calls = []
+
+    def interrupt(label):
+        calls.append(label)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RCDB(**{**PUBLISHED, "instances": 3000, "max_lines": 2}).resolve(interrupt)
+    assert len(calls) < 3000, "of 18,000"
+
+
 def test_the_published_stream_at_the_published_ranges():
     """One process of 512 px images, far enough into its stream for every refill of the buffer."""
     recipe, _ = RCDB(stream="published", classes=2, instances=4, processes=1).resolve()
@@ -261,6 +318,7 @@ def test_yaml_and_states(tmp_path, published):
         ({"stream": "published", "size": 33}, "size 33: the published program fails"),
         ({"stream": "published", "classes": 1001}, "use 1000 classes"),
         ({"stream": "published", "classes": 3, "processes": 4}, "use at most 3 processes"),
+        ({"stream": "published", "classes": 100_010}, "classes 100010: must be 1 to 100000 in the published stream"),
     ],
 )
 def test_impossible_values(changes, message):

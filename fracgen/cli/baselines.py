@@ -16,7 +16,7 @@ from fracgen.visualatom import VisualAtom
 CategoriesFrom = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of category files 00000.csv ... instead of searching; all of them by default.",
+        help="Folder of category files 00000.csv ..., or rendered, instead of searching; all of them by default.",
         rich_help_panel="Formula",
     ),
 ]
@@ -24,7 +24,7 @@ CategoriesFrom = Annotated[
 SpatialCategoriesFrom = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of category files 000000.csv ... instead of searching; all of them by default.",
+        help="Folder of category files 000000.csv ..., or rendered, instead of searching; all of them by default.",
         rich_help_panel="Formula",
     ),
 ]
