@@ -418,6 +418,15 @@ def test_a_library_that_is_missing_is_one_line(data, tmp_path, monkeypatch, caps
     assert not (tmp_path / "run" / "trackers.json").exists()
 
 
+def test_a_folder_of_the_librarys_name_is_not_the_library(tmp_path, monkeypatch, capsys):
+    """Python takes `wandb/`, which W&B leaves where it works, for a package without modules."""
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    assert tracking.open_tracker(Run(log="wandb"), tmp_path, {}) is None
+    assert "--log wandb: not installed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"wandb": 3}', '{"wandb": {"id": "../x", "step": 3}}'])
 def test_a_damaged_record_begins_another_log(tmp_path, text, monkeypatch):
     (tmp_path / "trackers.json").write_text(text)

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from fracgen.shards.files import write_atomically
 from fracgen.train.engine.run_folder import write_figure
-from fracgen.train.engine.tracking import Tracker
+from fracgen.train.engine.tracking import Tracker, sample_grid
 
 ACCURACIES = ("clean_accuracy", "crop_accuracy", "val_accuracy", "test_accuracy")
 _LABELS = {
@@ -64,9 +65,32 @@ class MetricLogger:
         if self._tracker is not None:
             self._tracker.add(step, values)
 
+    def log_images(
+        self, step: int, images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
+    ) -> None:
+        """Some normalised images (B, 3, H, W) of a training batch, for a tracker that has none yet."""
+        if self._tracker is not None and self._tracker.wants_samples:
+            self._tracker.add_picture(step, "augmented_images", sample_grid(images, mean, std))
+
     def close(self) -> None:
         """Close the bar."""
         self._bar.close()
+
+    def draw_curves(self) -> None:
+        """curves.png, of the file as it is."""
+        if self._path is not None:
+            draw_curves(self._path, self._path.with_name(CURVES))
+
+    def end(
+        self, step: int, values: Mapping[str, float] | None = None, figures: Mapping[str, Path] | None = None
+    ) -> None:
+        """Send values and figures (PNG files by name) of the last step, and end the tracker's log. Once."""
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.add(step, values or {})
+            for name, path in (figures or {}).items():
+                tracker.add_picture(step, name, path)
+            tracker.close()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

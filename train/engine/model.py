@@ -185,7 +185,8 @@ def export(
 
     `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)` loads it. size: of the images, in pixels.
     options: those the model was created with. crop: share of the shorter side that evaluation shows. class_names: for
-    timm's label_names, where they are known. training: what the card says of it; without, there is no card.
+    timm's label_names, where they are known and not the labels themselves. training: what the card says of it; without,
+    there is no card.
     Raises DataError where it cannot be written; an old one is kept.
     """
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
@@ -196,7 +197,7 @@ def export(
         save_for_hf(
             model,
             str(temporary),
-            model_config={"pretrained_cfg": pretrained, **({"label_names": list(class_names)} if class_names else {})},
+            model_config={"pretrained_cfg": pretrained, **_label_names(class_names)},
             model_args=json.loads(json.dumps(dict(options))),
             safe_serialization=True,
         )
@@ -214,3 +215,8 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(f"{folder}: cannot be written ({error}); the checkpoint is whole") from error
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _label_names(class_names: Sequence[str]) -> dict[str, list[str]]:
+    are_numbers = all(name.isdecimal() and int(name) == label for label, name in enumerate(class_names))
+    return {} if are_numbers else {"label_names": list(class_names)}

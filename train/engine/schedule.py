@@ -25,13 +25,17 @@ LONG_ON_CPU = (
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedSchedule:
-    """A schedule in steps. lr, warmup_lr, min_lr: as they are used, scaled by batch size / 512."""
+    """A schedule in steps. lr, warmup_lr, min_lr: as they are used, scaled by batch size / 512.
+
+    is_published: whether it is as long as those of the papers: 61 million samples, or 1000 epochs of no tiny set.
+    """
 
     steps: int
     warmup_steps: int
     lr: float
     warmup_lr: float
     min_lr: float
+    is_published: bool
 
 
 def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: int) -> ResolvedSchedule:
@@ -46,6 +50,7 @@ def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: i
         raise UsageError(f"{' and '.join(f'--{name} {value}' for name, value in lengths.items())}: give one of them")
     samples = schedule.samples or schedule.epochs * num_samples or PUBLISHED_SAMPLES
     steps = schedule.steps or max(math.ceil(samples / batch_size), 1)
+    num_images = steps * batch_size
     warmup = round(schedule.warmup_epochs * num_samples / batch_size) or schedule.warmup_steps
     scale = batch_size / _LR_BATCH
     return ResolvedSchedule(
@@ -54,13 +59,9 @@ def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: i
         lr=optim.lr * scale,
         warmup_lr=min(schedule.warmup_lr, optim.lr) * scale,
         min_lr=min(schedule.min_lr, optim.lr) * scale,
+        is_published=num_images >= PUBLISHED_SAMPLES
+        or (schedule.epochs >= _LONG_EPOCHS and num_images >= _LONG_SAMPLES),
     )
-
-
-def is_published_length(schedule: Schedule, resolved: ResolvedSchedule, batch_size: int) -> bool:
-    """Whether a run is as long as those of the papers: 61 million samples, or 1000 epochs of no tiny set."""
-    samples = resolved.steps * batch_size
-    return samples >= PUBLISHED_SAMPLES or (schedule.epochs >= _LONG_EPOCHS and samples >= _LONG_SAMPLES)
 
 
 def describe_seconds(seconds: float) -> str:
@@ -70,21 +71,15 @@ def describe_seconds(seconds: float) -> str:
     return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else f"{seconds / length:,.0f} {unit}"
 
 
-def describe(resolved: ResolvedSchedule, batch_size: int, num_samples: int) -> str:
-    """The length in all units: one line for the screen."""
+def describe(resolved: ResolvedSchedule, optim: Optim, batch_size: int, num_samples: int) -> dict[str, str]:
+    """Rows for the screen: the length in all units, and the learning rate as it is used."""
     samples = resolved.steps * batch_size
-    return (
-        f"{resolved.steps:,} of {batch_size:,} images: {samples:,} samples, {samples / num_samples:,.1f} epochs; "
-        f"warm-up {resolved.warmup_steps:,}"
-    )
-
-
-def describe_rate(resolved: ResolvedSchedule, optim: Optim, batch_size: int) -> str:
-    """The learning rate as it is used: one line for the screen."""
-    return (
-        f"{resolved.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}), from {resolved.warmup_lr:.2g}, "
-        f"to {resolved.min_lr:.2g}, by a cosine; {optim.name}"
-    )
+    return {
+        "steps": f"{resolved.steps:,} of {batch_size:,} images: {samples:,} samples, "
+        f"{samples / num_samples:,.1f} epochs; warm-up {resolved.warmup_steps:,}",
+        "rate": f"{resolved.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}), from {resolved.warmup_lr:.2g}, "
+        f"to {resolved.min_lr:.2g}, by a cosine; {optim.name}",
+    }
 
 
 def cosine(optimizer: Optimizer, resolved: ResolvedSchedule) -> CosineLRScheduler:

@@ -112,12 +112,13 @@ class Tracker:
             self._state["step"] = last
 
 
-def open_tracker(settings: Run, folder: Path, config: Mapping[str, Any]) -> Tracker | None:
-    """The tracker of the settings; None for none, and, with a line on the screen, where its library is missing."""
+def open_tracker(settings: Run, folder: Path | None, config: Mapping[str, Any]) -> Tracker | None:
+    """The tracker of the settings; None for none, without a folder, and where its library is missing, with a line."""
     service = settings.log
-    if service == "none":
+    if service == "none" or folder is None:
         return None
-    if importlib.util.find_spec(service) is None:
+    spec = importlib.util.find_spec(service)
+    if spec is None or spec.origin is None:  # a folder is no library: W&B leaves `wandb/` where it works
         words = f"--log {service}: not installed (pip install 'fracgen[{service}]'); training goes on without it"
         say({"warning": words})
         return None

@@ -30,7 +30,7 @@ from fracgen.train.engine.model_card import Training, recipe_of
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
 from fracgen.train.engine.run_speed import RunSpeed
 from fracgen.train.engine.settings import ProtocolSettings
-from fracgen.train.engine.tracking import Tracker, open_tracker, sample_grid
+from fracgen.train.engine.tracking import open_tracker
 from fracgen.train.engine.train_step import TrainState, TrainStep, wrap
 from fracgen.train.ranks import Ranks
 
@@ -81,7 +81,7 @@ class Trainer(Generic[S]):
         if self.settings.run.cuda_graph:
             cuda_graph.check(ranks, self._precision)
         self._signal = 0
-        self._tracker: Tracker | None = None
+        self._logger: metrics.MetricLogger | None = None
         # both only check their settings, before any data is opened; what they make is dropped
         models.optimizer(nn.Linear(1, 1), self.settings.optim, lr=1.0)
         self._resolve_schedule(num_samples=1)
@@ -120,13 +120,11 @@ class Trainer(Generic[S]):
         settings, ranks = self.settings, self.ranks
         self.num_samples, self.fingerprint = num_samples, fingerprint
         self.schedule = self._resolve_schedule(num_samples)
-        self._published = schedule.is_published_length(settings.schedule, self.schedule, settings.loader.batch_size)
+        device: Literal["cuda", "cpu"] = "cuda" if ranks.device.type == "cuda" else "cpu"
         self.settings = settings = replace(
             settings,
             schedule=replace(settings.schedule, steps=self.schedule.steps, samples=0, epochs=0.0),
-            run=replace(
-                settings.run, device="cuda" if ranks.device.type == "cuda" else "cpu", precision=self._precision
-            ),
+            run=replace(settings.run, device=device, precision=self._precision),
             **resolved,
         )
         self.config = to_plain(settings)
@@ -173,18 +171,12 @@ class Trainer(Generic[S]):
         self._require("set_up")
         if not self.ranks.first:
             return
-        settings, batch_size = self.settings, self._batch_size
-        length = schedule.describe(self.schedule, batch_size, self.num_samples) + checkpoint.describe(self.last)
-        warning = self._published and self.ranks.device.type == "cpu" and self.folder is not None
-        say(
-            {
-                **rows,
-                "model": models.describe(settings.model, self.model, self._precision, self.ranks),
-                "steps": length,
-                "rate": schedule.describe_rate(self.schedule, settings.optim, batch_size),
-                **({"warning": schedule.LONG_ON_CPU} if warning else {}),
-            }
-        )
+        settings, ranks = self.settings, self.ranks
+        length = schedule.describe(self.schedule, settings.optim, self._batch_size, self.num_samples)
+        length["steps"] += checkpoint.describe(self.last)
+        if self.schedule.is_published and ranks.device.type == "cpu" and self.folder is not None:
+            length["warning"] = schedule.LONG_ON_CPU
+        say({**rows, "model": models.describe(settings.model, self.model, self._precision, ranks), **length})
 
     def measure(self, batches: Batches, inputs: Inputs) -> dict[str, float]:
         """Images/s, without a run folder. It trains: the weights are not to be kept. After `set_up`."""
@@ -208,17 +200,15 @@ class Trainer(Generic[S]):
         self._require("set_up")
         if self.folder is None:
             raise RuntimeError("Trainer: fit() needs a folder; without one a run is only measured")
-        run, state, out = self.settings.run, self.state, self.folder.path if self.ranks.first else None
-        config = {**self.config, "fingerprint": self.fingerprint}
-        tracker = self._tracker = open_tracker(run, out, config) if out is not None else None
-        logger = metrics.MetricLogger(out, steps=self.schedule.steps, start=state.step, tracker=tracker)
+        run, augment, state = self.settings.run, self.settings.augment, self.state
+        out = self.folder.path if self.ranks.first else None
+        tracker = open_tracker(run, out, {**self.config, "fingerprint": self.fingerprint})
+        logger = self._logger = metrics.MetricLogger(out, steps=self.schedule.steps, start=state.step, tracker=tracker)
         iterator: Any = batches(state.step)
 
         def take_step(step: int) -> Tensor:
             images, targets = inputs(step, next(iterator))
-            if tracker is not None and tracker.wants_samples:
-                grid = sample_grid(images, self.settings.augment.mean, self.settings.augment.std)
-                tracker.add_picture(step + 1, "augmented_images", grid)
+            logger.log_images(step + 1, images, augment.mean, augment.std)
             return self.train_step(step, images, targets)
 
         def advance() -> None:
@@ -243,12 +233,11 @@ class Trainer(Generic[S]):
             iterator.close()
             logger.close()
             if ending != "finished":
-                self.end_log()
+                logger.end(state.step)
         self.speed.end()
         self._done.add("fit")
         self._signal = callbacks.signals[0] if ending == "interrupted" else 0
-        if self.ranks.first:
-            metrics.draw_curves(self.folder / metrics.METRICS, self.folder / metrics.CURVES)
+        logger.draw_curves()
         return ending
 
     def end_log(self, values: Mapping[str, float] | None = None, figures: Mapping[str, Path] | None = None) -> None:
@@ -256,29 +245,23 @@ class Trainer(Generic[S]):
 
         `fit` does it itself for a run that has not come to its last step.
         """
-        tracker, self._tracker = self._tracker, None
-        if tracker is not None:
-            tracker.add(self.state.step, values or {})
-            for name, path in (figures or {}).items():
-                tracker.add_picture(self.state.step, name, path)
-            tracker.close()
+        self._require("fit")
+        assert self._logger is not None, "fit makes one"
+        self._logger.end(self.state.step, values, figures)
 
     def save(self) -> None:
         """Write last.pt, which a run goes on from. Every rank may call it."""
-        self._write_checkpoint(checkpoint.LAST, self._to_checkpoint())
+        self._save(checkpoint.LAST)
 
     def save_best(self) -> None:
         """Write best.pt: these weights, without an optimiser, for `BestWeights`. Every rank may call it."""
-        self._write_checkpoint(checkpoint.BEST, replace(self._to_checkpoint(), optimizer={}, scaler={}, losses=()))
+        self._save(checkpoint.BEST, optimizer={}, scaler={}, losses=())
 
-    def _to_checkpoint(self) -> checkpoint.Checkpoint:
+    def _save(self, name: str, **changes: Any) -> None:
         self._require("set_up")
         state = self.state.to_checkpoint(config=self.config, data=self.fingerprint, world=self.ranks.world)
-        return replace(state, scores=self.scores)
-
-    def _write_checkpoint(self, name: str, state: checkpoint.Checkpoint) -> None:
         if self.folder is not None and self.ranks.first:
-            checkpoint.save(state, self.folder / name)
+            checkpoint.save(replace(state, scores=self.scores, **changes), self.folder / name)
 
     def export(self, training: Training, *, crop: float = 1.0, class_names: Sequence[str] = ()) -> str:
         """Write model/ for timm, and return its path. After `fit`. crop: share of the shorter side for evaluation."""
@@ -294,7 +277,7 @@ class Trainer(Generic[S]):
             tag=f"fracgen_{self.fingerprint[:8]}",
             options=settings.model.options,
             crop=crop,
-            class_names=[] if _are_numbers(class_names) else class_names,
+            class_names=class_names,
             training=replace(training, recipe=recipe_of(type(settings), self.config)),
         )
         return str(self.folder / MODEL)
@@ -317,8 +300,3 @@ class Trainer(Generic[S]):
             raise StopError(
                 f"stopped at step {self.state.step} of {self.schedule.steps}; the same command goes on", self._signal
             )
-
-
-def _are_numbers(class_names: Sequence[str]) -> bool:
-    """Whether the names are the labels themselves."""
-    return all(name.isdecimal() and int(name) == label for label, name in enumerate(class_names))
