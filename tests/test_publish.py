@@ -356,7 +356,7 @@ def test_a_storage_that_refuses_xet_is_one_line(hub, folder, monkeypatch):
     pytest.importorskip("hf_xet")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
     hub.faults = {"xet-write-token": [403] * 20}
-    with warnings.catch_warnings(), pytest.raises(UsageError, match="access refused .*403") as caught:
+    with warnings.catch_warnings(), pytest.raises(UsageError, match=r"access refused .*403") as caught:
         warnings.simplefilter("error", RemoteWarning)
         publish(folder, SET)
     assert "\n" not in str(caught.value) and TOKEN not in str(caught.value)
