@@ -29,6 +29,7 @@ from fracgen.rcdb import RCDB
 from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, write_shards
 from fracgen.rng import generator
+from fracgen.shards.fields import fields_of
 from fracgen.shards.manifest import hash_json
 from fracgen.spatial import SpatialCategories, SpatialIFS
 from fracgen.visualatom import VisualAtom
@@ -147,7 +148,7 @@ def spatial_systems(count: int) -> tuple[SpatialIFS, ...]:
 
 @functools.cache
 def small_recipes() -> dict[str, Recipe]:
-    """One of each kind of recipe, in the small, resolved."""
+    """One of each kind of recipe, in the small, resolved: under its own name, and others of its kind."""
     picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     systems = Categories(tuple(IFS.from_maps(sample_maps(3.5, 2, generator(0, number, "ifs"))) for number in range(3)))
     drawn = {"size": 32, "points": 1000, "systems": systems, "categories": 3}
@@ -166,3 +167,15 @@ def small_recipes() -> dict[str, Recipe]:
         "photo": Photo(classes=4, size=32, photographs=Photographs((picture, picture[::-1].copy()))),
     }
     return {name: recipe.resolve()[0] for name, recipe in recipes.items()}
+
+
+def small_values(name: str) -> dict[str, Any]:
+    """The values of a small recipe that are not the defaults, by field; without what lies in files of its own."""
+    recipe = small_recipes()[name]
+    values = {info.name: (getattr(recipe, info.name), info.default) for info in fields_of(type(recipe)) if info.option}
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def small_words(name: str) -> list[str]:
+    """Those of a small recipe as options."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in small_values(name).items()]

@@ -3,42 +3,41 @@
 import dataclasses
 import json
 import subprocess
+import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import contents, spatial_systems
+from conftest import contents, small_recipes, small_words, spatial_systems
 from PIL import Image
 
 from fracgen.categories import category_files, load_categories
-from fracgen.cli.app import run
+from fracgen.cli.app import BASELINES, run
 from fracgen.ifs import IFS, sample_maps
 from fracgen.registry import RECIPES, load_recipe, save_recipe
 from fracgen.rng import generator
+from fracgen.shards.fields import FieldInfo, fields_of
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import open_shards
 from fracgen.spatial import spatial_category_files
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ["--size", 48, "--pad", 3, "--points", 1500]
-ATOM = ["--size", 48, "--min-vertices", 5, "--max-vertices", 20, "--max-orbits", 5]
 COMMANDS = {
+    **{name: small_words(name) for name in BASELINES},
     "fractaldb": [*SMALL, "--instances", 2, "--categories-from", "csvs"],
     "ofdb": [*SMALL, "--categories-from", "csvs"],
-    "visualatom": [*ATOM, "--classes", 4, "--instances", 6],
-    "rcdb": ["--size", 48, "--max-lines", 9, "--classes", 4, "--instances", 6],
     "exfractaldb": ["--size", 48, "--points", 1500, "--weights", "first", "--categories-from", "spatial"],
-    "noise": [*SMALL, "--classes", 12],
 }
 IMAGES = {
+    **{name: (len(small_recipes()[name]), small_recipes()[name].num_classes) for name in BASELINES},
     "fractaldb": (600, 3),
     "ofdb": (3, 3),
-    "visualatom": (24, 4),
-    "rcdb": (24, 4),
     "exfractaldb": (36, 3),
-    "noise": (12, 12),
 }
+UNTYPED = {"systems", "states"}
+"""Fields of recipes that are not typed: they lie in files of their own."""
 
 
 @pytest.fixture
@@ -120,53 +119,33 @@ def test_parts_and_merge(fracgen, tmp_path, name):
     assert fracgen("merge", "set")[0] == 0
 
 
-def test_every_option_reaches_the_recipe(fracgen, tmp_path):
-    changed = {
-        "fractaldb": {
-            "categories": 2, "instances": 1, "weights": 0.3, "size": 40, "pad": 2, "points": 900, "draw": "point",
-            "color": "color", "patch": "fill", "seed": 7,
-        },
-        "ofdb": {
-            "categories": 2, "weights": "published", "size": 40, "pad": 2, "points": 900, "draw": "point",
-            "color": "color", "patch": "fill", "seed": 7,
-        },
-        "visualatom": {
-            "classes": 3, "instances": 2, "size": 40, "seed": 7, "min_vertices": 4, "max_vertices": 9, "min_orbits": 2,
-            "max_orbits": 4, "max_noise": 1.5, "max_line_offset": 0.2, "min_radius": 3, "max_radius": 5,
-            "max_waves": 4, "min_ellipse": 0.5, "max_ellipse": 0.75, "gradients": "signed",
-        },
-        "rcdb": {
-            "classes": 4, "instances": 2, "size": 40, "seed": 7, "stream": "published", "processes": 2,
-            "mean_vertices": 20.0, "min_vertices": 4, "max_vertices": 9, "min_lines": 2, "max_lines": 4,
-            "max_noise": 1.5, "max_line_offset": 0.2, "min_radius": 3, "max_radius": 5, "min_oval": 0.5,
-            "max_oval": 0.75, "max_shift": 30,
-        },
-        "exfractaldb": {
-            "categories": 2, "views": "fixed", "num_views": 2, "weights": "identity", "size": 40, "points": 900,
-            "seed": 7, "search_seed": 2, "min_variance": 0.01,
-        },
-        "noise": {
-            "kind": "uniform", "classes": 3, "size": 40, "pad": 2, "points": 900, "std": 0.3, "cloud": "shared",
-            "delta": 0.2, "seed": 7,
-        },
-    }  # fmt: skip
-    for name, options in changed.items():
-        kind = RECIPES[name]
-        fields = {field.name for field in dataclasses.fields(kind)} - {"systems", "states"}
-        assert set(options) == fields and all(getattr(kind(), key) != value for key, value in options.items()), name
-        words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
-        folder = {"exfractaldb": "spatial"}.get(name, "csvs")
-        category_options = ["--categories-from", folder] if "categories" in options else []
-        assert fracgen("baseline", name, *words, *category_options, "--out", name)[0] == 0
-        recipe = load_manifest(tmp_path / name).recipe
-        assert {key: recipe[key] for key in options} == options
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_option_reaches_the_recipe(fracgen, name, monkeypatch):
+    """Each alone, with another value than the default."""
+    values = {}
+    monkeypatch.setattr("fracgen.cli.baselines.render_recipe", lambda name, options, _: values.update({name: options}))
+    fields = [info for info in fields_of(RECIPES[name]) if info.option]
+    assert {info.name for info in fields} == {field.name for field in dataclasses.fields(RECIPES[name])} - UNTYPED
+    for info in fields:
+        value = another_value(info)
+        assert fracgen("baseline", name, info.option, value) == (0, "", "") and value != info.default
+        assert values.pop(name) == {info.name: value}
+
+
+def another_value(info: FieldInfo) -> object:
+    """A value of a field that is allowed, and not its default."""
+    if type(info.default) in (int, float):
+        step = 1 if type(info.default) is int else 0.25
+        return next(value for value in (info.default + step, info.default - step) if info.setting.allows(value))
+    choices = [choice for choice in typing.get_args(info.type) if isinstance(choice, str)]
+    return next(choice for choice in choices if choice != info.default) if choices else 0.3
 
 
 def test_examples_are_the_defaults(fracgen):
     for name in COMMANDS:
         values = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
         kind = RECIPES[name]
-        assert set(values) == {"recipe", *(field.name for field in dataclasses.fields(kind))} - {"systems", "states"}, (
+        assert set(values) == {"recipe", *(field.name for field in dataclasses.fields(kind))} - UNTYPED, (
             "every key is shown"
         )
         assert load_recipe(EXAMPLES / f"{name}.yaml") == kind()

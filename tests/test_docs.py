@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import typer
 import yaml
+from conftest import small_words
 from PIL import Image
 
-from fracgen.cli.app import app, run
+from fracgen.cli.app import BASELINES, app, run
 from fracgen.shards.commandline import command_app
 from fracgen.shards.fields import fields_of
 from fracgen.train.finetune import Finetuning
@@ -35,13 +36,12 @@ SMALL_MODEL = [f"model.options.{option}" for option in ("patch_size=8", "depth=2
 SMALL_RECIPE = ["--size=48", "--points=1500", "--min-fill=0.02", "--base-candidates=1", "--classes=64"]
 SMALL_RUN = ["--steps=2", "--batch-size=4", "--workers=0", "--device=cpu", "augment.size=32"]
 SMALL = {  # what follows a command's own words, of which the last one counts
+    **{f"baseline {name}": small_words(name) for name in BASELINES},
     "render": SMALL_RECIPE,
     "baseline fractaldb": ["--categories=2", "--instances=1", "--size=32", "--points=2000"],
     "baseline ofdb": ["--categories=16", "--size=32", "--points=2000"],
-    "baseline visualatom": ["--classes=2", "--instances=2", "--size=64"],
     "baseline rcdb": ["--classes=10", "--instances=2", "--size=64"],
     "baseline exfractaldb": ["--categories=1", "--size=32", "--points=2000", "--weights=first"],
-    "baseline noise": ["--classes=4", "--size=48", "--points=1000"],
     "perturb": ["--classes=4", "--size=256"],
     "photo": ["--classes=4", "--size=48"],
     "search": ["--categories=4"],

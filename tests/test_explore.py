@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL, small_recipe
+from conftest import SMALL, small_recipe, small_values
 from explore_client import explore
 from PIL import Image as PillowImage
 
@@ -32,6 +32,7 @@ from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import open_shards
 
 FEW = {
+    **{name: small_values(name) for name in RECIPES},
     "1p-frac": SMALL,
     "fractaldb": {"categories": 2, "instances": 2, "size": 40, "points": 2000, "weights": 0.3},
     "ofdb": {"categories": 3, "size": 40, "points": 2000, "weights": "published"},

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import small_recipe
+from conftest import small_recipe, small_recipes
 
 from fracgen.categories import load_categories
 from fracgen.ifs import load_ifs, sample_maps
@@ -149,6 +149,7 @@ def test_equal_numbers_have_equal_hashes():
 def test_every_recipe_builds_with_its_defaults():
     for name, kind in RECIPES.items():
         assert from_dict({"recipe": name}) == kind() and name == kind.NAME
+        assert name in small_recipes(), "tests of all recipes take the small ones of tests/conftest.py"
 
 
 def test_examples_load():
