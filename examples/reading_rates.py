@@ -21,7 +21,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-import yaml
 from torch.utils.data import DataLoader
 
 import fracgen
@@ -29,6 +28,7 @@ from fracgen.recipe import Recipe
 from fracgen.shards.commandline import command_app
 from fracgen.shards.commandline import main as run_command
 from fracgen.shards.files import num_cores
+from fracgen.shards.strict_yaml import parse_override
 
 HERE = Path(__file__).parent
 RECIPE = typer.Option(help="A recipe, or a rendered folder: its recipe.", show_default="examples/1p-frac.yaml")
@@ -44,9 +44,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="Passes over all images of each source.", min=1)] = 7,
 ) -> None:
     """Measure images/s of a DataLoader over a recipe, rendered on the fly, and over its shards."""
-    overrides = dict(word.partition("=")[::2] for word in settings or ())
-    values = {name: yaml.safe_load(text) for name, text in overrides.items()}
-    samples, _ = fracgen.load_recipe(recipe, values).resolve()
+    samples, _ = fracgen.load_recipe(recipe, dict(map(parse_override, settings or ()))).resolve()
     with TemporaryDirectory() as folder:
         fracgen.write_shards(samples, folder)
         measure(samples, folder, batch_size, rounds)

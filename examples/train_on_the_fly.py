@@ -16,7 +16,6 @@ from typing import Annotated, Literal
 import timm
 import torch
 import typer
-import yaml
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
@@ -25,6 +24,7 @@ from fracgen.shards.commandline import command_app
 from fracgen.shards.commandline import main as run_command
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import num_cores
+from fracgen.shards.strict_yaml import parse_override
 
 HERE = Path(__file__).parent
 RECIPE = typer.Option(help="A recipe, or a rendered folder: its recipe.", show_default="examples/1p-frac.yaml")
@@ -47,9 +47,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0)] = 0,
 ) -> None:
     """Train a ViT straight from a formula."""
-    overrides = dict(word.partition("=")[::2] for word in settings or ())
-    values = {name: yaml.safe_load(text) for name, text in overrides.items()}
-    samples, _ = fracgen.load_recipe(recipe, values).resolve()
+    samples, _ = fracgen.load_recipe(recipe, dict(map(parse_override, settings or ()))).resolve()
     if not timm.is_model(model):
         raise UsageError(f"--model {model}: timm {timm.__version__} has no such model")
     torch.manual_seed(seed)

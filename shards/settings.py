@@ -202,6 +202,8 @@ def load_settings(kind: type[T], path: str | None, options: Mapping[str, Any], o
 
     Raises UsageError with the file, key and value.
     """
+    from fracgen.shards.strict_yaml import parse_override
+
     values: dict[str, Any] = {}
     overrides = list(overrides)
     if path is not None:
@@ -211,10 +213,7 @@ def load_settings(kind: type[T], path: str | None, options: Mapping[str, Any], o
     for name, value in options.items():
         _set(values, name, value)
     for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals or not name:
-            raise UsageError(f"{override!r}: an override is NAME=VALUE, as in augment.erase=0.25")
-        _set(values, name, parse_yaml(text, override) if text.strip() else "")
+        _set(values, *parse_override(override))
     try:
         return from_plain(kind, _over(to_plain(kind()), values))
     except UsageError as error:

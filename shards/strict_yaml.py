@@ -95,3 +95,11 @@ def _check_size(root: yaml.Node) -> None:
 
     if size(root, 0) > len(sizes) + _MAX_REPEATED:
         raise UsageError("aliases repeat values too often")
+
+
+def parse_override(override: str) -> tuple[str, Any]:
+    """Name and value of a setting written as "name=value", the value in YAML. Raises UsageError where it is not so."""
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise UsageError(f"{override!r}: an override is NAME=VALUE, as in augment.erase=0.25")
+    return name, parse(text, override) if text.strip() else ""

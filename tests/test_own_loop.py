@@ -45,6 +45,8 @@ def test_the_same_seed_trains_the_same_net(example):
     [
         (["--model=vit_nope"], "--model vit_nope: timm"),
         (["--batch-size=25", *SMALL], "--batch-size 25: the recipe has only 24 images"),
+        (["classes=["], "classes=[: not YAML"),
+        (["classes"], "'classes': an override is NAME=VALUE"),
         (["clases=3"], "did you mean 'classes'"),
         (["--recipe=nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["--masks=redrawn", "patch=fill", *SMALL], "masks cannot be redrawn"),
