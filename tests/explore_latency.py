@@ -12,7 +12,7 @@ from fracgen.registry import save_recipe
 
 
 def measure(browser: Any, address: str, name: str, fragment: str, moves: int = 60) -> dict[str, list[float]]:
-    """Milliseconds from a slider's input to the drawn canvas: of the large picture, of the grid."""
+    """Milliseconds from a slider's input to the first canvas drawn for it: of the large picture, of the grid."""
     tab = Tab(browser, address).open(fragment)
     slider = tab.page.locator(f"#field-{name}-slider")
     times: dict[str, list[float]] = {"base": [], "grid": []}
@@ -22,7 +22,7 @@ def measure(browser: Any, address: str, name: str, fragment: str, moves: int = 6
         tab.press("ArrowRight" if move % 20 < 10 else "ArrowLeft")
         for what, values in times.items():
             entries = tab.page.evaluate(f"performance.getEntriesByName('fracgen:input-to-{what}').map(e => e.duration)")
-            values += entries[-1:]
+            values += entries[:1]
     tab.context.close()
     return times
 
@@ -35,8 +35,8 @@ def main() -> None:
             locked = Tab(browser, address).open().press("l").page.url.partition("#")[2]
             for title, fragment, name in (
                 ("delta, base locked", locked, "delta"),
-                ("delta, base searched", "", "delta"),
-                ("sigma, base searched", "", "sigma"),
+                ("delta, not locked", "", "delta"),
+                ("sigma, not locked", "", "sigma"),
             ):
                 for what, values in measure(browser, address, name, fragment).items():
                     middle, high = np.percentile(values, [50, 90])

@@ -204,6 +204,22 @@ def test_a_lock_and_steps(page):
     assert back["error"].endswith("is the first that fills an image")
 
 
+def test_a_draft_is_a_base_that_is_not_vetted(page):
+    """Of its number where it has one, else the first that fills an image; it is drawn, not rendered."""
+    vetted = resolved(page, SMALL)
+    for sigma in (3.4, 3.6):
+        draft = page.post("resolve", recipe={**SMALL, "sigma": sigma}, base=vetted["base"]["number"], draft=True)
+        expected = OnePFrac(**{**SMALL, "sigma": sigma}).candidate(vetted["base"]["number"])
+        assert draft["recipe"]["ifs"] == expected.to_plain() and draft["base"]["acceptance"] == {"kept": 0, "tried": 0}
+        assert draft["hash"] is draft["command"] is None and draft["provenance"] == {}
+        assert page.images(recipe=draft["recipe"], indices=[-1])[1].any()
+    first = page.post("resolve", recipe={**SMALL, "seed": 7}, draft=True)["base"]
+    searched = OnePFrac(**{**SMALL, "seed": 7, "min_acceptance": 0, "base_candidates": 1}).resolve()[1]
+    assert first["passes"] and first["number"] == searched["base"]
+    none = page.post("resolve", recipe={**SMALL, "min_fill": 1.0}, draft=True)["base"]
+    assert none["number"] == 0 and not none["passes"] and none["reason"].startswith("it fills")
+
+
 def test_the_badges_are_those_of_vetting(page):
     reply = resolved(page, SMALL)
     recipe, provenance = OnePFrac(**SMALL).resolve()

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,47 @@ def test_sliders_redraw_the_pixels_that_render_writes(tab):
     assert moved.sigma > 4.5 and moved.delta == before.delta and moved.base != before.base
     tab.slide("delta", 0.9)
     assert assert_drawn(tab).delta > 0.2
-    assert tab.most["resolve"] == tab.most["base"] == tab.most["grid"] == 1  # outstanding at a time
+    assert (
+        tab.most["draft"] == tab.most["resolve"] == tab.most["base"] == tab.most["grid"] == 1
+    )  # outstanding at a time
     tab.page.select_option("#field-color", "color")
     tab.settle()
     assert assert_drawn(tab).color == "color"
     tab.page.click("#grid-on")
     tab.settle()
     assert_drawn(tab, first=16)
+
+
+def test_a_slider_that_is_held_draws_before_the_search_ends(tab):
+    """The base of the same number; the one that the search takes comes when the slider rests."""
+    recipe, searches = replace(tab.recipe, ifs=None), []
+
+    def hold(route):
+        if route.request.post_data_json.get("draft"):
+            route.continue_()
+        else:
+            searches.append(route)  # it is not answered
+
+    tab.page.route("**/api/resolve", hold)
+    number = int(re.match(r"Base (\d+)", tab.page.inner_text("#large-title"))[1])
+    box = tab.page.locator("#field-sigma-slider").bounding_box()
+    tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.page.mouse.down()
+    tab.page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2, steps=20)
+    tab.page.wait_for_selector("#badges:has-text('\u2026')")
+    while not searches:
+        tab.page.wait_for_timeout(20)
+    draft = replace(recipe, sigma=float(tab.page.input_value("#field-sigma")))
+    draft = replace(draft, ifs=draft.candidate(number))
+    assert draft.sigma > 4.5 and np.array_equal(tab.pixels("#large")[-1], rgb(base_of(draft)))
+    grid = tab.pixels("#grid canvas")
+    assert all(np.array_equal(grid[sample.index], rgb(sample.image)) for sample in draft.render(list(grid)))
+    for search in searches:
+        search.continue_()
+    tab.page.unroute("**/api/resolve")
+    tab.page.mouse.up()
+    assert_drawn(tab.settle())
+    assert " of 64" in tab.page.inner_text("#badges")
 
 
 def test_lock_keeps_the_base_and_next_takes_another(tab):

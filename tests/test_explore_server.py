@@ -370,7 +370,7 @@ def test_its_benchmark(monkeypatch, tmp_path, capsys):
     assert run(["bench", "--explore", "--repeats=3", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     rows = {row["step"]: row["milliseconds"] for row in table["rows"]}
-    assert len(rows) == 10 and all(milliseconds > 0 for milliseconds in rows.values())
+    assert len(rows) == 11 and all(milliseconds > 0 for milliseconds in rows.values())
     assert rows["base fractal"] < rows["grid of 16"] < rows["first picture after the command"]
     assert table["unit"] == "request" and "load of" in table["caption"]
     assert run(["bench", "--explore", "--baselines"]) == 2

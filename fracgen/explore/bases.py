@@ -32,7 +32,7 @@ class Base:
     """A base fractal and what vetting says of it.
 
     recipe: has it. number: of the base, None where it is no candidate of its seed. reason: why it is not to be used, or
-    "". kept, tried: of its perturbations. fill: share of its pixels that are not black; extent: of its orbit.
+    "". kept, tried: of its perturbations; none of a draft is tried. fill: share of its pixels that are not black; extent: of its orbit.
     """
 
     recipe: OnePFrac
@@ -67,7 +67,7 @@ class Base:
             ],
             "extent": finite(self.extent),
             "fill": self.fill,
-            "acceptance": {"kept": self.kept, "tried": self.tried, "share": self.kept / self.tried},
+            "acceptance": {"kept": self.kept, "tried": self.tried},
             "passes": not self.reason,
             "reason": self.reason,
         }
@@ -118,17 +118,32 @@ def step_base(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> Base:
 
     number: that from which to step. Raises UsageError where there is none before it.
     """
+    candidate, ifs = _next_fit(replace(recipe, ifs=None), number, step, ticket)
+    return vet(replace(recipe, ifs=ifs), candidate, ticket)
+
+
+def draft_base(recipe: OnePFrac, number: int | None, ticket: Ticket) -> Base:
+    """The base of this number, or the first that fills an image, of which no perturbation is tried: to be drawn at once.
+
+    Where none fills an image it is the first of all.
+    """
+    if number is None:
+        with contextlib.suppress(UsageError):
+            number, _ = _next_fit(recipe, -1, 1, ticket)
+    number, ifs = next(candidates(recipe, number or 0, 1, ticket))
+    return vet(replace(recipe, ifs=ifs), number, ticket, num_probes=0)
+
+
+def _next_fit(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> tuple[int, IFS]:
+    """The next base after `number`, or before it, that fills an image. Raises UsageError where there is none."""
     started = time.monotonic()
-    searched = replace(recipe, ifs=None)
     with borrow_renderer(recipe.style) as renderer:
-        for candidate, ifs in candidates(searched, number + step, step, ticket):
-            if searched.vetting(ifs, renderer, candidate).rejection() is None:
-                break
+        for candidate, ifs in candidates(recipe, number + step, step, ticket):
+            if recipe.vetting(ifs, renderer, candidate).rejection() is None:
+                return candidate, ifs
             if abs(candidate - number) >= _MAX_STEPS or time.monotonic() - started > MAX_SECONDS:
                 raise UsageError(f"none of the {abs(candidate - number)} bases from {number} on fills an image")
-        else:
-            raise UsageError(f"base {number} is the first that fills an image")
-    return vet(replace(searched, ifs=ifs), candidate, ticket)
+    raise UsageError(f"base {number} is the first that fills an image")
 
 
 def candidates(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> Iterator[tuple[int, IFS]]:
@@ -143,13 +158,18 @@ def candidates(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> Iter
         number += step
 
 
-def vet(recipe: OnePFrac, number: int | None, ticket: Ticket, kept: int | None = None) -> Base:
-    """What vetting says of the recipe's base fractal. kept: of its 64 perturbations, where that is known already."""
+def vet(
+    recipe: OnePFrac, number: int | None, ticket: Ticket, kept: int | None = None, num_probes: int = PROBES
+) -> Base:
+    """What vetting says of the recipe's base fractal.
+
+    kept: of its perturbations, where that is known already. num_probes: how many of them are tried, 64 or none.
+    """
     with borrow_renderer(recipe.style) as renderer:
         vetting = recipe.vetting(recipe.base, renderer, number or 0)
         rejected = vetting.rejection()
         fill, extent = _fill(renderer, rejected), renderer.extent()
-        while kept is None and vetting.tried < PROBES:
+        while kept is None and vetting.tried < num_probes:
             ticket.check()
             vetting.probe()
     kept = vetting.passed if kept is None else kept
@@ -158,16 +178,16 @@ def vet(recipe: OnePFrac, number: int | None, ticket: Ticket, kept: int | None =
         reason = "its orbit overflows"
     elif rejected is not None:
         reason = f"it fills {fill:.4f} of the image, not more than {recipe.min_fill:g}"
-    elif not kept:
+    elif num_probes and not kept:
         reason = f"none of {PROBES} perturbations passes"
     provenance = {"base_tries": 0, "base_rejections": {}, "base_acceptance": kept / PROBES}
     return Base(
         recipe=recipe,
         number=number,
-        provenance=provenance,
+        provenance=provenance if num_probes else {},
         reason=reason,
         kept=kept,
-        tried=PROBES,
+        tried=num_probes,
         fill=fill,
         extent=extent,
     )

@@ -81,6 +81,10 @@ def measure(*, repeats: int, cores: int) -> Table:
             _BASE: [_seconds(page.ask, "images", recipe=recipe, indices=[-1]) for recipe in recipes],
             "resolve, Delta moves, base locked": [_seconds(page.resolve, **recipe) for recipe in recipes],
             "resolve, sigma moves, base searched": [_seconds(page.resolve, size=SIZE, sigma=sigma) for sigma in sigmas],
+            "draft, sigma moves": [
+                _seconds(page.ask, "resolve", recipe={"size": SIZE, "sigma": sigma}, base=0, draft=True)
+                for sigma in sigmas
+            ],
         }
         starts = [_first_picture(Path(scratch)) for _ in range(_STARTS + 1)][1:]
     rows = [Row(name, statistics.median(seconds) * 1e3) for name, seconds in times.items()]

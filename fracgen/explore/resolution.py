@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fracgen.exfractaldb import ExFractalDB
-from fracgen.explore.bases import MAX_SECONDS, Base, bounded, find_base, step_base, take_base
+from fracgen.explore.bases import MAX_SECONDS, Base, bounded, draft_base, find_base, step_base, take_base
 from fracgen.explore.building import RecipeBuilder, has_categories, page_values
 from fracgen.explore.inputs import Inputs
 from fracgen.explore.messages import ResolveRequest
@@ -26,7 +26,8 @@ class Resolution:
     """A recipe that is resolved, or as far as it can be.
 
     recipe: to draw. given: its base fractal, where that is not to be searched. reason: why it cannot be rendered, or
-    "". base: of 1p-frac. search: (categories found, wanted) while some are still searched.
+    "". base: of 1p-frac; it is not rendered while none of its perturbations was tried. search: (categories found,
+    wanted) while some are still searched.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class Resolution:
     @property
     def is_complete(self) -> bool:
         """Whether it can be rendered as it is."""
-        return not self.reason and self.search is None
+        is_draft = self.base is not None and not self.base.tried
+        return not self.reason and self.search is None and not is_draft
 
 
 def resolve(request: ResolveRequest, builder: RecipeBuilder, ticket: Ticket) -> Resolution:
@@ -68,8 +70,11 @@ def resolve(request: ResolveRequest, builder: RecipeBuilder, ticket: Ticket) -> 
 
 
 def _resolve_base(recipe: OnePFrac, request: ResolveRequest, ticket: Ticket) -> Resolution:
-    if not request.step and recipe.ifs is None and request.base is not None:
-        base = take_base(recipe, request.base, ticket)
+    if not request.step and recipe.ifs is None and (request.draft or request.base is not None):
+        if request.draft or request.base is None:
+            base = draft_base(recipe, request.base, ticket)
+        else:
+            base = take_base(recipe, request.base, ticket)
         return Resolution(
             base.recipe, provenance=base.provenance, given=base.recipe.base, reason=base.reason, base=base
         )

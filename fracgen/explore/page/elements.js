@@ -44,9 +44,9 @@ export async function copy(text, button) {
   const label = button.dataset.label ?? button.textContent;
   button.dataset.label = label;
   try {
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
-    announce(`${button.getAttribute("aria-label") ?? label}: copied`);
+    if (text) await navigator.clipboard.writeText(text);
+    button.textContent = text ? "Copied" : "Nothing yet";
+    announce(`${button.getAttribute("aria-label") ?? label}: ${text ? "copied" : "there is nothing to copy yet"}`);
   } catch {
     button.textContent = "Select and copy";
     announce("The browser does not let the page copy: select the text and copy it.");

@@ -31,7 +31,8 @@ export class Export {
   /** Show the texts of the recipe as it is resolved. */
   show() {
     const { resolved } = this.model;
-    if (!resolved) return;
+    this.#enable();
+    if (!resolved || resolved.base?.acceptance.tried === 0) return; // a draft: its texts come when the slider rests
     for (const [name, [, read]] of Object.entries(this.texts)) {
       const text = read(resolved);
       byId(`text-${name}`).textContent = text ?? "";
@@ -40,7 +41,6 @@ export class Export {
     byId("text-link").textContent = location.href;
     byId("hash").textContent = resolved.hash ?? "";
     byId("command-note").textContent = resolved.command_note ?? "";
-    this.#enable();
     byId("render-size").textContent = `${count(resolved.num_samples ?? 0)} images into the folder ${resolved.folder ?? resolved.title}`;
     byId("warnings").replaceChildren(...(resolved.warnings ?? []).map((line) => Object.assign(document.createElement("li"), { textContent: line })));
   }
@@ -52,7 +52,7 @@ export class Export {
   async #render() {
     try {
       report("render", "");
-      await post("/api/render", { recipe: this.model.recipe });
+      await post("/api/render", { recipe: this.model.resolved.recipe_given });
       announce("rendering");
       await this.#watch();
     } catch (error) {

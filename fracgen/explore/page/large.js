@@ -83,7 +83,9 @@ export class Large {
     const wanted = this.model.state.values.min_fill;
     const acceptance = about.acceptance;
     place.append(badge("Fill", percent(fill), fill > wanted ? "good" : "bad", `more than ${percent(wanted)} is kept`));
-    if (acceptance?.tried) {
+    if (acceptance?.tried === 0) {
+      place.append(badge("Accepted", "\u2026", "", "Perturbations are tried when the slider rests"));
+    } else if (acceptance) {
       const share = acceptance.kept / acceptance.tried;
       const state = share >= (this.model.state.values.min_acceptance ?? 0) ? "good" : "bad";
       const title = "Perturbations of this base that pass the fill test, of those that were tried";

@@ -7,7 +7,7 @@ import { sigma } from "./linear.js";
 
 const GRID = 16;
 const SEARCHING = 1000; // ms between questions how far a search for categories is
-const SETTLE = 150; // ms after the last move of a handle until the badges are asked for
+const SETTLE = 150; // ms after the last move of a handle or slider until the base is vetted
 
 /**
  * Events: "drawable" (`recipe` has changed: ask for images), "resolved" (`resolved` has).
@@ -21,6 +21,8 @@ export class Model extends EventTarget {
     this.resolved = null;
     this.inputAt = 0; // performance.now() of the last input
     this.timer = 0;
+    this.asked = 0; // questions so far, and the newest that was answered
+    this.answered = 0;
   }
 
   /** Whether the base fractal is kept: the recipe holds it. */
@@ -60,8 +62,9 @@ export class Model extends EventTarget {
   async refresh({ live = false } = {}) {
     this.#wait(0);
     const values = structuredClone(this.state.values);
-    if (!values.ifs) return this.#resolve(values, true);
-    if (this.resolved?.recipe.recipe !== values.recipe) return this.#resolve(values, true);
+    const isSame = this.resolved?.recipe.recipe === values.recipe;
+    if (live && isSame && !values.ifs && this.resolved.base) return this.#draft(values);
+    if (!values.ifs || !isSame) return this.#resolve(values, true);
     this.#draw({ ...values, sigma: undefined, maps: undefined });
     if (live) this.#wait(SETTLE, () => this.#resolve(values, false));
     else await this.#resolve(values, false);
@@ -81,7 +84,8 @@ export class Model extends EventTarget {
   /** The locked base of the seed at another sigma or number of maps: the same draws, so that it moves smoothly. */
   async rebase(values, options) {
     const base = this.baseNumber;
-    const answer = await this.#ask({ recipe: { ...this.state.values, ...values, ifs: null }, base });
+    const draft = Boolean(options.live);
+    const answer = await this.#ask({ recipe: { ...this.state.values, ...values, ifs: null }, base, draft });
     if (!answer || !this.isLocked) return; // it may have been unlocked meanwhile
     this.#take(answer);
     this.state.set({ values: answer.recipe_given, view: { shown: -1, base } }, options);
@@ -153,10 +157,26 @@ export class Model extends EventTarget {
     if (draws) this.#draw(answer.recipe);
   }
 
+  // While a slider moves: the base of the same number, at once. Which one a search takes is asked when the slider rests.
+  async #draft(values) {
+    this.#wait(SETTLE, () => this.refresh());
+    const { recipe, base } = this.resolved;
+    const isOfOthers = values.seed !== recipe.seed || values.maps !== recipe.maps;
+    const answer = await this.#ask({ recipe: values, base: isOfOthers ? null : base.number, draft: true });
+    if (!answer) return;
+    this.#take(answer);
+    this.#draw(answer.recipe);
+  }
+
+  // Drafts do not wait for a search that is under way, whose answer is dropped then.
   async #ask(values) {
+    const number = ++this.asked;
     try {
-      const answer = await newest("resolve", (stamp) => post("/api/resolve", { ...values, ...stamp }));
-      if (answer) report("recipe", "");
+      const ask = (stamp) => post("/api/resolve", { ...values, ...stamp });
+      const answer = await newest(values.draft ? "draft" : "resolve", ask);
+      if (!answer || number < this.answered) return undefined;
+      this.answered = number;
+      report("recipe", "");
       return answer;
     } catch (error) {
       report("recipe", error.message);
