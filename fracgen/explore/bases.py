@@ -32,7 +32,8 @@ class Base:
     """A base fractal and what vetting says of it.
 
     recipe: has it. number: of the base, None where it is no candidate of its seed. reason: why it is not to be used, or
-    "". kept, tried: of its perturbations; none of a draft is tried. fill: share of its pixels that are not black; extent: of its orbit.
+    "". kept, tried: of its perturbations; none of a draft is tried. fill: share of its pixels that are not black.
+    extent: of its orbit.
     """
 
     recipe: OnePFrac
@@ -123,7 +124,7 @@ def step_base(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> Base:
 
 
 def draft_base(recipe: OnePFrac, number: int | None, ticket: Ticket) -> Base:
-    """The base of this number, or the first that fills an image, of which no perturbation is tried: to be drawn at once.
+    """The base of this number, or the first that fills an image, without its perturbations: to be drawn at once.
 
     Where none fills an image it is the first of all.
     """

@@ -45,8 +45,8 @@ def _refuse(constant: str) -> None:
 class ResolveRequest(Request):
     """Resolve a recipe; step: to the next base fractal (1) or the one before (-1), counted from number `base`.
 
-    base without a step, and without an ifs in the recipe: the base of that number, as sigma changes. draft: that base, or
-    the first that fills an image, without its perturbations, which take longer than a slider waits.
+    base without a step, and without an ifs in the recipe: the base of that number, as sigma changes.
+    draft: that base, or the first that fills an image, without its perturbations, which a slider does not wait for.
     """
 
     recipe: Mapping[str, Any]
