@@ -185,6 +185,8 @@ class RemoteFiles:
         self._cached.keep([shard.name for shard in shards])
         self._stopped.clear()
         problems = []
+        if progress is not None:
+            progress(0, len(shards))
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             pending = [pool.submit(self._get, shard.name) for shard in shards]
             try:

@@ -111,7 +111,7 @@ class Url:
 def connect(url: Url) -> tuple[Any, str]:
     """(fsspec's file system, the path in it) of a URL. Nothing is kept: after a fork the child has its own.
 
-    Raises UsageError where the protocol is not known, or its library is not installed.
+    Raises UsageError where the protocol is not known, or its library is not installed; OSError where it cannot connect.
     """
     try:
         import fsspec.config
@@ -127,7 +127,7 @@ def connect(url: Url) -> tuple[Any, str]:
         file_system, path = fsspec.core.url_to_fs(url.full, **options)
     except ImportError as error:
         raise _not_installed(error, url) from None
-    except FracgenError:
+    except (FracgenError, OSError):  # some protocols connect here, as FTP: that may pass
         raise
     except Exception as error:  # of any protocol's library
         raise UsageError(f"{url}: cannot be opened ({reason(error, url)})") from None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ def fetch_tars(
         name = next(name for name in names if names.count(name) > 1)
         raise UsageError(f"{name}: several tars have this name; give each set by itself")
     problems: list[str] = []
+    is_over = threading.Event()
+
+    def check_not_interrupted() -> None:
+        if is_over.is_set():
+            raise DataError("stopped")
+
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         try:
             tars = [
@@ -58,10 +65,14 @@ def fetch_tars(
 
             def fetch(tar: _Tar) -> None:
                 def write(part: Path) -> None:
-                    download(tar.url, part, limit=_MAX_TAR_BYTES, num_bytes=tar.num_bytes)
+                    download(
+                        tar.url, part, limit=_MAX_TAR_BYTES, num_bytes=tar.num_bytes, on_chunk=check_not_interrupted
+                    )
 
                 folder.get(tar.url.name, tar.num_bytes, write)
 
+            if progress is not None:
+                progress(0, len(tars))
             pending = [pool.submit(fetch, tar) for tar in tars if tar.key]
             for done, each in enumerate(pending, 1):
                 try:
@@ -73,6 +84,7 @@ def fetch_tars(
                 if progress is not None:
                     progress(done, len(pending))
         finally:
+            is_over.set()  # so that an interrupt need not wait for what is on its way
             pool.shutdown(cancel_futures=True)
     return [folder.path / name for name in names], problems
 

@@ -166,7 +166,8 @@ def test_damaged_folders_are_not_published(hub, local):
         (SET, {"licence": "no-such"}, "must be one of them"),
         ("hf://datasets/others/set", {}, "access refused"),
         ("nosuch://x/y", {}, "cannot be opened"),
-        ("https://127.0.0.1:1/x", {}, "127.0.0.1"),
+        ("https://127.0.0.1:1/x", {}, "plain HTTP is only read from"),
+        ("s3://user:secret@bucket/x", {}, r"^(?!.*secret).*Invalid bucket name"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(hub, folder, url, options, message):

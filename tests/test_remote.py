@@ -19,9 +19,10 @@ from servers import FaultyServer, faulty_server, file_system, upload
 from fracgen.cli.app import run
 from fracgen.render_shards import plan, write_shards
 from fracgen.shards import remote
-from fracgen.shards.cache import CacheSettings
+from fracgen.shards.cache import CacheSettings, FileCache
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.reader import open_shards
+from fracgen.shards.remote_tars import fetch_tars
 from fracgen.shards.verify import unlisted_files, verify_folder
 
 SECRET = "s3cr3t"
@@ -149,12 +150,33 @@ def test_an_interrupt_stops_what_is_on_its_way(server, folder, tmp_path):
         server.faults[tar(folder, number)] = ["hang"] * 3
 
     def interrupt(done: int, of_all: int) -> None:
-        raise KeyboardInterrupt
+        assert of_all == 5, "said before the first has come"
+        if done:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         files.fetch_tars(progress=interrupt)
     assert sum(server.requests[tar(folder, number)] for number in range(5)) <= 5 + 4, "nor is anything begun anew"
+    server.faults.clear()
     assert files.fetch_tars() == [] and not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_an_interrupt_stops_tars_of_another_origin_too(server, folder, tmp_path):
+    urls = [f"{server.url}/set/{tar(folder, number)}" for number in range(5)]
+    for number in range(1, 5):
+        server.faults[tar(folder, number)] = ["", "hang", "hang"]  # asked for its size first
+
+    def interrupt(done: int, of_all: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    cache = FileCache(CacheSettings())
+    with pytest.raises(KeyboardInterrupt):
+        fetch_tars(urls, cache, progress=interrupt)
+    assert len(list((tmp_path / "cache").rglob("*.tar"))) == 1, "what had come"
+    assert not list((tmp_path / "cache").rglob("*.part"))
+    server.faults.clear()
+    assert all(path.is_file() for path in fetch_tars(urls, cache)[0])
 
 
 def test_a_set_that_changes_while_it_is_read_is_named(server, copy, tmp_path):

@@ -72,7 +72,9 @@ def bar(doing: str) -> Callable[[int, int], None]:
     shown = tqdm(desc=doing, disable=not sys.stderr.isatty(), leave=False)
 
     def show(done: int, of_all: int) -> None:
-        shown.total = of_all
+        if shown.total != of_all:
+            shown.total = of_all
+            shown.refresh()
         shown.update(done - shown.n)
         if done >= of_all:
             shown.close()

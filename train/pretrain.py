@@ -19,6 +19,7 @@ from fracgen.shards.cache import CacheSettings
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting
+from fracgen.shards.urls import is_url
 from fracgen.train import cli, options
 from fracgen.train.augment.settings import Augmentation, Mix
 from fracgen.train.config import load
@@ -131,7 +132,7 @@ def pretrain(
         num_classes=settings.num_classes,
         skip_bad=settings.loader.skip_bad,
         cache=settings.cache,
-        progress=cli.bar("opening"),
+        progress=cli.bar("fetching" if is_url(settings.shards) else "opening"),
     )
     num_classes = len(examples.class_names)
     loader = TrainLoader(
