@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self
 
 import numpy as np
 
 from fracgen.assets import Stored
-from fracgen.ifs import IFS, load_ifs, maps_from_rows, rows_from_maps
+from fracgen.ifs import IFS, SomeSystem, System, load_ifs
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import check_local, unique_temporary, write_atomically
 from fracgen.shards.manifest import MANIFEST
@@ -30,24 +30,29 @@ _TEMPORARY = re.compile(r"\.\d{5,}\.csv\.[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True)
-class Categories(Stored):
-    """Systems by category number, from 0. As content of a data set they lie in one file, `categories.csv`."""
+class CategorySet(Stored, Generic[SomeSystem]):
+    """Systems by category number, from 0. As content of a data set they lie in one file.
 
-    FILE: ClassVar[str] = "categories.csv"
-    CONTENT: ClassVar[str] = "the systems of the categories"
-    OPTION: ClassVar[str] = "--categories-from takes categories"
+    SYSTEM: of what kind they are. DIGITS: of a category's number in the names of published files.
+    """
 
-    systems: tuple[IFS, ...]
+    SYSTEM: ClassVar[type[System]]
+    DIGITS: ClassVar[int]
+
+    systems: tuple[SomeSystem, ...]
 
     def __post_init__(self) -> None:
-        """Raises UsageError where there are no systems."""
+        """Raises UsageError where there are no systems, or others."""
+        object.__setattr__(self, "systems", tuple(self.systems))
         if not self.systems:
             raise UsageError("no categories; there must be at least one")
+        if not all(isinstance(system, self.SYSTEM) for system in self.systems):
+            raise UsageError(f"categories must each be an {self.SYSTEM.__name__}")
 
     def __len__(self) -> int:
         return len(self.systems)
 
-    def __getitem__(self, category: int) -> IFS:
+    def __getitem__(self, category: int) -> SomeSystem:
         return self.systems[category]
 
     @cached_property
@@ -56,11 +61,11 @@ class Categories(Stored):
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The file: a row of category, a, b, c, d, e, f, p for each map; the floats survive exactly."""
+        """The file: a row of category, the system's COLUMNS and p for each map; the floats survive exactly."""
         text = io.StringIO()
-        text.write("category,a,b,c,d,e,f,p\n")
-        for category, ifs in enumerate(self.systems):
-            for row, p in zip(rows_from_maps(ifs.maps).tolist(), ifs.p.tolist(), strict=True):
+        text.write(",".join(["category", *self.SYSTEM.COLUMNS, "p"]) + "\n")
+        for category, system in enumerate(self.systems):
+            for row, p in zip(system.rows.tolist(), system.p.tolist(), strict=True):
                 text.write(",".join([str(category), *map(repr, row), repr(p)]) + "\n")
         return text.getvalue().encode()
 
@@ -74,13 +79,25 @@ class Categories(Stored):
             for category, *numbers in lines:
                 if int(category) == len(rows):
                     rows.append([])
-                if int(category) != len(rows) - 1 or len(numbers) != 7:
+                if int(category) != len(rows) - 1 or len(numbers) != len(cls.SYSTEM.COLUMNS) + 1:
                     raise ValueError("rows out of order, or of another length")
                 rows[-1].append([float(number) for number in numbers])
             tables = [np.array(table) for table in rows]
-            return cls(tuple(IFS(maps_from_rows(table[:, :6]), table[:, 6]) for table in tables))
+            systems: Any = tuple(cls.SYSTEM.from_rows(table[:, :-1], table[:, -1]) for table in tables)
+            return cls(systems)
         except (ValueError, IndexError, StopIteration, csv.Error) as error:
             raise UsageError(f"{cls.FILE}: damaged ({error})") from None
+
+
+@dataclass(frozen=True)
+class Categories(CategorySet[IFS]):
+    """FractalDB's and OFDB's categories."""
+
+    FILE: ClassVar[str] = "categories.csv"
+    CONTENT: ClassVar[str] = "the systems of the categories"
+    OPTION: ClassVar[str] = "--categories-from takes categories"
+    SYSTEM: ClassVar[type[System]] = IFS
+    DIGITS: ClassVar[int] = 5
 
 
 def load_categories(folder: Path | str, *, count: int | None = None) -> Categories:
@@ -215,9 +232,9 @@ def check_category_folder(folder: Path, files: Mapping[str, bytes] | None = None
             raise UsageError(f"{path}: is another category; name another folder")
 
 
-def category_files(systems: Sequence[IFS]) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the published files, 00000.csv and on: a row a, b, c, d, e, f, p a map, as numpy writes it."""
-    for category, ifs in enumerate(systems):
-        rows = np.column_stack([rows_from_maps(ifs.maps), ifs.p])
+def category_files(systems: Sequence[System], digits: int = Categories.DIGITS) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of the published files, 00000.csv and on: a row of COLUMNS and p a map, as numpy writes it."""
+    for category, system in enumerate(systems):
+        rows = np.column_stack([system.rows, system.p])
         text = "".join(",".join(f"{number:.18e}" for number in row) + "\n" for row in rows.tolist())
-        yield f"{category:05d}.csv", text.encode()
+        yield f"{category:0{digits}d}.csv", text.encode()

@@ -9,10 +9,11 @@ import json
 import math
 import re
 import reprlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +31,15 @@ _CSV_ORDER = [0, 1, 4, 2, 3, 5]
 
 
 @dataclass(frozen=True, eq=False)
-class IFS:
-    """An iterated function system, checked and read-only.
+class System(ABC):
+    """An iterated function system of any dimension, checked and read-only.
 
-    maps: (N, 2, 3) float64, [[a, b, e], [c, d, f]] each. p: (N,) float64, the probability of each map.
+    SHAPE: of a map. COLUMNS: names of a map's numbers in a category file, followed there by p.
+    maps: (N, *SHAPE) float64. p: (N,) float64, the probability of each map.
     """
+
+    SHAPE: ClassVar[tuple[int, ...]]
+    COLUMNS: ClassVar[tuple[str, ...]]
 
     maps: Floats
     p: Floats
@@ -42,8 +47,9 @@ class IFS:
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not finite, or p is no distribution (sum within 1e-6 of 1)."""
         maps, p = np.array(self.maps, np.float64), np.array(self.p, np.float64)
-        if maps.ndim != 3 or maps.shape[1:] != (2, 3) or p.shape != maps.shape[:1]:
-            raise UsageError(f"an IFS has maps (N, 2, 3) and p (N,), not {maps.shape} and {p.shape}")
+        if maps.shape[1:] != self.SHAPE or p.shape != maps.shape[:1]:
+            shape = ", ".join(["N", *map(str, self.SHAPE)])
+            raise UsageError(f"an IFS has maps ({shape}) and p (N,), not {maps.shape} and {p.shape}")
         if not 1 <= len(maps) <= MAX_MAPS:
             raise UsageError(f"an IFS has 1 to {MAX_MAPS} maps, not {len(maps)}")
         if not (np.isfinite(maps).all() and np.isfinite(p).all()):
@@ -55,13 +61,46 @@ class IFS:
         object.__setattr__(self, "p", p)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, IFS) and np.array_equal(self.maps, other.maps) and np.array_equal(self.p, other.p)
+        if not isinstance(other, System) or self.SHAPE != other.SHAPE:
+            return False
+        return np.array_equal(self.maps, other.maps) and np.array_equal(self.p, other.p)
 
     def __hash__(self) -> int:
         return hash((self.maps.tobytes(), self.p.tobytes()))
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    @property
+    @abstractmethod
+    def rows(self) -> Floats:
+        """The maps as a category file has them: (N, len(COLUMNS)) float64."""
+
+    @classmethod
+    @abstractmethod
+    def from_rows(cls, rows: Floats, p: Floats) -> Self:
+        """The inverse of `rows`, with probabilities."""
+
+
+SomeSystem = TypeVar("SomeSystem", bound=System)
+
+
+@dataclass(frozen=True, eq=False)
+class IFS(System):
+    """An iterated function system of the plane: maps (N, 2, 3), [[a, b, e], [c, d, f]] each."""
+
+    SHAPE: ClassVar[tuple[int, ...]] = (2, 3)
+    COLUMNS: ClassVar[tuple[str, ...]] = tuple("abcdef")
+
+    @property
+    def rows(self) -> Floats:
+        """a, b, c, d, e, f of each map: (N, 6) float64."""
+        return rows_from_maps(self.maps)
+
+    @classmethod
+    def from_rows(cls, rows: Floats, p: Floats) -> Self:
+        """The inverse of `rows`, with probabilities."""
+        return cls(maps_from_rows(rows), p)
 
     @classmethod
     def from_maps(cls, maps: Floats) -> Self:
@@ -176,7 +215,12 @@ def load_ifs(path: Path | str) -> IFS:
 
 
 def _parse_csv(text: str) -> IFS:
-    rows = []
+    return parse_system(IFS, text)
+
+
+def parse_system(kind: type[SomeSystem], text: str) -> SomeSystem:
+    """The system that a category file holds: a row of its COLUMNS and p a map. Raises UsageError with the line."""
+    rows, columns = [], (*kind.COLUMNS, "p")
     for number, fields in enumerate(csv.reader(text.splitlines()), start=1):
         if not any(field.strip() for field in fields):
             continue
@@ -185,8 +229,9 @@ def _parse_csv(text: str) -> IFS:
                 f"line {number} divides its columns by {mark[0]!r}; write them as 0.5,0.1,...: "
                 "commas between columns, points in numbers"
             )
-        if len(fields) != 7:
-            raise UsageError(f"line {number} has {len(fields)} columns; a category has 7: a, b, c, d, e, f, p")
+        if len(fields) != len(columns):
+            expected = f"a category has {len(columns)}: {', '.join(columns)}"
+            raise UsageError(f"line {number} has {len(fields)} columns; {expected}")
         try:
             row = [float(field) for field in fields]
         except ValueError as error:
@@ -195,9 +240,9 @@ def _parse_csv(text: str) -> IFS:
             raise UsageError(f"line {number}: NaN or infinity; every number must be finite")
         rows.append(row)
     if not rows:
-        raise UsageError("empty; a category has one row of a, b, c, d, e, f, p per map")
+        raise UsageError(f"empty; a category has one row of {', '.join(columns)} per map")
     table = np.array(rows)
-    return IFS(maps_from_rows(table[:, :6]), table[:, 6])
+    return kind.from_rows(table[:, :-1], table[:, -1])
 
 
 def maps_from_rows(rows: Floats) -> Floats:

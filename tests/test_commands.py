@@ -50,7 +50,7 @@ def fracgen(capsys, tmp_path, monkeypatch):
     for name, data in category_files(systems):
         (tmp_path / "csvs" / name).write_bytes(data)
     (tmp_path / "spatial").mkdir()
-    for name, data in spatial_category_files(spatial_systems(3)).items():
+    for name, data in spatial_category_files(spatial_systems(3)):
         (tmp_path / "spatial" / name).write_bytes(data)
 
     def call(*arguments):

@@ -217,7 +217,7 @@ def test_a_folder_is_written_whole_and_rendered_again(recipe, tmp_path, views):
 
 def test_files_of_categories(categories, tmp_path):
     assert SpatialCategories.from_bytes(categories.to_bytes()) == categories
-    for name, data in spatial_category_files(categories.systems).items():
+    for name, data in spatial_category_files(categories.systems):
         (tmp_path / name).write_bytes(data)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.csv", "000001.csv"]
     assert load_spatial_categories(tmp_path) == categories, "18 decimals lose nothing"
