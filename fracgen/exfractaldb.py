@@ -5,25 +5,25 @@ cloud of points, of which several views are drawn. Published images are RGB with
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fracgen import citations
-from fracgen.categories import MAX_CATEGORIES
+from fracgen.categories import CategorySet
 from fracgen.ifs import Floats
-from fracgen.recipe import Column, OnTry, Recipe, Seed, UnmakeableError, spread
+from fracgen.recipe import Column, Seed, UnmakeableError, spread
 from fracgen.rng import generator
 from fracgen.search_settings import MinVariance, SpatialSearch, SpatialSeed
-from fracgen.shards.errors import UsageError
+from fracgen.searched import SearchedRecipe
 from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting
-from fracgen.spatial import SpatialCategories
+from fracgen.spatial import SpatialCategories, SpatialIFS
 from fracgen.style import MAX_POINTS, Size
 
 LEVELS = tuple(round(0.4 + 0.1 * k, 1) for k in range(13))
@@ -46,7 +46,7 @@ def spatial_weights() -> Floats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExFractalDB(Recipe):
+class ExFractalDB(SearchedRecipe):
     """The recipe of ExFractalDB and its kin: categories x weight vectors x views.
 
     The label is the category. Index: (category * number of weight vectors + weight vector) * num_views + view.
@@ -61,13 +61,11 @@ class ExFractalDB(Recipe):
     """
 
     NAME: ClassVar[str] = "exfractaldb"
+    CATEGORIES: ClassVar[type[CategorySet[Any]]] = SpatialCategories
     PAPER: ClassVar[str] = citations.EXFRACTALDB
     HEADING: ClassVar[tuple[str, ...]] = ("categories", "weights", "views", "seed")
     PROVENANCE: ClassVar[frozenset[str]] = frozenset({"search_seed", "min_variance"})
 
-    categories: Annotated[
-        int, Setting("Number of categories, each a class.", at_least=1, at_most=MAX_CATEGORIES, panel="Formula")
-    ] = 1000
     views: Annotated[
         Literal["random", "fixed"],
         Setting("Views from anywhere (ExFractalDB), or around the upright axis (MV-FractalDB).", panel="Formula"),
@@ -87,15 +85,6 @@ class ExFractalDB(Recipe):
     systems: Annotated[
         SpatialCategories | None, Setting("The categories, instead of a search for them.", option="")
     ] = None
-
-    def __post_init__(self) -> None:
-        """Raises UsageError where a value is not allowed."""
-        super().__post_init__()
-        if self.systems is not None:
-            if len(self.systems) < self.categories:
-                raise UsageError(f"categories {self.categories}: only {len(self.systems)} are given; lower it")
-            if len(self.systems) > self.categories:
-                object.__setattr__(self, "systems", SpatialCategories(self.systems.systems[: self.categories]))
 
     def __len__(self) -> int:
         return self.categories * len(self.vectors) * self.num_views
@@ -118,16 +107,6 @@ class ExFractalDB(Recipe):
         return self.num_views
 
     @property
-    def num_classes(self) -> int:
-        """Number of categories."""
-        return self.categories
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Published names: the category's number in six digits."""
-        return tuple(f"{category:06d}" for category in range(self.categories))
-
-    @property
     def two_level(self) -> bool:
         """False: its levels are 0 and 255."""
         return False
@@ -137,18 +116,6 @@ class ExFractalDB(Recipe):
         """The settings of the search for its categories."""
         return SpatialSearch(seed=self.search_seed, min_variance=self.min_variance)
 
-    def resolve(self, on_try: OnTry | None = None) -> tuple[Self, dict[str, Any]]:
-        """The recipe with its categories, searched where they are not given, and what the search took."""
-        if self.systems is not None:
-            return self, {"categories": "given"}
-        from fracgen.search import find_for_recipe
-
-        return self.with_systems(*find_for_recipe(self.categories, self.search, on_try))
-
-    def with_systems(self, systems: SpatialCategories, provenance: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
-        """The resolved recipe and its provenance, from the result of `search.find_categories`."""
-        return replace(self, systems=systems), {"categories": "searched", **provenance}
-
     def cloud(self, group: int) -> tuple[npt.NDArray[np.float32], Floats, int]:
         """The points of one category and weight vector, normalised: (T - 1, 3) float32; the weights; rejected draws.
 
@@ -156,10 +123,8 @@ class ExFractalDB(Recipe):
         system takes its place, with points of its own, so that all classes have as many images.
         Raises UsageError where the recipe is not resolved, UnmakeableError where that overflows too, or is one point.
         """
-        if self.systems is None:
-            raise UsageError("the recipe has no categories yet: call resolve() first")
         category, weight = divmod(group, len(self.vectors))
-        system = self.systems[category]
+        system: SpatialIFS = self.category(category)
         for attempt, vector in enumerate((self.vectors[weight], np.ones(12))):
             uniforms = generator(self.seed, group, "cloud", attempt).random(self.points)
             if (points := trace_cloud(system.maps * vector, system.p, uniforms)) is not None:

@@ -5,19 +5,20 @@ four flips; OFDB draws each once. The categories come from the published search 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from fracgen import citations
-from fracgen.categories import MAX_CATEGORIES, Categories
-from fracgen.ifs import Floats, maps_from_rows
-from fracgen.recipe import Column, DrawnRecipe, OnTry, spread
+from fracgen.categories import Categories, CategorySet
+from fracgen.ifs import IFS, Floats, maps_from_rows
+from fracgen.recipe import Column, DrawnRecipe, spread
 from fracgen.rng import MAX_SEED, stream_key
-from fracgen.shards.errors import DataError, UsageError
+from fracgen.searched import SearchedRecipe
+from fracgen.shards.errors import DataError
 from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting
 from fracgen.style import Color, Draw, Pad, Patch, Points, Size
@@ -45,15 +46,11 @@ def weight_vectors(step: float) -> Floats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CategoryRecipe(DrawnRecipe):
-    """What FractalDB and OFDB share: a category is a class, drawn in one style.
+class CategoryRecipe(DrawnRecipe, SearchedRecipe):
+    """What FractalDB and OFDB share: categories drawn in one style."""
 
-    systems: the categories, once resolved; where there are more than `categories`, the first of them.
-    """
+    CATEGORIES: ClassVar[type[CategorySet[Any]]] = Categories
 
-    categories: Annotated[
-        int, Setting("Number of categories, each a class.", at_least=1, at_most=MAX_CATEGORIES, panel="Formula")
-    ] = 1000
     seed: Annotated[
         int,
         Setting(
@@ -71,29 +68,10 @@ class CategoryRecipe(DrawnRecipe):
     patch: Patch = "random"
     systems: Annotated[Categories | None, Setting("The categories, instead of a search for them.", option="")] = None
 
-    def __post_init__(self) -> None:
-        """Raises UsageError where a value is not allowed."""
-        super().__post_init__()
-        if self.systems is not None:
-            if len(self.systems) < self.categories:
-                raise UsageError(f"categories {self.categories}: only {len(self.systems)} are given; lower it")
-            if len(self.systems) > self.categories:
-                object.__setattr__(self, "systems", Categories(self.systems.systems[: self.categories]))
-
     @property
     def title(self) -> str:
         """Name, classes and images a class."""
         return f"{self.NAME}-{self.categories}x{len(self) // self.categories}"
-
-    @property
-    def num_classes(self) -> int:
-        """Number of categories."""
-        return self.categories
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Published names: the category's number in five digits."""
-        return tuple(f"{category:05d}" for category in range(self.categories))
 
     @property
     def search(self) -> "Search":
@@ -102,23 +80,10 @@ class CategoryRecipe(DrawnRecipe):
 
         return Search()
 
-    def resolve(self, on_try: OnTry | None = None) -> tuple[Self, dict[str, Any]]:
-        """The recipe with its categories, searched where they are not given, and what the search took."""
-        if self.systems is not None:
-            return self, {"categories": "given"}
-        from fracgen.search import find_for_recipe
-
-        return self.with_systems(*find_for_recipe(self.categories, self.search, on_try))
-
-    def with_systems(self, systems: Categories, provenance: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
-        """The resolved recipe and its provenance, from the result of `search.find_categories`."""
-        return replace(self, systems=systems), {"categories": "searched", **provenance}
-
     def system(self, category: int) -> tuple[Floats, Floats]:
         """(maps, p) of a category. Raises UsageError where the recipe is not resolved."""
-        if self.systems is None:
-            raise UsageError("the recipe has no categories yet: call resolve() first")
-        return self.systems[category].maps, self.systems[category].p
+        system: IFS = self.category(category)
+        return system.maps, system.p
 
     def trace(self, renderer: "Renderer", category: int, weights: Floats) -> None:
         """Trace a category with weights (6,) on its coefficients. Raises DataError where nothing is left to draw."""

@@ -23,7 +23,7 @@ from fracgen.rcdb_stream import (
     RandomStates,
     find_states,
 )
-from fracgen.recipe import MAX_CLASSES, Column, OnTry, Recipe, Seed, spread
+from fracgen.recipe import InstancesRecipe, OnTry, Seed
 from fracgen.rng import generator
 from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Image, Sample
@@ -31,15 +31,13 @@ from fracgen.shards.settings import Setting
 from fracgen.style import MAX_SIZE, Size, check_range
 
 WHITE = 255
-MAX_IMAGES = 1_000_000_000
-PREVIEW_CLASSES, PREVIEW_INSTANCES = 6, 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class RCDB(Recipe):
+class RCDB(InstancesRecipe):
     """The recipe of RCDB. Defaults are the published set in numbers; `stream` says whose random numbers.
 
-    Image i is instance i % instances of class i // instances. Whole numbers have both ends of their ranges included;
+    Whole numbers have both ends of their ranges included;
     grays are uniform in 0..size/2, with 256 and more as 255, as published: they follow the size.
     stream: "indexed" draws every image from (seed, index). "published" has the published set's own images, in which
     each depends on all before it in its process: `resolve` finds where each class begins, and the seed has no say.
@@ -49,10 +47,9 @@ class RCDB(Recipe):
 
     NAME: ClassVar[str] = "rcdb"
     PAPER: ClassVar[str] = citations.RCDB
+    RANGES: ClassVar[tuple[str, ...]] = ("vertices", "lines", "radius", "oval")
     HEADING: ClassVar[tuple[str, ...]] = ("classes", "instances", "stream", "seed")
 
-    classes: Annotated[int, Setting("Number of classes.", at_least=1, at_most=MAX_CLASSES, panel="Formula")] = 1000
-    instances: Annotated[int, Setting("Images of each class.", at_least=1, panel="Formula")] = 1000
     stream: Annotated[
         Literal["indexed", "published"],
         Setting("Random numbers from seed and index, or the published set's own.", panel="Formula"),
@@ -98,12 +95,7 @@ class RCDB(Recipe):
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
         super().__post_init__()
-        check_range("instances", self.instances, 1, MAX_IMAGES // self.classes)
         check_range("max_shift", self.max_shift, 0, 2 * MAX_SIZE, "pixels")
-        for name in ("vertices", "lines", "radius", "oval"):
-            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-            if low > high:
-                raise UsageError(f"max_{name} {high}: must be at least min_{name}, {low}")
         if self.stream == "published":
             self._check_published()
         elif self.states is not None:
@@ -123,23 +115,10 @@ class RCDB(Recipe):
         if self.states is not None and len(self.states) != self.classes:
             raise UsageError(f"states: of {len(self.states)} classes, not of {self.classes}")
 
-    def __len__(self) -> int:
-        return self.classes * self.instances
-
-    @property
-    def title(self) -> str:
-        """Name, classes and images a class."""
-        return f"{self.NAME}-{self.classes}x{self.instances}"
-
     @property
     def group(self) -> int:
         """Images of a class share its stream, if it is the published one."""
         return self.instances if self.stream == "published" else 1
-
-    @property
-    def two_level(self) -> bool:
-        """False: lines have many grays."""
-        return False
 
     @property
     def ranges(self) -> ContourRanges:
@@ -211,13 +190,6 @@ class RCDB(Recipe):
                         **({} if placement.key is None else {"image_key": f"{placement.key:016x}"}),
                     },
                 )
-
-    def preview(self) -> Iterator[Column]:
-        """Some classes, the first instances of each."""
-        instances = range(min(self.instances, PREVIEW_INSTANCES))
-        for label in spread(self.classes, PREVIEW_CLASSES):
-            samples = self.render(label * self.instances + instance for instance in instances)
-            yield [(f"class {label} #{instance}", sample.image) for instance, sample in enumerate(samples)]
 
 
 class IndexedStream:

@@ -17,6 +17,8 @@ from fracgen.shards.settings import Setting, check_settings
 from fracgen.style import ColorMode, DrawMode, PatchMode, Style, check_range
 
 MAX_CLASSES = 1_000_000
+MAX_IMAGES = 1_000_000_000
+PREVIEW_CLASSES, PREVIEW_INSTANCES = 6, 3
 MAX_PASS = 2**32 - 1
 """Passes over the samples, each with masks of its own."""
 
@@ -161,6 +163,48 @@ class Recipe(SampleSequence):
 def spread(count: int, most: int) -> list[int]:
     """At most so many of the numbers below `count`, evenly spread."""
     return [number * (count - 1) // max(min(count, most) - 1, 1) for number in range(min(count, most))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstancesRecipe(Recipe):
+    """A recipe of classes with instances: image i is instance i % instances of class i // instances.
+
+    RANGES: names of numbers that are drawn between `min_NAME` and `max_NAME`.
+    """
+
+    RANGES: ClassVar[tuple[str, ...]] = ()
+
+    classes: Annotated[int, Setting("Number of classes.", at_least=1, at_most=MAX_CLASSES, panel="Formula")] = 1000
+    instances: Annotated[int, Setting("Images of each class.", at_least=1, panel="Formula")] = 1000
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where a value is not allowed."""
+        super().__post_init__()
+        check_range("instances", self.instances, 1, MAX_IMAGES // self.classes)
+        for name in self.RANGES:
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if low > high:
+                raise UsageError(f"max_{name} {high}: must be at least min_{name}, {low}")
+
+    def __len__(self) -> int:
+        return self.classes * self.instances
+
+    @property
+    def title(self) -> str:
+        """Name, classes and images a class."""
+        return f"{self.NAME}-{self.classes}x{self.instances}"
+
+    @property
+    def two_level(self) -> bool:
+        """False: lines have many grays."""
+        return False
+
+    def preview(self) -> Iterator[Column]:
+        """Some classes, the first instances of each."""
+        instances = range(min(self.instances, PREVIEW_INSTANCES))
+        for label in spread(self.classes, PREVIEW_CLASSES):
+            samples = self.render(label * self.instances + instance for instance in instances)
+            yield [(f"class {label} #{instance}", sample.image) for instance, sample in enumerate(samples)]
 
 
 class MaskedRecipe(Recipe):

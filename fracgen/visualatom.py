@@ -14,17 +14,13 @@ import numpy as np
 
 from fracgen import citations
 from fracgen.ifs import Floats
-from fracgen.recipe import MAX_CLASSES, Column, Recipe, Seed, spread
+from fracgen.recipe import InstancesRecipe, Seed
 from fracgen.rng import generator, stream_key
-from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Image, Sample
 from fracgen.shards.settings import Setting
-from fracgen.style import MAX_SIZE, Size, check_range
+from fracgen.style import MAX_SIZE, Size
 
 Gradients = Literal["signed", "library"]
-
-MAX_IMAGES = 1_000_000_000
-PREVIEW_CLASSES, PREVIEW_INSTANCES = 6, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +43,7 @@ class Atom:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisualAtom(Recipe):
+class VisualAtom(InstancesRecipe):
     """The recipe of VisualAtom; nothing is left to resolve. Defaults are the published set.
 
     Image i is instance i % instances of class i // instances. The numbers of a class are uniform in ranges, whole
@@ -63,10 +59,9 @@ class VisualAtom(Recipe):
 
     NAME: ClassVar[str] = "visualatom"
     PAPER: ClassVar[str] = citations.VISUAL_ATOMS
+    RANGES: ClassVar[tuple[str, ...]] = ("vertices", "orbits", "radius", "ellipse")
     HEADING: ClassVar[tuple[str, ...]] = ("classes", "instances", "gradients", "seed")
 
-    classes: Annotated[int, Setting("Number of classes.", at_least=1, at_most=MAX_CLASSES, panel="Formula")] = 1000
-    instances: Annotated[int, Setting("Images of each class.", at_least=1, panel="Formula")] = 1000
     seed: Seed = 0
     size: Size = 512
     min_vertices: Annotated[
@@ -102,24 +97,6 @@ class VisualAtom(Recipe):
     def __post_init__(self) -> None:
         """Raises UsageError where a value is not allowed."""
         super().__post_init__()
-        check_range("instances", self.instances, 1, MAX_IMAGES // self.classes)
-        for name in ("vertices", "orbits", "radius", "ellipse"):
-            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
-            if low > high:
-                raise UsageError(f"max_{name} {high}: must be at least min_{name}, {low}")
-
-    def __len__(self) -> int:
-        return self.classes * self.instances
-
-    @property
-    def title(self) -> str:
-        """Name, classes and images a class."""
-        return f"{self.NAME}-{self.classes}x{self.instances}"
-
-    @property
-    def two_level(self) -> bool:
-        """False: lines have all 256 grays."""
-        return False
 
     def atom(self, label: int) -> Atom:
         """The atom of class `label`: drawn from (seed, label), in the order of the fields of `Atom`."""
@@ -157,13 +134,6 @@ class VisualAtom(Recipe):
                 label=label,
                 metadata=metadata,
             )
-
-    def preview(self) -> Iterator[Column]:
-        """Some classes, the first instances of each."""
-        instances = range(min(self.instances, PREVIEW_INSTANCES))
-        for label in spread(self.classes, PREVIEW_CLASSES):
-            samples = self.render(label * self.instances + instance for instance in instances)
-            yield [(f"class {label} #{instance}", sample.image) for instance, sample in enumerate(samples)]
 
 
 def draw(atom: Atom, centre: tuple[float, float], image_key: int, size: int, gradients: Gradients = "library") -> Image:
