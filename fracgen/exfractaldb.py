@@ -30,6 +30,7 @@ LEVELS = tuple(round(0.4 + 0.1 * k, 1) for k in range(13))
 """Factors of a coefficient."""
 DISTANCE, FIELD_OF_VIEW, START_ANGLE = 4.0, 45.0, 30.0
 """Of the camera from the origin; degrees from bottom to top; degrees at which the first fixed view is."""
+MAX_VIEW_TRIES = 100
 PREVIEW_CATEGORIES = 6
 
 
@@ -131,9 +132,9 @@ class ExFractalDB(SearchedRecipe):
                 return points, vector, attempt
         raise UnmakeableError(f"category {category}: its orbit overflows, or is one point")
 
-    def camera(self, index: int) -> tuple[Floats, dict[str, Any]]:
-        """The camera (3, 4) of an image, and what its metadata says of it."""
-        unit = generator(self.seed, index, "view").random
+    def camera(self, index: int, attempt: int = 0) -> tuple[Floats, dict[str, Any]]:
+        """The camera (3, 4) of an image, and what its metadata says of it. attempt: above 0 where none saw a point."""
+        unit = generator(self.seed, index, "view", attempt).random
         if self.views == "fixed":
             view = index % self.num_views
             jitter = math.pi * (2 * unit() - 1)  # degrees, of a range in radians: as published
@@ -145,17 +146,23 @@ class ExFractalDB(SearchedRecipe):
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them.
 
-        Neighbours of one category and weight vector share their cloud.
+        Neighbours of one category and weight vector share their cloud. A view of nothing is drawn again, and counted.
+        Raises UnmakeableError as `cloud` does, and where no view shows a point.
         """
         from fracgen import spatial_kernels
 
         for group, members in groupby(map(self.check_index, indices), lambda index: index // self.group):
             category = group // len(self.vectors)
-            points, weights, rejected = self.cloud(group)
+            points, weights, overflow = self.cloud(group)
             for index in members:
-                camera, view = self.camera(index)
                 image = np.zeros((self.size, self.size), np.uint8)
-                seen = int(spatial_kernels.project(points, camera, self.size, image))
+                for empty in range(MAX_VIEW_TRIES):
+                    camera, view = self.camera(index, empty)
+                    if seen := int(spatial_kernels.project(points, camera, self.size, image)):
+                        break
+                else:
+                    raise UnmakeableError(f"category {category}: shows nothing in {MAX_VIEW_TRIES} views")
+                rejected = {"overflow": overflow, "empty": empty}
                 yield Sample(
                     image=image,
                     index=index,
@@ -167,7 +174,7 @@ class ExFractalDB(SearchedRecipe):
                         **view,
                         "points": seen,
                     },
-                    rejected={"overflow": 1} if rejected else {},
+                    rejected={reason: count for reason, count in rejected.items() if count},
                 )
 
     def preview(self) -> Iterator[Column]:

@@ -5,6 +5,7 @@ that is the fractal or the perturbation is asked by perturbing something else as
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -135,7 +136,13 @@ class Perturbed(Recipe):
     seed: Seed = 0
     size: Size = 512
     max_tries: Annotated[
-        int, Setting("Perturbations tried for a class.", at_least=1, at_most=10**6, panel="Rejection")
+        int,
+        Setting(
+            "Perturbations tried for a class; some overflow or show nothing.",
+            at_least=1,
+            at_most=10**6,
+            panel="Rejection",
+        ),
     ] = 100
     systems: Annotated[SpatialCategories | None, Setting("ExFractalDB's categories up to the base.", option="")] = None
 
@@ -174,7 +181,7 @@ class Perturbed(Recipe):
             systems, provenance = find_for_recipe(self.base + 1, SpatialSearch(), on_try)
             recipe = replace(self, systems=systems)
         image = recipe.original.draw(recipe.original.numbers, self.size)
-        if image is None or len(np.unique(image)) == 1:
+        if image is None or image.min() == image.max():
             raise DataError(f"base {self.base}: shows nothing at size {self.size}; try another --base")
         return recipe, provenance
 
@@ -197,10 +204,11 @@ class Perturbed(Recipe):
     def render(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The samples of these indices, in their order. Pure: nothing else has a say in any of them.
 
-        Raises UnmakeableError for a class of which no perturbation has an image.
+        Raises UnmakeableError for a class of which no perturbation shows anything.
         """
         original = self.original
         for index in map(self.check_index, indices):
+            rejected = Counter[str]()
             for attempt in range(self.max_tries):
                 eps = self.draw_eps(index, attempt)
                 with np.errstate(over="ignore"):
@@ -208,11 +216,13 @@ class Perturbed(Recipe):
                         numbers = original.numbers + eps * original.widths
                     else:
                         numbers = original.numbers * (1 + eps)
-                if (image := original.draw(numbers, self.size)) is not None:
+                image = original.draw(numbers, self.size)
+                if image is not None and image.min() < image.max():
                     break
+                rejected["overflow" if image is None else "empty"] += 1
             else:
                 raise UnmakeableError(
-                    f"class {index}: the orbits of all {self.max_tries} perturbations overflow; lower --delta"
+                    f"class {index}: all {self.max_tries} perturbations overflow or show nothing; lower --delta"
                 )
             yield Sample(
                 image=image,
@@ -224,7 +234,7 @@ class Perturbed(Recipe):
                     "eps": eps.tolist(),
                     "numbers": numbers.tolist(),
                 },
-                rejected={"overflow": attempt} if attempt else {},
+                rejected=dict(rejected),
             )
 
     def preview(self) -> Iterator[Column]:

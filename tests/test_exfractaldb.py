@@ -16,6 +16,7 @@ from fracgen import spatial_kernels as kernels
 from fracgen.categories import load_categories
 from fracgen.exfractaldb import ExFractalDB, look_at, spatial_weights, turned_camera, uniform_rotation
 from fracgen.plain_space import plain_candidates, plain_cloud, plain_view
+from fracgen.recipe import UnmakeableError
 from fracgen.registry import RECIPES, load_recipe, recipe_hash
 from fracgen.render_shards import plan, write_shards
 from fracgen.rng import generator
@@ -196,6 +197,22 @@ def test_an_orbit_that_overflows_is_counted_and_replaced(tmp_path):
         with pytest.raises(UsageError, match=r"category 0: its orbit overflows, or is one point; .* is removed again"):
             write_shards(hopeless, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+def test_a_view_of_nothing_is_drawn_again_and_counted(monkeypatch):
+    """Two points in opposite corners, which are out of sight from some sides."""
+    corners = SpatialIFS([[0.0] * 9 + [1.0] * 3, [0.0] * 9 + [-1.0] * 3], [0.5, 0.5])
+    recipe = ExFractalDB(
+        categories=1, systems=SpatialCategories((corners,)), weights="identity", num_views=2000, size=32, points=100
+    )
+    rejected = Counter()
+    for sample in recipe:
+        rejected.update(sample.rejected)
+        assert sample.metadata["points"] > 0 and sample.image.any()
+    assert set(rejected) == {"empty"} and rejected["empty"] > 0
+    monkeypatch.setattr("fracgen.exfractaldb.MAX_VIEW_TRIES", 1)
+    with pytest.raises(UnmakeableError, match="category 0: shows nothing in 1 views"):
+        list(recipe)
 
 
 @pytest.mark.parametrize("views", ["fixed", "random"])

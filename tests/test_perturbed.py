@@ -117,7 +117,18 @@ def test_overflows_are_counted_and_bounded():
     recipe = Perturbed(formula="exfractaldb", classes=20, size=32, delta=2.0, systems=wild)
     rejected = [sample.rejected.get("overflow", 0) for sample in recipe]
     assert max(rejected) > 0 and min(rejected) == 0
-    with pytest.raises(DataError, match="perturbations overflow; lower --delta"):
+    with pytest.raises(DataError, match="all 1 perturbations overflow or show nothing; lower --delta"):
+        list(replace(recipe, max_tries=1))
+
+
+def test_images_of_nothing_are_counted_and_bounded():
+    """Contours that are far beyond the borders."""
+    recipe = Perturbed(base=4, classes=30, size=40, delta=1000.0)
+    samples = list(recipe)
+    assert all(sample.image.min() < sample.image.max() for sample in samples)
+    assert sum(sample.rejected.get("empty", 0) for sample in samples) > 0
+    assert any(not sample.rejected for sample in samples) and not any("overflow" in s.rejected for s in samples)
+    with pytest.raises(DataError, match="or show nothing"):
         list(replace(recipe, max_tries=1))
 
 
