@@ -77,7 +77,7 @@ def open_store(url: str, kind: str, *, revision: str, private: bool) -> tuple[St
         raise UsageError(f"{option}: is for the Hub (hf://...); what else is at {url} has its own rules")
     place = Url.parse(url)
     if place.scheme in ("http", "https"):
-        raise UsageError(f"{place}: plain HTTP is only read from; give hf://, s3:// or another place that can be written")
+        raise UsageError(f"{place}: plain HTTP is only read from; give hf://, s3:// or another")
     return FsspecStore(place), str(place)
 
 
