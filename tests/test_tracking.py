@@ -114,8 +114,11 @@ def scalars_of_file(out):
     return points
 
 
-def check_log(scalars, pictures, out):
-    """All that metrics.jsonl holds, each point once; rates; the results; samples and confusion matrix."""
+def check_log(scalars, pictures, out, *, with_samples=True):
+    """All that metrics.jsonl holds, each point once; rates; the results; samples and confusion matrix.
+
+    with_samples: False where no batch was drawn while the run was logged.
+    """
     expected = scalars_of_file(out)
     for name, points in expected.items():
         assert [step for step, _ in scalars[name]] == [step for step, _ in points], name
@@ -125,8 +128,10 @@ def check_log(scalars, pictures, out):
     for name in ("test_accuracy_last", "test_accuracy_best", "val_accuracy_best"):
         ((step, value),) = scalars[name]
         assert step == 20 and value == pytest.approx(outcome[name])
-    (samples,), (confusion,) = pictures["augmented_images"], pictures["confusion_matrix"]
-    assert samples.shape == (64, 128, 3) and 20 < samples.mean() < 235 and samples.std() > 20  # 8 images of 32 px
+    (confusion,) = pictures["confusion_matrix"]
+    assert len(pictures.get("augmented_images", ())) == with_samples
+    for samples in pictures.get("augmented_images", ()):
+        assert samples.shape == (64, 128, 3) and 20 < samples.mean() < 235 and samples.std() > 20  # 8 images of 32 px
     with Image.open(out / "confusion.png") as figure:
         assert np.array_equal(np.asarray(figure.convert("RGB")), confusion)
 
@@ -171,7 +176,7 @@ def test_a_log_that_is_chosen_later_has_the_whole_run(data, tmp_path):
     scalars, pictures, _ = tensorboard_of(out)
     check_log(scalars, pictures, out)
     files = list((out / "tensorboard").iterdir())
-    assert tune(data, out, "--log=tensorboard") == 0, "a finished run has nothing to do"
+    assert tune(data, out, "--log=tensorboard") == 0, "a finished run has nothing more to send"
     assert list((out / "tensorboard").iterdir()) == files
 
 
@@ -392,6 +397,22 @@ def test_what_a_failure_kept_back_is_sent_by_the_next_start(data, tmp_path, monk
     assert second.sent == sorted(
         {*range(6, 21, 2), *(step for step, _ in scalars_of_file(tmp_path / "run")["val_accuracy"])} - {3, 4}
     )
+
+
+def test_a_finished_run_sends_what_is_not_there_yet(data, tmp_path, monkeypatch, capsys):
+    """A service that failed near the end, and one that was chosen when the run had ended."""
+    first, second = Broken(12, RuntimeError("gone")), Broken(None, None)
+    monkeypatch.setattr(tracking, "SERVICES", {"wandb": first})
+    assert tune(data, tmp_path / "run", "--log=wandb") == 0
+    written = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(tracking, "SERVICES", {**services.SERVICES, "wandb": second})
+    assert tune(data, tmp_path / "run", "--log=wandb") == 0
+    assert first.sent and second.sent == [step for step in second.sent if step > max(first.sent)]
+    assert {*range(2, 21, 2)} <= {*first.sent, *second.sent}
+    assert tune(data, tmp_path / "run", "--log=tensorboard") == 0
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == written
+    scalars, pictures, _ = tensorboard_of(tmp_path / "run")
+    check_log(scalars, pictures, tmp_path / "run", with_samples=False)
 
 
 def test_a_full_disk_is_one_line(data, unlogged, tmp_path, monkeypatch, capsys):

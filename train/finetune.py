@@ -193,6 +193,7 @@ def finetune(
         kind, config, fingerprint = type(settings), trainer.config, trainer.fingerprint
         earlier = results.read(folder.path, kind, fingerprint=fingerprint, config=config) if ranks.first else None
         if (earlier := ranks.agree(earlier)) is not None:
+            trainer.end_log(results.accuracies(earlier), results.figures(folder.path))
             return earlier
     best = BestWeights(trainer, COMPARABLE)
     if folder is not None and ranks.first:
@@ -276,8 +277,7 @@ def finetune(
         record = {"outcome": outcome, **accuracies, "loaded": vars(loaded), "skipped": skipped}
         record |= {"config": trainer.config, "data": splits.description, "fingerprint": trainer.fingerprint}
         results.write(folder.path, record, scores, class_names=class_names, split=reported)
-        figures = {} if scores is None else {"confusion_matrix": folder.path / results.CONFUSION_FIGURE}
-        trainer.end_log(results.accuracies(outcome), figures)
+        trainer.end_log(results.accuracies(outcome), results.figures(folder.path))
     return outcome
 
 

@@ -85,6 +85,7 @@ class MetricLogger:
         self, step: int, values: Mapping[str, float] | None = None, figures: Mapping[str, Path] | None = None
     ) -> None:
         """Send values and figures (PNG files by name) of the last step, and end the tracker's log. Once."""
+        self.close()
         tracker, self._tracker = self._tracker, None
         if tracker is not None:
             tracker.add(step, values or {})

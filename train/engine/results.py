@@ -70,6 +70,12 @@ def accuracies(outcome: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in outcome.items() if "_accuracy_" in name or "_top5_" in name}
 
 
+def figures(folder: Path) -> dict[str, Path]:
+    """The pictures of a run's results, as far as there are such: PNG files by name."""
+    picture = folder / CONFUSION_FIGURE
+    return {"confusion_matrix": picture} if picture.is_file() else {}
+
+
 def in_words(summed: Mapping[str, Any]) -> dict[str, Any]:
     """A summary for the screen: "0.8412 +- 0.0021"."""
     words: dict[str, Any] = {}

@@ -72,6 +72,7 @@ class Trainer(Generic[S]):
         if folder is not None and folder.warning and ranks.first:
             say({"warning": folder.warning})
         self.settings = continue_as_begun(settings, self.last.config) if self.last is not None else settings
+        self._batch_size = self.settings.loader.batch_size
         self.scores: Mapping[str, float] = {}
         self._done: set[Literal["set_up", "fit"]] = set()
         self._precision = ranks.agree(precision.resolve(self.settings.run.precision, ranks.device))
@@ -80,7 +81,6 @@ class Trainer(Generic[S]):
             say({"warning": precision.EMULATED})
         if self.settings.run.cuda_graph:
             cuda_graph.check(ranks, self._precision)
-        self._signal = 0
         self._logger: metrics.MetricLogger | None = None
         # both only check their settings, before any data is opened; what they make is dropped
         models.optimizer(nn.Linear(1, 1), self.settings.optim, lr=1.0)
@@ -91,10 +91,6 @@ class Trainer(Generic[S]):
         """Raise RuntimeError where `call` has not been made."""
         if call not in self._done:
             raise RuntimeError(f"Trainer: {call}() comes first; the order is Trainer, set_up, fit, export")
-
-    @property
-    def _batch_size(self) -> int:
-        return self.settings.loader.batch_size
 
     def _resolve_schedule(self, num_samples: int) -> schedule.ResolvedSchedule:
         optim, batch_size = self.settings.optim, self._batch_size
@@ -201,9 +197,7 @@ class Trainer(Generic[S]):
         if self.folder is None:
             raise RuntimeError("Trainer: fit() needs a folder; without one a run is only measured")
         run, augment, state = self.settings.run, self.settings.augment, self.state
-        out = self.folder.path if self.ranks.first else None
-        tracker = open_tracker(run, out, {**self.config, "fingerprint": self.fingerprint})
-        logger = self._logger = metrics.MetricLogger(out, steps=self.schedule.steps, start=state.step, tracker=tracker)
+        logger = self._logger = self._open_logger()
         iterator: Any = batches(state.step)
 
         def take_step(step: int) -> Tensor:
@@ -241,13 +235,19 @@ class Trainer(Generic[S]):
         return ending
 
     def end_log(self, values: Mapping[str, float] | None = None, figures: Mapping[str, Path] | None = None) -> None:
-        """Log the run's results (PNG files by name as pictures), and end its log elsewhere. After `fit`; once.
+        """Log the run's results (PNG files by name as pictures), and end its log elsewhere. After `set_up`; once.
 
-        `fit` does it itself for a run that has not come to its last step.
+        `fit` does it itself for a run that has not come to its last step. Of a run that an earlier process finished,
+        this sends what is not there yet.
         """
-        self._require("fit")
-        assert self._logger is not None, "fit makes one"
+        self._logger = self._logger or self._open_logger()
         self._logger.end(self.state.step, values, figures)
+
+    def _open_logger(self) -> metrics.MetricLogger:
+        self._require("set_up")
+        out = self.folder.path if self.folder is not None and self.ranks.first else None
+        tracker = open_tracker(self.settings.run, out, {**self.config, "fingerprint": self.fingerprint})
+        return metrics.MetricLogger(out, steps=self.schedule.steps, start=self.state.step, tracker=tracker)
 
     def save(self) -> None:
         """Write last.pt, which a run goes on from. Every rank may call it."""
