@@ -404,13 +404,13 @@ def test_a_finished_run_sends_what_is_not_there_yet(data, tmp_path, monkeypatch,
     first, second = Broken(12, RuntimeError("gone")), Broken(None, None)
     monkeypatch.setattr(tracking, "SERVICES", {"wandb": first})
     assert tune(data, tmp_path / "run", "--log=wandb") == 0
-    written = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    written = metrics.read(tmp_path / "run" / "metrics.jsonl")
     monkeypatch.setattr(tracking, "SERVICES", {**services.SERVICES, "wandb": second})
     assert tune(data, tmp_path / "run", "--log=wandb") == 0
     assert first.sent and second.sent == [step for step in second.sent if step > max(first.sent)]
     assert {*range(2, 21, 2)} <= {*first.sent, *second.sent}
     assert tune(data, tmp_path / "run", "--log=tensorboard") == 0
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == written
+    assert metrics.read(tmp_path / "run" / "metrics.jsonl") == written
     scalars, pictures, _ = tensorboard_of(tmp_path / "run")
     check_log(scalars, pictures, tmp_path / "run", with_samples=False)
 
