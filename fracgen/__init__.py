@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fracgen.ifs import load_ifs as load_ifs
     from fracgen.noise import Noise as Noise
     from fracgen.onepfrac import OnePFrac as OnePFrac
+    from fracgen.perturbed import Perturbed as Perturbed
     from fracgen.photo.photographs import Photographs as Photographs
     from fracgen.photo.photographs import load_photographs as load_photographs
     from fracgen.photo.recipe import Photo as Photo
@@ -47,6 +48,7 @@ _MODULES = {
     "fracgen.ifs": ("IFS", "load_ifs"),
     "fracgen.noise": ("Noise",),
     "fracgen.onepfrac": ("OnePFrac",),
+    "fracgen.perturbed": ("Perturbed",),
     "fracgen.photo.photographs": ("Photographs", "load_photographs"),
     "fracgen.photo.recipe": ("Photo",),
     "fracgen.rcdb": ("RCDB",),

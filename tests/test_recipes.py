@@ -7,6 +7,7 @@ import pytest
 import yaml
 from conftest import small_recipe, small_recipes
 
+import fracgen
 from fracgen.categories import load_categories
 from fracgen.ifs import load_ifs, sample_maps
 from fracgen.onepfrac import OnePFrac
@@ -184,3 +185,10 @@ def test_numbers_from_python_are_checked_as_in_yaml():
             call()
     with pytest.raises(UsageError, match=r"systems .*: must be left out, or a Categories; --categories-from"):
         RECIPES["ofdb"](systems=[1, 2])
+
+
+def test_every_recipe_is_public_and_in_the_reference():
+    reference = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8").splitlines()
+    for kind in RECIPES.values():
+        assert getattr(fracgen, kind.__name__) is kind and kind.__name__ in fracgen.__all__
+        assert f"::: fracgen.{kind.__name__}" in reference
