@@ -25,7 +25,7 @@ from fracgen.shards.settings import check_value, from_plain, nearest
 
 MAX_VALUES, MAX_IMAGES = 12, 64
 """Of one field, and of all combinations."""
-_FIXED = ("size", "color", "look")
+FIXED = ("size", "color", "look")
 """Fields that change the shape of an image: those of one sheet have one."""
 
 
@@ -55,7 +55,7 @@ def check_sweep(recipe: Recipe, sweep: Mapping[str, Sequence[Any]]) -> dict[str,
     """The values by field, converted. Raises UsageError for what is no field of the recipe, or too many values."""
     schema = schema_of(type(recipe))
     named = [name for name, field in schema.items() if field.option and can_be_written(field.type)]
-    known = [name for name in named if name not in _FIXED]
+    known = [name for name in named if name not in FIXED]
     if not 1 <= len(sweep) <= 2:
         raise UsageError(f"a sweep of {len(sweep)} fields: give one or two")
     checked = {}

@@ -430,6 +430,24 @@ def test_every_view_fits_is_named_and_has_contrast(browser, address, scheme, siz
     assert tab.complaints == []
 
 
+def test_on_a_phone_a_tap_shows_the_help_of_a_field(browser, address):
+    tab = Tab(browser, address, has_touch=True, is_mobile=True)
+    tab.page.set_viewport_size({"width": 390, "height": 844})
+    tab.open()
+    for _ in range(2):
+        assert tab.page.is_hidden("#field-delta-help")
+        tab.page.tap("label[for=field-delta]")
+        assert (
+            tab.page.inner_text("#field-delta-help") == tab.page.get_attribute("label[for=field-delta]", "title") != ""
+        )
+        assert tab.page.evaluate("document.activeElement.id") != "field-delta", "no keyboard comes up"
+        tab.page.tap("label[for=field-delta]")
+    tabs = [tab.page.locator(f"#tab-{name}").bounding_box() for name in TABS[:-1]]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in tabs), "all views can be seen"
+    tab.context.close()
+    assert tab.complaints == []
+
+
 def test_it_is_used_by_the_keyboard_alone(tab):
     tab.page.focus("#field-delta-slider")
     before = tab.recipe.delta
@@ -455,16 +473,26 @@ def test_a_server_that_is_gone_is_said(tab):
     tab.complaints.clear()  # the browser says so too
 
 
-@pytest.mark.parametrize("name", ["visualatom", "noise", "ofdb"])
-def test_other_data_sets_have_their_own_controls(tab, name):
+@pytest.mark.parametrize("name", ["visualatom", "rcdb", "noise", "ofdb", "exfractaldb", "perturbed"])
+def test_other_data_sets_have_their_own_controls_and_sweeps(tab, name):
     tab.page.select_option("#recipe", name)
-    if name == "ofdb":
+    tab.type("#field-size", "128")
+    command = f"fracgen baseline {name}"
+    if name in ("ofdb", "exfractaldb"):
         tab.type("#field-categories", "16")  # more take minutes to be found
-    tab.page.wait_for_selector("#text-command:has-text('fracgen baseline')", state="attached")
+    if name == "perturbed":
+        command = "fracgen perturb --formula exfractaldb"
+        tab.page.select_option("#field-formula", "exfractaldb")
+    tab.page.wait_for_selector(f"#text-command:has-text('{command}')", state="attached")
     tab.settle()
     assert tab.page.is_hidden("#lock") and tab.page.is_hidden("#tab-maps")
     assert tab.page.locator("#controls [data-field]").count() >= 5
     assert len(tab.pixels("#grid canvas")) == 16 and tab.pixels("#large")[0].any()
+    tab.page.click("#tab-sweep")
+    tab.settle()
+    assert tab.page.inner_text("#problems") == "" and tab.page.locator("#sweep-table .failed").count() == 0
+    cells = [each["data"] for each in tab.page.evaluate(PIXELS, "#sweep-table canvas")]
+    assert len(set(cells)) > len(cells) / 2
 
 
 def test_the_measurement_measures(browser, address):

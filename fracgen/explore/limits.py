@@ -14,6 +14,7 @@ from fracgen.recipe import Recipe
 from fracgen.shards.errors import UsageError
 from fracgen.shards.fields import FieldInfo, can_be_written, fields_of
 from fracgen.shards.settings import to_plain
+from fracgen.sweep import FIXED
 
 MAX_IMAGES = 64
 """Of one request."""
@@ -92,6 +93,9 @@ SLIDERS: Mapping[str, Slider] = {
     "max_shift": Slider(0, 1000, 10),
 }
 
+UNSEEN = ("classes", "categories", "instances", "max_tries", "base_candidates", "min_acceptance")
+"""Fields that change a set, and none of its images: a sweep of them shows nothing."""
+
 
 def check_limits(recipe: Recipe) -> None:
     """Raises UsageError where a recipe costs more than the page draws."""
@@ -135,6 +139,8 @@ def _describe(field: FieldInfo) -> dict[str, Any]:
         "default": None if field.default is MISSING else to_plain(field.default),
         "optional": optional,
         "slider": slider._asdict() if slider and _type_name(kind) in ("int", "float") else None,
+        "sweeps": field.name not in (*FIXED, *UNSEEN)
+        and (slider is not None or _type_name(kind) in ("choice", "bool")),
     }
 
 

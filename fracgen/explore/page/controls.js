@@ -4,6 +4,7 @@
 import { element, short } from "./elements.js";
 
 const STEPS = 200; // of a slider that goes by ratios
+const TOUCH = matchMedia("(hover: none)"); // no tooltip comes up: a tap on a field's name shows its help
 
 /**
  * Controls of `fields`, in one group per panel. change(name, value, {live}) is called for each input.
@@ -37,6 +38,11 @@ function controlOf(field, id, change) {
   const note = element("p", { class: "note", id: `${id}-note`, role: "status" });
   const help = element("p", { class: "help", id: `${id}-help`, hidden: true }, field.help);
   const label = element("label", { htmlFor: id, title: field.help }, words(field.name));
+  label.addEventListener("click", (event) => {
+    if (!TOUCH.matches) return;
+    event.preventDefault(); // no keyboard comes up
+    help.hidden = !help.hidden;
+  });
   const described = { "aria-describedby": `${id}-help ${id}-note`, title: field.help };
   const parts = KINDS[field.type === "int" ? "float" : field.type] ?? KINDS.text;
   const { inputs, show } = parts(field, id, described, (value, options = {}, line = "") => {

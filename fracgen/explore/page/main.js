@@ -69,6 +69,7 @@ class Page {
     if (this.shownRecipe !== state.recipe) {
       this.shownRecipe = state.recipe;
       byId("recipe").value = state.recipe;
+      for (const view of ["base", "grid", "sweep", "network"]) report(view, ""); // said of another
       this.showControls = buildControls(byId("controls"), state.fields, (name, value, options) => this.#typed(name, value, options));
     }
     this.#showState();

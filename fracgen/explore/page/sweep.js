@@ -10,8 +10,13 @@ const SIGNS = { sigma: "\u03c3", delta: "\u0394" };
 const USUAL = { delta: [0.01, 0.05, 0.1, 0.2], sigma: [3, 3.5, 4, 5] };
 const FIRST = {
   "1p-frac": ["sigma", "delta"],
+  fractaldb: ["draw", "points"],
+  ofdb: ["draw", "points"],
   visualatom: ["max_orbits", "max_vertices"],
+  rcdb: ["max_noise", "max_radius"],
+  exfractaldb: ["views", "points"],
   perturbed: ["perturbation", "delta"],
+  noise: ["kind", "std"],
   photo: ["warp", "strength"],
 };
 
@@ -56,7 +61,7 @@ export class Sweep {
   // Which field an axis has, and its values.
   #axis(axis, place) {
     const { view, fields, recipe } = this.state;
-    const choosable = fields.filter(({ type, slider }) => slider || type === "choice" || type === "bool");
+    const choosable = fields.filter(({ sweeps }) => sweeps);
     const usual = FIRST[recipe]?.[place];
     const named = (name) => choosable.find((field) => field.name === name);
     const others = choosable.filter((each) => place === 0 || each !== this.rowField);
@@ -99,7 +104,9 @@ export class Sweep {
         const name = `${title(rowField, row)}, ${title(columnField, column)}`;
         return element("td", {}, this.#cell(images[y * columns.length + x], values, name));
       });
-      return element("tr", {}, element("th", { scope: "row" }, title(rowField, row)), ...cells);
+      const name = title(rowField, row);
+      const shown = SIGNS[rowField.name] || typeof row === "number" ? name : String(row);
+      return element("tr", {}, element("th", { scope: "row", title: name }, shown), ...cells);
     });
     byId("sweep-table").style.setProperty("--columns", columns.length);
     byId("sweep-table").replaceChildren(element("thead", {}, head), element("tbody", {}, ...lines));
