@@ -71,7 +71,7 @@ class ExFractalDB(SearchedRecipe):
         Literal["random", "fixed"],
         Setting("Views from anywhere (ExFractalDB), or around the upright axis (MV-FractalDB).", panel="Formula"),
     ] = "random"
-    num_views: Annotated[int, Setting("Views of each cloud.", at_least=1, at_most=100_000, panel="Formula")] = 12
+    num_views: Annotated[int, Setting("Views of each cloud.", at_least=1, at_most=10_000, panel="Formula")] = 12
     weights: Annotated[
         Literal["all", "first", "identity"],
         Setting("All 145 weight vectors, the first alone (3D-OFDB), or none.", panel="Formula"),

@@ -263,6 +263,7 @@ def test_files_of_categories(categories, tmp_path):
     [
         ({"categories": 0}, "categories 0"),
         ({"num_views": 0}, "num_views 0"),
+        ({"num_views": 10_001}, "num_views 10001: must be 1 to 10000"),
         ({"views": "any"}, "views"),
         ({"points": 1}, "points 1"),
         ({"min_variance": -0.1}, "min_variance -0.1"),
