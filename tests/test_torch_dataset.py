@@ -70,6 +70,9 @@ def test_what_is_refused(recipe, folder):
         TorchDataset(recipe, mode="CMYK")
     with pytest.raises(UsageError, match=r"^masks 'new': must be fixed or redrawn$"):
         TorchDataset(recipe, masks="new")
+    for keys in (("image",), ("image", "image"), "ab", ("image", "label", "index")):
+        with pytest.raises(UsageError, match=r"^keys .*: must be two names, of image and label$"):
+            TorchDataset(recipe, keys=keys)
     for samples in (fracgen.open_shards(folder), small_recipe(patch="fill")):
         with pytest.raises(UsageError, match="masks can"):
             TorchDataset(samples, masks="redrawn")

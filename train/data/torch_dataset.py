@@ -47,6 +47,8 @@ class TorchDataset(Dataset[Any]):
         for name, value, allowed in (("mode", mode, ("RGB", "L")), ("masks", masks, ("fixed", "redrawn"))):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: must be {' or '.join(allowed)}")
+        if keys is not None and (isinstance(keys, str) or len(set(keys)) != 2 or len(keys) != 2):
+            raise UsageError(f"keys {keys!r}: must be two names, of image and label")
         self.samples, self.transform, self.target_transform = samples, transform, target_transform
         self.mode, self.masks, self.keys = mode, masks, keys
         # in shared memory, so that workers that outlive a pass see the next one begin
