@@ -384,6 +384,19 @@ def test_a_damaged_sample_is_black_with_the_reason(folder, tmp_path):
         assert tar.name in page.post("folder", offset=3, count=1)["samples"][0]["error"]
 
 
+def test_a_folder_that_is_not_finished(tmp_path):
+    def stop(record):
+        raise DataError("stopped")
+
+    recipe = small_recipe(classes=60)
+    with pytest.raises(DataError, match="stopped"):
+        write_shards(recipe, tmp_path / "part", on_shard=stop)
+    with explore(read_source(tmp_path / "part", []), tmp_path) as page:
+        session = page.session()
+        assert "part: is not finished" in session["note"] and session["folder"] is None
+        assert resolved(page, session["recipe"])["hash"] == recipe_hash(recipe)
+
+
 def test_a_packed_folder(tmp_path, monkeypatch):
     """Of images that differ in size: each lies in the middle of a square."""
     monkeypatch.chdir(tmp_path)

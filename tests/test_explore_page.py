@@ -495,6 +495,15 @@ def test_other_data_sets_have_their_own_controls_and_sweeps(tab, name):
     assert len(set(cells)) > len(cells) / 2
 
 
+def test_why_a_recipe_cannot_be_rendered_is_said(tab):
+    tab.page.select_option("#recipe", "perturbed")
+    tab.type("#field-base", "1")
+    tab.type("#field-size", "40")
+    assert "shows nothing at size 40" in tab.page.inner_text("#problems") and tab.page.is_disabled("#render")
+    tab.type("#field-size", "256")
+    assert tab.page.inner_text("#problems") == "" and tab.page.is_enabled("#render")
+
+
 def test_the_measurement_measures(browser, address):
     times = measure(browser, address, "delta", "", moves=3)
     assert all(len(values) == 3 and min(values) > 0 for values in times.values())

@@ -86,6 +86,8 @@ def read_source(source: Path | None, photographs: list[Path]) -> Inputs:
         note = f"{source}: was packed from images, so it can be looked at, and has no recipe to change"
     else:
         recipe = load_source(source)
+        if source is not None and source.is_dir() and folder is None:
+            note = f"{source}: is not finished, so its images cannot be looked at yet; this is its recipe"
         try:
             check_limits(recipe)
         except UsageError as error:

@@ -131,6 +131,7 @@ class Page {
     const hasBase = Boolean(resolved.base);
     for (const id of ["base-back", "base-on", "lock", "frames-on", "tab-maps"]) byId(id).hidden = !hasBase;
     byId("compare").hidden = !this.model.hasBase;
+    report("resolved", hasBase || resolved.passes ? "" : resolved.reason); // of a base, its badges say so
     if (!hasBase && state.view.tab === "maps") state.set({ view: { tab: "explore" } });
     this.#axes(axes, hasBase);
     byId("activity").textContent = describeSearch(resolved.search);
