@@ -157,6 +157,8 @@ def retrying(action: Callable[[], T], subject: Url | str) -> T:
             if getattr(error, "errno", None) in _FULL:
                 raise
             if (final := _final(error, subject)) is not None:
+                if isinstance(subject, Url) and not isinstance(final, MissingFileError):
+                    _forget(subject.scheme)
                 raise final from None
             why = reason(error, subject)
         if wait is not None:
@@ -165,6 +167,17 @@ def retrying(action: Callable[[], T], subject: Url | str) -> T:
             )
             time.sleep(wait)
     raise DataError(f"{subject}: {why}; given up after {len(WAITS) + 1} tries")
+
+
+def _forget(scheme: str) -> None:
+    """Let the next call read the environment anew, as in a notebook where credentials are set after a first failure.
+
+    fsspec keeps file systems, and they their credentials, or that there were none.
+    """
+    import fsspec
+
+    with contextlib.suppress(ImportError, ValueError):
+        fsspec.get_filesystem_class(scheme).clear_instance_cache()
 
 
 def reason(error: BaseException, subject: Url | str) -> str:
