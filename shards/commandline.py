@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import logging
 import os
 import re
 import sys
@@ -173,6 +174,14 @@ def _format_warning(
     return redact(_format_other_warning(message, category, filename, lineno, line))
 
 
+class _LogFormatter(logging.Formatter):
+    """What libraries log and nobody has set up logs for, tracebacks too: on stderr, without secrets of URLs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as text."""
+        return redact(super().format(record))
+
+
 def main(
     app: typer.Typer,
     name: str,
@@ -189,6 +198,8 @@ def main(
     """
     set_up_streams()
     warnings.formatwarning = _format_warning
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_LogFormatter())
     sys.unraisablehook = _pass_over_interrupts
 
     def fail(message: str, code: int) -> int:

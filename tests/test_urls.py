@@ -1,12 +1,15 @@
 """Which texts are URLs, and what of one is ever shown."""
 
 import base64
+import logging
+import sys
 import warnings
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
 
+from fracgen.cli.app import run
 from fracgen.shards.errors import UsageError, one_line, printable
 from fracgen.shards.remote import Url, retrying
 from fracgen.shards.settings import convert, to_plain
@@ -103,3 +106,16 @@ def test_a_failure_that_stays_is_said_once_and_without_the_secret():
         warnings.simplefilter("error")
         retrying(act, url)
     assert len(calls) == 1 and SECRET[:3] not in str(caught.value)
+
+
+def test_what_libraries_log_shows_no_secret(monkeypatch, capsys):
+    monkeypatch.setattr(logging, "lastResort", logging.StreamHandler(sys.stderr))
+    assert run(["--version"]) == 0
+    try:
+        raise OSError(f"https://user:{SECRET}@host/x")
+    except OSError:
+        record = logging.LogRecord(
+            "library", logging.ERROR, "x.py", 1, "at %s", (f"https://h?{SECRET}",), sys.exc_info()
+        )
+    text = logging.lastResort.format(record)
+    assert SECRET not in text and "at https://h?***" in text and "OSError: https://***@host/x" in text
