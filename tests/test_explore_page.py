@@ -371,6 +371,26 @@ def test_a_sweep_is_of_one_base(tab):
     assert np.isclose(recipe.sigma, 4) and recipe.delta == 0.2
 
 
+def test_a_sweep_of_a_base_of_ones_own_is_not_of_sigma(tab):
+    tab.press("m").page.focus('[data-map="0"][data-handle="body"]')
+    tab.press("ArrowUp")
+    before = tab.recipe.base
+    tab.press("3")
+    assert tab.page.inner_text("#problems") == "" and tab.page.locator("#sweep-table canvas").count() == 8
+    named = tab.page.eval_on_selector_all("#sweep-rows option", "all => all.map(each => each.value)")
+    assert "points" in named and not {"sigma", "maps", "seed", "size", "classes"} & set(named)
+    tab.page.click("#sweep-table button >> nth=4")
+    recipe = assert_drawn(tab.settle())
+    assert recipe.base == before and (recipe.perturbation, recipe.delta) == ("multiplicative", 0.01)
+
+
+def test_an_orbit_that_runs_off_has_no_frames(browser, address):
+    tab = Tab(browser, address).open("recipe=1p-frac&maps=1&ifs=1.27,0,0,1.27,1,1&v.frames=true&size=64&points=2900")
+    assert tab.page.is_hidden("#frames") and tab.page.inner_text("#problems") == ""
+    tab.context.close()
+    assert tab.complaints == []
+
+
 def test_the_network_sees_augmented_images(tab):
     tab.press("4")
     tab.page.wait_for_selector("#network-grid canvas")

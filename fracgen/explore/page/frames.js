@@ -18,6 +18,11 @@ export function colourOf(map) {
   return COLOURS[map % COLOURS.length];
 }
 
+/** Whether the orbit of a base has an extent within which frames can be reckoned: some run off to 1e300. */
+export function isBounded(base) {
+  return Boolean(base?.extent?.every((value) => Number.isFinite(value) && Math.abs(value) < 1e100));
+}
+
 export class Frames {
   constructor(svg, canvas, model) {
     Object.assign(this, { svg, canvas, model, ifs: null, view: null, drag: null });
@@ -29,7 +34,7 @@ export class Frames {
 
   /** Show the frames of a base that has been drawn. */
   place(base, ifs) {
-    if (!base?.extent?.every(Number.isFinite) || !ifs) {
+    if (!isBounded(base) || !ifs) {
       this.svg.replaceChildren();
       this.ifs = null;
       return;

@@ -4,7 +4,7 @@
 import { newest, postForImages } from "./api.js";
 import { byId, count, element, fixed, percent, report, short } from "./elements.js";
 import { sigma, singularValues } from "./linear.js";
-import { colourOf, Frames } from "./frames.js";
+import { colourOf, Frames, isBounded } from "./frames.js";
 import { differenceData, imagesOf, paint, toImageData } from "./pictures.js";
 
 export class Large {
@@ -51,7 +51,7 @@ export class Large {
     this.canvas.dataset.index = shown.index;
     this.canvas.setAttribute("aria-label", this.#describe(compare));
     byId("large-title").textContent = this.#title();
-    const isFramed = this.state.view.frames && !this.image && Boolean(this.base?.extent?.every(Number.isFinite));
+    const isFramed = this.state.view.frames && !this.image && isBounded(this.base);
     byId("frames").toggleAttribute("hidden", !isFramed);
     byId("easel").classList.toggle("framed", isFramed);
     byId("large-error").textContent = shown.error ?? "";

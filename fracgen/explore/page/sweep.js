@@ -7,6 +7,7 @@ import { byId, copy, download, element, report, short } from "./elements.js";
 import { imagesOf, paint, toImageData } from "./pictures.js";
 
 const SIGNS = { sigma: "\u03c3", delta: "\u0394" };
+const OF_SEED = ["sigma", "maps", "seed"]; // of a base that is none of its seed they cannot be swept
 const USUAL = { delta: [0.01, 0.05, 0.1, 0.2], sigma: [3, 3.5, 4, 5] };
 const FIRST = {
   "1p-frac": ["sigma", "delta"],
@@ -61,8 +62,9 @@ export class Sweep {
   // Which field an axis has, and its values.
   #axis(axis, place) {
     const { view, fields, recipe } = this.state;
-    const choosable = fields.filter(({ sweeps }) => sweeps);
-    const usual = FIRST[recipe]?.[place];
+    const isOwn = recipe === "1p-frac" && this.model.baseNumber === null;
+    const choosable = fields.filter(({ name, sweeps }) => sweeps && !(isOwn && OF_SEED.includes(name)));
+    const usual = isOwn ? ["perturbation", "delta"][place] : FIRST[recipe]?.[place];
     const named = (name) => choosable.find((field) => field.name === name);
     const others = choosable.filter((each) => place === 0 || each !== this.rowField);
     const field = [named(view[axis]), named(usual), ...others].find((each) => others.includes(each));
@@ -85,8 +87,9 @@ export class Sweep {
 
   #controls({ axis, field, choosable, values }) {
     const select = byId(`sweep-${axis}`);
-    if (select.dataset.recipe !== this.state.recipe) {
-      select.dataset.recipe = this.state.recipe;
+    const names = choosable.map(({ name }) => name).join();
+    if (select.dataset.names !== names) {
+      select.dataset.names = names;
       select.replaceChildren(...choosable.map(({ name }) => element("option", { value: name }, words(name))));
     }
     select.value = field.name;
