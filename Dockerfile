@@ -24,8 +24,8 @@ COPY . /src
 RUN pip install --no-cache-dir "/src[$EXTRAS]" && rm -rf /src
 
 # Categories that were searched, machine code and downloads: whoever runs it may write there, under any user id. HOME is
-# for libraries that keep settings, USER for those that ask for a name, which the id of `--user` has not (older
-# torch.compile does).
+# for libraries that keep settings; USER for those that ask for a name, as older torch does when it compiles: an id that
+# `--user` gives has none.
 ENV FRACGEN_CACHE=/var/cache/fracgen NUMBA_CACHE_DIR=/var/cache/fracgen/numba HOME=/var/cache/fracgen/home USER=fracgen
 RUN install --directory --mode 1777 "$FRACGEN_CACHE" "$NUMBA_CACHE_DIR" "$HOME" \
     && useradd --no-create-home --uid 1000 fracgen \
