@@ -167,12 +167,11 @@ class Trainer(Generic[S]):
         self._require("set_up")
         if not self.ranks.first:
             return
-        settings, ranks = self.settings, self.ranks
-        length = schedule.describe(self.schedule, settings.optim, self._batch_size, self.num_samples)
+        length = schedule.describe(self.schedule, self.settings.optim, self._batch_size, self.num_samples)
         length["steps"] += checkpoint.describe(self.last)
-        if self.schedule.is_published and ranks.device.type == "cpu" and self.folder is not None:
+        if self.schedule.is_published and self.ranks.device.type == "cpu" and self.folder is not None:
             length["warning"] = schedule.LONG_ON_CPU
-        say({**rows, "model": models.describe(settings.model, self.model, self._precision, ranks), **length})
+        say({**rows, "model": models.describe(self.settings.model, self.model, self._precision, self.ranks), **length})
 
     def measure(self, batches: Batches, inputs: Inputs) -> dict[str, float]:
         """Images/s, without a run folder. It trains: the weights are not to be kept. After `set_up`."""
@@ -193,11 +192,10 @@ class Trainer(Generic[S]):
         After `set_up`, in a folder. evaluate: called every `evaluate_every` steps and at the end, on every rank; gives
         accuracies to log.
         """
-        self._require("set_up")
         if self.folder is None:
             raise RuntimeError("Trainer: fit() needs a folder; without one a run is only measured")
-        run, augment, state = self.settings.run, self.settings.augment, self.state
         logger = self._logger = self._open_logger()
+        run, augment, state = self.settings.run, self.settings.augment, self.state
         iterator: Any = batches(state.step)
 
         def take_step(step: int) -> Tensor:
@@ -297,6 +295,5 @@ class Trainer(Generic[S]):
         """Raise StopError where a signal ended the run before its last step. After `fit`."""
         self._require("fit")
         if self._signal:
-            raise StopError(
-                f"stopped at step {self.state.step} of {self.schedule.steps}; the same command goes on", self._signal
-            )
+            place = f"step {self.state.step} of {self.schedule.steps}"
+            raise StopError(f"stopped at {place}; the same command goes on", self._signal)
