@@ -522,6 +522,9 @@ def test_why_a_recipe_cannot_be_rendered_is_said(tab):
     assert "shows nothing at size 40" in tab.page.inner_text("#problems") and tab.page.is_disabled("#render")
     tab.type("#field-size", "256")
     assert tab.page.inner_text("#problems") == "" and tab.page.is_enabled("#render")
+    tab.page.evaluate("document.activeElement.blur()")
+    for key in "nplm":  # of a base fractal, which it has not
+        assert tab.press(key).page.inner_text("#problems") == ""
 
 
 def test_the_measurement_measures(browser, address):

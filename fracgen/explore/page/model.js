@@ -72,6 +72,7 @@ export class Model extends EventTarget {
 
   /** The next base fractal of the seed (1), or the one before (-1); it is kept until it is unlocked. */
   async step(direction) {
+    if (!this.resolved?.base) return;
     const values = { ...this.state.values, ifs: null };
     const base = this.baseNumber ?? undefined;
     const answer = await this.#ask({ recipe: values, step: direction, base });
