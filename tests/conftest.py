@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 from hub_server import TOKEN, Hub
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell begins in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run beside each other, and sums depend on threads
 
 from fracgen.categories import Categories
@@ -161,7 +164,7 @@ def small_recipes() -> dict[str, Recipe]:
         "rcdb": RCDB(classes=4, instances=3, size=48),
         "rcdb, published": RCDB(classes=4, instances=3, size=48, stream="published", processes=2),
         "exfractaldb": ExFractalDB(categories=2, systems=SpatialCategories(spatial_systems(2)), size=32, points=500),
-        "perturbed": Perturbed(classes=5, size=40, base=4),
+        "perturbed": Perturbed(classes=7, size=40, base=4),
         "noise": Noise(classes=7, size=40, points=500),
         "noise, pixels": Noise(classes=7, size=40, kind="pixel-uniform"),
         "photo": Photo(classes=4, size=32, photographs=Photographs((picture, picture[::-1].copy()))),

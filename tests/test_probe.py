@@ -112,10 +112,12 @@ def test_the_default_feature_is_what_the_model_classifies_by():
 def test_batches_and_threads_change_no_feature(data, monkeypatch):
     backbone, train = tiny(img_size=32, **OPTIONS), open_splits(str(data), val_share=0).train
     backbone = replace(backbone, blocks=block_names(backbone))
-    by_size = []
+    by_size, before = [], torch.get_num_threads()
     for batch_size, threads in ((7, 1), (64, 3)):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         by_size.append(extract([backbone], train, batch_size=batch_size))
+    monkeypatch.undo()
+    torch.set_num_threads(before)  # which the patched number was put in place of
     for one, other in zip(by_size[0].by_block[0], by_size[1].by_block[0], strict=True):
         assert one.shape == (60, 32)
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
