@@ -1,5 +1,7 @@
 """Command lines made of settings: an option for each field, grouped help, lazy commands, one line for each error."""
 
+import _thread
+import contextlib
 import errno
 import importlib
 import logging
@@ -31,6 +33,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 1000}
 _MAX_NAME = 28
 """Longer names of options have a line of their own."""
 INTERRUPTED = 130
+_SECONDS_TO_DESTROY = 0.01
+"""After a Ctrl-C that Python dropped: time for the object that it came in to be gone."""
 _OUT_OF_MEMORY = "out of memory"
 _SHORT_OF_MEMORY = re.compile("can't start new thread|[Cc]annot allocate memory|failed to map segment")
 """Messages of Python, of the system, and of its loader of libraries."""
@@ -200,7 +204,8 @@ def main(
     warnings.formatwarning = _format_warning
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_LogFormatter())
-    sys.unraisablehook = _pass_over_interrupts
+    lost = _LostInterrupts()
+    sys.unraisablehook = lost.hook
 
     def fail(message: str, code: int) -> int:
         if code == INTERRUPTED and not _can_start_thread():  # OpenBLAS, for one, sends SIGINT where it cannot
@@ -209,7 +214,8 @@ def main(
         return code
 
     try:
-        code = app(list(arguments), prog_name=name, standalone_mode=False)
+        with lost:
+            code = app(list(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except FracgenError as error:
         return fail(str(error), error.exit_code)
@@ -253,7 +259,33 @@ def _can_start_thread() -> bool:
     return True
 
 
-def _pass_over_interrupts(unraisable: Any) -> None:
-    """Say nothing of a Ctrl-C while what an earlier one stopped is cleared away: "interrupted" is said once."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(unraisable)
+class _LostInterrupts:
+    """Raises again, in the main thread, a Ctrl-C that came while an object was being destroyed: Python drops those.
+
+    As a context: around what they may stop. Once it is left, nothing more is raised, and nothing is said of them: a
+    command that an earlier Ctrl-C has stopped says so once.
+    """
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+        self._is_open = False
+
+    def __enter__(self) -> None:
+        self._is_open = True
+
+    def __exit__(self, *error: object) -> None:
+        self._is_open = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+
+    def hook(self, unraisable: Any) -> None:
+        """The process's `sys.unraisablehook`."""
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(unraisable)
+        elif self._is_open:
+            timer = threading.Timer(_SECONDS_TO_DESTROY, _thread.interrupt_main)
+            timer.daemon = True
+            with contextlib.suppress(RuntimeError, MemoryError):  # no thread is to be had
+                timer.start()
+                self._timer = timer

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,6 +292,22 @@ def test_a_second_interrupt_while_the_first_clears_away_says_nothing(capsys):
         raise KeyboardInterrupt
 
     assert call(capsys, app=command_app(fail)) == (130, "", "train: interrupted\n")
+
+
+def test_an_interrupt_while_an_object_is_destroyed_is_not_lost(capsys):
+    destroyed = []
+
+    class Interrupted:
+        def __del__(self):
+            destroyed.append(self.__class__)
+            raise KeyboardInterrupt  # the system drops it
+
+    def work() -> None:
+        Interrupted()
+        assert destroyed
+        time.sleep(30)
+
+    assert call(capsys, app=command_app(work)) == (130, "", "train: interrupted\n")
 
 
 def test_streams_that_are_closed_or_lack_letters(monkeypatch):
