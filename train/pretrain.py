@@ -15,41 +15,25 @@ from typing import Annotated, Any
 
 import typer
 
-from fracgen.shards.cache import CacheSettings
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
-from fracgen.shards.settings import Setting
-from fracgen.shards.urls import is_url
 from fracgen.train import cli, options
 from fracgen.train.augment.settings import Augmentation, Mix
 from fracgen.train.config import load
-from fracgen.train.data.settings import LoaderSettings
-from fracgen.train.engine.run_folder import RunFolder
+from fracgen.train.data.settings import ShardsSettings
+from fracgen.train.engine.run_folder import RunFolder, open_run_folder
 from fracgen.train.engine.settings import CleanRun, Model, Optim, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining:
+class Pretraining(ShardsSettings):
     """A pre-training run."""
 
-    shards: Annotated[
-        str,
-        Setting(
-            "Shards to train on: a folder, its URL, or a pattern such as 'set-{000..063}.tar'.",
-            panel="Data",
-            identity=False,
-        ),
-    ] = ""
-    num_classes: Annotated[
-        int, Setting("Number of classes, for tars without our manifest.", at_least=0, default="", panel="Data")
-    ] = 0
     model: Model = field(default_factory=Model)
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     augment: Augmentation = field(default_factory=Augmentation)
     mix: Mix = field(default_factory=Mix)
-    loader: LoaderSettings = field(default_factory=LoaderSettings)
-    cache: CacheSettings = field(default_factory=CacheSettings)
     run: CleanRun = field(default_factory=CleanRun)
 
 
@@ -77,14 +61,8 @@ def main(
     settings = load(Pretraining, config, option_values, overrides)
     if not settings.shards:
         raise UsageError("--shards: give a folder of shards, as `fracgen render` writes them")
-    if out is None and not benchmark:
-        raise UsageError("--out: give a folder for the run")
-    folder = RunFolder(out, resume) if out is not None and not benchmark else None
-    try:
+    with open_run_folder(out, resume, benchmark=benchmark) as folder:
         pretrain(settings, folder, allow_changes=allow_changes, stop_after=stop_after, as_json=as_json)
-    finally:
-        if folder is not None:
-            folder.unlock()
 
 
 app = command_app(main)
@@ -105,8 +83,7 @@ def pretrain(
     from fracgen.train.augment.device import timm_transform
     from fracgen.train.augment.evaluation import EvalTransform
     from fracgen.train.augment.inputs import TrainInputs
-    from fracgen.train.data.loader import TrainLoader, check_batch, eval_batches
-    from fracgen.train.data.opening import open_examples
+    from fracgen.train.data.loader import check_batch, eval_batches, open_shards
     from fracgen.train.data.skipped import Skipped
     from fracgen.train.data.subsets import evenly_spaced
     from fracgen.train.engine import metrics, model_card
@@ -127,22 +104,9 @@ def pretrain(
     models.check(settings.model, size=augment.size)
 
     # the data
-    examples = open_examples(
-        settings.shards,
-        num_classes=settings.num_classes,
-        skip_bad=settings.loader.skip_bad,
-        cache=settings.cache,
-        progress=cli.bar("fetching" if is_url(settings.shards) else "opening"),
-    )
+    transform = timm_transform(augment) if settings.loader.augment == "timm" else None
+    examples, loader = open_shards(settings, seed=seed, ranks=ranks, transform=transform)
     num_classes = len(examples.class_names)
-    loader = TrainLoader(
-        examples,
-        settings.loader,
-        seed=seed,
-        ranks=ranks,
-        transform=timm_transform(augment) if settings.loader.augment == "timm" else None,
-        progress=cli.bar("decoding"),
-    )
     train_inputs = TrainInputs(
         augment, settings.mix, num_classes=num_classes, seed=seed, rank=ranks.rank, device=ranks.device
     )
@@ -183,8 +147,7 @@ def pretrain(
         clean = {"clean_accuracy": accuracy(eval_transform.on_device)}
         return clean if loader.transformed else {**clean, "crop_accuracy": accuracy(train_inputs.crops())}
 
-    notes = {"cache": examples.cache_note} if examples.cache_note else {}
-    trainer.describe({"data": f"{examples}; {loader.shape}", **notes, "loader": loader.reason})
+    trainer.describe(loader.describe())
     if folder is None:
         measured = trainer.measure(loader.batches, inputs)
         if ranks.first:

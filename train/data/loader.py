@@ -10,12 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.urls import is_url
+from fracgen.train import cli
 from fracgen.train.data.choose import choose
 from fracgen.train.data.examples import Examples, Indices, Progress
+from fracgen.train.data.opening import open_examples
 from fracgen.train.data.pieces import EvalPieces, TrainPieces, Transform
 from fracgen.train.data.pixels import RESIZE, InMemory, PixelReader, Source, load_into_memory, sample_shape
 from fracgen.train.data.sampler import Sampler
-from fracgen.train.data.settings import LoaderSettings
+from fracgen.train.data.settings import LoaderSettings, ShardsSettings
 from fracgen.train.data.skipped import Skipped
 from fracgen.train.data.workers import make_batches
 from fracgen.train.ranks import Ranks
@@ -64,7 +67,7 @@ class TrainLoader:
         Raises UsageError for a batch that does not fit the ranks, or settings that the set does not allow; DataError
         for bad data.
         """
-        self._per_rank = check_batch(settings, ranks)
+        self._per_rank, self._examples = check_batch(settings, ranks), examples
         self.batch_size, self.num_samples = settings.batch_size, len(examples)
         self._settings, self._ranks, self._skipped = settings, ranks, Skipped()
         shapes = [sample_shape(each, settings.resize) for each in (examples, *others)]
@@ -110,6 +113,11 @@ class TrainLoader:
             for rows, (images, labels) in zip(self._rows(start_step), batches, strict=False):
                 yield Batch(images, labels, _as_array(rows))
 
+    def describe(self) -> dict[str, str]:
+        """Rows for the screen: the set, the cache where it is at a URL, and how it is loaded."""
+        notes = {"cache": self._examples.cache_note} if self._examples.cache_note else {}
+        return {"data": f"{self._examples}; {self.shape}", **notes, "loader": self.reason}
+
     def _rows(self, start_step: int) -> Iterator[range]:
         """The rank's positions in each step."""
         for step in itertools.count(start_step):
@@ -129,6 +137,31 @@ class TrainLoader:
 
     def _load(self, reader: PixelReader, skipped: Skipped, progress: Progress | None) -> InMemory:
         return load_into_memory(reader, skip_bad=self._settings.skip_bad, skipped=skipped, progress=progress)
+
+
+def open_shards(
+    settings: ShardsSettings, *, seed: int, ranks: Ranks, transform: Transform | None
+) -> tuple[Examples, TrainLoader]:
+    """The set that a run is pre-trained on, and its batches. transform: as `TrainLoader` has it.
+
+    Raises what `open_examples` and `TrainLoader` raise.
+    """
+    examples = open_examples(
+        settings.shards,
+        num_classes=settings.num_classes,
+        skip_bad=settings.loader.skip_bad,
+        cache=settings.cache,
+        progress=cli.bar("fetching" if is_url(settings.shards) else "opening"),
+    )
+    loader = TrainLoader(
+        examples,
+        settings.loader,
+        seed=seed,
+        ranks=ranks,
+        transform=transform,
+        progress=cli.bar("decoding"),
+    )
+    return examples, loader
 
 
 def check_batch(settings: LoaderSettings, ranks: Ranks) -> int:

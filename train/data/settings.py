@@ -1,8 +1,9 @@
-"""Settings of the loader."""
+"""Settings of the loader, and of a set of shards that a run is pre-trained on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from fracgen.shards.cache import CacheSettings
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting, check_settings
 
@@ -75,3 +76,22 @@ class LoaderSettings:
         check_settings(self)
         if self.augment == "timm" and self.workers == 0:
             raise UsageError("--workers 0: timm's augmentation needs workers; give 1 or more, or --augment device")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsSettings:
+    """Shards to pre-train on, and how they are read: what every pre-training protocol begins with."""
+
+    shards: Annotated[
+        str,
+        Setting(
+            "Shards to train on: a folder, its URL, or a pattern such as 'set-{000..063}.tar'.",
+            panel="Data",
+            identity=False,
+        ),
+    ] = ""
+    num_classes: Annotated[
+        int, Setting("Number of classes, for tars without our manifest.", at_least=0, default="", panel="Data")
+    ] = 0
+    loader: LoaderSettings = field(default_factory=LoaderSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)

@@ -1,6 +1,8 @@
 """The folder of a run: one writer at a time, and the checkpoint that it goes on from."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -86,6 +88,24 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """A small file, whole or not at all."""
         write_atomically(self.path / name, text)
+
+
+@contextlib.contextmanager
+def open_run_folder(out: Path | None, resume: Resume, *, benchmark: bool) -> Iterator[RunFolder | None]:
+    """The folder that --out names, for other runs again in the end; None where the speed is measured and nothing kept.
+
+    Raises UsageError where none is named, and what `RunFolder` raises.
+    """
+    if benchmark:
+        yield None
+        return
+    if out is None:
+        raise UsageError("--out: give a folder for the run")
+    folder = RunFolder(out, resume)
+    try:
+        yield folder
+    finally:
+        folder.unlock()
 
 
 def write_figure(path: Path, figure: "Figure") -> None:
