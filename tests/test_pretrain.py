@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -407,3 +408,23 @@ def test_benchmark_measures_three_rates(folder, capsys, monkeypatch):
 def test_help_needs_no_torch():
     code = "import sys, fracgen.train.pretrain; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_run_begins_with_the_weights_of_another(folder, straight, tmp_path, capsys):
+    """All but the head; the weights are part of what a run is, and their path is not."""
+    words = ["--steps=4", "--stop-after=2"]
+    assert train(folder, tmp_path / "run", "--checkpoint", straight, "--steps=1", "--lr=1e-30") == 0
+    assert "all other weights loaded" in capsys.readouterr().err
+    before, after = weights(straight), weights(tmp_path / "run")
+    head = {name for name in before if name.startswith("head.")}
+    assert all(torch.equal(before[name], after[name]) for name in before.keys() - head)
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+    training = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["fracgen"]
+    assert training["base"] == "straight" and len(training["base_sha256"]) == 64 and training["licence"] == "unknown"
+    straight_copy = shutil.copytree(straight, tmp_path / "copy")
+    assert train(folder, tmp_path / "paused", "--checkpoint", straight, *words) == 0
+    assert train(folder, tmp_path / "paused", "--checkpoint", straight_copy, *words) == 0
+    assert train(folder, tmp_path / "paused", *words) == 2
+    assert "samples " in capsys.readouterr().err
+    assert run("--shards", folder, "--out", tmp_path / "x", "--checkpoint", straight, "--model=resnet18") == 2
+    assert "holds vit_tiny_patch16_224; leave --model out" in capsys.readouterr().err

@@ -123,7 +123,7 @@ def finetune(
     from fracgen.train.engine.best_weights import BestWeights
     from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import evaluate
-    from fracgen.train.engine.init_weights import build, load_init
+    from fracgen.train.engine.init_weights import build, check, load_init
     from fracgen.train.engine.losses import cross_entropy
     from fracgen.train.engine.trainer import Trainer
     from fracgen.train.seeding import key
@@ -136,7 +136,7 @@ def finetune(
     augment, seed, batch_size = settings.augment, settings.run.seed, settings.loader.batch_size
     settings.mix.check_batch(check_batch(settings.loader, ranks))
     init = load_init(settings.checkpoint, settings.model)
-    build(init, num_classes=init.num_classes or 1, size=augment.size)
+    check(init, size=augment.size)
 
     # the data
     published = settings.protocol == "published"

@@ -17,19 +17,29 @@ import typer
 
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
+from fracgen.shards.settings import Setting
 from fracgen.train import cli, options
 from fracgen.train.augment.settings import Augmentation, Mix
 from fracgen.train.config import load
 from fracgen.train.data.settings import ShardsSettings
 from fracgen.train.engine.run_folder import RunFolder, open_run_folder
 from fracgen.train.engine.settings import CleanRun, Model, Optim, Schedule
+from fracgen.train.experiments.finetuning import join_fingerprints
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(ShardsSettings):
     """A pre-training run."""
 
-    model: Model = field(default_factory=Model)
+    checkpoint: Annotated[
+        str,
+        Setting(
+            "Weights to begin with: a run's folder, a timm folder, or a .pth file; none: train from scratch.",
+            panel="Data",
+            identity=False,
+        ),
+    ] = "none"
+    model: Model = field(default_factory=lambda: Model(name=""))
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
     augment: Augmentation = field(default_factory=Augmentation)
@@ -37,7 +47,7 @@ class Pretraining(ShardsSettings):
     run: CleanRun = field(default_factory=CleanRun)
 
 
-@options_from(Pretraining, ("shards", "num_classes", *options.NAMES, *options.CACHE))
+@options_from(Pretraining, ("shards", "checkpoint", "num_classes", *options.NAMES, *options.CACHE))
 def main(
     *,
     overrides: options.Overrides = None,
@@ -87,9 +97,9 @@ def pretrain(
     from fracgen.train.data.skipped import Skipped
     from fracgen.train.data.subsets import evenly_spaced
     from fracgen.train.engine import metrics, model_card
-    from fracgen.train.engine import model as models
     from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import evaluate
+    from fracgen.train.engine.init_weights import build, check, load_init
     from fracgen.train.engine.losses import lpce
     from fracgen.train.engine.trainer import Trainer
     from fracgen.train.ranks import join, leave
@@ -101,7 +111,8 @@ def pretrain(
     settings = trainer.settings
     augment, seed = settings.augment, settings.run.seed
     settings.mix.check_batch(check_batch(settings.loader, ranks))
-    models.check(settings.model, size=augment.size)
+    init = load_init(settings.checkpoint, settings.model)
+    check(init, size=augment.size)
 
     # the data
     transform = timm_transform(augment) if settings.loader.augment == "timm" else None
@@ -113,14 +124,19 @@ def pretrain(
 
     # the model, whose weights depend on the seed alone, and what trains it
     torch.manual_seed(key(seed, "init"))
-    model = models.create(settings.model, num_classes=num_classes, size=augment.size)
-    initialize(model, settings.model.init, seed=seed)
+    base_sha256 = "" if init.weights is None else init.fingerprint()
+    model, loaded = build(init, num_classes=num_classes, size=augment.size)
+    initialize(model, init.model.init, seed=seed)
     trainer.set_up(
         model,
         lpce,
         num_samples=loader.num_samples,
-        fingerprint=examples.fingerprint,
-        resolved={"num_classes": num_classes, "loader": replace(settings.loader, mode=loader.mode)},
+        fingerprint=join_fingerprints(examples.fingerprint, base_sha256) if base_sha256 else examples.fingerprint,
+        resolved={
+            "num_classes": num_classes,
+            "model": init.model,
+            "loader": replace(settings.loader, mode=loader.mode),
+        },
     )
 
     def inputs(step: int, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +163,7 @@ def pretrain(
         clean = {"clean_accuracy": accuracy(eval_transform.on_device)}
         return clean if loader.transformed else {**clean, "crop_accuracy": accuracy(train_inputs.crops())}
 
-    trainer.describe(loader.describe())
+    trainer.describe(loader.describe() | {"init": f"{init.name}: {loaded.description}"})
     if folder is None:
         measured = trainer.measure(loader.batches, inputs)
         if ranks.first:
@@ -170,7 +186,12 @@ def pretrain(
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
     exported = trainer.export(
         model_card.pretraining(
-            settings.shards, examples.fingerprint, init=settings.model.init, seed=seed, accuracies=logged
+            settings.shards,
+            examples.fingerprint,
+            base=init.name if init.model.init == "default" else f"scratch, {init.name} init",
+            base_sha256=base_sha256,
+            seed=seed,
+            accuracies=logged,
         ),
         class_names=examples.class_names,
     )

@@ -271,6 +271,13 @@ def build(init: InitWeights, *, num_classes: int, size: int, keep_head: bool = F
     )
 
 
+def check(init: InitWeights, *, size: int) -> None:
+    """Raise what `build` would for images of `size` pixels."""
+    if init.weights is not None:
+        build(init, num_classes=init.num_classes or 1, size=size)
+    models.check(init.model, size=size)
+
+
 def _head_names(model: nn.Module) -> tuple[str, ...]:
     config: Any = model.pretrained_cfg
     classifier = config.get("classifier") or ()

@@ -76,21 +76,25 @@ _STAGES = {"honest": "weights are chosen on validation images; the test images a
 _STAGES["published"] = "weights are chosen on the test images, as papers do: a maximum, so too high"
 
 
-def pretraining(shards: str, fingerprint: str, *, init: str, seed: int, accuracies: Mapping[str, float]) -> Training:
-    """How a model was pre-trained. fingerprint: sha256 of the set. accuracies: the run's last ones, by their names."""
+def pretraining(
+    shards: str, fingerprint: str, *, base: str, base_sha256: str, seed: int, accuracies: Mapping[str, float]
+) -> Training:
+    """How a model was pre-trained. fingerprint: sha256 of the set. base_sha256: of the weights that it began with, ""
+    from scratch. accuracies: the run's last ones, by their names.
+    """
     labels = {"clean_accuracy": "whole training images", "crop_accuracy": "crops of training images"}
     return Training(
         stage="pre-trained",
         data=describe_data(shards, fingerprint),
-        base="scratch" if init == "default" else f"scratch, {init} init",
-        base_sha256="",
+        base=describe_base(base),
+        base_sha256=base_sha256,
         protocol="the classes of the set are told apart; accuracy is on training images",
         metrics=tuple(
             Metric(name="top-1 accuracy", value=accuracies[name], split=split, weights="last", seeds=(seed,))
             for name, split in labels.items()
             if name in accuracies
         ),
-        licence=licence_of(shards),
+        licence=UNKNOWN_LICENCE if base_sha256 else licence_of(shards),
     )
 
 

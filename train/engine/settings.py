@@ -23,7 +23,15 @@ _TRAINING, _MACHINE = "Training", "Machine"
 class Model:
     """A timm classification model."""
 
-    name: Annotated[str, Setting("Name of a timm model.", option="--model", panel=_TRAINING)] = DEFAULT_MODEL
+    name: Annotated[
+        str,
+        Setting(
+            "Name of a timm model.",
+            option="--model",
+            panel=_TRAINING,
+            default=f"the checkpoint's, else {DEFAULT_MODEL}",
+        ),
+    ] = DEFAULT_MODEL
     init: Annotated[
         Init,
         Setting(
