@@ -30,6 +30,10 @@ class UsageError(FracgenError):
     exit_code = 2
 
 
+class AbsentError(UsageError):
+    """Data that is not there, or cannot be got: no such folder, no net, no library that opens it."""
+
+
 def one_line(text: str) -> str:
     """`text` in one line, with control characters as escapes, and no secrets of URLs."""
     return printable(" ".join(text.split()))

@@ -35,10 +35,11 @@ Split = Literal["val", "test"]
 _EPOCHS = 1000.0
 """Length of the published recipe."""
 _COLUMNS = ("columns.file_column", "columns.label_column", "columns.split_column")
-_NAMES = ("checkpoint", "data", *_COLUMNS, "val", "test", "root", "num_classes", "per_class", "val_share", "keep_head")
+_SPLITS = ("val", "test", "split", "val_share")
+_NAMES = ("checkpoint", "data", *_COLUMNS, *_SPLITS, "root", "num_classes", "per_class", "keep_head")
 
 
-@options_from(Finetuning, (*_NAMES, "protocol", *options.NAMES, *options.CACHE), defaults=Finetuning())
+@options_from(Finetuning, (*_NAMES, "protocol", "metric", *options.NAMES, *options.CACHE), defaults=Finetuning())
 def main(
     *,
     overrides: options.Overrides = None,
@@ -145,6 +146,7 @@ def finetune(
             settings.data,
             val=settings.val,
             test=settings.test,
+            split=settings.split,
             num_classes=settings.num_classes,
             root=settings.root,
             columns=settings.columns,
@@ -215,12 +217,14 @@ def finetune(
         return evaluate(model, batches, num_classes=num_classes, amp=trainer.amp, ranks=ranks)
 
     chosen_on: Split = "test" if published else "val"
+    metric = settings.metric.replace("-", "_")
 
     def choose() -> dict[str, float]:
-        """Accuracy on the split that weights are chosen on; the best ones are kept."""
-        accuracy = score(chosen_on).top1
-        best.update(accuracy)
-        return {f"{chosen_on}_accuracy": round(accuracy, 6)}
+        """Scores on the split that weights are chosen on; the best ones, by the metric, are kept."""
+        scores = score(chosen_on)
+        values = {"accuracy": scores.top1} | ({} if metric == "accuracy" else {metric: scores.mean_per_class})
+        best.update(values[metric])
+        return {f"{chosen_on}_{name}": round(value, 6) for name, value in values.items()}
 
     trainer.describe(
         {
@@ -252,17 +256,17 @@ def finetune(
     scores = score(reported) if others else None
     if scores is not None:
         accuracies |= {"split": reported, "last": {"step": trainer.state.step, **scores.to_dict(class_names)}}
-        outcome |= scores.named(reported, "last")
+        outcome |= scores.named(reported, "last", settings.metric)
     if best.step:
         best.load()
         scores = score(reported)
-        chosen = {"step": best.step, "chosen_on": chosen_on, f"{chosen_on}_accuracy": best.accuracy}
+        chosen = {"step": best.step, "chosen_on": chosen_on, f"{chosen_on}_{metric}": best.accuracy}
         accuracies["best"] = chosen | scores.to_dict(class_names)
         outcome["best_epoch"] = round(best.step * batch_size / loader.num_samples, 2)
         outcome["chosen_on"] = results.CHOSEN_ON[chosen_on, reported]
-        outcome |= scores.named(reported, "best")
+        outcome |= scores.named(reported, "best", settings.metric)
         if chosen_on != reported:
-            outcome["val_accuracy_best"] = round(best.accuracy, 6)
+            outcome[f"val_{metric}_best"] = round(best.accuracy, 6)
     skipped = loader.skipped() + eval_skipped.over_ranks(ranks) + splits.skipped.over_ranks(ranks)
     outcome |= {"skipped": sum(skipped.values()), "seconds": trainer.speed.seconds}
     if ranks.first:

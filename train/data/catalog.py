@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fracgen.shards.errors import BadImageError, UsageError
+from fracgen.shards.errors import AbsentError, BadImageError, UsageError
 from fracgen.shards.images import decode_picture, to_gray_or_rgb
 from fracgen.shards.settings import nearest
 from fracgen.train.data.examples import Examples, Indices, Pixels, Progress, numbered
@@ -71,11 +71,11 @@ def _create(data: str, root: str, split: str) -> Any:
         return create_dataset(data, root=root, split=split, download=True)
     except ImportError as error:
         libraries = "tensorflow tensorflow-datasets" if data.lower().startswith("tfds") else "datasets"
-        raise UsageError(f"{data}: needs a library that is not here: pip install {libraries}") from error
+        raise AbsentError(f"{data}: needs a library that is not here: pip install {libraries}") from error
     except Exception as error:  # of torchvision, datasets, TensorFlow or the net: each has errors of its own
         if data.lower().startswith("torch/") and re.search(r"nknown (torchvision )?dataset", str(error)):
             raise UsageError(f"{data}: no such set ({_one_line(error)}){nearest_name(data)}") from error
-        raise UsageError(
+        raise AbsentError(
             f"{data}: its split {split!r} cannot be opened in {root!r} ({_one_line(error)}); "
             "without a net, put it there first"
         ) from error
@@ -91,7 +91,7 @@ class CatalogStore:
     """Images of a set of torchvision or of the Hugging Face hub, where `images[n][0]` is a picture or its opened file;
     or decoded ones, where `images[n]` is an array."""
 
-    name: str
+    source: str
     images: Any
     all_labels: Indices
 
@@ -119,7 +119,11 @@ class CatalogStore:
 
     def describe(self, number: int) -> str:
         """As in "torch/cifar10, split train: image 7"."""
-        return f"{self.name}: image {number}"
+        return f"{self.source}: image {number}"
+
+    def name(self, number: int) -> str:
+        """Its number: sets by name have an order of their own."""
+        return str(number)
 
 
 def _examples(name: str, class_names: Sequence[Any], labels: Any, images: Any) -> Examples:

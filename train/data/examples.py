@@ -62,6 +62,9 @@ class Store(Protocol):
     def describe(self, number: int) -> str:
         """The name of example `number`, for messages."""
 
+    def name(self, number: int) -> str:
+        """What tells example `number` from the others of the store, wherever that lies."""
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -104,6 +107,10 @@ class Examples:
     def describe(self, number: int) -> str:
         """The name of example `number`, for messages."""
         return self.store.describe(int(self.numbers[number]))
+
+    def sample_name(self, number: int) -> str:
+        """What tells example `number` from the others, wherever they lie: a path below the folder, a row, a number."""
+        return self.store.name(int(self.numbers[number]))
 
     def subset(self, numbers: npt.ArrayLike) -> "Examples":
         """These alone, in this order. numbers: (n,) of whole numbers, 0 to N - 1."""

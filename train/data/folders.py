@@ -40,6 +40,10 @@ class FilesStore:
         """The path of an image, or the row that holds it."""
         return self.images.describe(number)
 
+    def name(self, number: int) -> str:
+        """The path of an image below the folder, or the row."""
+        return self.images.name(number)
+
 
 def examples_of(images: LabelledImages, name: str) -> Examples:
     """The images of a folder of classes, a table or a saved set, in their order. name: for messages.

@@ -7,25 +7,23 @@ WHERE/train, WHERE/val, WHERE/test, or WHERE itself     folders of shards; WHERE
 "/d/train-{000..063}.tar"                               tars of another origin, by pattern
 torch/cifar100, hfds/..., tfds/...                      timm's names
 
-A validation folder may also be called valid/ or validation/.
+With a file of sample ids, that says which of them all are trained on, chosen on and reported on; then class folders
+without train/ will do. A validation folder may also be called valid/ or validation/.
 """
 
 import os
-import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from fracgen.shards.cache import CacheSettings
-from fracgen.shards.errors import UsageError
+from fracgen.shards.errors import AbsentError, UsageError
 from fracgen.shards.files import check_local
 from fracgen.shards.labels.image_sources import LabelledSet, open_labelled
 from fracgen.shards.labels.imagefolder import SPLITS, find_splits, list_folders, split_roles
 from fracgen.shards.labels.tables import Columns
 from fracgen.shards.urls import is_url
-from fracgen.train.data.examples import Examples, Progress, numbered
+from fracgen.train.data.examples import Examples, Progress
 from fracgen.train.data.folders import examples_of
 from fracgen.train.data.opening import (
     DEFAULT_COLUMNS,
@@ -36,6 +34,8 @@ from fracgen.train.data.opening import (
     open_examples,
 )
 from fracgen.train.data.skipped import Skipped
+from fracgen.train.data.split_checks import check_apart, check_classes, check_train, some
+from fracgen.train.data.split_files import read_split_file
 from fracgen.train.data.subsets import hold_out, take_per_class
 from fracgen.train.data.tars import check_labels, is_pattern
 
@@ -71,6 +71,7 @@ def open_splits(
     val_share: float = 0.1,
     per_class: int = 0,
     seed: int = 0,
+    split: str = "",
     skip_bad: bool = False,
     cache: CacheSettings | None = None,
     progress: Progress | None = None,
@@ -83,45 +84,29 @@ def open_splits(
     test, val: a folder of classes, a table, a folder of shards or a pattern, in the place of what lies there.
     num_classes: of tars without a manifest. root: where timm keeps sets that it gets by name. columns: of tables and
     saved data sets. val_share: of train, 0 to hold out none. per_class: 0, or images of each class of train that are
-    taken, before any is held out; fewer are among more. cache: of URLs.
-    Raises UsageError for what is missing or not as above, classes that differ, DataError for damaged tars.
+    taken, before any is held out; fewer are among more. split: a file of sample ids, which says all splits (see
+    `split_files`). cache: of URLs.
+    Raises UsageError for what is missing or not as above, classes that differ; DataError for damaged tars, and where
+    the samples are no longer those of the file of ids.
     """
     if not 0 <= val_share < 1:
         raise UsageError(f"val share {val_share}: give 0 (none is held out) or more, below 1")
-    if per_class < 0 or num_classes < 0:
-        raise UsageError(f"images per class {per_class}, classes {num_classes}: give 1 or more, or 0 for all")
-    check_local(root)
-    skipped, notes = Skipped(), []
-
-    def open_split(source: str | Examples, num_classes: int) -> Examples:
-        """num_classes: of tars without a manifest; 0 where it is not known."""
-        if isinstance(source, str):
-            if not is_url(source) and not Path(source).exists() and not is_pattern(source):
-                raise UsageError(f"{source}: no such folder")
-            in_tars = num_classes if is_pattern(source) and not Path(source).is_dir() else 0
-            source = open_examples(
-                source, num_classes=in_tars, columns=columns, skip_bad=skip_bad, cache=cache, progress=progress
-            )
-        examples = check_labels(source, skip_bad=skip_bad, skipped=skipped, progress=progress)
-        if not len(examples):
-            raise UsageError(f"{examples.name}: no image in it that can be used")
-        return examples
-
-    def open_other(source: str | Examples | None) -> Examples | None:
-        return None if source is None else _check_classes(train, open_split(source, len(train.class_names)))
-
-    places, note = _find(data, root, columns, progress)
-    train = open_split(places["train"], num_classes)
-    if num_classes not in (0, len(train.class_names)):
-        raise UsageError(f"--num-classes {num_classes}: {train.name} has {len(train.class_names)} classes")
-    _check_train(train)
-    val_place: str | Examples | None = val or None
-    test_place: str | Examples | None = test or places.get("test")
-    if "val" in places and not (isinstance(places["val"], str) and val and Path(val) == Path(places["val"])):
-        test_place, val_place = (test_place, val or places["val"]) if test_place else (places["val"], val_place)
-    _check_apart(places["train"], val_place, test_place)
-    reported, chosen = open_other(test_place), open_other(val_place)
-    notes.append(f"{note}{train.name}: {len(train):,} images of {len(train.class_names)} classes")
+    if per_class < 0:
+        raise UsageError(f"images per class {per_class}: give 1 or more, or 0 for all")
+    if split and (val or test):
+        raise UsageError(f"--split {split}: says what --val and --test would; leave these out")
+    reader = _Reader(columns=columns, skip_bad=skip_bad, cache=cache, progress=progress)
+    places, note = _find(data, root, reader, whole=bool(split))
+    if split:
+        unread: list[str] = []
+        roles = read_split_file(Path(split)).select(_open_all(places, num_classes, reader))
+        train, chosen, reported = roles["train"], roles.get("val"), roles.get("test")
+    else:
+        train, chosen, reported = _open_as_placed(places, num_classes, val, test, reader)
+        read = [each.name for each in (train, chosen, reported) if each is not None]
+        unread = _unread(Path(data), read)
+    check_train(train)
+    notes = [f"{note}{train.name}: {len(train):,} images of {len(train.class_names)} classes"]
     if per_class:
         train = take_per_class(train, per_class, seed=seed)
         notes.append(f"{len(train):,} taken, {per_class} of each class (seed {seed})")
@@ -131,14 +116,98 @@ def open_splits(
     elif chosen is not None:
         notes.append(f"{len(chosen):,} to choose on ({chosen.name})")
     notes.append(f"{len(reported):,} to report on ({reported.name})" if reported else "none to report on")
-    notes += _unread(Path(data), {places["train"], val_place, test_place})
-    return Splits(train, chosen, reported, "; ".join(notes), skipped)
+    notes += [f"split by {split}"] if split else unread
+    return Splits(train, chosen, reported, "; ".join(notes), reader.skipped)
 
 
-def _find(
-    data: str, root: str, columns: Columns, progress: Progress | None
-) -> tuple[Mapping[str, str | Examples], str]:
-    """(where the splits lie, a note for the screen)."""
+def open_sources(
+    data: str,
+    *,
+    num_classes: int = 0,
+    root: str = "data",
+    columns: Columns = DEFAULT_COLUMNS,
+    skip_bad: bool = False,
+    cache: CacheSettings | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Examples]:
+    """The splits of a labelled set as they lie, "train", "val" and "test": what a file of sample ids chooses from.
+
+    A folder of classes without splits is "train". Arguments and errors are those of `open_splits`.
+    """
+    reader = _Reader(columns=columns, skip_bad=skip_bad, cache=cache, progress=progress)
+    places, _ = _find(data, root, reader, whole=True)
+    return _open_all(places, num_classes, reader)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reader:
+    """How splits are opened. skipped: what was left out so far."""
+
+    columns: Columns
+    skip_bad: bool
+    cache: CacheSettings | None
+    progress: Progress | None
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def open(self, source: str | Examples, num_classes: int) -> Examples:
+        """num_classes: of tars without a manifest; 0 where it is not known."""
+        if isinstance(source, str):
+            if not is_url(source) and not Path(source).exists() and not is_pattern(source):
+                raise AbsentError(f"{source}: no such folder")
+            in_tars = num_classes if is_pattern(source) and not Path(source).is_dir() else 0
+            source = open_examples(
+                source,
+                num_classes=in_tars,
+                columns=self.columns,
+                skip_bad=self.skip_bad,
+                cache=self.cache,
+                progress=self.progress,
+            )
+        examples = check_labels(source, skip_bad=self.skip_bad, skipped=self.skipped, progress=self.progress)
+        if not len(examples):
+            raise UsageError(f"{examples.name}: no image in it that can be used")
+        return examples
+
+    def open_train(self, source: str | Examples, num_classes: int) -> Examples:
+        """The train split. Raises UsageError where it has another number of classes, if that is known."""
+        if num_classes < 0:
+            raise UsageError(f"classes {num_classes}: give 1 or more, or 0 for as many as there are")
+        train = self.open(source, num_classes)
+        if num_classes not in (0, len(train.class_names)):
+            raise UsageError(f"--num-classes {num_classes}: {train.name} has {len(train.class_names)} classes")
+        return train
+
+
+def _open_all(places: Mapping[str, str | Examples], num_classes: int, reader: _Reader) -> dict[str, Examples]:
+    train = reader.open_train(places["train"], num_classes)
+    others = {role: place for role, place in places.items() if role != "train"}
+    return {"train": train} | {
+        role: check_classes(train, reader.open(place, len(train.class_names))) for role, place in others.items()
+    }
+
+
+def _open_as_placed(
+    places: Mapping[str, str | Examples], num_classes: int, val: str, test: str, reader: _Reader
+) -> tuple[Examples, Examples | None, Examples | None]:
+    """(train, what is chosen on, what is reported on): as the splits lie, or at `val` and `test`."""
+    train = reader.open_train(places["train"], num_classes)
+    check_train(train)
+    val_place: str | Examples | None = val or None
+    test_place: str | Examples | None = test or places.get("test")
+    if "val" in places and not (isinstance(places["val"], str) and val and Path(val) == Path(places["val"])):
+        test_place, val_place = (test_place, val or places["val"]) if test_place else (places["val"], val_place)
+    check_apart(places["train"], val_place, test_place)
+
+    def open_other(place: str | Examples | None) -> Examples | None:
+        return None if place is None else check_classes(train, reader.open(place, len(train.class_names)))
+
+    reported = open_other(test_place)
+    return train, open_other(val_place), reported
+
+
+def _find(data: str, root: str, reader: _Reader, *, whole: bool) -> tuple[Mapping[str, str | Examples], str]:
+    """(where the splits lie, a note for the screen). whole: a folder of classes without splits will do."""
+    check_local(root)
     if is_url(data):
         return find_remote_splits(data), ""
     folder = Path(data)
@@ -146,8 +215,8 @@ def _find(
     if is_name(data) and not folder.exists():
         from fracgen.train.data.catalog import open_named
 
-        return open_named(data, root, progress), ""
-    if not is_shards_folder(folder) and (labelled := open_labelled(folder, columns)) is not None:
+        return open_named(data, root, reader.progress), ""
+    if not is_shards_folder(folder) and (labelled := open_labelled(folder, reader.columns)) is not None:
         return _open_labelled(data, labelled, note)
     if not folder.is_dir():
         if is_pattern(data):
@@ -155,10 +224,12 @@ def _find(
         from fracgen.train.data.catalog import nearest_name
 
         hint = nearest_name(data) or ", as torch/cifar100"
-        raise UsageError(f"{data}: no such folder, nor a name that timm knows{hint}")
+        raise AbsentError(f"{data}: no such folder, nor a name that timm knows{hint}")
     if is_shards_folder(folder):
         return {"train": data}, note
     places = find_splits(folder)
+    if whole and not places and holds_classes(folder):
+        return {"train": data}, note
     if "train" not in places:
         if any(folder.name in names for names in SPLITS.values()) and holds_classes(folder):
             raise UsageError(f"{data}: no train/ in it, but classes: it is a split itself; give {folder.parent}")
@@ -175,76 +246,18 @@ def _open_labelled(data: str, labelled: LabelledSet, note: str) -> tuple[Mapping
         return {"train": data}, note
     roles = split_roles(labelled.split_names, Path(data))
     if "train" not in roles:
-        raise UsageError(f"{data}: no split train in it; there are {_some([*labelled.split_names])}")
+        raise UsageError(f"{data}: no split train in it; there are {some([*labelled.split_names])}")
     roles = {role: name for role, name in roles.items() if labelled.is_labelled(name)}
     unread = [name for name in labelled.split_names if name not in roles.values()]
-    note += f"not read: split {_some(unread)}; " if unread else ""
+    note += f"not read: split {some(unread)}; " if unread else ""
     return {role: examples_of(labelled.images(name), f"{data}, split {name}") for role, name in roles.items()}, note
 
 
-def _check_apart(train: str | Examples, val: str | Examples | None, test: str | Examples | None) -> None:
-    """Raises UsageError where two splits are one folder or file: accuracy on it would be none on new images."""
-    paths = {
-        option: each if is_url(each) else os.path.realpath(each)
-        for option, each in (("train", train), ("--val", val), ("--test", test))
-        if isinstance(each, str)
-    }
-    for option in ("--val", "--test"):
-        if option in paths and paths[option] == paths.get("train"):
-            raise UsageError(
-                f"{option} {paths[option]}: the images that are trained on; give others, or leave the option away"
-            )
-    if "--val" in paths and paths["--val"] == paths.get("--test"):
-        raise UsageError(
-            f"--val {val}: the images that accuracy is reported on too; leave the option away to hold some out from "
-            "train, or choose on the test images by --protocol published"
-        )
-
-
-def _unread(folder: Path, read: set[str | Examples | None]) -> list[str]:
+def _unread(folder: Path, read: list[str]) -> list[str]:
     """A note of the folders of classes beside train/ that are no split by their names, where there are any."""
     if not find_splits(folder):
         return []
-    paths = {os.path.realpath(each) for each in read if isinstance(each, str)}
+    paths = set(map(os.path.realpath, read))
     others = [folder / name for name in list_folders(folder) if os.path.realpath(folder / name) not in paths]
     names = [path.name for path in others if holds_classes(path) or is_shards_folder(path)]
-    return [f"not read: {_some(names)} (give it as --val or --test, if it is one)"] if names else []
-
-
-def _check_train(train: Examples) -> None:
-    if len(train.class_names) < 2:
-        raise UsageError(f"{train.name}: only one class, {train.class_names[0]!r}; two or more can be told apart")
-    counts = np.bincount(train.labels, minlength=len(train.class_names))
-    if not counts.all():
-        name = train.class_names[int(np.argmin(counts))]
-        raise UsageError(f"{train.name}: class {name!r} without images")
-
-
-def _check_classes(train: Examples, other: Examples) -> Examples:
-    """The other split, of the same classes by name and number. Raises UsageError where its classes are others."""
-    ours, theirs = train.class_names, other.class_names
-    if ours == theirs or (len(ours) == len(theirs) and numbered(len(ours)) in (ours, theirs)):
-        return other
-    if set(ours) == set(theirs):
-        raise UsageError(f"{other.name}: the classes of {train.name}, but in another order")
-    if sorted(map(_to_nfc, ours)) == sorted(map(_to_nfc, theirs)):
-        name = next(name for name in theirs if name not in ours)
-        raise UsageError(
-            f"{other.name}: the classes of {train.name}, but {name!r} and others are written in another Unicode form "
-            "(NFC and NFD; macOS writes accents as letters of their own); rename those of one split"
-        )
-    words = [
-        f"{word} {_some(names)}"
-        for word, names in (("lacks", sorted({*ours} - {*theirs})), ("has also", sorted({*theirs} - {*ours})))
-        if names
-    ]
-    raise UsageError(f"{other.name}: not the classes of {train.name}: {', '.join(words)}")
-
-
-def _to_nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:5]))
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+    return [f"not read: {some(names)} (give it as --val or --test, if it is one)"] if names else []

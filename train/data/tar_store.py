@@ -67,6 +67,10 @@ class TarStore:
         """As in "set-000.tar: sample s0007"."""
         return self.tars.describe(number)
 
+    def name(self, number: int) -> str:
+        """The tar and the key."""
+        return self.tars.describe(number)
+
     def bad_samples(self, progress: Progress | None = None) -> dict[int, BadSampleError]:
         """What is wrong with each sample whose headers or label show it. Raises UsageError as `load` does."""
         bad = dict[int, BadSampleError]()

@@ -46,16 +46,26 @@ class Scores:
         """Share of images whose class is among the first five guesses."""
         return None if self.in_top5 is None else self.in_top5 / max(self.images, 1)
 
+    @property
+    def mean_per_class(self) -> float:
+        """Mean over the classes that have images of the share of each whose first guess is right."""
+        counts = self.confusion.sum(1)
+        return float((self.confusion.diagonal()[counts > 0] / counts[counts > 0]).mean()) if counts.any() else 0.0
+
+    def value(self, metric: str) -> float:
+        """By a metric's name: "accuracy" or "mean-per-class"."""
+        return {"accuracy": self.top1, "mean-per-class": self.mean_per_class}[metric]
+
     def per_class(self, names: Sequence[str]) -> dict[str, float | None]:
         """Share of each class's images whose first guess is right; None where it has none."""
         counts = self.confusion.sum(1)
         right = self.confusion.diagonal()
         return {name: round(float(right[n] / counts[n]), 6) if counts[n] else None for n, name in enumerate(names)}
 
-    def named(self, split: str, weights: str) -> dict[str, float]:
-        """As an outcome has it: "test_accuracy_best"; with more than 5 classes "test_top5_best" too."""
-        top5 = {} if self.top5 is None else {f"{split}_top5_{weights}": round(self.top5, 6)}
-        return {f"{split}_accuracy_{weights}": round(self.top1, 6), **top5}
+    def named(self, split: str, weights: str, metric: str = "accuracy") -> dict[str, float]:
+        """As an outcome has it: "test_accuracy_best", the metric; with more than 5 classes "test_top5_best" too."""
+        values = {"accuracy": self.top1, metric.replace("-", "_"): self.value(metric), "top5": self.top5}
+        return {f"{split}_{name}_{weights}": round(value, 6) for name, value in values.items() if value is not None}
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain values for results.json."""
@@ -63,6 +73,7 @@ class Scores:
             "images": self.images,
             "top1": round(self.top1, 6),
             "top5": None if self.top5 is None else round(self.top5, 6),
+            "mean_per_class": round(self.mean_per_class, 6),
             "per_class": self.per_class(names),
         }
 

@@ -21,6 +21,11 @@ SECTION = "fracgen"
 """Of config.json, which timm passes over."""
 OPEN_LICENCE = "mit"
 """Of weights that begin with nothing of anybody's, trained on what a formula makes."""
+_METRIC_NAMES = {
+    "accuracy": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "mean_per_class": "mean accuracy of the classes",
+}
 _TASK = "image-classification"
 
 
@@ -237,14 +242,14 @@ def accuracies_of(outcome: Mapping[str, Any], *, seeds: Sequence[int]) -> tuple[
     metrics = []
     for name, value in outcome.items():
         split, _, rest = name.partition("_")
-        kind, _, weights = rest.partition("_")
-        if kind not in ("accuracy", "top5") or weights not in ("last", "best"):
+        kind, _, weights = rest.rpartition("_")
+        if kind not in _METRIC_NAMES or weights not in ("last", "best"):
             continue
         is_summary = isinstance(value, Mapping)
         chosen = f"best, chosen on {outcome['chosen_on']}" if weights == "best" else "last"
         metrics.append(
             Metric(
-                name="top-1 accuracy" if kind == "accuracy" else "top-5 accuracy",
+                name=_METRIC_NAMES[kind],
                 value=value["mean"] if is_summary else value,
                 std=value["std"] if is_summary else None,
                 split=split,

@@ -67,7 +67,8 @@ def summary(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def accuracies(outcome: Mapping[str, Any]) -> dict[str, float]:
     """The accuracies in an outcome, shares by name."""
-    return {name: value for name, value in outcome.items() if "_accuracy_" in name or "_top5_" in name}
+    kinds = ("_accuracy_", "_top5_", "_mean_per_class_")
+    return {name: value for name, value in outcome.items() if any(kind in name for kind in kinds)}
 
 
 def figures(folder: Path) -> dict[str, Path]:

@@ -236,6 +236,7 @@ def open_run_splits(settings: Finetuning) -> "Splits":
         settings.data,
         val=settings.val,
         test=settings.test,
+        split=settings.split,
         num_classes=settings.num_classes,
         root=settings.root,
         columns=settings.columns,

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fracgen.train.data.splits import Splits
     from fracgen.train.engine.init_weights import InitWeights
 
-COMPARABLE = ("protocol", "eval_crop", "augment.size", "augment.mean", "augment.std")
+Metric = Literal["accuracy", "mean-per-class"]
+COMPARABLE = ("protocol", "metric", "eval_crop", "augment.size", "augment.mean", "augment.std")
 """Settings without which accuracies of one run cannot be compared."""
 
 
@@ -56,6 +57,14 @@ class Finetuning:
             "Test images, which accuracy is reported on, if they do not lie in --data.", panel="Data", identity=False
         ),
     ] = ""
+    split: Annotated[
+        str,
+        Setting(
+            "File of sample ids, which says the images to train, to choose and to report on.",
+            panel="Data",
+            identity=False,
+        ),
+    ] = ""
     root: Annotated[
         str, Setting("Folder in which timm keeps the sets that it downloads.", panel="Data", identity=False)
     ] = "data"
@@ -82,6 +91,14 @@ class Finetuning:
             panel="Protocol",
         ),
     ] = "honest"
+    metric: Annotated[
+        Metric,
+        Setting(
+            "What the epoch is chosen by and tables show. accuracy: share of the images. mean-per-class: mean of the "
+            "classes' shares.",
+            panel="Protocol",
+        ),
+    ] = "accuracy"
     check_epochs: Annotated[float, Setting("Epochs between evaluations.", above=0, below=1e9, panel="Protocol")] = 1.0
     eval_crop: Annotated[
         float,

@@ -46,6 +46,7 @@ def summarize_runs(
     return {
         "seeds": list(comparison.seeds),
         "split": next((each["split"] for each in results.values()), None),
+        "score": next(map(score_of, results.values()), None),
         "complete": len(finished) == len(comparison.runs()),
         "sections": [
             _section(per_class, {run: each for run, each in results.items() if run.per_class == per_class}, bases)
@@ -72,10 +73,15 @@ def _section(
             best = "best_test" if each["protocol"] == "published" else "chosen"
             entry = "last" if measure == "last" else "best" if measure == best and each["split"] == "test" else ""
             if entry in each:
-                accuracies[variant].setdefault(base, {})[run.seed] = each[entry]["top1"]
+                accuracies[variant].setdefault(base, {})[run.seed] = each[entry][score_of(each)]
         if any(accuracies.values()):
             measures[measure] = nested.summarize(accuracies)
     return {"per_class": per_class or None, "measures": measures, "curves": _curves(results, bases)}
+
+
+def score_of(results: Mapping[str, Any]) -> str:
+    """The entry of a run's results that its metric is, as in "top1"."""
+    return "mean_per_class" if results.get("config", {}).get("metric") == "mean-per-class" else "top1"
 
 
 def _curves(runs: Iterable[FinetuneRun], bases: Mapping[str, tuple[str, int]]) -> dict[str, Any]:

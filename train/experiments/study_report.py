@@ -8,6 +8,7 @@ study.json, with accuracies from 0 to 1 and times in seconds:
     variants          by name, in the order of the table: render, init, pretrain, published, as in the study's file
     seeds             of fine-tuning
     split, complete   what accuracy is of: "test" or "val"; whether every run is in it
+    score             "top1", or "mean_per_class" where that is the metric
     sections          for each number of images a class: per_class (None: all); measures: by `tables.MEASURES`, by
                       variant, what `nested.summarize` says; curves: quantity, and by variant rows of
                       (step, mean, standard deviation or None) over all its runs
@@ -16,7 +17,8 @@ study.json, with accuracies from 0 to 1 and times in seconds:
     seconds           by step, of its programs one after the other; by_the_clock: while the study ran
     machine           device, cores, jobs (programs at a time), threads (of each), versions of Python and libraries
 
-compare.json has of these: seeds, split, complete, sections, where the variants are its starts; and where these lie.
+compare.json has of these: seeds, split, score, complete, sections, where the variants are its starts; and where these
+lie.
 """
 
 import functools

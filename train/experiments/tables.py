@@ -42,7 +42,8 @@ def note(report: Mapping[str, Any]) -> str:
 def section_title(report: Mapping[str, Any], section: Mapping[str, Any]) -> str:
     """What a section's accuracies are of."""
     per_class = section["per_class"]
-    return f"accuracy on {report['split']}" + (f", {per_class} training images a class" if per_class else "")
+    score = "mean accuracy of the classes" if report.get("score") == "mean_per_class" else "accuracy"
+    return f"{score} on {report['split']}" + (f", {per_class} training images a class" if per_class else "")
 
 
 def to_text(report: Mapping[str, Any]) -> str:
