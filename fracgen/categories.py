@@ -8,7 +8,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Generic, Self
 import numpy as np
 
 from fracgen.assets import Stored
-from fracgen.ifs import IFS, SomeSystem, System, load_ifs
+from fracgen.ifs import IFS, SomeSystem, System, parse_system
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import check_local, unique_temporary, write_atomically
 from fracgen.shards.manifest import MANIFEST
-from fracgen.shards.settings import convert
+from fracgen.shards.settings import convert, read_text
 from fracgen.style import check_range
 
 MAX_CATEGORIES = 1_000_000
@@ -88,6 +88,53 @@ class CategorySet(Stored, Generic[SomeSystem]):
         except (ValueError, IndexError, StopIteration, csv.Error) as error:
             raise UsageError(f"{cls.FILE}: damaged ({error})") from None
 
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """(name, bytes) of the published files, 00000.csv and on: a row of COLUMNS and p a map, as numpy writes it."""
+        for category, system in enumerate(self.systems):
+            rows = np.column_stack([system.rows, system.p])
+            text = "".join(",".join(f"{number:.18e}" for number in row) + "\n" for row in rows.tolist())
+            yield self.file_name(category), text.encode()
+
+    @classmethod
+    def file_name(cls, category: int) -> str:
+        """The name of a category's published file."""
+        return f"{category:0{cls.DIGITS}d}.csv"
+
+    @classmethod
+    def load(cls, folder: Path | str, *, count: int | None = None) -> Self:
+        """Read a folder of published category files, `00000.csv` and on; they may lie in folders below it.
+
+        A rendered folder of such categories gives its own. count: how many, from 0; all by default. Files that are no
+        CSV are passed over.
+        Raises UsageError with the file or the number: a name that is no number, a number that is missing or there
+        twice, a file that is malformed, or fewer than `count`.
+        """
+        folder = Path(folder)
+        if (systems := cls._rendered(folder, count)) is not None:
+            return cls(systems)
+        return cls(tuple(cls._load_system(path) for path in _category_paths(folder, count, cls)))
+
+    @classmethod
+    def _rendered(cls, folder: Path, count: int | None) -> tuple[SomeSystem, ...] | None:
+        """The first `count` systems that a rendered folder carries, all by default; None where a folder is none."""
+        if not (folder / MANIFEST).is_file():
+            return None
+        if not (path := folder / cls.FILE).is_file():
+            raise UsageError(
+                f"{folder}: a data set without {cls.FILE}; name one that has it, or a folder of categories"
+            )
+        categories = cls.from_bytes(path.read_bytes())
+        if count is not None and count > len(categories):
+            raise UsageError(f"{folder}: holds {len(categories)} categories, {count} are asked for; lower --categories")
+        return categories.systems[:count]
+
+    @classmethod
+    def _load_system(cls, path: Path) -> Any:
+        try:
+            return parse_system(cls.SYSTEM, read_text(path))
+        except (UsageError, csv.Error) as error:
+            raise UsageError(f"{path}: {error}") from None
+
 
 @dataclass(frozen=True)
 class Categories(CategorySet[IFS]):
@@ -101,58 +148,36 @@ class Categories(CategorySet[IFS]):
 
 
 def load_categories(folder: Path | str, *, count: int | None = None) -> Categories:
-    """Read a folder of published category files, `00000.csv` and on; they may lie in folders below it.
-
-    A rendered folder of FractalDB or OFDB gives its own. count: how many, from 0; all by default. Files that are no CSV
-    are passed over.
-    Raises UsageError with the file or the number: a name that is no number, a number that is missing or there twice,
-    a file that is malformed, or fewer than `count`.
-    """
-    folder = Path(folder)
-    if (systems := rendered_systems(folder, Categories, count)) is not None:
-        return Categories(systems)
-    return Categories(tuple(map(load_ifs, category_paths(folder, count))))
+    """FractalDB's and OFDB's categories from a folder: `CategorySet.load`."""
+    return Categories.load(folder, count=count)
 
 
-def rendered_systems(folder: Path, kind: type[Stored], count: int | None) -> tuple[Any, ...] | None:
-    """The first `count` systems that a rendered folder carries, all by default; None where a folder is none.
-
-    kind: of category set. Raises UsageError where the folder carries fewer, or another kind.
-    """
-    if not (folder / MANIFEST).is_file():
-        return None
-    if not (path := folder / kind.FILE).is_file():
-        raise UsageError(f"{folder}: a data set without {kind.FILE}; name one that has it, or a folder of categories")
-    categories: Any = kind.from_bytes(path.read_bytes())
-    if count is not None and count > len(categories):
-        raise UsageError(f"{folder}: holds {len(categories)} categories, {count} are asked for; lower --categories")
-    systems: tuple[Any, ...] = categories.systems[:count]
-    return systems
-
-
-def category_paths(folder: Path, count: int | None) -> list[Path]:
-    """The files of categories 0, 1 and on in a folder and those below it. Raises UsageError as `load_categories`."""
+def _category_paths(folder: Path, count: int | None, kind: type[CategorySet[Any]]) -> list[Path]:
+    """The files of categories 0, 1 and on in a folder and those below it. Raises UsageError as `CategorySet.load`."""
+    names = f"{kind.file_name(0)}, {kind.file_name(1)} ..."
     if count is not None:
         count = convert(int, count, "categories")
         check_range("categories", count, 1, MAX_CATEGORIES)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "no such folder"
-        raise UsageError(f"{folder}: {what}; give a folder with category files 00000.csv, 00001.csv ...")
+        raise UsageError(f"{folder}: {what}; give a folder with category files {names}")
     files: dict[int, Path] = {}
     for path in _csv_files(folder):
         if not path.is_file() or (number := _number(path)) is None:
-            raise UsageError(f"{path}: a category file is named by its number, as 00000.csv; move this one away")
+            raise UsageError(
+                f"{path}: a category file is named by its number, as {kind.file_name(0)}; move this one away"
+            )
         if number in files:
             raise UsageError(f"{path}: category {number} is there twice; the other is {files[number]}")
         files[number] = path
     if not files:
-        raise UsageError(f"{folder}: holds no category files; they are named 00000.csv, 00001.csv ...")
+        raise UsageError(f"{folder}: holds no category files; they are named {names}")
     num_categories = max(files) + 1 if count is None else count
     gap = next(number for number in range(len(files) + 1) if number not in files)
     if gap < min(num_categories, max(files)):
         missing = min(num_categories, max(files)) - sum(number < min(num_categories, max(files)) for number in files)
         more = f" and {missing - 1} more" if missing > 1 else ""
-        raise UsageError(f"{folder}: {gap:05d}.csv is missing{more}; category numbers must have no gaps")
+        raise UsageError(f"{folder}: {kind.file_name(gap)} is missing{more}; category numbers must have no gaps")
     if num_categories > len(files):
         raise UsageError(f"{folder}: holds {len(files)} categories, {num_categories} are asked for; lower --categories")
     return [files[number] for number in range(num_categories)]
@@ -174,14 +199,14 @@ def _number(path: Path) -> int | None:
     return int(path.stem) if named else None
 
 
-def write_categories(categories: Categories, folder: Path) -> None:
+def write_categories(categories: CategorySet[Any], folder: Path) -> None:
     """Write the published files to a folder, each whole or not at all; those that are there already are left.
 
     Raises UsageError, and writes nothing, where the folder holds another category of the same number or other files.
     """
     check_local(folder)
-    files = dict(category_files(categories.systems))
-    check_category_folder(folder, files)
+    files = dict(categories.files())
+    check_category_folder(folder, type(categories), files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(folder) as alone:
@@ -212,8 +237,8 @@ def _one_at_a_time(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def check_category_folder(folder: Path, files: Mapping[str, bytes] | None = None) -> None:
-    """Raises UsageError where category files cannot be written to a folder: it holds others, or is none.
+def check_category_folder(folder: Path, kind: type[CategorySet[Any]], files: Mapping[str, bytes] | None = None) -> None:
+    """Raises UsageError where category files of a kind cannot be written to a folder: it holds others, or is none.
 
     files: what is to be written, by name. What a run that was killed left half written is passed over.
     """
@@ -226,15 +251,7 @@ def check_category_folder(folder: Path, files: Mapping[str, bytes] | None = None
             continue
         if not path.is_file() or path.suffix != ".csv" or (number := _number(path)) is None:
             raise UsageError(f"{path}: is no category file; name a folder of its own")
-        if path.name != (name := f"{number:05d}.csv"):
+        if path.name != (name := kind.file_name(number)):
             raise UsageError(f"{path}: is another category, or should be named {name}; name another folder")
         if files and path.read_bytes() != files.get(name, path.read_bytes()):
             raise UsageError(f"{path}: is another category; name another folder")
-
-
-def category_files(systems: Sequence[System], digits: int = Categories.DIGITS) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the published files, 00000.csv and on: a row of COLUMNS and p a map, as numpy writes it."""
-    for category, system in enumerate(systems):
-        rows = np.column_stack([system.rows, system.p])
-        text = "".join(",".join(f"{number:.18e}" for number in row) + "\n" for row in rows.tolist())
-        yield f"{category:0{digits}d}.csv", text.encode()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fracgen.categories import Categories, _one_at_a_time, category_files, load_categories, write_categories
+from fracgen.categories import Categories, _one_at_a_time, load_categories, write_categories
 from fracgen.ifs import IFS
 from fracgen.shards.errors import UsageError
 
@@ -224,13 +224,13 @@ def test_files_are_what_numpy_writes(tmp_path, categories):
     assert files_of(tmp_path / "new" / "set") == {
         f"{number:05d}.csv": savetxt(ifs) for number, ifs in enumerate(categories.systems)
     }
-    assert dict(category_files(categories.systems)) == files_of(tmp_path / "new" / "set")
+    assert dict(categories.files()) == files_of(tmp_path / "new" / "set")
 
 
 @settings(max_examples=60, deadline=None)
 @given(systems())
 def test_any_number_is_written_as_numpy_writes_it(ifs):
-    assert list(category_files([ifs])) == [("00000.csv", savetxt(ifs))]
+    assert list(Categories((ifs,)).files()) == [("00000.csv", savetxt(ifs))]
 
 
 @settings(max_examples=20, deadline=None)

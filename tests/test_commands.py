@@ -12,7 +12,7 @@ import yaml
 from conftest import contents, small_recipes, small_words, spatial_systems
 from PIL import Image
 
-from fracgen.categories import category_files, load_categories
+from fracgen.categories import Categories, load_categories
 from fracgen.cli.app import BASELINES, run
 from fracgen.ifs import IFS, sample_maps
 from fracgen.registry import RECIPES, load_recipe, save_recipe
@@ -20,7 +20,7 @@ from fracgen.rng import generator
 from fracgen.shards.fields import FieldInfo, fields_of
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import open_shards
-from fracgen.spatial import spatial_category_files
+from fracgen.spatial import SpatialCategories
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ["--size", 48, "--pad", 3, "--points", 1500]
@@ -45,12 +45,12 @@ def fracgen(capsys, tmp_path, monkeypatch):
     """Run a command in a folder that holds three categories; returns exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FRACGEN_CACHE", str(tmp_path / "cache"))
-    systems = [IFS.from_maps(sample_maps(3.5, 3, generator(number, 0, "ifs"))) for number in range(3)]
+    systems = tuple(IFS.from_maps(sample_maps(3.5, 3, generator(number, 0, "ifs"))) for number in range(3))
     (tmp_path / "csvs").mkdir()
-    for name, data in category_files(systems):
+    for name, data in Categories(systems).files():
         (tmp_path / "csvs" / name).write_bytes(data)
     (tmp_path / "spatial").mkdir()
-    for name, data in spatial_category_files(spatial_systems(3)):
+    for name, data in SpatialCategories(tuple(spatial_systems(3))).files():
         (tmp_path / "spatial" / name).write_bytes(data)
 
     def call(*arguments):
@@ -168,6 +168,27 @@ def test_search_writes_published_files_and_goes_on(fracgen, tmp_path):
     assert code == 0 and f"of {values['candidates']} candidates" in out
     assert fracgen("baseline", "ofdb", *SMALL, "--categories-from", "found", "--out", "same")[0] == 0
     assert load_manifest(tmp_path / "set").recipe_hash == load_manifest(tmp_path / "same").recipe_hash
+
+
+def test_search_writes_categories_of_space(fracgen, tmp_path):
+    code, out, err = fracgen("search", "--formula", "exfractaldb", "--categories", 2, "--out", "found")
+    assert (code, err) == (0, "") and "of 176 candidates" in out, "candidates 60 and 176, as the published program's"
+    assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["000000.csv", "000001.csv"]
+    for options in (["--categories-from", "found"], ["--categories", 2]):
+        views = ["--weights", "identity", "--num-views", 2, "--size", 32]
+        assert fracgen("baseline", "exfractaldb", *views, *options, "--out", f"set{len(options[0])}")[0] == 0
+    hashes = {load_manifest(folder).recipe_hash for folder in tmp_path.glob("set*")}
+    assert len(hashes) == 1
+    assert fracgen("search", "--out", "found")[2].count("000000.csv") == 1, "files of another formula are left"
+
+
+@pytest.mark.parametrize(
+    ("formula", "option", "owner"),
+    [("exfractaldb", "--min-fill", "fractaldb"), ("fractaldb", "--min-variance", "exfractaldb")],
+)
+def test_conditions_of_another_search_are_refused(fracgen, formula, option, owner):
+    code, _, err = fracgen("search", "--formula", formula, option, 0.1, "--out", "found")
+    assert (code, err.count("\n")) == (2, 1) and f"{option}: a condition of {owner}'s search" in err
 
 
 def test_a_cache_that_cannot_be_written_is_told(fracgen, tmp_path, monkeypatch):

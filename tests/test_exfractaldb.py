@@ -22,7 +22,7 @@ from fracgen.render_shards import plan, write_shards
 from fracgen.rng import generator
 from fracgen.search import SpatialSearch, find_categories
 from fracgen.shards.errors import UsageError
-from fracgen.spatial import SpatialCategories, SpatialIFS, load_spatial_categories, spatial_category_files
+from fracgen.spatial import SpatialCategories, SpatialIFS
 
 GOLDEN = Path(__file__).parents[2] / "shared/golden/family"
 CANDIDATES = [59, 175]
@@ -224,21 +224,21 @@ def test_a_folder_is_written_whole_and_rendered_again(recipe, tmp_path, views):
     assert recipe_hash(again) == recipe_hash(recipe) and len(shards) == 6
     assert all(np.array_equal(again[sample.index].image, sample.image) for sample in shards)
     assert (tmp_path / "out" / "spatial-categories.csv").is_file()
-    assert load_spatial_categories(tmp_path / "out") == recipe.systems
-    assert load_spatial_categories(tmp_path / "out", count=1).systems == recipe.systems.systems[:1]
+    assert SpatialCategories.load(tmp_path / "out") == recipe.systems
+    assert SpatialCategories.load(tmp_path / "out", count=1).systems == recipe.systems.systems[:1]
     with pytest.raises(UsageError, match="holds 2 categories, 3 are asked for"):
-        load_spatial_categories(tmp_path / "out", count=3)
+        SpatialCategories.load(tmp_path / "out", count=3)
     with pytest.raises(UsageError, match=r"out: a data set without categories.csv; name one that has it"):
         load_categories(tmp_path / "out")
 
 
 def test_files_of_categories(categories, tmp_path):
     assert SpatialCategories.from_bytes(categories.to_bytes()) == categories
-    for name, data in spatial_category_files(categories.systems):
+    for name, data in categories.files():
         (tmp_path / name).write_bytes(data)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.csv", "000001.csv"]
-    assert load_spatial_categories(tmp_path) == categories, "18 decimals lose nothing"
-    assert load_spatial_categories(tmp_path, count=1).systems == categories.systems[:1]
+    assert SpatialCategories.load(tmp_path) == categories, "18 decimals lose nothing"
+    assert SpatialCategories.load(tmp_path, count=1).systems == categories.systems[:1]
     for content, message in (
         ("", "empty"),
         ("1,2,3\n", "line 1 has 3 columns"),
@@ -248,11 +248,11 @@ def test_files_of_categories(categories, tmp_path):
     ):
         (tmp_path / "000001.csv").write_text(content)
         with pytest.raises(UsageError, match=rf"000001\.csv: .*{message}"):
-            load_spatial_categories(tmp_path)
+            SpatialCategories.load(tmp_path)
     (tmp_path / "000001.csv").unlink()
     (tmp_path / "000002.csv").write_text("x")
     with pytest.raises(UsageError, match="is missing"):
-        load_spatial_categories(tmp_path)
+        SpatialCategories.load(tmp_path)
     for damaged in (b"", categories.to_bytes()[:-30], categories.to_bytes().replace(b"\n1,", b"\n3,")):
         with pytest.raises(UsageError, match="damaged"):
             SpatialCategories.from_bytes(damaged)

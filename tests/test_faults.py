@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from test_checkpoint import checkpoint
 from test_pretrain import TINY, same
 
-from fracgen.categories import Categories, category_files
+from fracgen.categories import Categories
 from fracgen.ifs import IFS, load_ifs
 from fracgen.photo.photographs import Photographs
 from fracgen.registry import load_recipe, save_recipe
@@ -85,7 +85,7 @@ def readers(recipe, finished, where):
     search = SearchState(legacy_state(1), bytearray([1, 0, 1]), [(0, categories[0]), (2, categories[1])])
     search.save(where / "search.npz")
     (where / "ifs.json").write_text(json.dumps(categories[0].to_plain()))
-    (where / "ifs.csv").write_bytes(dict(category_files(categories.systems))["00001.csv"])
+    (where / "ifs.csv").write_bytes(dict(categories.files())["00001.csv"])
     save_checkpoint(checkpoint(), where / "last.pt")
     (where / "x.tar").write_bytes(tar.read_bytes())
     (where / "manifest" / "dataset.json").write_bytes((finished / "dataset.json").read_bytes())

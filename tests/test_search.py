@@ -11,7 +11,6 @@ import pytest
 
 from fracgen import mersenne_kernels, search
 from fracgen import search_kernels as kernels
-from fracgen.categories import category_files
 from fracgen.chaos import NUM_BUCKETS, tabulate
 from fracgen.rng import legacy_state
 from fracgen.search import Search, SearchState, find_categories
@@ -237,7 +236,7 @@ def test_the_first_category_is_the_published_one(first):
 
 def test_files_are_the_published_ones(cache, golden):
     categories, _ = find_categories(43, cache=cache)
-    files = dict(category_files(categories.systems))
+    files = dict(categories.files())
     assert len(files) == 43
     for number in GOLDEN:
         assert files[f"{number:05d}.csv"] == (golden / f"{number:05d}.csv").read_bytes()

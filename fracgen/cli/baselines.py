@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fracgen.categories import CategorySet
 from fracgen.cli.output import Output, recipe_options, render_recipe
 from fracgen.exfractaldb import ExFractalDB
 from fracgen.fractaldb import OFDB, FractalDB
@@ -16,15 +17,8 @@ from fracgen.visualatom import VisualAtom
 CategoriesFrom = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of category files 00000.csv ..., or rendered, instead of searching; all of them by default.",
-        rich_help_panel="Formula",
-    ),
-]
-
-SpatialCategoriesFrom = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of category files 000000.csv ..., or rendered, instead of searching; all of them by default.",
+        help="Folder of category files, as `fracgen search` writes them, or rendered, instead of searching; all of "
+        "them by default.",
         rich_help_panel="Formula",
     ),
 ]
@@ -33,13 +27,13 @@ SpatialCategoriesFrom = Annotated[
 @recipe_options(FractalDB)
 def fractaldb(values: dict[str, Any], output: Output, categories_from: CategoriesFrom = None) -> None:
     """Render FractalDB: fractals with 25 weights, instances and flips; 1000 x 1000 images by default."""
-    render_recipe("fractaldb", values | _categories(categories_from, values), output)
+    render_recipe("fractaldb", values | _categories(FractalDB.CATEGORIES, categories_from, values), output)
 
 
 @recipe_options(OFDB)
 def ofdb(values: dict[str, Any], output: Output, categories_from: CategoriesFrom = None) -> None:
     """Render OFDB: one image a category of FractalDB."""
-    render_recipe("ofdb", values | _categories(categories_from, values), output)
+    render_recipe("ofdb", values | _categories(OFDB.CATEGORIES, categories_from, values), output)
 
 
 @recipe_options(VisualAtom)
@@ -55,14 +49,9 @@ def rcdb(values: dict[str, Any], output: Output) -> None:
 
 
 @recipe_options(ExFractalDB)
-def exfractaldb(values: dict[str, Any], output: Output, categories_from: SpatialCategoriesFrom = None) -> None:
+def exfractaldb(values: dict[str, Any], output: Output, categories_from: CategoriesFrom = None) -> None:
     """Render ExFractalDB, MV-FractalDB or 3D-OFDB: fractals of space from 12 sides; 1000 x 1740 images by default."""
-    if categories_from is not None:
-        from fracgen.spatial import load_spatial_categories
-
-        systems = load_spatial_categories(categories_from, count=values.get("categories"))
-        values = values | {"systems": systems, "categories": len(systems)}
-    render_recipe("exfractaldb", values, output)
+    render_recipe("exfractaldb", values | _categories(ExFractalDB.CATEGORIES, categories_from, values), output)
 
 
 @recipe_options(Noise)
@@ -77,11 +66,9 @@ def perturb(values: dict[str, Any], output: Output) -> None:
     render_recipe("perturbed", values, output)
 
 
-def _categories(folder: Path | None, values: dict[str, Any]) -> dict[str, Any]:
+def _categories(kind: type[CategorySet[Any]], folder: Path | None, values: dict[str, Any]) -> dict[str, Any]:
     """The fields that a folder of category files sets."""
     if folder is None:
         return {}
-    from fracgen.categories import load_categories
-
-    systems = load_categories(folder, count=values.get("categories"))
+    systems = kind.load(folder, count=values.get("categories"))
     return {"systems": systems, "categories": len(systems)}
