@@ -246,7 +246,7 @@ def check_category_folder(folder: Path, kind: type[CategorySet[Any]], files: Map
         return
     if not folder.is_dir():
         raise UsageError(f"{folder}: is a file; name a folder")
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):
         if _TEMPORARY.fullmatch(path.name):
             continue
         if not path.is_file() or path.suffix != ".csv" or (number := _number(path)) is None:

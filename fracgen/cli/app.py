@@ -66,7 +66,7 @@ COMMANDS = {
     ),
     "search": LazyCommand(
         "fracgen.cli.search:search",
-        "Search FractalDB's or ExFractalDB's categories, by the published conditions. What is found is kept, and found once.",
+        "Search FractalDB's or ExFractalDB's categories, as published. What is found is kept, and found once.",
         _RENDER,
     ),
     "merge": LazyCommand(

@@ -41,7 +41,7 @@ def search(
         ),
     ] = None,
 ) -> None:
-    """Search FractalDB's or ExFractalDB's categories, by the published conditions. What is found is kept, and found once.
+    """Search FractalDB's or ExFractalDB's categories, as published. What is found is kept, and found once.
 
     Run it again after any interruption, or for more categories: it goes on.
     """
