@@ -8,6 +8,7 @@ import torch
 from fracgen.shards.errors import UsageError
 from fracgen.train import pretrain
 from fracgen.train.engine import checkpoint, cuda_graph
+from fracgen.train.engine.settings import Run
 from fracgen.train.ranks import join
 
 TINY = ["augment.size=32", *(f"model.options.{each}" for each in ("patch_size=8", "depth=2", "embed_dim=32"))]
@@ -40,7 +41,9 @@ def test_where_there_is_no_graph(folder, tmp_path, capsys):
     assert "run.cuda_graph: is for a GPU" in capsys.readouterr().err and not (tmp_path / "run" / "last.pt").exists()
     ranks = dataclasses.replace(join("cpu"), device=torch.device("cuda"))
     with pytest.raises(UsageError, match="give --precision bf16"):
-        cuda_graph.check(ranks, "fp16")
+        cuda_graph.check(ranks, "fp16", Run())
     with pytest.raises(UsageError, match="for one process, and there are 2"):
-        cuda_graph.check(dataclasses.replace(ranks, world=2), "bf16")
-    cuda_graph.check(ranks, "bf16")
+        cuda_graph.check(dataclasses.replace(ranks, world=2), "bf16", Run())
+    with pytest.raises(UsageError, match=r"not beside run\.grad_checkpointing"):
+        cuda_graph.check(ranks, "bf16", Run(grad_checkpointing=True))
+    cuda_graph.check(ranks, "bf16", Run())

@@ -10,7 +10,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.train.augment.mix import Mixer
 from fracgen.train.augment.settings import Mix
 from fracgen.train.engine.losses import lpce
-from fracgen.train.engine.schedule import cosine, resolve
+from fracgen.train.engine.schedule import lr_schedule, resolve
 from fracgen.train.engine.settings import Optim, Schedule
 
 
@@ -126,7 +126,7 @@ def test_the_shortest_runs_have_rates():
 
 def rates_of(plan):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=plan.lr)
-    schedule = cosine(optimizer, plan)
+    schedule = lr_schedule(optimizer, plan)
     rates = []
     for step in reversed(range(plan.steps)):  # a rate depends on its step alone
         schedule.step_update(step)

@@ -214,7 +214,7 @@ def finetune(
             skip_bad=settings.loader.skip_bad,
             skipped=eval_skipped,
         )
-        return evaluate(model, batches, num_classes=num_classes, amp=trainer.amp, ranks=ranks)
+        return evaluate(trainer.state.eval_model, batches, num_classes=num_classes, amp=trainer.amp, ranks=ranks)
 
     chosen_on: Split = "test" if published else "val"
     metric = settings.metric.replace("-", "_")

@@ -156,7 +156,9 @@ def pretrain(
             skip_bad=settings.loader.skip_bad,
             skipped=clean_skipped,
         )
-        return evaluate(model, batches, num_classes=num_classes, amp=trainer.amp, ranks=ranks, confusion=False).top1
+        return evaluate(
+            trainer.state.eval_model, batches, num_classes=num_classes, amp=trainer.amp, ranks=ranks, confusion=False
+        ).top1
 
     def accuracies() -> dict[str, float]:
         """Accuracy on training images, whole and unaugmented; beside it, that on training crops of the same images."""

@@ -77,10 +77,19 @@ class TrainLoader:
         any_size = self.mode == "stream" and transform is not None and not self.shape.one_size
         self.transformed = any_size or (settings.augment == "timm" and transform is not None)
         self._transform = transform if self.transformed else None
-        repeats = max(settings.repeats, -(-self.batch_size // len(examples)))
+        different = -(-self.batch_size // settings.repeated_augmentation)  # images of a batch
+        repeats = max(settings.repeats, -(-different // len(examples)))
         if repeats > settings.repeats:
             self.reason += f"; each image comes {repeats} times an epoch, as a batch has more than there are"
-        self._sampler = Sampler(len(examples), seed, repeats, settings.shuffle, examples.block)
+        self._sampler = Sampler(
+            len(examples),
+            seed,
+            repeats,
+            settings.shuffle,
+            examples.block,
+            copies=settings.repeated_augmentation,
+            batch_size=self.batch_size,
+        )
         mend = RESIZE + (", or --loader stream" if transform is not None and self.mode == "memory" else "")
         self.source: Source = PixelReader(examples, self.shape, settings.resize, any_size, mend)
         if self.mode == "memory":

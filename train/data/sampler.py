@@ -20,7 +20,11 @@ class Sampler:
     neighbouring numbers are permuted, and then the examples of every `shuffle` positions among each other; so tars are
     read in runs, and a batch has examples of many blocks. Ranks, workers and where the images are kept play no part.
 
-    shuffle: 0 leaves the examples of a block in their order.
+    With `copies` above 1, a batch has each of its examples so many times (repeated augmentation; Hoffer et al. 2020):
+    all of them, then all again, so that ranks, which take slices of a batch, have an example each. Where `copies` does
+    not divide the batch, some come less often. An epoch then takes so many times as many positions.
+
+    shuffle: 0 leaves the examples of a block in their order. batch_size: of all ranks; counts with copies alone.
     """
 
     num_examples: int
@@ -28,6 +32,8 @@ class Sampler:
     repeats: int = 1
     shuffle: int = 8192
     block: int = BLOCK
+    copies: int = 1
+    batch_size: int = 1
 
     @property
     def epoch_length(self) -> int:
@@ -36,6 +42,15 @@ class Sampler:
 
     def numbers(self, positions: Indices) -> Indices:
         """The example at each position, from 0. positions: (n,) int64, ascending, counted from the start of the run."""
+        if self.copies == 1:
+            return self._numbers(positions)
+        different = -(-self.batch_size // self.copies)
+        step, place = np.divmod(positions, self.batch_size)
+        entries, inverse = np.unique(step * different + place % different, return_inverse=True)
+        return self._numbers(entries)[inverse]
+
+    def _numbers(self, positions: Indices) -> Indices:
+        """The same without copies."""
         parts, first = list[Indices](), 0
         while first < len(positions):
             epoch, offset = divmod(int(positions[first]), self.epoch_length)

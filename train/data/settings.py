@@ -21,9 +21,19 @@ class LoaderSettings:
     repeats: Annotated[
         int,
         Setting(
-            "Times that each image comes in an epoch, each time augmented anew (Hoffer et al. 2020).",
+            "Times that each image comes in an epoch, each time augmented anew.",
             at_least=1,
             at_most=1 << 30,
+            option="",
+        ),
+    ] = 1
+    repeated_augmentation: Annotated[
+        int,
+        Setting(
+            "Times that each image comes in a batch, augmented anew each time and, with several processes, on another "
+            "of them (Hoffer et al. 2020; DeiT's is 3). An epoch is as many positions as without.",
+            at_least=1,
+            at_most=1 << 10,
             option="",
         ),
     ] = 1

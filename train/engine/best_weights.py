@@ -53,10 +53,10 @@ class BestWeights:
             self._trainer.save_best()
 
     def load(self) -> None:
-        """Put the best weights into the trainer's model, on every rank."""
-        trainer = self._trainer
+        """Put the best weights into the model that is evaluated and exported, on every rank."""
+        trainer, model = self._trainer, self._trainer.state.eval_model
         assert trainer.folder is not None
         if trainer.ranks.first:
-            trainer.model.load_state_dict(dict(checkpoint.load(trainer.folder / checkpoint.BEST).model))
-        for tensor in trainer.model.state_dict().values():
+            model.load_state_dict(dict(checkpoint.load(trainer.folder / checkpoint.BEST).model))
+        for tensor in model.state_dict().values():
             trainer.ranks.share(tensor)

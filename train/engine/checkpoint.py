@@ -31,9 +31,10 @@ class Checkpoint:
     """What a run goes on from.
 
     step: steps taken. config: resolved settings, as plain values. data: sha256 (hex) of what identifies the samples and
-    their order. world: number of ranks. model, optimizer, scaler: state dicts. losses: of the latest steps, as
-    many as a logged average is taken over. scores: best accuracy so far, 0 to 1, and its step, where the protocol
-    chooses weights. threads: of the CPU that computed it, on which the last bits of sums depend; 0 on a GPU.
+    their order. world: number of ranks. model, optimizer, scaler: state dicts. ema: that of the moving average, empty
+    where there is none. losses: of the latest steps, as many as a logged average is taken over. scores: best accuracy
+    so far, 0 to 1, and its step, where the protocol chooses weights. threads: of the CPU that computed it, on which
+    the last bits of sums depend; 0 on a GPU.
     """
 
     step: int
@@ -43,6 +44,7 @@ class Checkpoint:
     model: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     scaler: Mapping[str, Any]
+    ema: Mapping[str, Any] = field(default_factory=dict)
     losses: Sequence[float] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     threads: int = 0

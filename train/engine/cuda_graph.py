@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from fracgen.shards.errors import UsageError
-from fracgen.train.engine.settings import Precision
+from fracgen.train.engine.settings import Precision, Run
 from fracgen.train.ranks import Ranks
 
 _WARM_UP = 3
 """Steps that run as without a graph, so that libraries choose their kernels and workspaces before the recording."""
 
 
-def check(ranks: Ranks, precision: Precision) -> None:
+def check(ranks: Ranks, precision: Precision, run: Run) -> None:
     """Raises UsageError where gradients cannot be recorded."""
+    if run.grad_checkpointing:
+        raise UsageError("run.cuda_graph: not beside run.grad_checkpointing, which reads random states; leave one out")
     if ranks.device.type != "cuda":
         raise UsageError("run.cuda_graph: is for a GPU; leave it out on a CPU")
     if ranks.world > 1:

@@ -117,7 +117,7 @@ def _call_back(state: TrainState, due: _Due, callbacks: Callbacks, batch_size: i
         values = {
             "samples": state.step * batch_size,
             "loss": sum(state.losses) / len(state.losses),
-            "lr": float(state.optimizer.param_groups[0]["lr"]),
+            "lr": max(float(group["lr"]) for group in state.optimizer.param_groups),  # of the layers, the last one's
             "images_per_second": round(rate.steps_per_second(state.step) * batch_size, 1),
         }
         callbacks.log(state.step, values)

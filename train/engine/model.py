@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from timm.layers import PatchEmbed  # type: ignore[attr-defined]
 from timm.models import save_for_hf
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import nn
 
 from fracgen.shards.errors import DataError, UsageError
@@ -143,17 +144,46 @@ def _try(model: nn.Module, name: str, size: int, num_classes: int) -> None:
 
 
 def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Optimizer:
-    """timm's optimiser: no decay of biases, norms, position and class tokens. lr: as it is used.
+    """timm's optimiser: no decay of position and class tokens nor, by default, of biases and norms. lr: as it is used.
 
+    With layer decay, the groups of timm's layers each have their `lr_scale`, which timm's schedules multiply by.
     Raises UsageError for an unknown one, or a value that it refuses.
     """
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
-            model, opt=settings.name, lr=lr, weight_decay=settings.weight_decay, momentum=settings.momentum
+            model,
+            opt=settings.name,
+            lr=lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            filter_bias_and_bn=not settings.decay_all,
+            layer_decay=None if settings.layer_decay == 1 else settings.layer_decay,
         )
     except (ValueError, TypeError, AssertionError) as error:
         raise UsageError(f"optimiser {settings.name!r}: {error or type(error).__name__}") from error
     return optimizer
+
+
+def moving_average(model: nn.Module, decay: float) -> ModelEmaV3 | None:
+    """timm's moving average of weights and buffers, which begins with the model's; None for a decay of 0."""
+    return ModelEmaV3(model, decay=decay) if decay else None
+
+
+def checkpoint_activations(model: nn.Module, name: str) -> None:
+    """Have a timm model compute its activations again in the backward pass.
+
+    Raises UsageError for a model that cannot, or has batch norms: their statistics would take in each batch twice.
+    """
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise UsageError(
+            f"run.grad_checkpointing: {name} has batch norms, which would count each batch twice; give "
+            "run.accumulate=2 or more instead"
+        )
+    try:
+        enable: Any = model.set_grad_checkpointing
+        enable(True)
+    except (AttributeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"run.grad_checkpointing: timm has none for {name}; give run.accumulate=2 or more") from error
 
 
 def describe(settings: Model, model: nn.Module, precision: Precision, ranks: Ranks) -> str:

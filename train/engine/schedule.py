@@ -2,8 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.multistep_lr import MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
 from fracgen.shards.errors import UsageError
@@ -27,6 +30,7 @@ LONG_ON_CPU = (
 class ResolvedSchedule:
     """A schedule in steps. lr, warmup_lr, min_lr: as they are used, scaled by batch size / 512.
 
+    milestones: the first steps at a tenth of the rate before; none for a cosine.
     is_published: whether it is as long as those of the papers: 61 million samples, or 1000 epochs of no tiny set.
     """
 
@@ -35,6 +39,7 @@ class ResolvedSchedule:
     lr: float
     warmup_lr: float
     min_lr: float
+    milestones: tuple[int, ...] = ()
     is_published: bool
 
 
@@ -59,6 +64,7 @@ def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: i
         lr=optim.lr * scale,
         warmup_lr=min(schedule.warmup_lr, optim.lr) * scale,
         min_lr=min(schedule.min_lr, optim.lr) * scale,
+        milestones=tuple(round(share * steps) for share in sorted(schedule.milestones)),
         is_published=num_images >= PUBLISHED_SAMPLES
         or (schedule.epochs >= _LONG_EPOCHS and num_images >= _LONG_SAMPLES),
     )
@@ -74,21 +80,21 @@ def describe_seconds(seconds: float) -> str:
 def describe(resolved: ResolvedSchedule, optim: Optim, batch_size: int, num_samples: int) -> dict[str, str]:
     """Rows for the screen: the length in all units, and the learning rate as it is used."""
     samples = resolved.steps * batch_size
+    steps = " and ".join(f"{milestone:,}" for milestone in resolved.milestones)
+    after = f"; a tenth from step {steps} on" if steps else f", to {resolved.min_lr:.2g}, by a cosine"
+    layers = f"; x {optim.layer_decay:g} from each layer to the one below" if optim.layer_decay < 1 else ""
     return {
         "steps": f"{resolved.steps:,} of {batch_size:,} images: {samples:,} samples, "
         f"{samples / num_samples:,.1f} epochs; warm-up {resolved.warmup_steps:,}",
-        "rate": f"{resolved.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}), from {resolved.warmup_lr:.2g}, "
-        f"to {resolved.min_lr:.2g}, by a cosine; {optim.name}",
+        "rate": f"{resolved.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}), from {resolved.warmup_lr:.2g}"
+        f"{after}; {optim.name}{layers}",
     }
 
 
-def cosine(optimizer: Optimizer, resolved: ResolvedSchedule) -> CosineLRScheduler:
-    """timm's cosine after a linear warm-up: `step_update(k)` sets the rate of step k, which depends on k alone."""
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=resolved.steps,
-        lr_min=resolved.min_lr,
-        warmup_t=resolved.warmup_steps,
-        warmup_lr_init=resolved.warmup_lr,
-        t_in_epochs=False,
-    )
+def lr_schedule(optimizer: Optimizer, resolved: ResolvedSchedule) -> Scheduler:
+    """timm's cosine, or its steps, after a linear warm-up: `step_update(k)` sets the rate of step k by k alone."""
+    warmup: dict[str, Any] = {"warmup_t": resolved.warmup_steps, "warmup_lr_init": resolved.warmup_lr}
+    if resolved.milestones:
+        first = [milestone + 1 for milestone in resolved.milestones]  # timm compares with k + 1
+        return MultiStepLRScheduler(optimizer, first, 0.1, warmup_prefix=False, t_in_epochs=False, **warmup)
+    return CosineLRScheduler(optimizer, resolved.steps, resolved.min_lr, t_in_epochs=False, **warmup)

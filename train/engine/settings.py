@@ -73,6 +73,23 @@ class Optim:
     clip: Annotated[float, Setting("Norm to which gradients are clipped; 0: no clipping.", at_least=0, at_most=1e9)] = (
         0.0
     )
+    layer_decay: Annotated[
+        float,
+        Setting(
+            "Factor of the learning rate from each layer to the one below it; 1: all have the same.", above=0, at_most=1
+        ),
+    ] = 1.0
+    decay_all: Annotated[
+        bool, Setting("Weight decay of biases and norms too, as recipes of ResNets have it; of tokens never.")
+    ] = False
+    ema: Annotated[
+        float,
+        Setting(
+            "Decay, a step, of a moving average of the weights, which is then evaluated and exported; 0: no average.",
+            at_least=0,
+            below=1,
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
@@ -81,7 +98,7 @@ class Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Length, in one of three units, and a cosine after a linear warm-up. All rates are scaled as `Optim.lr`."""
+    """Length, in one of three units; a linear warm-up, then a cosine or steps. All rates are scaled as `Optim.lr`."""
 
     steps: Annotated[
         int,
@@ -117,6 +134,10 @@ class Schedule:
     ] = 0.0
     warmup_lr: Annotated[float, Setting("Learning rate of the first step, scaled as --lr is.", at_least=0)] = 1e-6
     min_lr: Annotated[float, Setting("Learning rate of the last step, scaled as --lr is.", at_least=0)] = 1e-5
+    milestones: Annotated[
+        tuple[float, ...],
+        Setting("Shares of the run after which the rate is a tenth of before, instead of a cosine.", above=0, below=1),
+    ] = ()
 
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
@@ -144,6 +165,22 @@ class Run:
     cuda_graph: Annotated[
         bool,
         Setting("Record the kernels of a step once, and launch them together; for one GPU.", panel=_MACHINE),
+    ] = False
+    accumulate: Annotated[
+        int,
+        Setting(
+            "Parts, one after the other, in which a process computes the gradients of its batch, to save memory.",
+            at_least=1,
+            panel=_MACHINE,
+        ),
+    ] = 1
+    grad_checkpointing: Annotated[
+        bool,
+        Setting(
+            "Compute activations again in the backward pass, to save memory; a third more work, the same gradients.",
+            identity=False,
+            panel=_MACHINE,
+        ),
     ] = False
     log_every: Annotated[int, Setting("Steps between logs; 0: never.", at_least=0, identity=False)] = 50
     checkpoint_every: Annotated[

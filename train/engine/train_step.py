@@ -1,16 +1,19 @@
 """One training step, and the state that it changes."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fracgen.shards.errors import DataError
 from fracgen.train.engine.checkpoint import Checkpoint
 from fracgen.train.engine.cuda_graph import GraphedGradients
+from fracgen.train.engine.settings import Optim, Run
 from fracgen.train.ranks import Ranks
 from fracgen.train.seeding import key
 
@@ -19,21 +22,29 @@ from fracgen.train.seeding import key
 class TrainState:
     """What a step changes.
 
-    step: steps taken so far. model: as timm made it, not wrapped. losses: of the latest steps, means over the ranks, as
-    many as one logged average takes.
+    step: steps taken so far. model: as timm made it, not wrapped. ema: the moving average of its weights, if there is
+    one. losses: of the latest steps, means over the ranks, as many as one logged average takes.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    ema: ModelEmaV3 | None = None
     step: int = 0
     losses: list[float] = field(default_factory=list)
+
+    @property
+    def eval_model(self) -> nn.Module:
+        """The model that is evaluated and exported: the moving average, where there is one."""
+        return self.model if self.ema is None else self.ema.module
 
     def restore(self, last: Checkpoint) -> None:
         """Go back to a checkpoint. Raises DataError where it is of another model or optimiser."""
         options = [{name: group[name] for name in group if name != "params"} for group in self.optimizer.param_groups]
         try:
             self.model.load_state_dict(dict(last.model))
+            if self.ema is not None:  # one that begins in the middle of a run begins with its weights
+                self.ema.module.load_state_dict(dict(last.ema or last.model))
             if [set(group) - {"params"} for group in last.optimizer["param_groups"]] != [set(each) for each in options]:
                 raise ValueError("the optimiser has other settings")
             self.optimizer.load_state_dict(dict(last.optimizer))
@@ -55,6 +66,7 @@ class TrainState:
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
+            ema={} if self.ema is None else self.ema.module.state_dict(),
             losses=list(self.losses),
             threads=0 if next(self.model.parameters()).is_cuda else torch.get_num_threads(),
         )
@@ -73,8 +85,8 @@ class TrainStep:
     """Loss, gradients, new weights.
 
     loss: a mean over the batch, from logits and targets. network: the model, wrapped. lr_schedule: timm's. amp: the
-    dtype of autocast, None for float32. clip: largest norm of the gradients; 0 is none. cuda_graph: whether the
-    gradients are computed by one.
+    dtype of autocast, None for float32. optim, run: how gradients are clipped, in how many parts they are computed,
+    whether by a CUDA graph, and the seed.
     """
 
     state: TrainState
@@ -82,36 +94,46 @@ class TrainStep:
     network: Any
     lr_schedule: Any
     amp: torch.dtype | None
-    clip: float
-    seed: int
+    optim: Optim
+    run: Run
     ranks: Ranks
-    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         """Make what records the gradients."""
-        self._graphed = GraphedGradients(self._gradients) if self.cuda_graph else None
+        self._graphed = GraphedGradients(self._gradients) if self.run.cuda_graph else None
 
     def __call__(self, step: int, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of step number `step`, a scalar on the device. images: (B, 3, H, W). targets: (B, num_classes)."""
         state = self.state
         # drop path and dropout draw from torch's global generator: seeded here, each step draws alike after a resume
-        torch.manual_seed(key(self.seed, "layers", step, self.ranks.rank))
+        torch.manual_seed(key(self.run.seed, "layers", step, self.ranks.rank))
         self.lr_schedule.step_update(step)
         loss = (self._graphed or self._gradients)(images, targets)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         if self._graphed is None or not self._graphed.is_recorded:
             state.optimizer.zero_grad(set_to_none=True)
+        if state.ema is not None:
+            state.ema.update(state.model)
         return loss
 
     def _gradients(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The loss, whose gradients, clipped, are in the parameters."""
-        state = self.state
+        """The loss, whose gradients, clipped, are in the parameters: means over the parts of the batch."""
+        state, num_parts = self.state, self.run.accumulate
+        losses = list[Tensor]()
+        for part in zip(images.chunk(num_parts), targets.chunk(num_parts), strict=True):
+            waits = self.ranks.world > 1 and len(losses) + 1 < num_parts  # DDP sums over ranks once, at the last part
+            with self.network.no_sync() if waits else contextlib.nullcontext():
+                losses.append(self._part_gradients(*part) / num_parts)
+        if self.optim.clip:
+            state.scaler.unscale_(state.optimizer)
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.optim.clip)
+        return torch.stack(losses).sum() if num_parts > 1 else losses[0]
+
+    def _part_gradients(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a part, whose gradients are added to those in the parameters, as a share of the batch's."""
         with torch.autocast(self.ranks.device.type, dtype=self.amp, enabled=self.amp is not None):
             logits = self.network(images)
         loss = self.loss(logits, targets)
-        torch.autograd.backward(state.scaler.scale(loss))
-        if self.clip:
-            state.scaler.unscale_(state.optimizer)
-            torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.clip)
-        return loss
+        torch.autograd.backward(self.state.scaler.scale(loss / self.run.accumulate))
+        return loss.detach()

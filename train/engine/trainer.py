@@ -23,8 +23,9 @@ from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import differences, to_plain, to_yaml
 from fracgen.train.cli import StopError, say
 from fracgen.train.config import continue_as_begun
-from fracgen.train.engine import benchmark, checkpoint, cuda_graph, metrics, precision, schedule
+from fracgen.train.engine import benchmark, checkpoint, metrics, precision, schedule
 from fracgen.train.engine import model as models
+from fracgen.train.engine.checks import check_run
 from fracgen.train.engine.fit import Callbacks, Ending, Intervals, fit
 from fracgen.train.engine.model_card import Training, recipe_of
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
@@ -79,22 +80,14 @@ class Trainer(Generic[S]):
         self.amp = precision.autocast_dtype(self._precision)
         if precision.is_emulated(self._precision, ranks.device) and ranks.first:
             say({"warning": precision.EMULATED})
-        if self.settings.run.cuda_graph:
-            cuda_graph.check(ranks, self._precision)
+        check_run(self.settings, ranks, self._precision)
         self._logger: metrics.MetricLogger | None = None
-        # both only check their settings, before any data is opened; what they make is dropped
-        models.optimizer(nn.Linear(1, 1), self.settings.optim, lr=1.0)
-        self._resolve_schedule(num_samples=1)
         torch.set_float32_matmul_precision("high")
 
     def _require(self, call: Literal["set_up", "fit"]) -> None:
         """Raise RuntimeError where `call` has not been made."""
         if call not in self._done:
             raise RuntimeError(f"Trainer: {call}() comes first; the order is Trainer, set_up, fit, export")
-
-    def _resolve_schedule(self, num_samples: int) -> schedule.ResolvedSchedule:
-        optim, batch_size = self.settings.optim, self._batch_size
-        return schedule.resolve(self.settings.schedule, optim, batch_size=batch_size, num_samples=num_samples)
 
     def set_up(
         self,
@@ -115,7 +108,9 @@ class Trainer(Generic[S]):
             raise RuntimeError("Trainer: set_up() was called before; a run has one model")
         settings, ranks = self.settings, self.ranks
         self.num_samples, self.fingerprint = num_samples, fingerprint
-        self.schedule = self._resolve_schedule(num_samples)
+        self.schedule = schedule.resolve(
+            settings.schedule, settings.optim, batch_size=self._batch_size, num_samples=num_samples
+        )
         device: Literal["cuda", "cpu"] = "cuda" if ranks.device.type == "cuda" else "cpu"
         self.settings = settings = replace(
             settings,
@@ -126,10 +121,15 @@ class Trainer(Generic[S]):
         self.config = to_plain(settings)
         self.model = model.to(ranks.device)
         precision.choose_attention(model, self.amp, ranks.device)
-        optimizer = models.optimizer(model, settings.optim, lr=self.schedule.lr)
-        scaler = torch.amp.GradScaler(enabled=self._precision == "fp16")
-        self.state = TrainState(model=model, optimizer=optimizer, scaler=scaler)
-        lr_schedule = schedule.cosine(optimizer, self.schedule)
+        if settings.run.grad_checkpointing:
+            models.checkpoint_activations(model, settings.model.name)
+        self.state = TrainState(
+            model=model,
+            optimizer=models.optimizer(model, settings.optim, lr=self.schedule.lr),
+            scaler=torch.amp.GradScaler(enabled=self._precision == "fp16"),
+            ema=models.moving_average(model, settings.optim.ema),
+        )
+        lr_schedule = schedule.lr_schedule(self.state.optimizer, self.schedule)
         self._restore()
         self.train_step = TrainStep(
             state=self.state,
@@ -137,10 +137,9 @@ class Trainer(Generic[S]):
             network=wrap(model, ranks, compiled=settings.run.compile),
             lr_schedule=lr_schedule,
             amp=self.amp,
-            clip=settings.optim.clip,
-            seed=settings.run.seed,
+            optim=settings.optim,
+            run=settings.run,
             ranks=ranks,
-            cuda_graph=settings.run.cuda_graph,
         )
         self._done.add("set_up")
 
@@ -252,8 +251,9 @@ class Trainer(Generic[S]):
         self._save(checkpoint.LAST)
 
     def save_best(self) -> None:
-        """Write best.pt: these weights, without an optimiser, for `BestWeights`. Every rank may call it."""
-        self._save(checkpoint.BEST, optimizer={}, scaler={}, losses=())
+        """Write best.pt: the weights that are evaluated, and no more, for `BestWeights`. Every rank may call it."""
+        weights = self.state.eval_model.state_dict()
+        self._save(checkpoint.BEST, model=weights, optimizer={}, scaler={}, ema={}, losses=())
 
     def _save(self, name: str, **changes: Any) -> None:
         self._require("set_up")
@@ -267,7 +267,7 @@ class Trainer(Generic[S]):
         assert self.folder is not None, "fit needs one"
         settings = self.settings
         models.export(
-            self.model,
+            self.state.eval_model,
             self.folder / MODEL,
             size=settings.augment.size,
             mean=settings.augment.mean,
