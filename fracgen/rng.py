@@ -13,7 +13,20 @@ import numpy.typing as npt
 
 RULE = 1
 Purpose = Literal[
-    "ifs", "vet", "eps", "masks", "atom", "image", "noise", "moves", "warp", "crop", "contour", "cloud", "view"
+    "ifs",
+    "vet",
+    "eps",
+    "masks",
+    "atom",
+    "image",
+    "noise",
+    "moves",
+    "warp",
+    "crop",
+    "contour",
+    "cloud",
+    "view",
+    "sample",
 ]
 _CODES = {purpose: code for code, purpose in enumerate(get_args(Purpose), start=1)}
 _WORD = 0xFFFFFFFF

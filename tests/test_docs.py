@@ -47,6 +47,7 @@ SMALL = {  # what follows a command's own words, of which the last one counts
     "search": ["--categories=4"],
     "draw": ["--size=64", "--points=2000"],
     "verify": ["--samples=2"],
+    "score": ["--images=16", "--size=16", "--perturbations=4", "--delta=0.05"],
     "bench": ["--images=8", "--repeats=3", "--no-plain"],
     "pretrain": [*SMALL_RUN, *SMALL_MODEL, "run.clean_images=8"],
     "finetune": SMALL_RUN,

@@ -87,6 +87,11 @@ COMMANDS = {
         "Check file and pixel hashes, tar structure, counts, labels and decodability; exit 1 names what is bad.",
         _LOOK,
     ),
+    "score": LazyCommand(
+        "fracgen.cli.score:score",
+        "Judge a set before training on it: dimension, lacunarity, fill, duplicates, how well classes are told apart.",
+        _LOOK,
+    ),
     "preview": LazyCommand(
         "fracgen.cli.tools:preview",
         "Draw a contact sheet: some classes, several images of each, and what makes them differ; or a sweep.",

@@ -1,0 +1,232 @@
+"""`fracgen score`: a set judged before it is trained on."""
+
+import importlib
+import json
+import math
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from fracgen.cli.explore import training_augmenter
+from fracgen.cli.output import Output, output_options, resolve_recipe
+from fracgen.cli.tools import cached
+from fracgen.score import Neighbourhood, Score, ScoreSettings
+from fracgen.score_sample import Comparison, ImageSource
+from fracgen.shards.cache import CacheSettings
+from fracgen.shards.commandline import options_from
+from fracgen.shards.errors import UsageError
+from fracgen.shards.settings import from_plain, parse_yaml, read_text
+from fracgen.shards.urls import is_url
+
+if TYPE_CHECKING:
+    from fracgen.onepfrac import OnePFrac
+
+_RECIPES = (".yaml", ".yml", ".csv", ".json")
+_ROWS = {
+    "fill_rate": ("fill rate, %", 100),
+    "dimension": ("box-counting dimension", 1),
+    "lacunarity": ("lacunarity", 1),
+    "bytes_per_pixel": ("bits a pixel as PNG", 8),
+    "nearest_correlation": ("correlation with the most alike", 1),
+}
+"""Measures of each image as the table shows them: in words, and times what."""
+
+
+@cached
+@options_from(ScoreSettings, into="settings", build=True)
+@output_options("as_json", "workers")
+def score(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of shards, or its URL; a YAML recipe, or a base fractal (CSV or JSON); class folders, tars.",
+        ),
+    ],
+    output: Output,
+    settings: ScoreSettings,
+    cache: CacheSettings,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="<path>",
+            help="YAML of a pre-training, whose augmentation the views get.",
+            show_default="the published one, at 224 pixels",
+            rich_help_panel="Views",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side in pixels at which images are compared.",
+            min=4,
+            max=1024,
+            show_default="that of the augmentation",
+            rich_help_panel="Views",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="<path>", help="PNG of the distributions to write.", rich_help_panel="Output"),
+    ] = None,
+) -> None:
+    """Judge a set before training on it: dimension, lacunarity, fill, duplicates, how well classes are told apart."""
+    from fracgen.cli import report
+    from fracgen.cli.progress import status
+    from fracgen.score import score as judge
+
+    if plot is not None and find_spec("matplotlib") is None:
+        raise UsageError("--plot: needs matplotlib, which is not installed: pip install 'fracgen[train]'")
+    images, recipe = _open(source, output, cache)
+    comparison, note = _comparison(config, size)
+    with status(f"looking at {source}"):
+        result = judge(images, settings, comparison, recipe=recipe, workers=output.workers)
+    if plot is not None:
+        from fracgen.score_figure import draw_score
+
+        report.write_png(plot, draw_score(result))
+    if note:
+        report.warn(note)
+    if output.as_json:
+        print(json.dumps(_plain({**summary(result), "size": comparison.size}), indent=1))
+    else:
+        _print(result, comparison.size)
+
+
+def _open(source: str, output: Output, cache: CacheSettings) -> "tuple[ImageSource, OnePFrac | None]":
+    """The images at a place, and 1p-frac's resolved recipe where they are its."""
+    from fracgen.registry import from_dict, load_source
+    from fracgen.shards.manifest import MANIFEST, PARTIAL
+    from fracgen.shards.reader import open_shards
+
+    path = Path(source)
+    if path.suffix.lower() in _RECIPES and not is_url(source) and path.name != MANIFEST:
+        recipe, _ = resolve_recipe(load_source(path), output)
+        return ImageSource.of(recipe), _of_onepfrac(recipe)
+    if (is_url(source) and "{" not in source) or (path / MANIFEST).exists() or (path / PARTIAL).exists():
+        shards = open_shards(source, cache=cache)
+        small = shards.files.small_files()
+        is_packed = shards.manifest.image.original
+        return ImageSource.of(shards), None if is_packed else _of_onepfrac(from_dict(shards.manifest.recipe, small))
+    try:
+        opening = importlib.import_module("fracgen.train.data.opening")
+        examples = opening.open_examples(source, cache=cache)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fracgen"):
+            raise
+        raise UsageError(f"{source}: no shards of fracgen; to read others: pip install 'fracgen[train]'") from None
+    return ImageSource(examples.labels, lambda numbers: (np.asarray(examples.open(n)) for n in numbers)), None
+
+
+def _of_onepfrac(recipe: Any) -> "OnePFrac | None":
+    return recipe if recipe.NAME == "1p-frac" else None
+
+
+def _comparison(config: Path | None, size: int | None) -> tuple[Comparison, str]:
+    """(how images are compared, what is to be said of it): through training's views where torch is installed."""
+
+    values: Any = parse_yaml(read_text(config), str(config)) if config is not None else {}
+    if not isinstance(values, dict) or not isinstance(augment := values.get("augment") or {}, dict):
+        raise UsageError(f"{config}: no settings of a pre-training, whose `augment` is a mapping")
+    settings = importlib.import_module("fracgen.train.augment.settings")
+    augment = from_plain(settings.Augmentation, {**augment, **({} if size is None else {"size": size})}, "augment.")
+    if (augmenter := training_augmenter()) is None:
+        return Comparison(augment.size), "torch and timm are not installed, so images are compared without augmentation"
+    mix = settings.Mix(prob=0.0)
+    return Comparison(
+        augment.size, lambda images, seed, n: augmenter.views(images, augment, mix, seed=seed, draws=n)
+    ), ""
+
+
+def summary(result: Score) -> dict[str, Any]:
+    """What `--json` prints: distributions of the measures, duplicates, how well classes are told apart."""
+    return {
+        "images": len(result.images),
+        "classes": len(set(result.labels.tolist())),
+        "augmented": result.augmented,
+        "blank": result.blank,
+        "exact_duplicates": result.exact_duplicates,
+        "mislabelled": result.mislabelled,
+        "near_duplicates": result.near_duplicates,
+        "measures": {name: _distribution(values) for name, values in result.measures().items()},
+        "separability": asdict(result.separability) if result.separability else None,
+        "neighbourhood": [asdict(each) for each in result.neighbourhood],
+    }
+
+
+def _distribution(values: Any) -> dict[str, float | int]:
+    """Of the numbers that are none of NaN: how many, mean, standard deviation, least, median, greatest."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return {"images": 0}
+    ends = {"least": float(values.min()), "median": float(np.median(values)), "greatest": float(values.max())}
+    return {"images": len(values), "mean": float(values.mean()), "std": float(values.std()), **ends}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print(result: Score, size: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console, number = Console(), len(result.images)
+    table = Table("", *("mean", "std", "least", "median", "greatest"), title_justify="left", caption_justify="left")
+    table.title = f"{number} images of {len(set(result.labels.tolist()))} classes"
+    for name, values in result.measures().items():
+        label, factor = _ROWS[name]
+        shown = _distribution(values)
+        cells = [shown.get(column) for column in ("mean", "std", "least", "median", "greatest")]
+        table.add_row(label, *("" if cell is None else f"{factor * cell:.3f}" for cell in cells))
+    table.caption = (
+        f"blank {result.blank}; duplicates {result.exact_duplicates} exact, of another class {result.mislabelled}; "
+        f"near {result.near_duplicates}"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console.print(table)
+    print(_in_words(result, size))
+    if result.neighbourhood:
+        console.print(_neighbourhood_table(result.neighbourhood))
+
+
+def _in_words(result: Score, size: int) -> str:
+    """How well classes are told apart, in a line."""
+    if (told := result.separability) is None:
+        return "one class: nothing to tell apart"
+    views = "augmented views" if result.augmented else "images, without augmentation,"
+    line = f"told apart: {100 * told.accuracy:.1f} % ± {100 * told.error:.1f} of {views} at {size} pixels have their "
+    line += f"nearest neighbour in their class (chance {100 * told.chance:.1f} %)"
+    if told.across_images is not None:
+        line += f", {100 * told.across_images:.1f} % among views of other images"
+    return f"{line}; AUC {told.auc:.3f}"
+
+
+def _neighbourhood_table(neighbourhood: tuple[Neighbourhood, ...]) -> Any:
+    from rich.table import Table
+
+    names = ("Delta", "views, %", "AUC", "shapes, %", "AUC", "fill rate, %", "kept, %")
+    table = Table(*names, title="perturbations of the base, told apart", title_justify="left")
+    for each in neighbourhood:
+        if each.views is None or each.fill_rate is None or each.acceptance is None:
+            table.add_row(f"{each.delta:g}", *[""] * 5, "0")
+            continue
+        cells = [f"{100 * each.views.accuracy:.1f} ± {100 * each.views.error:.1f}", f"{each.views.auc:.3f}"]
+        shapes = each.shapes
+        cells += (
+            [f"{100 * shapes.accuracy:.1f} ± {100 * shapes.error:.1f}", f"{shapes.auc:.3f}"] if shapes else [""] * 2
+        )
+        table.add_row(f"{each.delta:g}", *cells, f"{100 * each.fill_rate:.1f}", f"{100 * each.acceptance:.1f}")
+    for column in table.columns:
+        column.justify = "right"
+    return table
