@@ -149,6 +149,11 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
     (r"hf auth login", "the net", nothing),
     (r"fracgen publish", "the net: tests/test_publish.py has a stand-in of the Hub", read_ours),
     (r"fracgen .* '?(s3|hf|https)://", "a server: tests/test_remote.py has one on loopback", read_ours),
+    (
+        r"fracgen .*--checkpoint (timm:|\S+_80000ep\.pth)",
+        "the net, and others' files: tests/test_published.py has stand-ins",
+        read_ours,
+    ),
     (r"fracgen compare", "processes of its own: tests/test_compare.py", read_ours),
     (r"fracgen study .*--published", "the net: what it would start is read where the small one is", read_ours),
 ]

@@ -226,12 +226,15 @@ def finetune(
         best.update(values[metric])
         return {f"{chosen_on}_{name}": round(value, 6) for name, value in values.items()}
 
+    if ranks.first and (warning := init.normalisation_warning(augment.mean, augment.std)):
+        cli.say({"warning": warning})
     trainer.describe(
         {
             "data": splits.description,
             **splits.cache_notes,
             "loader": loader.reason,
             "init": f"{init.name}: {loaded.description}",
+            **({"weights": init.origin} if init.origin else {}),
             "seed": str(seed),
         }
     )

@@ -126,6 +126,9 @@ def probe(settings: ProbeSettings, out: Path) -> dict[str, Any]:
             "net": "; ".join(map(str, backbones)),
         }
     )
+    for backbone in backbones:
+        if backbone.origin:
+            console.say({"weights": f"{backbone.name}: {backbone.origin}"})
 
     # their features
     opened = time.perf_counter()

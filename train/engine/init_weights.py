@@ -1,35 +1,33 @@
 """Initial weights: of a run of ours, any timm folder or a published checkpoint; or from scratch."""
 
-import argparse
 import hashlib
-import math
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
-from safetensors.torch import load_file
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import ONLY_LOCAL, read_json
+from fracgen.shards.settings import nearest
 from fracgen.shards.urls import is_url
 from fracgen.train.engine import checkpoint
 from fracgen.train.engine import model as models
-from fracgen.train.engine.settings import DEFAULT_MODEL, Model
+from fracgen.train.engine.model import Stats
+from fracgen.train.engine.published import format_stats, identify, read_stats
+from fracgen.train.engine.settings import DEFAULT_MODEL, TIMM, Model
+from fracgen.train.engine.weight_files import ENTRIES, read_weights, shorten
 
 SCRATCH = "none"
 """The value of --checkpoint that stands for no checkpoint."""
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_ENTRIES = ("model", "state_dict")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
-"""What DDP, MPI trainers and torch.compile put before every key."""
-_SHOWN = 4
-
-Stats = tuple[float, float, float]
+_SAME = 5e-3
+"""Means and standard deviations that differ by less are the same: 0.485 and 0.49."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,8 @@ class InitWeights:
     """Weights and the architecture that they belong to; from scratch, weights is None.
 
     name: for the screen. model: name and options of the architecture. size (in pixels), mean and std (of levels in
-    [0, 1]), num_classes: those that it was trained with, None where the file does not say.
+    [0, 1]), num_classes: those that it was trained with, None where nothing tells them. origin: what the checkpoint
+    tells of itself, and how that is known, for the screen.
     """
 
     name: str
@@ -47,6 +46,20 @@ class InitWeights:
     mean: Stats | None = None
     std: Stats | None = None
     num_classes: int | None = None
+    origin: str = ""
+
+    def normalisation_warning(self, mean: Stats, std: Stats) -> str:
+        """One line where images are about to be normalised by other numbers than in pre-training; else nothing."""
+        if self.mean is None or self.std is None:
+            return ""
+        pairs = zip((*self.mean, *self.std), (*mean, *std), strict=True)
+        if all(abs(trained - given) < _SAME for trained, given in pairs):
+            return ""
+        return (
+            f"{self.name} was trained with {format_stats(self.mean, self.std)}, and is fine-tuned with "
+            f"{format_stats(mean, std)}; 'augment.mean={list(self.mean)}' 'augment.std={list(self.std)}' keep the "
+            "checkpoint's"
+        )
 
     def fingerprint(self) -> str:
         """sha256 (hex) of the weights, by key; of nothing where there are none."""
@@ -78,7 +91,7 @@ class Loaded:
         """One line for the screen."""
         if self.fresh:
             return "all weights new"
-        resized = f" ({_shorten(self.resized)} resized)" if self.resized else ""
+        resized = f" ({shorten(self.resized)} resized)" if self.resized else ""
         if self.kept_head:
             return f"all weights loaded, head kept{resized}"
         return f"head: new ({self.num_classes} classes), all other weights loaded{resized}"
@@ -88,8 +101,9 @@ def load_init(source: str, settings: Model) -> InitWeights:
     """The initial weights that `source` names.
 
     source: "none", from scratch; the folder of a run (its model/ is taken); a timm folder, of config.json and weights;
-    or a file .pth, .pt or .safetensors of a state dict, whose architecture is what the settings say. A file of several
-    entries gives its "model" or "state_dict", or the only one that is a state dict; FILE:ENTRY is another of them.
+    "timm:NAME", weights that timm downloads, or has in the Hugging Face Hub's cache; or a file .pth, .pt, .tar or
+    .safetensors of a state dict. A file of several entries gives its "model" or "state_dict", or the only one that is a
+    state dict; FILE:ENTRY is another of them. What the file tells of its model, mean and std is `published.py`'s.
     settings: name "" is the checkpoint's own model, or vit_tiny_patch16_224 where it does not say.
     Raises UsageError where nothing usable is there, or of another model than the settings say, and for an init other
     than "default" with a checkpoint.
@@ -106,14 +120,37 @@ def load_init(source: str, settings: Model) -> InitWeights:
     path = Path(source)
     if path.is_dir():
         return _load_folder(path, settings)
+    if source.startswith(TIMM) and not path.is_file():
+        return _load_timm(source, settings)
     entry = ""
     if not path.is_file() and ":" in source:
         before, _, entry = source.rpartition(":")
         path = Path(before)
     if not path.is_file():
         raise UsageError(f"--checkpoint {source}: no such file or folder; 'none' starts from scratch")
-    weights, entry = _read(path, entry)
-    return InitWeights(name=f"{path}:{entry}" if entry not in ("", *_ENTRIES) else source, model=model, weights=weights)
+    file = read_weights(path, entry)
+    origin = identify(file)
+    model = replace(settings, name=settings.name or origin.model or DEFAULT_MODEL)
+    by = f"{origin.model} by {origin.model_source}" if origin.model and not settings.name else ""
+    return InitWeights(
+        name=f"{path}:{file.entry}" if file.entry not in ("", *ENTRIES) else source,
+        model=model,
+        weights=file.weights,
+        size=origin.size,
+        mean=origin.mean,
+        std=origin.std,
+        num_classes=origin.num_classes,
+        origin=_origin(file.description, by, origin.num_classes, origin.mean, origin.std, source=origin.stats_source),
+    )
+
+
+def _origin(
+    where: str, model: str, num_classes: int | None, mean: Stats | None, std: Stats | None, *, source: str = ""
+) -> str:
+    """What a checkpoint tells of itself, in a line. source: how mean and std are known."""
+    head = f"head of {num_classes:,} classes" if num_classes else ""
+    stats = f"{format_stats(mean, std)} ({source})" if source else format_stats(mean, std)
+    return "; ".join(filter(None, (where, model, head, stats)))
 
 
 def _load_folder(path: Path, settings: Model) -> InitWeights:
@@ -128,7 +165,7 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
         config = read_json(folder / "config.json")
         name, trained = config["architecture"], config.get("pretrained_cfg", {})
         options = {key: value for key, value in config.get("model_args", {}).items() if key not in _FROM_DATA}
-        mean, std = _read_stats(trained.get("mean")), _read_stats(trained.get("std"))
+        mean, std = read_stats(trained.get("mean")), read_stats(trained.get("std"))
         size, num_classes = trained.get("input_size", [3, None])[1], int(config["num_classes"])
         if type(name) is not str or type(size) not in (int, type(None)) or (size is not None and size < 1):
             raise ValueError(f"architecture {name!r}, images of size {size!r}")
@@ -145,94 +182,57 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
     return InitWeights(
         name=str(path),
         model=replace(settings, name=name, options=options),
-        weights=_read(files[0])[0],
+        weights=read_weights(files[0]).weights,
         size=size,
         mean=mean,
         std=std,
         num_classes=num_classes,
+        origin=_origin("", name, num_classes, mean, std),
     )
 
 
 _FROM_DATA = ("img_size", "num_classes", "in_chans", "drop_path_rate", "pretrained", "pretrained_cfg")
 
 
-def _read_stats(values: Any) -> Stats | None:
-    """Mean or standard deviation of three channels, None where a file does not say. Raises ValueError, TypeError."""
-    if not values:
-        return None
-    red, green, blue = (float(value) for value in values)
-    if not all(map(math.isfinite, (red, green, blue))):
-        raise ValueError(f"mean or std {values}")
-    return red, green, blue
-
-
-_NOT_WEIGHTS = {
-    b"version https://git-lfs": "a pointer of git-LFS, not the file that it stands for; get that by `git lfs pull`",
-    b"<!doctype html": "a web page, saved in the place of the file; download it again",
-    b"<html": "a web page, saved in the place of the file; download it again",
-}
-"""By the bytes with which a file begins, in lower case."""
-_REFUSED = re.compile(r"(?:GLOBAL |Unsupported class |attempting to (?:build|reduce) .*?type )([\w.]+)")
-"""A class that torch does not load, in its message."""
-
-
-def _read(path: Path, entry: str = "") -> tuple[dict[str, Tensor], str]:
-    """(a state dict without what wrappers put before its keys, the entry of the file that it was).
-
-    entry: to take; "" for the one that is obvious. Raises UsageError where there is none, with the entries there are.
-    """
+def _load_timm(source: str, settings: Model) -> InitWeights:
+    """Weights that timm knows by a name, as in timm:vit_tiny_patch16_224.augreg_in21k: cached, or downloaded."""
+    name = source.removeprefix(TIMM)
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        hint = nearest(architecture, timm.list_models())
+        raise UsageError(f"--checkpoint {source}: timm {timm.__version__} has no model {architecture!r}{hint}")
+    tags = timm.list_pretrained(f"{architecture}.*")
+    if not tags or name not in (architecture, *tags):
+        others = f"; give one of {shorten([f'{TIMM}{tag}' for tag in tags])}" if tags else ""
+        raise UsageError(f"--checkpoint {source}: timm {timm.__version__} has no such weights{others}")
+    if settings.name not in ("", architecture):
+        raise UsageError(f"--model {settings.name}: {source} is {architecture}; leave --model out")
+    if settings.options:
+        raise UsageError(f"model.options: {source} is as timm makes it; leave out {', '.join(settings.options)}")
+    config: Any = timm.models.get_pretrained_cfg(name)
+    cached = try_to_load_from_cache(config.hf_hub_id or "none", _WEIGHTS[0])
+    overlay = {"file": cached, "custom_load": False} if isinstance(cached, str) else None  # without a look at the net
     try:
-        with path.open("rb") as file:
-            begins = file.read(64).lstrip().lower()
-        if reason := next((reason for start, reason in _NOT_WEIGHTS.items() if begins.startswith(start)), None):
-            raise UsageError(f"--checkpoint {path}: {reason}")
-        if path.suffix == ".safetensors":
-            return load_file(path), ""
-        with torch.serialization.safe_globals([argparse.Namespace]):  # published files hold their arguments, too
-            values = torch.load(path, map_location="cpu", weights_only=True)
-    except (UsageError, MemoryError):
-        raise
-    except Exception as error:  # of pickle, zipfile, torch or safetensors, for bytes that may be anything
-        if refused := _REFUSED.search(str(error)):
-            raise UsageError(
-                f"--checkpoint {path}: holds a {refused[1]}, which is not loaded, as that can run any code; save the "
-                "weights alone, by torch.save(model.state_dict(), FILE), where the file is trusted"
-            ) from error
+        network: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # of the Hub's client, of the net, of files in the cache: each has errors of its own
+        if isinstance(error, MemoryError):
+            raise
         raise UsageError(
-            f"--checkpoint {path}: no weights that torch or safetensors can read ({checkpoint.first_line(error)})"
+            f"--checkpoint {source}: cannot be had from the Hub or its cache "
+            f"({type(error).__name__}: {checkpoint.first_line(error)}); on a machine with a net, "
+            f"`hf download timm/{tags[0] if name == architecture else name} --local-dir FOLDER`, and give --checkpoint "
+            "FOLDER here"
         ) from error
-    values, entry = _choose_entry(values, entry, path)
-    weights = {str(key): value for key, value in values.items()}
-    if any(key.removeprefix("module.").startswith("backbone.") for key in weights):  # beside it, heads of pre-training
-        weights = {key: value for key, value in weights.items() if not key.removeprefix("module.").startswith("head.")}
-    while prefix := next((each for each in _PREFIXES if all(key.startswith(each) for key in weights)), None):
-        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return weights, entry
-
-
-def _choose_entry(values: Any, entry: str, path: Path) -> tuple[Mapping[Any, Tensor], str]:
-    """(the state dict to take, its entry; "" where it is all of the file)."""
-    entries = {str(name): value for name, value in values.items()} if isinstance(values, Mapping) else {}
-    state_dicts = [name for name, value in entries.items() if _is_state_dict(value)]
-    if entry and entry in state_dicts:
-        return entries[entry], entry
-    if not entry and _is_state_dict(values):
-        return values, ""
-    usual = [name for name in _ENTRIES if name in state_dicts] or state_dicts
-    if not entry and usual and (len(usual) == 1 or usual[0] in _ENTRIES):
-        return entries[usual[0]], usual[0]
-    if state_dicts:
-        none = f" {entry!r}" if entry else ", alone or as " + " or ".join(map(repr, _ENTRIES))
-        names = ", ".join(f"{path}:{name}" for name in state_dicts)
-        raise UsageError(f"--checkpoint {path}: no state dict{none}; give one of {names}")
-    contents = (
-        f"; it holds {_shorten([repr(name) for name in entries])}" if entries else f", but a {type(values).__name__}"
+    return InitWeights(
+        name=source,
+        model=replace(settings, name=architecture),
+        weights=network.state_dict(),
+        size=config.input_size[1],
+        mean=config.mean,
+        std=config.std,
+        num_classes=config.num_classes,
+        origin=_origin("", "", config.num_classes, config.mean, config.std, source="timm's own"),
     )
-    raise UsageError(f"--checkpoint {path}: no state dict, alone or as {' or '.join(map(repr, _ENTRIES))}{contents}")
-
-
-def _is_state_dict(values: Any) -> bool:
-    return isinstance(values, Mapping) and bool(values) and all(isinstance(each, Tensor) for each in values.values())
 
 
 def build(init: InitWeights, *, num_classes: int, size: int, keep_head: bool = False) -> tuple[nn.Module, Loaded]:
@@ -259,7 +259,7 @@ def build(init: InitWeights, *, num_classes: int, size: int, keep_head: bool = F
         "of another shape": [key for key in sorted(set(weights) & set(own)) if weights[key].shape != own[key].shape],
     }
     if any(faults.values()):
-        words = "; ".join(f"{fault} {_shorten(keys)}" for fault, keys in faults.items() if keys)
+        words = "; ".join(f"{fault} {shorten(keys)}" for fault, keys in faults.items() if keys)
         raise UsageError(f"{init.name}: weights of another architecture than {init.model.name}: {words}")
     model.load_state_dict({**own, **weights})
     return model, Loaded(
@@ -294,8 +294,3 @@ def _fit_to_model(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, AssertionError):
         return weights  # of another architecture, whose keys `build` names
     return fitted
-
-
-def _shorten(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more

@@ -15,6 +15,8 @@ Init = Literal["default", "mimetic", "impulse"]
 """What a model begins with where no checkpoint is given: timm's random weights, or a closed form (`closed_form.py`)."""
 CLOSED_FORMS: tuple[Init, ...] = ("mimetic", "impulse")
 DEFAULT_MODEL = "vit_tiny_patch16_224"
+TIMM = "timm:"
+"""What stands before the name of weights that timm knows, in the place of a checkpoint."""
 _TRAINING, _MACHINE = "Training", "Machine"
 """Panels of the help."""
 

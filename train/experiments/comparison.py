@@ -15,8 +15,9 @@ from fracgen.shards.errors import UsageError
 from fracgen.shards.files import ONLY_LOCAL
 from fracgen.shards.settings import nearest
 from fracgen.shards.urls import is_url
+from fracgen.train.cli import say
 from fracgen.train.config import load
-from fracgen.train.engine.settings import CLOSED_FORMS, Log, Model
+from fracgen.train.engine.settings import CLOSED_FORMS, TIMM, Log, Model
 from fracgen.train.experiments.finetuning import Finetuning
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class FinetuneCommand:
 class FinetuneRun:
     """One fine-tuning run. per_class: training images of each class, 0 for the command's own number.
 
-    source: path of the start's weights, "none", or one of CLOSED_FORMS. path: folder of the run.
+    source: the start's weights as a path or timm:NAME, "none", or one of CLOSED_FORMS. path: folder of the run.
     """
 
     start: str
@@ -137,7 +138,7 @@ class Comparison:
         paths = [source for source in self.starts.values() if source not in (SCRATCH, *CLOSED_FORMS)]
         if not paths:
             raise UsageError("--model: give the architecture; no start has weights, and the recipe names no model")
-        model = load_init(min(paths, key=lambda path: not Path(path).is_dir()), settings.model).model
+        model = load_init(min(paths, key=lambda path: not _names_its_model(path)), settings.model).model
         return Model(name=model.name, options=model.options)
 
     def argv(self, run: FinetuneRun) -> list[str]:
@@ -162,7 +163,12 @@ class Comparison:
         return values | ({"model.options": dict(model.options)} if model and model.options else {})
 
     def _model_of(self, run: FinetuneRun) -> Model | None:
-        return None if Path(run.source).is_dir() and run.source not in CLOSED_FORMS else self.model
+        return None if _names_its_model(run.source) else self.model
+
+
+def _names_its_model(source: str) -> bool:
+    """Whether a start is of an architecture of its own: a folder of weights, or weights that timm knows by name."""
+    return source not in CLOSED_FORMS and (source.startswith(TIMM) or Path(source).is_dir())
 
 
 def log_overrides(log: Log, group: str) -> tuple[str, ...]:
@@ -211,6 +217,8 @@ def plan_comparison(
         settings = comparison.settings(run)
         init = load_init(settings.checkpoint, settings.model)
         build(init, num_classes=num_classes, size=settings.augment.size, keep_head=settings.keep_head)
+        if warning := init.normalisation_warning(settings.augment.mean, settings.augment.std):
+            say({"warning": warning})
     return comparison
 
 

@@ -27,7 +27,7 @@ class Finetuning:
     checkpoint: Annotated[
         str,
         Setting(
-            "Pre-trained weights: a run's folder, a timm folder, or a .pth file; none: train from scratch.",
+            "Pre-trained weights: a run's folder, a timm folder, timm:NAME, or a .pth file; none: train from scratch.",
             panel="Data",
             identity=False,
         ),

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from fracgen.shards.errors import UsageError
 from fracgen.train.engine.init_weights import InitWeights, build, load_init
-from fracgen.train.engine.settings import Model
+from fracgen.train.engine.published import default_stats, format_stats
+from fracgen.train.engine.settings import TIMM, Model
 from fracgen.train.probing.settings import Feature, ProbeSettings
 from fracgen.train.seeding import key
 
 RANDOM_INIT = "random init"
 _SIZE, _MEAN_STD = 224, (0.5, 0.5, 0.5)
-"""Of checkpoints that do not say."""
+"""Of checkpoints that do not say; mean and std only where timm has none for the architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Backbone:
 
     architecture: name and options of the timm model. size: of its images, in pixels. mean, std: of levels in [0, 1].
     feature: what a block's feature is. blocks: names of the blocks. random: whether no weight comes from a checkpoint.
+    origin: what the checkpoint tells of itself, for the screen.
     """
 
     name: str
@@ -38,9 +40,11 @@ class Backbone:
     blocks: Sequence[str] = ()
     architecture: Model = field(default_factory=Model)
     random: bool = False
+    origin: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}: {len(self.blocks)} blocks, {self.feature}, {self.size} px"
+        stats = format_stats(self.mean, self.std)
+        return f"{self.name}: {len(self.blocks)} blocks, {self.feature}, {self.size} px, {stats}"
 
     def describe(self) -> dict[str, Any]:
         """The backbone's entry in probe.json, without the accuracies."""
@@ -86,10 +90,12 @@ def _random_inits(inits: Sequence[InitWeights]) -> list[InitWeights]:
 
 
 def parse_checkpoint(word: str) -> tuple[str, str]:
-    """(name, path) of a word [NAME=]PATH; without a name, that of the run, the folder or the file."""
+    """(name, path) of a word [NAME=]PATH; without a name, that of the run, the folder, the file or timm's weights."""
     name, equals, path = word.partition("=")
     if equals and name and "/" not in name and not Path(word).exists():
         return name, path
+    if word.startswith(TIMM):
+        return word.removeprefix(TIMM), word
     parts = [part for part in Path(word).absolute().parts if part != "model"]
     return Path(parts[-1]).stem if Path(word).is_file() else parts[-1], word
 
@@ -99,16 +105,18 @@ def _load(init: InitWeights, settings: ProbeSettings, device: torch.device) -> B
     size = settings.size or init.size or _SIZE
     torch.manual_seed(key(settings.seed, "init"))
     network, _ = build(init, num_classes=0, size=size)
+    mean, std = default_stats(init.model.name) or (_MEAN_STD, _MEAN_STD)
     backbone = Backbone(
         name=init.name,
         network=network.to(device).eval().requires_grad_(False),
         device=device,
         size=size,
-        mean=init.mean or _MEAN_STD,
-        std=init.std or _MEAN_STD,
+        mean=init.mean or mean,
+        std=init.std or std,
         feature=resolve_feature(network, settings.feature, init.name),
         architecture=init.model,
         random=init.weights is None,
+        origin=init.origin if init.weights is not None else "",
     )
     return replace(backbone, blocks=block_names(backbone))
 

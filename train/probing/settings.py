@@ -22,7 +22,7 @@ class ProbeSettings:
     checkpoints: Annotated[
         tuple[str, ...],
         Setting(
-            "[NAME=]PATH of a run, a timm folder or a file of weights; give more than one to compare them.",
+            "[NAME=]WHERE: a run, a timm folder, timm:NAME or a file of weights; give more than one to compare them.",
             option="--checkpoint",
             panel="Networks",
         ),
