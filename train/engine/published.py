@@ -171,7 +171,7 @@ def _find_size(weights: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> i
     for num_prefix in (1, 0, 2):
         side = round(max(0, positions.shape[1] - num_prefix) ** 0.5)
         if side and side * side == positions.shape[1] - num_prefix:
-            return side * int(patches.shape[-1])
+            return int(side * patches.shape[-1])
     return None
 
 
