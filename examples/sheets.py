@@ -39,14 +39,14 @@ def main(out: Path) -> None:
     """Draw all sheets."""
     heading = "1p-frac, sigma 3.5, seed 0"
     save(contact_sheet(perturbations({}), 136, heading=heading), out / "1p-frac.png")
-    for name in ("fractaldb", "ofdb", "exfractaldb", "visualatom", "rcdb", "noise"):
+    for name in ("fractaldb", "ofdb", "exfractaldb", "visualatom", "rcdb", "multifractal", "noise"):
         recipe, _ = fracgen.load_recipe(HERE / f"{name}.yaml").resolve()
-        save(recipe_sheet(recipe), out / f"{name}.png")
+        save(recipe_sheet(recipe), out / f"{name}.png", num_colours=256 if name == "multifractal" else 64)
 
 
-def save(png: bytes, path: Path) -> None:
+def save(png: bytes, path: Path, *, num_colours: int = 64) -> None:
     """Write a sheet in 64 colours, a third of its bytes: these are kept in git."""
-    Image.open(io.BytesIO(png)).quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(io.BytesIO(png)).quantize(num_colours, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

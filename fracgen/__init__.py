@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fracgen.fractaldb import FractalDB as FractalDB
     from fracgen.ifs import IFS as IFS
     from fracgen.ifs import load_ifs as load_ifs
+    from fracgen.multifractal import MultiFractal as MultiFractal
     from fracgen.noise import Noise as Noise
     from fracgen.onepfrac import OnePFrac as OnePFrac
     from fracgen.perturbed import Perturbed as Perturbed
@@ -46,6 +47,7 @@ _MODULES = {
     "fracgen.exfractaldb": ("ExFractalDB",),
     "fracgen.fractaldb": ("FractalDB", "OFDB"),
     "fracgen.ifs": ("IFS", "load_ifs"),
+    "fracgen.multifractal": ("MultiFractal",),
     "fracgen.noise": ("Noise",),
     "fracgen.onepfrac": ("OnePFrac",),
     "fracgen.perturbed": ("Perturbed",),

@@ -36,3 +36,9 @@ RCDB = """@inproceedings{kataoka2022replacing,
 }"""
 EXFRACTALDB = RCDB
 """The same paper has both."""
+MULTIFRACTAL = """@inproceedings{anderson2022improving,
+  title     = {Improving Fractal Pre-training},
+  author    = {Anderson, Connor and Farrell, Ryan},
+  booktitle = {IEEE/CVF Winter Conference on Applications of Computer Vision (WACV)},
+  year      = {2022}
+}"""

@@ -52,6 +52,7 @@ RECIPES: Mapping[str, type[Recipe]] = _Lazy(
         "visualatom": "fracgen.visualatom:VisualAtom",
         "rcdb": "fracgen.rcdb:RCDB",
         "exfractaldb": "fracgen.exfractaldb:ExFractalDB",
+        "multifractal": "fracgen.multifractal:MultiFractal",
         "perturbed": "fracgen.perturbed:Perturbed",
         "noise": "fracgen.noise:Noise",
         "photo": "fracgen.photo.recipe:Photo",

@@ -70,6 +70,7 @@ def plan(
         group=recipe.group,
         png_bits=png_bits,
         metadata=keep_metadata,
+        multi_label=recipe.multi_label,
     )
 
 

@@ -30,7 +30,9 @@ def differing_samples(shards: ShardFolder, count: int) -> list[str]:
             problems.append(str(error))
             continue
         for sample, again in zip(stored, recipe.render([sample.index for sample in stored]), strict=True):
-            same = sample.label == again.label and np.array_equal(sample.image, again.image)
+            same = (sample.label, sample.labels) == (again.label, again.labels) and np.array_equal(
+                sample.image, again.image
+            )
             if manifest.layout.metadata:
                 same = same and sample.metadata == again.metadata
             if not same:

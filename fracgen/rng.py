@@ -27,6 +27,8 @@ Purpose = Literal[
     "cloud",
     "view",
     "sample",
+    "system",
+    "scene",
 ]
 _CODES = {purpose: code for code, purpose in enumerate(get_args(Purpose), start=1)}
 _WORD = 0xFFFFFFFF

@@ -70,6 +70,7 @@ def card_head(manifest: Manifest, text: CardText) -> dict[str, Any]:
         "license": text.licence or default_licence(text.source),
         "pretty_name": text.title or layout.name,
         "task_categories": ["image-classification"],
+        **({"task_ids": ["multi-label-image-classification"]} if manifest.multi_label else {}),
         "size_categories": [size_category(manifest.num_samples)],
         "tags": [*synthetic, "webdataset", "fracgen"],
         "configs": [
@@ -160,7 +161,10 @@ def _loading(manifest: Manifest) -> str:
     if last:
         tars = f"{layout.name}-{layout.split}-{{000000..{last:06d}}}.tar"
     metadata = "where it came from" if image.original else "what made it"
-    members = ["`<key>.cls` (the label)", *([f"`<key>.json` ({metadata})"] if layout.metadata else [])]
+    label = "the label"
+    if manifest.multi_label:
+        label, metadata = "one of its labels", f"`labels`, all of them; {metadata}"
+    members = [f"`<key>.cls` ({label})", *([f"`<key>.json` ({metadata})"] if layout.metadata else [])]
     batch = 64 if image.one_size else None  # of images of several sizes, torch makes no batches
     return f"""## Loading
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from fracgen.shards.errors import UsageError
 from fracgen.shards.reader import ShardFolder
 
 CLASSES = "classes.tsv"
@@ -16,9 +17,12 @@ _RESERVED = {"con", "prn", "aux", "nul"}
 def export_images(shards: ShardFolder, out: Path) -> int:
     """Write every image to `out`, an empty folder, as the file that it is in its tar; returns how many there are.
 
-    Folders in their order, as text and as numbers, are the labels. Raises DataError where a sample cannot be read.
+    Folders in their order, as text and as numbers, are the labels. Raises DataError where a sample cannot be read,
+    UsageError where images have several labels.
     """
     manifest = shards.manifest
+    if manifest.multi_label:
+        raise UsageError(f"{shards.files}: its images have several labels, a folder a class holds one; give parquet")
     folders = folder_names(manifest.class_names)
     split = out / manifest.layout.split
     for name in folders:

@@ -1,7 +1,8 @@
 """A folder of shards as parquet files that Hugging Face datasets reads, and the Hub shows, without us.
 
 OUT/README.md                                    the card
-OUT/data/train-00000-of-00003.parquet            columns image {bytes, path}, label, key, and metadata if there is any
+OUT/data/train-00000-of-00003.parquet            columns image {bytes, path}, label, key; labels where there
+                                                 are several, and metadata if there is any
 """
 
 import itertools
@@ -13,6 +14,7 @@ from typing import Any
 from fracgen.shards.data_card import CardText, card_head, feature, label_feature, to_yaml_head
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.reader import EncodedSample, ShardFolder
+from fracgen.shards.sample import LABELS
 
 FILE_BYTES = 500 << 20
 """Of a parquet file, about: what the Hub advises."""
@@ -33,7 +35,7 @@ def export_parquet(shards: ShardFolder, out: Path, text: CardText, *, file_bytes
         raise UsageError("pyarrow is not installed: pip install 'fracgen[datasets]'") from None
     manifest = shards.manifest
     first = next(iter(shards.read_encoded_shard(0)))
-    metadata = first.metadata if manifest.layout.metadata else {}
+    metadata = _without_labels(first.metadata, manifest.multi_label) if manifest.layout.metadata else {}
     schema = _schema(shards, metadata)
     (out / "data").mkdir()
     names = []
@@ -47,6 +49,11 @@ def export_parquet(shards: ShardFolder, out: Path, text: CardText, *, file_bytes
         names.append(name)
     (out / "README.md").write_text(_card(shards, text, metadata), "utf-8")
     return names
+
+
+def _without_labels(metadata: Mapping[str, Any], multi_label: bool) -> Mapping[str, Any]:
+    """What a sample's metadata says beside its labels, which have a column of their own where they are several."""
+    return {name: value for name, value in metadata.items() if name != LABELS} if multi_label else metadata
 
 
 def _groups(sizes: Sequence[int], file_bytes: int) -> list[list[int]]:
@@ -76,8 +83,11 @@ def _table(rows: Sequence[EncodedSample], schema: Any, with_metadata: bool, exte
         "label": [row.label for row in rows],
         "key": [row.key for row in rows],
     }
+    multi_label = LABELS in schema.names
+    if multi_label:
+        columns[LABELS] = [row.metadata[LABELS] for row in rows]
     if with_metadata:
-        columns["metadata"] = [row.metadata for row in rows]
+        columns["metadata"] = [_without_labels(row.metadata, multi_label) for row in rows]
     try:
         return pa.Table.from_pydict(columns, schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -91,6 +101,8 @@ def _features(shards: ShardFolder, metadata: Mapping[str, Any]) -> list[dict[str
         {"name": "label", "dtype": label_feature(shards.manifest)},
         {"name": "key", "dtype": "string"},
     ]
+    if shards.multi_label:
+        columns.append({"name": LABELS, "sequence": label_feature(shards.manifest)})
     return [*columns, {"name": "metadata", **feature(metadata)}] if metadata else columns
 
 
@@ -109,6 +121,9 @@ def _schema(shards: ShardFolder, metadata: Mapping[str, Any]) -> Any:
         ("label", pa.int64()),
         ("key", pa.string()),
     ]
+    if shards.multi_label:
+        features[LABELS] = {"feature": features["label"], "_type": "List"}
+        columns.append((LABELS, pa.list_(pa.int64())))
     if metadata:
         features["metadata"] = _hf_type(feature(metadata))
         columns.append(("metadata", _arrow_type(feature(metadata))))

@@ -28,6 +28,7 @@ class Layout:
 
     Groups of `group` consecutive indices are permuted over the shards, and the samples within each shard, both by
     `seed`. Shards differ by at most one group, and none is empty. split: as readers call the set, in the tars' names.
+    multi_label: whether images have several labels, which stand in the metadata.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Layout:
     png_bits: int = 8
     metadata: bool = True
     split: str = "train"
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be laid out."""
@@ -55,6 +57,8 @@ class Layout:
             )
         if self.png_bits not in (1, 8):
             raise UsageError(f"--png-bits {self.png_bits}: give 1 or 8")
+        if self.multi_label and not self.metadata:
+            raise UsageError("--no-metadata: labels of several classes stand in it; leave it out")
 
     @property
     def num_groups(self) -> int:
@@ -94,8 +98,8 @@ class Layout:
         return indices if self.group == 1 else np.sort(indices)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-able; the split where it is not "train"."""
-        return as_dict(self, ("split",))
+        """All fields, JSON-able; the split where it is not "train", and whether there are several labels."""
+        return as_dict(self, ("split", "multi_label"))
 
 
 @dataclass(frozen=True)

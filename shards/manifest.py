@@ -4,7 +4,7 @@ import hashlib
 import json
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,11 @@ class Manifest:
     def num_classes(self) -> int:
         """Number of labels."""
         return len(self.class_names)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image has several labels: `labels` in its metadata, of which one stands in its `.cls`."""
+        return self.layout.multi_label
 
     @property
     def num_bytes(self) -> int:
@@ -267,18 +272,20 @@ def hash_json(values: Mapping[str, Any]) -> str:
 class PixelHash:
     """sha256 over the digests of samples, in their order.
 
-    A sample's digest is sha256 over its label, dimensions and shape as little-endian int64, and its raw pixels, row by
-    row: so that samples may be made in one order and hashed in another. Of a file as it was found, it is sha256 over
-    its label and length as little-endian int64, and its bytes: decoders of JPEG differ in the last bit.
+    A sample's digest is sha256 over its label, dimensions and shape as little-endian int64, all labels of one with
+    several likewise, and its raw pixels, row by row: so that samples may be made in one order and hashed in another. Of
+    a file as it was found, it is sha256 over its label and length as little-endian int64, and its bytes: decoders of
+    JPEG differ in the last bit.
     """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     @staticmethod
-    def digest(image: Image, label: int) -> bytes:
-        """The digest of one sample."""
-        digest = hashlib.sha256(struct.pack(f"<{2 + image.ndim}q", label, image.ndim, *image.shape))
+    def digest(image: Image, label: int, labels: Sequence[int] = ()) -> bytes:
+        """The digest of one sample. labels: all of one that has several."""
+        numbers = label, image.ndim, *image.shape, *labels
+        digest = hashlib.sha256(struct.pack(f"<{len(numbers)}q", *numbers))
         digest.update(np.ascontiguousarray(image).data)
         return digest.digest()
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import reprlib
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from fracgen.shards.folder_files import FolderFiles, open_folder
 from fracgen.shards.images import decode_picture, open_picture
 from fracgen.shards.manifest import ImageFormat, Manifest
 from fracgen.shards.png import decode_png
-from fracgen.shards.sample import Sample
+from fracgen.shards.sample import LABELS, Sample
 from fracgen.shards.sequence import Numbers, SampleSequence, SampleView, position
 from fracgen.shards.tar import TarIndex, TarSeries
 from fracgen.shards.tar_members import read_members
@@ -115,6 +116,11 @@ class ShardFolder(SampleSequence):
         """One name a label."""
         return self.manifest.class_names
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a sample has several labels: `Sample.labels`, of which `labels` has one."""
+        return self.manifest.multi_label
+
     def by_index(self) -> SampleView:
         """The same samples in the order of their `index`: number i is what the recipe renders as number i.
 
@@ -132,7 +138,7 @@ class ShardFolder(SampleSequence):
 
     def _decode(self, raw: EncodedSample, name: str) -> Sample:
         try:
-            return decode_sample(raw, self.manifest.image, self.manifest.layout.png_bits)
+            return decode_sample(raw, self.manifest)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
 
@@ -236,17 +242,36 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"its metadata holds {constant}")
 
 
-def decode_sample(raw: EncodedSample, image_format: ImageFormat, bits: int = 8) -> Sample:
+def read_labels(raw: EncodedSample, num_classes: int) -> tuple[int, ...]:
+    """All labels of an image that has several.
+
+    Raises DataError where they do not ascend, are out of range, or the one of its `.cls` is not among them.
+    """
+    labels = raw.metadata.get(LABELS)
+    if not isinstance(labels, list) or not labels or not all(type(label) is int for label in labels):
+        raise DataError(f"{LABELS} {reprlib.repr(labels)}: must be a list of the numbers of classes")
+    if labels != sorted(set(labels)) or not 0 <= labels[0] <= labels[-1] < num_classes:
+        raise DataError(f"{LABELS} {reprlib.repr(labels)}: must ascend, each 0 to {num_classes - 1}")
+    if raw.label not in labels:
+        raise DataError(f"label {raw.label}: not among its {LABELS}, {reprlib.repr(labels)}")
+    return tuple(labels)
+
+
+def decode_sample(raw: EncodedSample, manifest: Manifest) -> Sample:
     """Decode a sample that fracgen's writer wrote, whose key is its index.
 
-    Raises DataError where it is no image, or another one than the format says.
+    Raises DataError where it is no image, or another one than the manifest says, or lacks its labels.
     """
+    image_format, metadata, labels = manifest.image, raw.metadata, tuple[int, ...]()
     try:
+        if manifest.multi_label:
+            labels = read_labels(raw, manifest.num_classes)
+            metadata = {name: value for name, value in metadata.items() if name != LABELS}
         if image_format.original:
             image = np.asarray(decode_picture(raw.image_bytes).convert(image_format.mode))
             _check_size(image.shape, image_format)
         else:
-            image = decode_png(raw.image_bytes, bits, shape=image_format.shape)
-        return Sample(image=image, index=int(raw.key), label=raw.label, metadata=raw.metadata)
+            image = decode_png(raw.image_bytes, manifest.layout.png_bits, shape=image_format.shape)
+        return Sample(image=image, index=int(raw.key), label=raw.label, labels=labels, metadata=metadata)
     except (DataError, ValueError) as error:
         raise DataError(f"sample {raw.key}: {error}") from error

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+LABELS = "labels"
+"""In the metadata of a shard's sample: all labels of an image that has several."""
 Image = npt.NDArray[np.uint8]
 """uint8, (H, W) gray or (H, W, 3) RGB."""
 
@@ -18,6 +20,7 @@ class Sample:
     image: uint8, (H, W) gray or (H, W, 3) RGB.
     index: position in the data set, from 0; the shard's key is made from it.
     label: class number, from 0.
+    labels: of an image of several classes all of them, ascending, `label` among them; else empty.
     metadata: JSON-able, one fixed schema per recipe, no nulls; floats are always floats.
     rejected: draws thrown away before this one, counted by reason.
     counts: what else a manifest should add up, by name (orbits that were trimmed, say).
@@ -26,6 +29,7 @@ class Sample:
     image: Image
     index: int
     label: int
+    labels: tuple[int, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -40,6 +40,11 @@ class SampleSequence(ABC):
     def class_names(self) -> tuple[str, ...]:
         """One name a label."""
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a sample has several labels: `Sample.labels`, of which `labels` has one."""
+        return False
+
     def redrawn(self, number: int) -> "SampleSequence":
         """The same samples in pass `number`, from 0, each with random patch masks of that pass's own.
 
@@ -102,6 +107,11 @@ class SampleView(SampleSequence):
     def class_names(self) -> tuple[str, ...]:
         """One name a label: of all labels of the source, whether they are in this view or not."""
         return self.source.class_names
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a sample has several labels."""
+        return self.source.multi_label
 
     def redrawn(self, number: int) -> "SampleView":
         """These samples in pass `number`: see `SampleSequence.redrawn`."""

@@ -117,8 +117,8 @@ def _digest(raw: EncodedSample, manifest: Manifest) -> bytes:
     if manifest.image.original:
         check_original(raw, manifest.image)
         return PixelHash.digest_file(raw.image_bytes, raw.label)
-    sample = decode_sample(raw, manifest.image, manifest.layout.png_bits)
-    return PixelHash.digest(sample.image, sample.label)
+    sample = decode_sample(raw, manifest)
+    return PixelHash.digest(sample.image, sample.label, sample.labels)
 
 
 def _verify_small_files(files: FolderFiles) -> list[str]:

@@ -11,7 +11,7 @@ from fracgen.shards.errors import DataError
 from fracgen.shards.layout import Layout
 from fracgen.shards.manifest import PixelHash, ShardRecord, to_json
 from fracgen.shards.png import encode_png
-from fracgen.shards.sample import FileSample, Sample, SkippedFile
+from fracgen.shards.sample import LABELS, FileSample, Sample, SkippedFile
 from fracgen.shards.tar_members import TAR_END, encode_member
 
 Entry = Sample | FileSample | SkippedFile
@@ -120,14 +120,15 @@ def merge_sizes(sizes: Iterable[Sequence[int]]) -> list[int]:
 def _digest(sample: Sample | FileSample) -> bytes:
     if isinstance(sample, FileSample):
         return PixelHash.digest_file(sample.data, sample.label)
-    return PixelHash.digest(sample.image, sample.label)
+    return PixelHash.digest(sample.image, sample.label, sample.labels)
 
 
 def encode_members(sample: Sample | FileSample, layout: Layout) -> Iterable[tuple[str, bytes]]:
     """(extension, bytes) of the members of one sample, in the order of the tar."""
     yield "cls", str(sample.label).encode()
     if layout.metadata:
-        yield "json", to_json(sample.metadata).encode()
+        labels = {LABELS: list(sample.labels)} if layout.multi_label and isinstance(sample, Sample) else {}
+        yield "json", to_json({**labels, **sample.metadata}).encode()
     if isinstance(sample, FileSample):
         yield sample.extension, sample.data
     else:

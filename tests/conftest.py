@@ -23,6 +23,7 @@ from fracgen.categories import Categories
 from fracgen.exfractaldb import ExFractalDB
 from fracgen.fractaldb import OFDB, FractalDB
 from fracgen.ifs import IFS, sample_maps
+from fracgen.multifractal import MultiFractal
 from fracgen.noise import Noise
 from fracgen.onepfrac import OnePFrac
 from fracgen.perturbed import Perturbed
@@ -164,6 +165,8 @@ def small_recipes() -> dict[str, Recipe]:
         "rcdb": RCDB(classes=4, instances=3, size=48),
         "rcdb, published": RCDB(classes=4, instances=3, size=48, stream="published", processes=2),
         "exfractaldb": ExFractalDB(categories=2, systems=SpatialCategories(spatial_systems(2)), size=32, points=500),
+        "multifractal": MultiFractal(classes=4, instances=3, size=40, points=500),
+        "multifractal, single": MultiFractal(classes=4, instances=3, size=40, points=500, composition="single"),
         "perturbed": Perturbed(classes=7, size=40, base=4),
         "noise": Noise(classes=7, size=40, points=500),
         "noise, pixels": Noise(classes=7, size=40, kind="pixel-uniform"),

@@ -94,6 +94,12 @@ def test_a_folder_is_its_own_recipe(fracgen, tmp_path, name):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_without_metadata_and_with_other_options(fracgen, tmp_path, name):
     words = ["baseline", name, *COMMANDS[name], "--shards", 2, "--workers", 1]
+    if name == "multifractal":
+        code, out, err = fracgen(*words, "--no-metadata", "--out", "set")
+        assert (code, out) == (2, "") and err.endswith(
+            "--no-metadata: labels of several classes stand in it; leave it out\n"
+        )
+        words += ["--composition", "single"]
     assert fracgen(*words, "--no-metadata", "--out", "set")[0] == 0
     assert fracgen(*words, "--out", "more")[0] == 0
     bare, full = load_manifest(tmp_path / "set"), load_manifest(tmp_path / "more")

@@ -40,6 +40,7 @@ SMALL = {  # what follows a command's own words, of which the last one counts
     "render": SMALL_RECIPE,
     "baseline fractaldb": ["--categories=2", "--instances=1", "--size=32", "--points=2000"],
     "baseline ofdb": ["--categories=16", "--size=32", "--points=2000"],
+    "baseline multifractal": ["--classes=10", "--instances=2", "--size=64", "--points=2000"],
     "baseline rcdb": ["--classes=10", "--instances=2", "--size=64"],
     "baseline exfractaldb": ["--categories=1", "--size=32", "--points=2000", "--weights=first"],
     "perturb": ["--classes=4", "--size=256"],

@@ -57,7 +57,13 @@ def test_transforms_names_and_dicts(recipe):
 @pytest.mark.parametrize("name", small_recipes())
 def test_targets_are_the_labels(name):
     dataset = TorchDataset(small_recipes()[name], lambda image: 0)
-    assert dataset.targets == [label for _, label in dataset] and max(dataset.targets) == len(dataset.classes) - 1
+    assert max(dataset.targets) == len(dataset.classes) - 1
+    if not small_recipes()[name].multi_label:
+        assert dataset.targets == [label for _, label in dataset]
+        return
+    for number, (_, multi_hot) in enumerate(dataset):
+        assert multi_hot.dtype == torch.float32 and multi_hot.shape == (len(dataset.classes),)
+        assert tuple(multi_hot.nonzero().flatten().tolist()) == small_recipes()[name][number].labels
 
 
 def test_what_is_refused(recipe, folder):

@@ -30,12 +30,16 @@ BASELINES = {
         "fracgen.cli.baselines:exfractaldb",
         "Render ExFractalDB, MV-FractalDB or 3D-OFDB: fractals of space from 12 sides; 1000 x 1740 images by default.",
     ),
+    "multifractal": LazyCommand(
+        "fracgen.cli.baselines:multifractal",
+        "Render coloured fractals, several to an image with several labels, or one; 1000 x 1000 images by default.",
+    ),
     "noise": LazyCommand(
         "fracgen.cli.baselines:noise",
         "Render noise, the structure-free controls: one image a class. The numbers are ours: none were published.",
     ),
 }
-_BASELINE = "Render what 1p-frac is compared with: FractalDB, OFDB, ExFractalDB, VisualAtom, RCDB, noise."
+_BASELINE = "Render what 1p-frac is compared with: FractalDB, OFDB, ExFractalDB, VisualAtom, RCDB, MultiFractal, noise."
 baseline = lazy_group(BASELINES, _BASELINE)
 
 _RENDER, _LOOK, _SHARE, _TRAIN = "Data sets", "Look and check", "Share", "Training, with the extra fracgen[train]"

@@ -9,6 +9,7 @@ from fracgen.categories import CategorySet
 from fracgen.cli.output import Output, recipe_options, render_recipe
 from fracgen.exfractaldb import ExFractalDB
 from fracgen.fractaldb import OFDB, FractalDB
+from fracgen.multifractal import MultiFractal
 from fracgen.noise import Noise
 from fracgen.perturbed import Perturbed
 from fracgen.rcdb import RCDB
@@ -46,6 +47,12 @@ def visualatom(values: dict[str, Any], output: Output) -> None:
 def rcdb(values: dict[str, Any], output: Output) -> None:
     """Render RCDB: radial contours in gray on white; 1000 x 1000 images by default."""
     render_recipe("rcdb", values, output)
+
+
+@recipe_options(MultiFractal)
+def multifractal(values: dict[str, Any], output: Output) -> None:
+    """Render coloured fractals, several to an image with several labels, or one; 1000 x 1000 images by default."""
+    render_recipe("multifractal", values, output)
 
 
 @recipe_options(ExFractalDB)

@@ -134,6 +134,7 @@ def inspected(folder: str, manifest: Manifest, *, as_json: bool) -> None:
         ("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items())),
         ("recipe hash", manifest.recipe_hash),
         ("images", f"{manifest.num_samples} of {manifest.num_classes} classes"),
+        *([("labels", "several an image: `labels` in its metadata, one in its .cls")] if manifest.multi_label else []),
         ("format", f"{size} {image.extension}, mode {image.mode}, {encoding}"),
         ("shards", f"{len(sizes)}, {min(sizes):,} to {max(sizes):,} bytes, {sum(sizes):,} in all"),
         *_origin(manifest),

@@ -18,9 +18,11 @@ Transform = Callable[[Any], Any]
 class TorchDataset(Dataset[Any]):
     """Samples as `(image, label)`, for `DataLoader`, timm's `create_loader` and Hugging Face's `Trainer`.
 
-    An image is a Pillow image, as transforms of torchvision and timm take it. It may be used by worker processes,
-    forked or spawned: each renders or reads for itself. The first sample is read here, so that a recipe that is not
-    resolved, or a folder that cannot be read, is an error now, and forked workers have the kernels loaded.
+    A label is a number; of images with several labels, a float32 tensor (number of classes,) of zeros and ones, as
+    `binary_cross_entropy_with_logits` takes it. An image is a Pillow image, as transforms of torchvision and timm take
+    it. It may be used by worker processes, forked or spawned: each renders or reads for itself. The first sample is
+    read here, so that a recipe that is not resolved, or a folder that cannot be read, is an error now, and forked
+    workers have the kernels loaded.
 
     samples: a resolved recipe, `open_shards(folder)`, or a part of one (`recipe[:1000]`).
     transform, target_transform: of the image and of the label.
@@ -80,13 +82,20 @@ class TorchDataset(Dataset[Any]):
         return [self._item(sample) for sample in samples.read([position(number, len(self)) for number in numbers])]
 
     def _item(self, sample: Sample) -> Any:
-        image, label = Image.fromarray(sample.image), sample.label
+        image, label = Image.fromarray(sample.image), self._label(sample)
         image = image if image.mode == self.mode else image.convert(self.mode)
         values = (
             image if self.transform is None else self.transform(image),
             label if self.target_transform is None else self.target_transform(label),
         )
         return values if self.keys is None else dict(zip(self.keys, values, strict=True))
+
+    def _label(self, sample: Sample) -> Any:
+        if not self.samples.multi_label:
+            return sample.label
+        multi_hot = torch.zeros(len(self.samples.class_names))
+        multi_hot[list(sample.labels)] = 1
+        return multi_hot
 
     @cached_property
     def classes(self) -> list[str]:
@@ -100,7 +109,7 @@ class TorchDataset(Dataset[Any]):
 
     @cached_property
     def targets(self) -> list[int]:
-        """The label of each sample, without `target_transform`; no image is rendered or decoded for it."""
+        """The label of each sample, one of several, without `target_transform`; no image is rendered or decoded."""
         labels: list[int] = self.samples.labels.tolist()
         return labels
 

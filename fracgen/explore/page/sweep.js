@@ -16,6 +16,7 @@ const FIRST = {
   visualatom: ["max_orbits", "max_vertices"],
   rcdb: ["max_noise", "max_radius"],
   exfractaldb: ["views", "points"],
+  multifractal: ["composition", "points"],
   perturbed: ["perturbation", "delta"],
   noise: ["kind", "std"],
   photo: ["warp", "strength"],

@@ -1,0 +1,308 @@
+"""Kernels of coloured multi-fractals: orbits, colours, random fields, pasting, blur (Anderson & Farrell, WACV 2022).
+
+In the order of operations of the published code and of the OpenCV functions that it calls, no fastmath. One thing
+differs: OpenCV's conversion to RGB (by AVX2) truncates in the first 32 floor(W/32) columns of a row and rounds in the
+rest; this one truncates everywhere, by which a channel may be 1 less.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from fracgen.canvas_kernels import splitmix64
+from fracgen.ifs import Floats
+from fracgen.jit import kernel
+
+Bytes = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.uint32]
+
+_U1, _U11, _U32 = (np.uint64(number) for number in (1, 11, 32))
+_LOW = np.uint64(0xFFFFFFFF)
+_TO_UNIT, _TO_32_BITS = 2.0**-53, 2.0**32
+_F1, _F255 = np.float32(1), np.float32(255)
+_PER_LEVEL = np.float32(1 / 255)
+_F2, _HALF, _PER_65536 = np.float32(2), np.float32(32768), np.float32(2**-16)
+_BYTE, _SHIFT_8, _SHIFT_16, _SHIFT_24 = (np.uint32(number) for number in (255, 8, 16, 24))
+_HUES = np.arange(256).astype(np.float32) * np.float32(6 / 180)
+"""8-bit hues in sectors of 60 degrees."""
+_PARTS = (_HUES - np.floor(_HUES)).astype(np.float64)
+_RESTS = (_F1 - (_HUES - np.floor(_HUES))).astype(np.float64)
+_SECTORS = np.array([[1, 3, 0], [2, 1, 0], [0, 1, 3], [0, 2, 1], [3, 0, 1], [1, 0, 2]])
+"""Of each sector, which of the four levels p, v, q, t red, green and blue are."""
+_CHANNELS = (8 * _SECTORS[_HUES.astype(np.int64) % 6]).astype(np.uint32)
+
+
+@kernel
+def draw_units(key: np.uint64, units: Floats) -> None:
+    """Fill `units` (n,) with the SplitMix64 stream of `key`, uniform in [0, 1), 53 bits each."""
+    for i in range(units.size):
+        units[i] = np.float64(splitmix64(key, np.uint64(i)) >> _U11) * _TO_UNIT
+
+
+@kernel
+def choose(limits: Floats, uniforms: Floats, choices: Bytes) -> None:
+    """The map of each step: the first j with r < limits_j, else the last.
+
+    limits: (N,), running sums of p. uniforms: (T,). choices: (T,), filled.
+    """
+    last = np.uint8(limits.size - 1)
+    for i in range(choices.size):
+        choice = np.uint8(0)
+        for j in range(limits.size - 1):
+            choice += np.uint8(uniforms[i] >= limits[j])
+        choices[i] = min(choice, last)
+
+
+@kernel
+def choose_indexed(key: np.uint64, limits: Floats, numbers: npt.NDArray[np.uint32], choices: Bytes) -> None:
+    """The same, of 32 random bits a step: number i // 2 of the SplitMix64 stream, its low half for even i.
+
+    numbers: (T + 1,) scratch. Loops are split so that each takes vector instructions.
+    """
+    for pair in range((choices.size + 1) // 2):
+        number = splitmix64(key, np.uint64(pair))
+        numbers[2 * pair], numbers[2 * pair + 1] = np.uint32(number & _LOW), np.uint32(number >> _U32)
+    choices[:] = 0
+    for j in range(limits.size - 1):
+        bound = np.uint32(min(math.ceil(limits[j] * _TO_32_BITS), _TO_32_BITS - 1.0))
+        for i in range(choices.size):
+            choices[i] += np.uint8(numbers[i] >= bound)
+
+
+@kernel
+def trace(maps: Floats, choices: Bytes, xs: Floats, ys: Floats, extent: Floats) -> bool:
+    """Trace an orbit from the fixed point of the first map, which is no point of it; whether all its points are finite.
+
+    maps: (N, 2, 3). choices: (T,). xs, ys: (T,), filled. extent: (4,), filled with min x, max x, min y, max y.
+    """
+    rows = maps.reshape(-1, 6)
+    a, b, e, c, d, f = rows[0, 0], rows[0, 1], rows[0, 2], rows[0, 3], rows[0, 4], rows[0, 5]
+    scale = 1.0 / (1.0 + (a * d - b * c) - a - d)
+    x, y = scale * ((1.0 - d) * e + b * f), scale * ((1.0 - a) * f + c * e)
+    x_min, x_max, y_min, y_max = np.inf, -np.inf, np.inf, -np.inf
+    for i in range(choices.size):
+        j = np.uint64(choices[i])
+        next_x = rows[j, 0] * x + rows[j, 1] * y + rows[j, 2]
+        y = rows[j, 3] * x + rows[j, 4] * y + rows[j, 5]
+        x = next_x
+        xs[i], ys[i] = x, y
+        x_min, x_max = min(x_min, x), max(x_max, x)
+        y_min, y_max = min(y_min, y), max(y_max, y)
+    extent[0], extent[1], extent[2], extent[3] = x_min, x_max, y_min, y_max
+    return math.isfinite(x) and math.isfinite(y) and math.isfinite(x_max - x_min) and math.isfinite(y_max - y_min)
+
+
+@kernel
+def locate(xs: Floats, ys: Floats, region: Floats, size: int, places: npt.NDArray[np.uint32]) -> None:
+    """The pixel of each point in a square of `size`: places (T,), filled with row * size + column.
+
+    xs, ys: (T,). region: (4,), least and greatest x, y of the square; x goes down, y to the right. Places are truncated
+    toward zero, so that those up to a pixel outside the low edges are on row or column 0; others outside are
+    size * size.
+    """
+    x_min, x_span = region[0], region[1] - region[0]
+    y_min, y_span = region[2], region[3] - region[2]
+    x_span = 1.0 if x_span <= 0.0 else x_span
+    y_span = 1.0 if y_span <= 0.0 else y_span
+    most, end, outside = np.float64(size - 1), np.float64(size), np.int32(size * size)
+    for i in range(xs.size):
+        row, column = (xs[i] - x_min) * most / x_span, (ys[i] - y_min) * most / y_span
+        is_inside = (row > -1.0) & (row < end) & (column > -1.0) & (column < end)
+        row, column = min(max(row, 0.0), most), min(max(column, 0.0), most)
+        place = np.int32(row) * np.int32(size) + np.int32(column)
+        places[i] = np.uint32(place if is_inside else outside)
+
+
+@kernel
+def count(places: npt.NDArray[np.uint32], mask: int, points: Counts, counts: Counts) -> int:
+    """How often each pixel of a square is drawn on; returns the greatest number.
+
+    places: of `locate`. mask: nine bits, row by row, lowest first, of the 3 x 3 patch around each point; 16 draws
+    points. points: (S * S + 1,), filled with the points alone. counts: (S, S), filled.
+    """
+    size = counts.shape[0]
+    points[:] = 0
+    for i in range(places.size):
+        points[places[i]] += np.uint32(1)
+    counts[:] = 0
+    square = points[: size * size].reshape(size, size)
+    for bit in range(9):
+        if mask >> bit & 1:
+            down, right = bit // 3 - 1, bit % 3 - 1
+            for row in range(max(down, 0), size + min(down, 0)):
+                first, end = max(right, 0), size + min(right, 0)
+                target, source = counts[row, first:end], square[row - down, first - right : end - right]
+                for i in range(target.size):
+                    target[i] += source[i]
+    greatest = np.uint32(0)
+    for row in range(size):
+        for column in range(size):
+            greatest = max(greatest, counts[row, column])
+    return int(greatest)
+
+
+@kernel
+def to_rgb(hue: np.uint8, saturation: np.uint8, value: np.uint8, rgb: Bytes) -> None:
+    """OpenCV's 8-bit HSV to RGB, truncated: rgb (3,), filled. A hue stands for two degrees, and wraps at 180."""
+    s, v = np.float32(saturation) * _PER_LEVEL, np.float32(value) * _PER_LEVEL
+    share, part, rest = np.float64(s), _PARTS[hue], _RESTS[hue]
+    levels = (  # products of two float32 are exact in float64, so that the differences of one are as if fused
+        np.uint32(v * (_F1 - s) * _F255)
+        | np.uint32(v * _F255) << _SHIFT_8
+        | np.uint32(v * np.float32(1.0 - share * part) * _F255) << _SHIFT_16
+        | np.uint32(v * np.float32(1.0 - share * rest) * _F255) << _SHIFT_24
+    )
+    rgb[0] = np.uint8(levels >> _CHANNELS[hue, 0] & _BYTE)
+    rgb[1] = np.uint8(levels >> _CHANNELS[hue, 1] & _BYTE)
+    rgb[2] = np.uint8(levels >> _CHANNELS[hue, 2] & _BYTE)
+
+
+@kernel
+def paint(counts: Counts, greatest: int, colour: Floats, flips: int, image: Bytes) -> None:
+    """A fractal in its colours on black: image (S, S, 3), filled.
+
+    counts: (S, S), and the greatest of them. colour: (3,), hue shift, saturation, value, 0 to 255; the hue of a pixel
+    is trunc(255 count / greatest + shift) mod 256. flips: bit 0 transposes, then bit 1 turns the order of rows, bit 2
+    that of columns.
+    """
+    size = counts.shape[0]
+    palette = np.zeros((256, 3), np.uint8)
+    for hue in range(256):
+        to_rgb(np.uint8(hue), np.uint8(colour[1]), np.uint8(colour[2]), palette[hue])
+    for row in range(size):
+        for column in range(size):
+            down = size - 1 - row if flips & 2 else row
+            right = size - 1 - column if flips & 4 else column
+            number = counts[right, down] if flips & 1 else counts[down, right]
+            if number:
+                shifted = np.int64(255.0 * (np.float64(number) / np.float64(greatest)) + colour[0]) & 255
+                for channel in range(3):
+                    image[row, column, channel] = palette[shifted, channel]
+            else:
+                for channel in range(3):
+                    image[row, column, channel] = 0
+
+
+@kernel
+def diamond_square(decay: float, units: Floats, field: Floats) -> None:
+    """A random field by the diamond-square algorithm, with neighbours that wrap around.
+
+    decay: the amplitude of level k is exp(decay (1 - k)) / 2. units: ((2^n + 1)^2,) in [0, 1), used in order: corners,
+    then level by level the centres, and the points between. field: (2^n + 1, 2^n + 1), filled.
+    """
+    side = field.shape[0]
+    field[0, 0], field[0, side - 1], field[side - 1, 0], field[side - 1, side - 1] = (
+        units[0],
+        units[1],
+        units[2],
+        units[3],
+    )
+    place, step, level = 4, (side - 1) // 2, 1
+    while step >= 1:
+        amplitude = 0.5 * math.exp(decay * (1 - level))
+        low, width = -amplitude, amplitude - -amplitude
+        for row in range(step, side, 2 * step):
+            for column in range(step, side, 2 * step):
+                total = field[row - step, column - step] + field[row - step, column + step]
+                total = total + field[row + step, column - step] + field[row + step, column + step]
+                field[row, column] = total * 0.25 + (low + width * units[place])
+                place += 1
+        for row in range(0, side, step):
+            above = row - step if row else side - step - 1
+            below = row + step if row < side - 1 else step
+            for column in range(step if row // step % 2 == 0 else 0, side, 2 * step):
+                left = column - step if column else side - step - 1
+                right = column + step if column < side - 1 else step
+                total = field[above, column] + field[row, left] + field[row, right] + field[below, column]
+                field[row, column] = total * 0.25 + (low + width * units[place])
+                place += 1
+        step, level = step // 2, level + 1
+
+
+@kernel
+def paint_background(field: Floats, colours: Floats, image: Bytes) -> None:
+    """The corner of a field in colours: image (S, S, 3), filled.
+
+    colours: (6,), scale and shift of hue, saturation and value; the hue is trunc(x scale + shift) mod 256, the others
+    trunc(min(x scale + shift, 255)) mod 256.
+    """
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            x = field[row, column]
+            hue = np.int64(x * colours[0] + colours[1]) & 255
+            saturation = np.int64(min(x * colours[2] + colours[3], 255.0)) & 255
+            value = np.int64(min(x * colours[4] + colours[5], 255.0)) & 255
+            to_rgb(np.uint8(hue), np.uint8(saturation), np.uint8(value), image[row, column])
+
+
+@kernel
+def paste(fractal: Bytes, top: int, left: int, image: Bytes) -> None:
+    """Put the pixels of a fractal that are not black over an image; what hangs out is cut.
+
+    fractal: (side, side, 3). top, left: of its corner in the image, (S, S, 3).
+    """
+    size, side = image.shape[0], fractal.shape[0]
+    for row in range(max(0, -top), min(side, size - top)):
+        for column in range(max(0, -left), min(side, size - left)):
+            if fractal[row, column, 0] or fractal[row, column, 1] or fractal[row, column, 2]:
+                for channel in range(3):
+                    image[top + row, left + column, channel] = fractal[row, column, channel]
+
+
+@kernel
+def resize(source: Bytes, target: Bytes) -> None:
+    """OpenCV's 8-bit bilinear resize of squares: source (n, n, 3), target (side, side, 3), filled.
+
+    Between columns at an edge the nearest is taken; between rows both are clipped, and the weights kept.
+    """
+    length, side = source.shape[0], target.shape[0]
+    places, weights = np.empty(side, np.int64), np.empty((side, 2), np.int64)
+    for i in range(side):
+        place = np.float32((i + 0.5) * (length / side) - 0.5)
+        whole = np.floor(place)
+        part = place - whole
+        places[i] = np.int64(whole)
+        weights[i, 0] = np.int64(np.rint((_F1 - part) * np.float32(2048)))
+        weights[i, 1] = np.int64(np.rint(part * np.float32(2048)))
+    for row in range(side):
+        upper = min(max(places[row], 0), length - 1)
+        lower = min(max(places[row] + 1, 0), length - 1)
+        for column in range(side):
+            left, right = places[column], places[column] + 1
+            first, second = weights[column, 0], weights[column, 1]
+            if left < 0 or right >= length:
+                left = right = min(max(left, 0), length - 1)
+                first, second = 2048, 0
+            for channel in range(3):
+                above = source[upper, left, channel] * first + source[upper, right, channel] * second
+                under = source[lower, left, channel] * first + source[lower, right, channel] * second
+                total = (weights[row, 0] * (above >> 4) >> 16) + (weights[row, 1] * (under >> 4) >> 16)
+                target[row, column, channel] = np.uint8((total + 2) >> 2)
+
+
+@kernel
+def blur(edge: int, lines: npt.NDArray[np.float32], image: Bytes) -> None:
+    """OpenCV's 8-bit 3 x 3 Gaussian blur, in place; the image is mirrored at its borders, without the border itself.
+
+    edge: of 256, the weight of a neighbour in a row or column; the middle has 256 - 2 edge. lines: scratch, (S, 3 S).
+    image: (S, S, 3), S at least 2. The published numbers are whole and below 2^24, so that float32 holds them exactly.
+    """
+    size, outer, inner = image.shape[0], np.float32(edge), np.float32(256 - 2 * edge)
+    pixels, last = image.reshape(size, -1), 3 * size - 3
+    for row in range(size):
+        source, line = pixels[row], lines[row]
+        before, after, middle, target_line = source[: last - 3], source[6:], source[3:last], line[3:last]
+        for i in range(middle.size):
+            both = np.float32(before[i]) + np.float32(after[i])
+            target_line[i] = outer * both + inner * np.float32(middle[i])
+        for channel in range(3):
+            i = last + channel
+            line[channel] = outer * (_F2 * np.float32(source[channel + 3])) + inner * np.float32(source[channel])
+            line[i] = outer * (_F2 * np.float32(source[i - 3])) + inner * np.float32(source[i])
+    for row in range(size):
+        above, line = lines[row - 1 if row else 1], lines[row]
+        below, target = lines[row + 1 if row < size - 1 else size - 2], pixels[row]
+        for i in range(target.size):
+            total = outer * (above[i] + below[i]) + inner * line[i]
+            target[i] = np.uint8(np.int32((total + _HALF) * _PER_65536))
