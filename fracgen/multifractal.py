@@ -238,7 +238,9 @@ class MultiFractal(InstancesRecipe):
                     break
                 rejected["empty"] += 1
             else:
-                raise UnmakeableError(f"image {index}: shows nothing in {MAX_TRIES} tries; widen its extent")
+                raise UnmakeableError(
+                    f"image {index}: shows nothing in {MAX_TRIES} tries; give more points or a wider extent"
+                )
             labels = {fractal.system // self.systems_per_class for fractal in scene.fractals}
             yield Sample(
                 image=image,
