@@ -308,7 +308,7 @@ def test_pixels_are_pinned():
         composition: hashlib.sha256(MultiFractal(**SMALL, composition=composition)[9].image).hexdigest()[:8]
         for composition in ("multi", "single")
     }
-    assert pins == {"multi": "791018a5", "single": "40daf0f8"}
+    assert pins == {"multi": "50b9b0fa", "single": "5af79f4c"}
 
 
 def test_images_of_nothing_are_counted_and_bounded():
