@@ -130,10 +130,13 @@ class Schedule:
             panel=_TRAINING,
         ),
     ] = 0.0
-    warmup_steps: Annotated[int, Setting("Warm-up in steps, cut to 5 % of the run.", at_least=0)] = 5000
+    warmup_steps: Annotated[int, Setting("Warm-up in steps.", at_least=0)] = 5000
     warmup_epochs: Annotated[
         float, Setting("Warm-up in epochs; above 0 it replaces warmup_steps.", at_least=0, below=1e15)
     ] = 0.0
+    warmup_share: Annotated[
+        float, Setting("Longest warm-up, in steps or epochs, as a share of the run.", at_least=0, at_most=1)
+    ] = 0.05
     warmup_lr: Annotated[float, Setting("Learning rate of the first step, scaled as --lr is.", at_least=0)] = 1e-6
     min_lr: Annotated[float, Setting("Learning rate of the last step, scaled as --lr is.", at_least=0)] = 1e-5
     milestones: Annotated[
