@@ -39,7 +39,7 @@ def main(out: Path) -> None:
     """Draw all sheets."""
     heading = "1p-frac, sigma 3.5, seed 0"
     save(contact_sheet(perturbations({}), 136, heading=heading), out / "1p-frac.png")
-    for name in ("fractaldb", "ofdb", "exfractaldb", "visualatom", "rcdb", "multifractal", "noise"):
+    for name in ("1p-frac-bases", "fractaldb", "ofdb", "exfractaldb", "visualatom", "rcdb", "multifractal", "noise"):
         recipe, _ = fracgen.load_recipe(HERE / f"{name}.yaml").resolve()
         save(recipe_sheet(recipe), out / f"{name}.png", num_colours=256 if name == "multifractal" else 64)
 

@@ -1,7 +1,7 @@
 """Values of a recipe that are too large for it: each lies in a file of its own, in the folder beside the recipe."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 
 class Stored(ABC):
@@ -16,11 +16,16 @@ class Stored(ABC):
     OPTION: ClassVar[str]
 
     @property
+    def is_inline(self) -> bool:
+        """Whether it stands in the recipe itself, where it is small, and in no file."""
+        return False
+
+    @property
     @abstractmethod
     def sha256(self) -> str:
         """Of the content (hex): the same wherever the value is the same, however it is packed."""
 
-    def to_plain(self) -> dict[str, str]:
+    def to_plain(self) -> dict[str, Any]:
         """What stands for the value in a recipe."""
         return {"file": self.FILE, "sha256": self.sha256}
 

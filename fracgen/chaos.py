@@ -58,29 +58,38 @@ def choose_maps(
 
 
 @kernel
-def trace_pair(coefficients: Floats, choices: npt.NDArray[np.uint8], xs: Floats, ys: Floats, extents: Floats) -> None:
-    """Trace the orbits of two systems that take the same choices, from (0, 0), and their extents.
+def trace_pair(
+    first: Floats,
+    second: Floats,
+    choices: npt.NDArray[np.uint8],
+    second_choices: npt.NDArray[np.uint8],
+    xs: Floats,
+    ys: Floats,
+    extents: Floats,
+) -> None:
+    """Trace the orbits of two systems from (0, 0), and their extents, in the time of one.
 
-    coefficients: (2, N, 6), rows a, b, e, c, d, f. choices: (T - 1,). xs, ys: (2, T), filled.
+    first, second: (N, 6), rows a, b, e, c, d, f, each with an N of its own. choices, second_choices: (T - 1,), of
+    each; one array for both where they have the same probabilities. xs, ys: (2, T), filled.
     extents: (2, 4), filled with min x, max x, min y, max y; NaNs are passed over. An orbit with a NaN ends in one.
     """
-    num_maps = np.uint8(coefficients.shape[1])
-    first, second = coefficients[0], coefficients[1]
+    num_maps, num_second_maps = np.uint8(first.shape[0]), np.uint8(second.shape[0])
     x = y = u = v = 0.0
     x_min = x_max = y_min = y_max = 0.0
     u_min = u_max = v_min = v_max = 0.0
     xs[0, 0] = ys[0, 0] = xs[1, 0] = ys[1, 0] = 0.0
     for i in range(choices.size):
-        j = choices[i]
+        j, k = choices[i], second_choices[i]
         if j < num_maps:
             next_x = x * first[j, 0] + y * first[j, 1] + first[j, 2]
             y = x * first[j, 3] + y * first[j, 4] + first[j, 5]
             x = next_x
-            next_u = u * second[j, 0] + v * second[j, 1] + second[j, 2]
-            v = u * second[j, 3] + v * second[j, 4] + second[j, 5]
-            u = next_u
             x_min, x_max = min(x_min, x), max(x_max, x)
             y_min, y_max = min(y_min, y), max(y_max, y)
+        if k < num_second_maps:
+            next_u = u * second[k, 0] + v * second[k, 1] + second[k, 2]
+            v = u * second[k, 3] + v * second[k, 4] + second[k, 5]
+            u = next_u
             u_min, u_max = min(u_min, u), max(u_max, u)
             v_min, v_max = min(v_min, v), max(v_max, v)
         xs[0, i + 1] = x

@@ -266,6 +266,8 @@ def _parse_json(text: str) -> IFS:
 def _of_recipe(recipe: Any) -> IFS:
     if not isinstance(recipe, Mapping) or recipe.get("ifs") is None:
         raise UsageError("its recipe holds no IFS")
+    if "file" in recipe["ifs"]:
+        raise UsageError("its recipe holds several base fractals, where one is to be read; give a CSV or JSON of one")
     return IFS.from_plain(recipe["ifs"])
 
 

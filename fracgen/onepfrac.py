@@ -1,46 +1,40 @@
 """1p-frac: one fractal, perturbed L times by amounts the eye does not see (Nakamura et al., ECCV 2024, section 3).
 
-Class l is the base IFS with its 6N coefficients moved by eps_l, drawn from the LIEP distribution: uniform in
-[-Delta/2, Delta/2]^(6N) and added (the paper, equation 4), or each coefficient multiplied by U(1 - Delta, 1 + Delta)
-(the published code, whose Delta is a half-width). Probabilities stay those of the base.
+Several base fractals, each perturbed L times, are ours: between 1p-frac (one) and OFDB (a thousand, one image each).
 """
 
-import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from fracgen import citations
-from fracgen.ifs import IFS, MAX_MAPS, Floats, check_sigma, maps_from_rows, sample_maps
-from fracgen.recipe import Classes, Column, Difference, DrawnRecipe, OnTry, Seed
-from fracgen.rng import generator, stream_key
-from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.sample import Sample
-from fracgen.shards.settings import Setting, convert
+from fracgen.base_fractals import Bases
+from fracgen.base_recipe import BasesRecipe
+from fracgen.ifs import MAX_MAPS, Floats
+from fracgen.liep import PerturbationKind, PerturbedClass
+from fracgen.recipe import MAX_CLASSES, Column, Difference, Seed, spread
+from fracgen.rng import generator
+from fracgen.shards.sample import Image, Sample
+from fracgen.shards.settings import Setting
 from fracgen.style import Color, Draw, Pad, Patch, Points, Size
-from fracgen.vetting import Vetting, describe_rejections, find_base, rejection
 
 if TYPE_CHECKING:
     from fracgen.renderer import Renderer
 
-LEAST_SIGMA = 3.0
-"""Of base fractals that fill an image: at 2.6 (2 maps), 2.7 (3) and 2.8 (5), none of 600 filled 5 %; at 3, with 2 to 8
-maps, some in a hundred did."""
-PREVIEW_CLASSES = 5
+PREVIEW_CLASSES, PREVIEW_BASES = 5, 6
 MAX_WAITING = 16
 """Finished images that are held back, at most, for one that is still being drawn again."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnePFrac(DrawnRecipe):
-    """The recipe of 1p-frac, resolved once `ifs` holds the base fractal. Defaults are the published set.
+class OnePFrac(BasesRecipe):
+    """The recipe of 1p-frac, resolved once `ifs` holds the base fractals. Defaults are the published set, of one.
 
-    In the paper's letters delta is Delta, classes L, maps N and points T. Bases are compared by the share of 64
-    perturbations that are kept.
+    In the paper's letters delta is Delta, classes L, maps N and points T. Index and label: base * classes +
+    perturbation. Bases are compared by the share of 64 perturbations that are kept.
     """
 
     NAME: ClassVar[str] = "1p-frac"
@@ -49,6 +43,7 @@ class OnePFrac(DrawnRecipe):
     PROVENANCE: ClassVar[frozenset[str]] = frozenset(
         {"sigma", "maps", "max_tries", "base_candidates", "min_acceptance", "max_base_tries"}
     )
+    LATER: ClassVar[tuple[str, ...]] = ("bases",)
 
     sigma: Annotated[
         float,
@@ -69,7 +64,21 @@ class OnePFrac(DrawnRecipe):
             panel="Formula",
         ),
     ] = 0.1
-    classes: Classes = 1000
+    bases: Annotated[
+        int,
+        Setting(
+            "Base fractals, each perturbed into classes of its own; the first of more are the same ones.",
+            at_least=1,
+            at_most=MAX_CLASSES,
+            panel="Formula",
+        ),
+    ] = 1
+    classes: Annotated[
+        int,
+        Setting(
+            "Perturbations of each base, each a class of one image.", at_least=1, at_most=MAX_CLASSES, panel="Formula"
+        ),
+    ] = 1000
     seed: Seed = 0
     size: Size = 512
     pad: Pad = 6
@@ -78,7 +87,7 @@ class OnePFrac(DrawnRecipe):
         int, Setting("Affine maps of the base fractal.", at_least=1, at_most=MAX_MAPS, panel="Base fractal")
     ] = 2
     perturbation: Annotated[
-        Literal["additive", "multiplicative"],
+        PerturbationKind,
         Setting(
             "Add U(-delta/2, delta/2) to each coefficient (the paper), or multiply it by U(1-delta, 1+delta) (code).",
             panel="Formula",
@@ -118,94 +127,46 @@ class OnePFrac(DrawnRecipe):
     max_base_tries: Annotated[int, Setting("Base fractals tried.", at_least=1, at_most=10**6, panel="Base fractal")] = (
         1000
     )
-    ifs: Annotated[IFS | None, Setting("The base fractal, instead of a search for one.", option="")] = None
+    ifs: Annotated[Bases | None, Setting("The base fractal, or several, instead of a search.", option="")] = None
 
-    def __post_init__(self) -> None:
-        """Raises UsageError where a value is not allowed. With a base fractal, sigma and maps are those of it."""
-        if isinstance(self.ifs, IFS):
-            object.__setattr__(self, "maps", len(self.ifs))
-            if not math.isclose(self.sigma, self.ifs.sigma, rel_tol=1e-9):
-                object.__setattr__(self, "sigma", self.ifs.sigma)
-        super().__post_init__()
-        if self.ifs is None:
-            check_sigma(self.sigma, self.maps)
+    def __len__(self) -> int:
+        return self.bases * self.classes
 
-    @classmethod
-    def rebased(cls, values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Without the sigma and maps of a base fractal that another takes the place of.
-
-        Raises UsageError where sigma or maps are not those of the base fractal beside them.
-        """
-        if overrides.get("ifs") is not None:
-            return {name: value for name, value in values.items() if name not in ("sigma", "maps")}
-        if values.get("ifs") is not None:
-            base: IFS = convert(IFS, values["ifs"], "ifs")
-            for name, own in (("maps", len(base)), ("sigma", base.sigma)):
-                stated = convert(float, values.get(name, own), name)
-                if not math.isclose(stated, own, rel_tol=1e-9):
-                    raise UsageError(f"{name} {stated:g}: the ifs beside it has {own:g}; leave {name} out")
-        return dict(values)
+    @property
+    def num_classes(self) -> int:
+        """Number of base fractals times perturbations of each."""
+        return len(self)
 
     @property
     def title(self) -> str:
-        """Name, sigma and delta."""
-        return f"{self.NAME}-sigma{self.sigma:g}-delta{self.delta:g}"
+        """Name, number of bases where there are several, sigma and delta."""
+        bases = f"-bases{self.bases}" if self.bases > 1 else ""
+        return f"{self.NAME}{bases}-sigma{self.sigma:g}-delta{self.delta:g}"
 
     @property
-    def base(self) -> IFS:
-        """The base fractal. Raises UsageError where the recipe is not resolved."""
-        if self.ifs is None:
-            raise UsageError("the recipe has no base fractal yet: call resolve() first")
-        return self.ifs
-
-    def candidate(self, number: int) -> IFS:
-        """Base fractal `number` of this seed, sigma and maps. Raises UsageError where its determinants are all 0."""
-        return IFS.from_maps(sample_maps(self.sigma, self.maps, generator(self.seed, number, "ifs")))
-
-    def resolve(self, on_try: OnTry | None = None) -> tuple["OnePFrac", dict[str, Any]]:
-        """The recipe with its base fractal, and how it was found: base_tries, base_rejections, base_acceptance.
-
-        Base number k is drawn from (seed, k). Of the first `base_candidates` whose unperturbed image passes the fill
-        test, the one is taken of whose perturbations most pass, at least `min_acceptance` (more bases are tried where
-        none has that). A base that was given must pass the fill test only.
-        on_try: called with the number of each base before it is tried; what it raises ends the search.
-        Raises DataError with the counts where none is fit.
-        """
-        from fracgen.renderer import borrow_renderer
-
-        with borrow_renderer(self.style) as renderer:
-            if self.ifs is not None:
-                acceptance = self.vetting(self.ifs, renderer).acceptance_of_users()
-                return self, {"base_tries": 0, "base_rejections": {}, "base_acceptance": acceptance}
-
-            def draw(number: int) -> Vetting:
-                if on_try:
-                    on_try(number)
-                return self.vetting(self.candidate(number), renderer, number)
-
-            mend = ""
-            if self.sigma < LEAST_SIGMA:
-                mend = f"give a --sigma of {LEAST_SIGMA:g} to {3 * self.maps}, as maps of less fill no image, "
-            best, provenance = find_base(
-                draw,
-                self.base_candidates,
-                self.min_acceptance,
-                self.max_base_tries,
-                source=f"sigma {self.sigma:g} and delta {self.delta:g}",
-                mend=f"{mend}lower --min-fill or --min-acceptance, or try another --seed",
-            )
-            return replace(self, ifs=best.ifs), provenance
+    def heading(self) -> str:
+        """The formula and its values; of several bases, how many there are."""
+        if self.bases == 1:
+            return super().heading
+        return super().heading.replace(",", f", {self.bases} bases x {self.classes} perturbations,", 1)
 
     def warnings(self, provenance: Mapping[str, Any]) -> list[str]:
-        """Warn of a delta that tells no classes apart, and of a base from the user of which few perturbations pass."""
+        """Warn of classes that nothing tells apart, and of bases from the user of which few perturbations pass."""
         lines = []
         if self.delta == 0:
             own = self.style.random_masks and self.masks == "class"
             texture = "they differ in their patch masks only" if own else "they are identical"
-            lines.append(f"delta 0: all {self.classes} classes are the same fractal; {texture}")
-        acceptance = provenance.get("base_acceptance", 1.0)
-        if acceptance < self.min_acceptance:
-            lines.append(f"only {acceptance:.2f} of this base's perturbations pass the fill test")
+            of_base = " of a base" if self.bases > 1 else ""
+            lines.append(f"delta 0: all {self.classes} classes{of_base} are the same fractal; {texture}")
+        systems = self.ifs.systems if self.ifs is not None else ()
+        for number, ifs in enumerate(systems):
+            if (first := systems.index(ifs)) != number:
+                lines.append(f"bases {first} and {number} are the same; their classes are of one distribution")
+        acceptances = provenance.get("base_acceptances", [provenance.get("base_acceptance", 1.0)])
+        for number, acceptance in enumerate(acceptances):
+            if acceptance < self.min_acceptance:
+                base = "this base" if self.bases == 1 else f"base {number}"
+                lines.append(f"only {acceptance:.2f} of {base}'s perturbations pass the fill test")
         return lines
 
     def render(self, indices: Iterable[int], pass_number: int = 0) -> Iterator[Sample]:
@@ -217,108 +178,86 @@ class OnePFrac(DrawnRecipe):
         from fracgen.renderer import LANES, borrow_renderer
 
         with borrow_renderer(self.style) as renderer:
-            queue, pending = enumerate(indices), list[tuple[int, _Draw]]()
+            queue, pending = enumerate(indices), list[tuple[int, PerturbedClass]]()
             drawn, next_place = dict[int, Sample](), 0
             while True:
                 num_new = max(min(LANES - len(pending), MAX_WAITING - len(drawn)), 0)
-                pending += [(position, _Draw(self, index, pass_number)) for position, index in islice(queue, num_new)]
+                pending += [(position, self._begin(index)) for position, index in islice(queue, num_new)]
                 if not pending:
                     return
-                renderer.trace(self.base.p, *(draw.maps for _, draw in pending))
-                judged = [(position, draw, draw.judge(renderer, lane)) for lane, (position, draw) in enumerate(pending)]
-                pending = [(position, draw) for position, draw, sample in judged if sample is None]
-                drawn.update((position, sample) for position, _, sample in judged if sample is not None)
+                classes = [each for _, each in pending]
+                renderer.trace(classes[0].base.p, *(each.maps for each in classes), second_p=classes[-1].base.p)
+                pending, tried = [], pending
+                for lane, (position, each) in enumerate(tried):
+                    if each.judge(renderer, lane, min_fill=self.min_fill, max_tries=self.max_tries):
+                        drawn[position] = self._sample(each, renderer, lane, pass_number)
+                    else:
+                        pending.append((position, each))
                 while next_place in drawn:
                     yield drawn.pop(next_place)
                     next_place += 1
 
+    def _begin(self, index: int) -> PerturbedClass:
+        index = self.check_index(index)
+        base = self.base_of(index)
+
+        def perturb(index: int, attempt: int) -> tuple[Floats, Floats]:
+            eps = self.draw_eps(generator(self.seed, index, "eps", attempt), base)
+            return eps, self.perturb(eps, base)
+
+        return PerturbedClass(index, base, perturb, mask_key=self.mask_key(index))
+
+    def _sample(self, kept: PerturbedClass, renderer: "Renderer", lane: int, pass_number: int) -> Sample:
+        """The sample of a class whose perturbation was kept, its image in the renderer; in the masks of the pass."""
+        mask_key = kept.mask_key
+        if pass_number:
+            mask_key = self.mask_key(kept.index, pass_number)
+            renderer.stamp(lane, mask_key)
+        metadata: dict[str, Any] = {
+            "formula": self.NAME,
+            **({"base": kept.index // self.classes} if self.bases > 1 else {}),
+            "perturbation": self.perturbation,
+            "eps": kept.eps.tolist(),
+            "maps": kept.maps.ravel().tolist(),
+            "tries": kept.tries,
+            "mask_key": f"{mask_key:016x}",
+            "fill_rate": renderer.fill_rate(),
+        }
+        image, rejected = renderer.image(), dict(kept.rejected)
+        return Sample(image=image, index=kept.index, label=kept.index, metadata=metadata, rejected=rejected)
+
     def preview(self) -> Iterator[Column]:
-        """The base fractal and some classes; below each class, where it differs from the base in the same masks."""
+        """The base fractal and some classes; below each class, where it differs from the base in the same masks.
+
+        Of several bases, some, each above two of its classes.
+        """
         from fracgen.renderer import borrow_renderer
 
         with borrow_renderer(self.style) as renderer:
-            renderer.trace(self.base.p, self.base.maps)
-            base = renderer.draw(mask_key=self.mask_key(0))
+            if self.bases > 1:
+                for number in spread(self.bases, PREVIEW_BASES):
+                    first = number * self.classes
+                    samples = list(self.render(range(first, first + min(self.classes, 2))))
+                    base = self._draw_base(renderer, samples[-1].index)
+                    difference = self._difference(samples[-1], base)
+                    yield [
+                        (f"base {number}", base),
+                        *((f"class {each.label}", each.image) for each in samples),
+                        difference,
+                    ]
+                return
+            base = self._draw_base(renderer, 0)
             yield [("base fractal", base), ("", Difference(image=np.zeros_like(base), base=base, names=("", "base")))]
             shown = np.linspace(0, len(self) - 1, min(len(self), PREVIEW_CLASSES), dtype=int)
             for sample in self.render(shown.tolist()):
-                base = renderer.draw(mask_key=self.mask_key(sample.index))
-                difference = Difference(image=sample.image, base=base, names=(f"class {sample.label}", "base"))
-                yield [(f"class {sample.label}", sample.image), ("", difference)]
+                difference = self._difference(sample, self._draw_base(renderer, sample.index))
+                yield [(f"class {sample.label}", sample.image), difference]
 
-    def perturb(self, eps: Floats, base: IFS | None = None) -> Floats:
-        """The base's maps moved by eps, (6N,) in the order a, b, c, d, e, f of each map: (N, 2, 3) float64."""
-        maps, step = (self.base if base is None else base).maps, maps_from_rows(eps.reshape(-1, 6))
-        with np.errstate(over="ignore"):  # such a draw overflows, and is rejected
-            return maps + step if self.perturbation == "additive" else maps * (1 + step)
+    def _draw_base(self, renderer: "Renderer", index: int) -> Image:
+        """The base fractal of an image, in its masks."""
+        base = self.base_of(index)
+        renderer.trace(base.p, base.maps)
+        return renderer.draw(mask_key=self.mask_key(index))
 
-    def draw_eps(self, rng: np.random.Generator) -> Floats:
-        """One draw of the LIEP distribution, (6N,) float64; half-width Delta/2 (additive) or Delta (multiplicative)."""
-        half_width = self.delta / 2 if self.perturbation == "additive" else self.delta
-        return half_width * (2 * rng.random(6 * self.maps) - 1)
-
-    def mask_key(self, index: int, pass_number: int = 0) -> int:
-        """The 64-bit key of the patch masks of class `index`: from (seed, index, pass).
-
-        From (seed, 0, pass) where all classes share them.
-        """
-        return stream_key(self.seed, index if self.masks == "class" else 0, "masks", pass_number)
-
-    def vetting(self, ifs: IFS, renderer: "Renderer", number: int = 0) -> Vetting:
-        """Whether base fractal `number` is fit: to be asked of a renderer of this recipe's style."""
-
-        def perturb(probe: int) -> Floats:
-            return self.perturb(self.draw_eps(generator(self.seed, probe, "vet", number)), ifs)
-
-        return Vetting(number, ifs, perturb, renderer, self.mask_key(0), self.min_fill)
-
-
-class _Draw:
-    """One class on its way to an accepted perturbation."""
-
-    def __init__(self, recipe: OnePFrac, index: int, pass_number: int) -> None:
-        self.recipe, self.index, self.pass_number = recipe, recipe.check_index(index), pass_number
-        self.rejected = Counter[str]({"fill": 0, "overflow": 0})
-        self.mask_key = recipe.mask_key(self.index)
-        self._perturb()
-
-    def _perturb(self) -> None:
-        attempt = sum(self.rejected.values())
-        self.eps = self.recipe.draw_eps(generator(self.recipe.seed, self.index, "eps", attempt))
-        self.maps = self.recipe.perturb(self.eps)
-
-    def judge(self, renderer: "Renderer", lane: int) -> Sample | None:
-        """The sample if the traced draw is kept; else the next perturbation is drawn, within bounds."""
-        reason = rejection(renderer, lane, self.mask_key, self.recipe.min_fill)
-        if reason is None:
-            if self.pass_number:
-                self.mask_key = self.recipe.mask_key(self.index, self.pass_number)
-                renderer.stamp(lane, self.mask_key)
-            return Sample(
-                image=renderer.image(),
-                index=self.index,
-                label=self.index,
-                metadata=self._metadata(renderer.fill_rate()),
-                rejected=dict(self.rejected),
-            )
-        self.rejected[reason] += 1
-        if sum(self.rejected.values()) >= self.recipe.max_tries:
-            raise DataError(
-                f"class {self.index}: none of {self.recipe.max_tries} perturbations could be kept "
-                f"({describe_rejections(self.rejected)}); lower --min-fill or --delta, raise --max-tries, or "
-                "try another --seed"
-            )
-        self._perturb()
-        return None
-
-    def _metadata(self, fill_rate: float) -> Mapping[str, Any]:
-        recipe = self.recipe
-        return {
-            "formula": recipe.NAME,
-            "perturbation": recipe.perturbation,
-            "eps": self.eps.tolist(),
-            "maps": self.maps.ravel().tolist(),
-            "tries": sum(self.rejected.values()) + 1,
-            "mask_key": f"{self.mask_key:016x}",
-            "fill_rate": fill_rate,
-        }
+    def _difference(self, sample: Sample, base: Image) -> tuple[str, Difference]:
+        return "", Difference(image=sample.image, base=base, names=(f"class {sample.label}", "base"))

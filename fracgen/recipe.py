@@ -59,7 +59,8 @@ class Recipe(SampleSequence):
 
     SOURCE: what its images are made from, in a word. PAPER: BibTeX of the formula's paper, "" where there is none.
     PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
-    HEADING: fields that a sheet's heading states.
+    HEADING: fields that a sheet's heading states. LATER: fields that came after folders of the recipe were written. At
+    their default they are left out of its plain values, so that hashes and folders stay what they were.
     size: width and height of an image in pixels. classes: one image each, where a recipe says nothing else.
     """
 
@@ -68,6 +69,7 @@ class Recipe(SampleSequence):
     PAPER: ClassVar[str] = ""
     PROVENANCE: ClassVar[frozenset[str]] = frozenset()
     HEADING: ClassVar[tuple[str, ...]] = ("seed",)
+    LATER: ClassVar[tuple[str, ...]] = ()
     size: int
     classes: int
 

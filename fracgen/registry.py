@@ -60,6 +60,7 @@ RECIPES: Mapping[str, type[Recipe]] = _Lazy(
 )
 STORED: Mapping[str, type[Stored]] = _Lazy(
     {
+        "bases.csv": "fracgen.base_fractals:Bases",
         "categories.csv": "fracgen.categories:Categories",
         "photographs.zip": "fracgen.photo.photographs:Photographs",
         "spatial-categories.csv": "fracgen.spatial:SpatialCategories",
@@ -69,11 +70,16 @@ STORED: Mapping[str, type[Stored]] = _Lazy(
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """All fields and the recipe's name, JSON-able; what was neither set nor resolved is left out.
+    """All fields and the recipe's name, JSON-able; what was neither set nor resolved is left out, and LATER's defaults.
 
     What lies in a file of its own (`inputs`) is named by that file and its sha256.
     """
-    values = {name: value for name, value in to_plain(recipe).items() if value is not None}
+    later = {name: getattr(type(recipe), name) for name in recipe.LATER}
+    values = {
+        name: value
+        for name, value in to_plain(recipe).items()
+        if value is not None and not (name in later and value == later[name])
+    }
     return {"recipe": recipe.NAME, **values}
 
 
@@ -95,18 +101,19 @@ def from_dict(values: Mapping[str, Any], folder: Path | None = None) -> Recipe:
 
 def inputs(recipe: Recipe) -> dict[str, bytes]:
     """The files that a resolved recipe needs beside its values, by name."""
-    return {value.FILE: value.to_bytes() for _, value in _fields(recipe) if isinstance(value, Stored)}
+    return {value.FILE: value.to_bytes() for value in _stored(recipe)}
 
 
 def card_text(recipe: Recipe) -> CardText:
     """What the data card says of a resolved recipe, beside the manifest."""
-    carried = {value.FILE: value.CONTENT for _, value in _fields(recipe) if isinstance(value, Stored)}
+    carried = {value.FILE: value.CONTENT for value in _stored(recipe)}
     return CardText(source=recipe.SOURCE, title=recipe.heading, paper=recipe.PAPER, carried=carried)
 
 
-def _fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(recipe):  # type: ignore[arg-type]
-        yield field.name, getattr(recipe, field.name)
+def _stored(recipe: Recipe) -> list[Stored]:
+    """The values that lie in files of their own."""
+    values = [getattr(recipe, field.name) for field in dataclasses.fields(recipe)]  # type: ignore[arg-type]
+    return [value for value in values if isinstance(value, Stored) and not value.is_inline]
 
 
 def _read_input(value: Any, folder: Path | None) -> Any:

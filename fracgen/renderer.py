@@ -84,33 +84,45 @@ class Canvas:
 class Renderer:
     """One thread's buffers for tracing and drawing systems in one style.
 
-    `trace` two systems that share their probabilities (perturbations, weights), then `draw` each of them, as often as
-    wanted (with other masks, or mirrored). Memory: 41 bytes a point and the canvas.
+    `trace` two systems, then `draw` each of them, as often as wanted (with other masks, or mirrored). Memory: 42 bytes
+    a point and the canvas.
     """
 
     def __init__(self, style: Style) -> None:
         self.style, self._canvas = style, Canvas(style)
-        self._p = b""
-        self._choices = np.empty(style.points - 1, np.uint8)
+        self._p = [b""] * LANES
+        self._choices = np.empty((LANES, style.points - 1), np.uint8)
         self._xs, self._ys = np.empty((LANES, style.points)), np.empty((LANES, style.points))
         self._extents = np.empty((LANES, 4))
         self._lengths = [0] * LANES
         self._offsets = np.empty(style.points, np.uint32)
         self._placed: int | None = None
 
-    def trace(self, p: Floats, *maps: Floats) -> None:
-        """Trace one system or two, (N, 2, 3) each, chosen with p (N,). A diverging orbit is trimmed as published."""
-        if p.tobytes() != self._p:
-            limits, table = np.empty(len(p)), np.empty(chaos.NUM_BUCKETS, np.uint8)
-            chaos.choose_maps(p, *_stream(self.style.points), limits, table, self._choices)
-            self._p = p.tobytes()
-        coefficients = np.array([maps[min(lane, len(maps) - 1)].reshape(-1, 6) for lane in range(LANES)])
-        chaos.trace_pair(coefficients, self._choices, self._xs, self._ys, self._extents)
+    def trace(self, p: Floats, *maps: Floats, second_p: Floats | None = None) -> None:
+        """Trace one system or two, (N, 2, 3) each, chosen with p (N,). A diverging orbit is trimmed as published.
+
+        second_p: of the second system, where it does not have the probabilities of the first.
+        """
+        # copies, as a kernel is compiled for each mix of layouts and of arrays that cannot be written to
+        first, second = (np.array(each.reshape(-1, 6), order="C") for each in (maps[0], maps[-1]))
+        choices = self._choose(0, p)
+        other_p = second_p if second_p is not None and second_p.tobytes() != p.tobytes() else None
+        second_choices = choices if other_p is None else self._choose(1, other_p)
+        chaos.trace_pair(first, second, choices, second_choices, self._xs, self._ys, self._extents)
         self._placed = None
         for lane in range(LANES):
             self._lengths[lane] = self.style.points
             if np.isnan(self._xs[lane, -1]) or np.isnan(self._ys[lane, -1]):
                 self._trim(lane)
+
+    def _choose(self, lane: int, p: Floats) -> npt.NDArray[np.uint8]:
+        """The maps that are chosen with p (N,), (T - 1,): those of the last time where p is the same."""
+        choices: npt.NDArray[np.uint8] = self._choices[lane]
+        if p.tobytes() != self._p[lane]:
+            limits, table = np.empty(len(p)), np.empty(chaos.NUM_BUCKETS, np.uint8)
+            chaos.choose_maps(p, *_stream(self.style.points), limits, table, choices)
+            self._p[lane] = p.tobytes()
+        return choices
 
     def _trim(self, lane: int) -> None:
         """With the first NaN at point n, only [0, n - 100) are kept: of x, then of y in what is left."""

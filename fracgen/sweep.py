@@ -25,8 +25,8 @@ from fracgen.shards.settings import check_value, from_plain, nearest
 
 MAX_VALUES, MAX_IMAGES = 12, 64
 """Of one field, and of all combinations."""
-FIXED = ("size", "color", "look")
-"""Fields that change the shape of an image: those of one sheet have one."""
+FIXED = ("size", "color", "look", "bases")
+"""Fields that change the shape of an image, or of which base it is: all images of a sheet have one."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,18 @@ def sweep_cells(
 ) -> Iterator[Cell]:
     """The images of a resolved recipe's sample `index`, the first field's values from row to row.
 
-    base: number of the base fractal, where it is a candidate of the recipe's seed; of others sigma cannot be swept.
+    base: number of the image's base fractal, where it is a candidate of the recipe's seed; of others sigma cannot be
+    swept.
     Raises UsageError for values that no recipe can have, and where sigma cannot be swept.
     """
     sweep = check_sweep(recipe, sweep)
     recipe.check_index(index)
     for combination in itertools.product(*sweep.values()):
         values = dict(zip(sweep, combination, strict=True))
-        changed = _changed_fractal(recipe, values, base) if isinstance(recipe, OnePFrac) else _changed(recipe, values)
+        if isinstance(recipe, OnePFrac):
+            changed: Recipe = _changed_fractal(recipe, values, index, base)
+        else:
+            changed = _changed(recipe, values)
         yield _draw(changed, values, min(index, len(changed) - 1))
 
 
@@ -94,14 +98,23 @@ def _changed(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return changed  # what resolving it adds, categories but for which it has them, changes no image
 
 
-def _changed_fractal(recipe: OnePFrac, values: Mapping[str, Any], base: int | None) -> OnePFrac:
+def _changed_fractal(recipe: OnePFrac, values: Mapping[str, Any], index: int, base: int | None) -> OnePFrac:
     if not {"sigma", "maps", "seed"} & set(values):
         return replace(recipe, **values)
     searched = replace(recipe, ifs=None)
-    if base is None or not _are_close(searched.candidate(base), recipe.base):
+    if base is None or not _are_close(searched.candidate(base), recipe.base_of(index)):
         raise UsageError("sigma, maps and seed cannot be swept of a base fractal that was given; sweep delta")
     searched = replace(searched, **values)
-    return replace(searched, ifs=searched.candidate(base))
+    # several bases: all are that of the image, whose number says in which masks and by how much it is perturbed
+    return searched.with_bases(*[searched.candidate(base)] * recipe.bases)
+
+
+def base_number(recipe: Recipe, index: int, provenance: Mapping[str, Any]) -> int | None:
+    """The number of an image's base fractal among those of its seed, as a search left it; None where it left none."""
+    if "bases" not in provenance:
+        return provenance.get("base")
+    number: int = provenance["bases"][index // (len(recipe) // len(provenance["bases"]))]
+    return number
 
 
 def _are_close(one: IFS, other: IFS) -> bool:
@@ -125,8 +138,9 @@ def _draw_rejected(recipe: OnePFrac, index: int) -> Image | None:
     from fracgen.renderer import borrow_renderer
 
     with borrow_renderer(recipe.style) as renderer:
-        eps = recipe.draw_eps(generator(recipe.seed, index, "eps"))
-        renderer.trace(recipe.base.p, recipe.perturb(eps))
+        base = recipe.base_of(index)
+        eps = recipe.draw_eps(generator(recipe.seed, index, "eps"), base)
+        renderer.trace(base.p, recipe.perturb(eps, base))
         return renderer.draw(mask_key=recipe.mask_key(index)) if renderer.length() else None
 
 

@@ -5,7 +5,7 @@ be finished. The rule is ours.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heappush, heapreplace
 from typing import TYPE_CHECKING, Any
@@ -83,31 +83,67 @@ class Vetting:
         return self.acceptance
 
 
-def find_base(
-    draw: Callable[[int], Vetting], count: int, min_acceptance: float, max_tries: int, *, source: str, mend: str
-) -> tuple[Vetting, dict[str, Any]]:
-    """(the base fractal to take, how it was found: base, base_tries, base_rejections, base_acceptance).
+@dataclass(frozen=True, kw_only=True)
+class BaseSearch:
+    """The search for base fractals: the best, as `find_best` says, of those whose unperturbed image is fit.
 
-    It is the best, as `find_best` says, of those whose unperturbed image is fit. draw: gives base number k, from 0;
-    UsageError where it is degenerate. max_tries: bases drawn, at most.
-    Raises DataError with the counts where none is fit. source, mend: what was drawn from, and what to do, for that.
+    draw: gives base number k, from 0; UsageError where it is degenerate. count, min_acceptance: of `find_best`.
+    max_tries: bases drawn for one, at most. source, mend: what is drawn from, and what to do where none is fit.
     """
-    rejections, least = Counter[str](), max(min_acceptance, 1 / PROBES)
-    drawn, best = find_best(_fit_candidates(draw, max_tries, rejections), count, least)
-    acceptance = best.acceptance if best else 0.0
-    if best and acceptance >= least and (len(drawn) >= count or acceptance == 1):
-        tries = {"base_tries": drawn[-1].number + 1, "base_rejections": dict(sorted(rejections.items()))}
-        return best, {"base": best.number, **tries, "base_acceptance": acceptance}
-    raise DataError(
-        f"no base fractal in {max_tries} tries at {source} (failed themselves: "
-        f"{describe_rejections(rejections) or 'none'}; of {len(drawn)} others at best {acceptance:.2f} of the "
-        f"perturbations passed, at least {min_acceptance:g} must); {mend}"
-    )
+
+    draw: Callable[[int], Vetting]
+    count: int
+    min_acceptance: float
+    max_tries: int
+    source: str
+    mend: str
+
+    def find(self, first: int = 0) -> tuple[Vetting, dict[str, Any]]:
+        """(the base fractal to take, how it was found: base, base_tries, base_rejections, base_acceptance).
+
+        first: number of the first base that is drawn. Raises DataError with the counts where none is fit.
+        """
+        rejections, least = Counter[str](), max(self.min_acceptance, 1 / PROBES)
+        numbers = range(first, first + self.max_tries)
+        drawn, best = find_best(fit_candidates(self.draw, numbers, rejections), self.count, least)
+        acceptance = best.acceptance if best else 0.0
+        if best and acceptance >= least and (len(drawn) >= self.count or acceptance == 1):
+            tries = {"base_tries": drawn[-1].number + 1 - first, "base_rejections": dict(sorted(rejections.items()))}
+            return best, {"base": best.number, **tries, "base_acceptance": acceptance}
+        raise DataError(
+            f"no base fractal in {self.max_tries} tries at {self.source} (failed themselves: "
+            f"{describe_rejections(rejections) or 'none'}; of {len(drawn)} others at best {acceptance:.2f} of the "
+            f"perturbations passed, at least {self.min_acceptance:g} must); {self.mend}"
+        )
+
+    def find_several(self, num_bases: int) -> tuple[list[Vetting], dict[str, Any]]:
+        """(the base fractals to take, how they were found: bases, base_tries, base_rejections, base_acceptances).
+
+        Each search begins where the one before ended, so that fewer bases are the first of more. Raises as `find`.
+        """
+        taken, found, tries, rejections = list[Vetting](), list[dict[str, Any]](), 0, Counter[str]()
+        for number in range(num_bases):
+            try:
+                best, provenance = self.find(tries)
+            except DataError as error:
+                raise DataError(f"base {number} of {num_bases}: {error}") from None
+            taken.append(best)
+            found.append(provenance)
+            tries += provenance["base_tries"]
+            rejections.update(provenance["base_rejections"])
+        return taken, {
+            "bases": [each["base"] for each in found],
+            "base_tries": tries,
+            "base_rejections": dict(sorted(rejections.items())),
+            "base_acceptances": [each["base_acceptance"] for each in found],
+        }
 
 
-def _fit_candidates(draw: Callable[[int], Vetting], max_tries: int, rejections: Counter[str]) -> Iterator[Vetting]:
-    """The base fractals whose unperturbed images are fit; the others are counted by reason."""
-    for number in range(max_tries):
+def fit_candidates(
+    draw: Callable[[int], Vetting], numbers: Iterable[int], rejections: Counter[str]
+) -> Iterator[Vetting]:
+    """The base fractals of these numbers whose unperturbed images are fit; the others are counted by reason."""
+    for number in numbers:
         try:
             vetting = draw(number)
         except UsageError:  # determinants that underflow

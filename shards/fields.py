@@ -126,8 +126,9 @@ def is_group(kind: Any) -> bool:
 
 
 def can_be_written(kind: Any) -> bool:
-    """Whether plain values can say it; what lies in a file of its own (it has an OPTION) is given as an object."""
-    return not any(hasattr(part, "OPTION") for part in (kind, *typing.get_args(kind)))
+    """Whether plain values can say it; what only a file can hold (it has an OPTION) is given as an object."""
+    parts = (kind, *typing.get_args(kind))
+    return not any(hasattr(part, "OPTION") and not hasattr(part, "from_plain") for part in parts)
 
 
 def markdown_table(kind: type, *, options: bool = True) -> str:

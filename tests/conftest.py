@@ -159,6 +159,7 @@ def small_recipes() -> dict[str, Recipe]:
     recipes = {
         "1p-frac": small_recipe(),
         "1p-frac, color": small_recipe(color="color", classes=8, perturbation="multiplicative"),
+        "1p-frac, bases": small_recipe(bases=3, classes=5),
         "fractaldb": FractalDB(instances=2, **drawn),
         "ofdb": OFDB(**{**drawn, "categories": 7, "systems": Categories((systems.systems * 3)[:7])}),
         "visualatom": VisualAtom(classes=4, instances=3, size=48),

@@ -6,7 +6,8 @@ import pytest
 from conftest import SMALL, small_recipe
 
 from fracgen.ifs import IFS
-from fracgen.onepfrac import MAX_WAITING, OnePFrac, _Draw
+from fracgen.liep import PerturbedClass
+from fracgen.onepfrac import MAX_WAITING, OnePFrac
 from fracgen.plain import draw_plain
 from fracgen.rng import generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
@@ -79,15 +80,15 @@ def test_few_images_wait_for_one_that_is_drawn_again(monkeypatch):
         return draw_eps(seed, index, purpose, attempt)
 
     monkeypatch.setattr("fracgen.onepfrac.generator", stubborn)
-    judge = _Draw.judge
+    judge = PerturbedClass.judge
 
-    def fails_ninety_times(draw, renderer, lane):
+    def fails_ninety_times(draw, renderer, lane, **bounds):
         if draw.index == 0 and sum(draw.rejected.values()) < 90:
             draw.rejected["fill"] += 1
-            return None
-        return judge(draw, renderer, lane)
+            return False
+        return judge(draw, renderer, lane, **bounds)
 
-    monkeypatch.setattr(_Draw, "judge", fails_ninety_times)
+    monkeypatch.setattr(PerturbedClass, "judge", fails_ninety_times)
     assert next(recipe.render(range(400))).index == 0
     assert len(started) < MAX_WAITING + 3
 

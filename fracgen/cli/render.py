@@ -15,9 +15,10 @@ def render(
     values: dict[str, Any],
     output: Output,
     ifs: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="CSV or JSON of the base fractal, or a rendered folder; instead of --sigma and --maps.",
+            help="CSV or JSON of a base fractal, or a folder of them, rendered or not; instead of --sigma and --maps. "
+            "Given again, another base; --bases takes the first of them.",
             rich_help_panel="Base fractal",
         ),
     ] = None,
@@ -26,12 +27,12 @@ def render(
 
     Run it again after any interruption: it goes on, and the folder ends the same to the byte.
     """
-    from fracgen.ifs import load_ifs
+    from fracgen.base_fractals import load_bases
 
-    if ifs is not None and {"sigma", "maps"} & set(values):
+    if ifs and {"sigma", "maps"} & set(values):
         raise UsageError("--ifs gives the base fractal, so it excludes --sigma and --maps; leave them out")
-    if ifs is not None:
-        values = {**values, "ifs": load_ifs(ifs)}
+    if ifs:
+        values = {**values, "ifs": load_bases(ifs, values.pop("bases", None))}
     elif {"sigma", "maps"} & set(values):
         values = {**values, "ifs": None}  # that of a recipe file has another sigma
     render_recipe(None, values, output)

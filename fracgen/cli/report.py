@@ -201,12 +201,22 @@ def _origin(manifest: Manifest) -> list[tuple[str, str]]:
         tries = provenance.get("base_tries")
         number = f"number {provenance.get('base')} of {tries} tried" if tries else "given"
         rows += [("base", f"{number}, {acceptance}")]
+    if acceptances := provenance.get("base_acceptances", ()):
+        numbers, tries = provenance.get("bases", ()), provenance.get("base_tries")
+        origin = f"numbers {_first(numbers)} of {tries} tried" if numbers else "given"
+        passed = f"{_first(acceptances)} of their perturbations passed when vetted"
+        rows += [("bases", f"{len(acceptances)}, {origin}; {passed}")]
     if "candidates" in provenance:
         rejected = listed(provenance.get("candidate_rejections", {}))
         rows += [("categories", f"of {provenance['candidates']} candidates (rejected: {rejected})")]
     elif "categories" in provenance:
         rows += [("categories", "given")]
     return rows
+
+
+def _first(values: Sequence[Any]) -> str:
+    """The first of some values, in a line."""
+    return ", ".join(map(str, values[:_MOST_NAMES])) + (" ..." if len(values) > _MOST_NAMES else "")
 
 
 def listed(counts: Mapping[str, int]) -> str:

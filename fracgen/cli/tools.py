@@ -163,7 +163,7 @@ def _sweep_sheet(source: Path | None, sweep: list[str], index: int, tile: int) -
     from fracgen.registry import load_source
     from fracgen.shards.manifest import load_manifest
     from fracgen.shards.settings import parse_yaml
-    from fracgen.sweep import check_sweep, sweep_sheet
+    from fracgen.sweep import base_number, check_sweep, sweep_sheet
 
     values = {}
     for text in sweep:
@@ -179,7 +179,8 @@ def _sweep_sheet(source: Path | None, sweep: list[str], index: int, tile: int) -
         provenance = dict(load_manifest(source).provenance)
     else:
         recipe, provenance = resolve_recipe(recipe, Output())
-    return sweep_sheet(recipe, values, index=index, base=provenance.get("base"), tile=tile)
+    base = base_number(recipe, recipe.check_index(index), provenance)
+    return sweep_sheet(recipe, values, index=index, base=base, tile=tile)
 
 
 @output_options("as_json")

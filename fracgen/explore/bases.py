@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from fracgen.onepfrac import OnePFrac
 from fracgen.recipe import OnTry
 from fracgen.renderer import Renderer, borrow_renderer
 from fracgen.shards.errors import DataError, UsageError, one_line
-from fracgen.vetting import PROBES
+from fracgen.vetting import PROBES, Vetting, fit_candidates
 
 MAX_SECONDS = 8.0
 """After which a search for a base is given up. What it would have found is another matter: it is no recipe then."""
@@ -89,16 +90,25 @@ def find_base(recipe: OnePFrac, ticket: Ticket) -> Base:
         resolved, provenance = recipe.resolve(bounded(ticket, slow))
     except DataError as error:
         number, ifs = next(candidates(recipe, 0, 1, ticket))
-        base = vet(replace(recipe, ifs=ifs), number, ticket)
+        base = vet(recipe.with_bases(ifs), number, ticket)
         return replace(base, provenance={}, reason=one_line(str(error)))
     kept = round(provenance["base_acceptance"] * PROBES)
     return replace(vet(resolved, provenance["base"], ticket, kept), provenance=provenance)
 
 
+def find_several(recipe: OnePFrac, ticket: Ticket) -> tuple[OnePFrac, dict[str, Any]]:
+    """The recipe with its several base fractals, as `resolve` finds them, and how they were found.
+
+    Raises DataError where that takes longer than somebody waits, or there are none.
+    """
+    slow = f"{recipe.bases} bases take longer than {MAX_SECONDS:g} seconds; `fracgen render` finds them. Lower --bases"
+    return recipe.resolve(bounded(ticket, slow))
+
+
 def take_base(recipe: OnePFrac, number: int, ticket: Ticket) -> Base:
     """Base fractal `number` of the recipe's seed, sigma and maps, or the next one that is not degenerate."""
     number, ifs = next(candidates(recipe, number, 1, ticket))
-    return vet(replace(recipe, ifs=ifs), number, ticket)
+    return vet(recipe.with_bases(ifs), number, ticket)
 
 
 def bounded(ticket: Ticket, message: str) -> OnTry:
@@ -120,7 +130,7 @@ def step_base(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> Base:
     number: that from which to step. Raises UsageError where there is none before it.
     """
     candidate, ifs = _next_fit(replace(recipe, ifs=None), number, step, ticket)
-    return vet(replace(recipe, ifs=ifs), candidate, ticket)
+    return vet(recipe.with_bases(ifs), candidate, ticket)
 
 
 def draft_base(recipe: OnePFrac, number: int | None, ticket: Ticket) -> Base:
@@ -129,21 +139,26 @@ def draft_base(recipe: OnePFrac, number: int | None, ticket: Ticket) -> Base:
     Where none fills an image it is the first of all.
     """
     if number is None:
-        with contextlib.suppress(UsageError):
+        with contextlib.suppress(UsageError, _SlowError):
             number, _ = _next_fit(recipe, -1, 1, ticket)
     number, ifs = next(candidates(recipe, number or 0, 1, ticket))
-    return vet(replace(recipe, ifs=ifs), number, ticket, num_probes=0)
+    return vet(recipe.with_bases(ifs), number, ticket, num_probes=0)
 
 
 def _next_fit(recipe: OnePFrac, number: int, step: int, ticket: Ticket) -> tuple[int, IFS]:
     """The next base after `number`, or before it, that fills an image. Raises UsageError where there is none."""
-    started = time.monotonic()
+    check, tried = bounded(ticket, f"none of the {{tries}} bases from {number} on fills an image"), Counter[str]()
+    last = number + _MAX_STEPS + 1 if step > 0 else max(number - _MAX_STEPS, 0) - 1
     with borrow_renderer(recipe.style) as renderer:
-        for candidate, ifs in candidates(recipe, number + step, step, ticket):
-            if recipe.vetting(ifs, renderer, candidate).rejection() is None:
-                return candidate, ifs
-            if abs(candidate - number) >= _MAX_STEPS or time.monotonic() - started > MAX_SECONDS:
-                raise UsageError(f"none of the {abs(candidate - number)} bases from {number} on fills an image")
+
+        def draw(candidate: int) -> Vetting:
+            check(candidate)
+            return recipe.vetting(recipe.candidate(candidate), renderer, candidate)
+
+        for vetting in fit_candidates(draw, range(number + step, last, step), tried):
+            return vetting.number, vetting.ifs
+    if last >= 0:
+        raise UsageError(f"none of the {tried.total()} bases from {number} on fills an image")
     raise UsageError(f"base {number} is the first that fills an image")
 
 

@@ -64,7 +64,11 @@ class RecipeBuilder:
     def _build(self, values: Mapping[str, Any]) -> Recipe:
         plain = {str(key).replace("-", "_"): value for key, value in values.items()}
         plain = {key: self._stored.get(_sha256(value)) if key in INPUTS else value for key, value in plain.items()}
-        if plain.get("ifs") is not None:
+        if _sha256(plain.get("ifs")):
+            if (bases := self._stored.get(_sha256(plain["ifs"]))) is None:
+                raise UsageError("these base fractals are not here any more; reload the page")
+            plain = {**{key: plain[key] for key in plain if key not in ("sigma", "maps", "bases")}, "ifs": bases}
+        elif plain.get("ifs") is not None:
             plain = fit_to_base(plain)
         if plain.get("recipe") == "photo":
             if self._photographs is None:
@@ -78,8 +82,8 @@ class RecipeBuilder:
         """Keep a resolved recipe, and its inputs by their hashes, by which requests name them."""
         with self._lock:
             self._kept[json.dumps(to_dict(recipe), sort_keys=True, default=str)] = recipe
-            for name in INPUTS:
-                if isinstance(stored := getattr(recipe, name, None), Stored):
+            for name in (*INPUTS, "ifs"):
+                if isinstance(stored := getattr(recipe, name, None), Stored) and not stored.is_inline:
                     self._stored[stored.sha256] = stored
             while len(self._stored) > _KEPT_INPUTS:
                 self._stored.popitem(last=False)

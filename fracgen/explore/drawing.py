@@ -134,14 +134,15 @@ def _draw_fractal(recipe: OnePFrac, mask_index: int) -> Picture:
     from fracgen.renderer import borrow_renderer
 
     with borrow_renderer(recipe.style) as renderer:
-        renderer.trace(recipe.base.p, recipe.base.maps)
+        base = recipe.base_of(mask_index)
+        renderer.trace(base.p, base.maps)
         image = renderer.draw(mask_key=recipe.mask_key(mask_index))
         values = {
             "index": BASE,
             "mask_index": mask_index,
             "fill": renderer.fill_rate(),
             "extent": finite(renderer.extent()),
-            "sigma": recipe.base.sigma,
+            "sigma": base.sigma,
         }
     return Picture(image, values)
 

@@ -36,7 +36,7 @@ from fracgen.registry import RECIPES, to_dict
 from fracgen.shards.errors import FracgenError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.style import fill_rate
-from fracgen.sweep import MAX_VALUES, check_sweep, sweep_cells, sweep_sheet
+from fracgen.sweep import MAX_VALUES, base_number, check_sweep, sweep_cells, sweep_sheet
 
 MAX_AT_WORK = 4
 """Requests that are worked on at a time: each may hold the memory of a few images. The others wait."""
@@ -51,6 +51,7 @@ class Explorer:
         """place: the folder in which sets are written. augmenter: None where training is not installed."""
         self.inputs, self.place, self._augmenter = inputs, place, augmenter
         self._builder = RecipeBuilder(inputs.categories, inputs.photographs)
+        self._builder.keep(inputs.recipe)
         self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="drawing")
         self._turns, self._at_work = Turns(), threading.BoundedSemaphore(MAX_AT_WORK)
         self._job: Any = None
@@ -139,9 +140,12 @@ class Explorer:
 
     def _swept(self, request: SweepRequest, ticket: Ticket) -> tuple[Recipe, int | None]:
         """The recipe of a sweep, resolved as far as its image needs it, and the number of its base fractal."""
-        from fracgen.explore.bases import find_base
+        from fracgen.explore.bases import find_base, find_several
 
         recipe = self._builder.build(request.recipe)
+        if isinstance(recipe, OnePFrac) and recipe.ifs is None and recipe.bases > 1:
+            recipe, provenance = find_several(recipe, ticket)
+            return recipe, base_number(recipe, recipe.check_index(request.index), provenance)
         if isinstance(recipe, OnePFrac) and recipe.ifs is None:
             base = find_base(recipe, ticket)
             return base.recipe, base.number

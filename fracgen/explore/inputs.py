@@ -12,6 +12,7 @@ from fracgen.explore.category_search import AnyCategories
 from fracgen.explore.folder_view import FolderView
 from fracgen.explore.limits import check_limits
 from fracgen.explore.shell_command import InputWords
+from fracgen.onepfrac import OnePFrac
 from fracgen.perturbed import Perturbed
 from fracgen.recipe import Recipe
 from fracgen.registry import load_source
@@ -52,6 +53,10 @@ class Inputs:
         """The words of a command that give a recipe its photographs or categories."""
         if recipe.NAME == "photo":
             return self.photograph_words
+        if isinstance(recipe, OnePFrac):
+            if recipe.ifs is None or recipe.ifs.is_inline or self.recipe.NAME != recipe.NAME:
+                return InputWords()
+            return InputWords(("--recipe", str(self.source)), defaults=self.recipe)
         kind = SpatialCategories if isinstance(recipe, ExFractalDB) else Categories
         if not hasattr(recipe, "search") or not isinstance(self.categories, kind):
             return InputWords()

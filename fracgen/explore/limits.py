@@ -27,6 +27,7 @@ AT_MOST: Mapping[str, float] = {
     "points": 2_000_000,
     "max_tries": 1000,
     "base_candidates": 64,
+    "bases": 256,
     "max_base_tries": 10_000,
     "max_vertices": 5000,
     "min_vertices": 5000,
@@ -57,6 +58,7 @@ class Slider(NamedTuple):
 SLIDERS: Mapping[str, Slider] = {
     "sigma": Slider(2.6, 6, 0.05),
     "delta": Slider(0.001, 1, 0.001, log=True),
+    "bases": Slider(1, 64, 1, log=True),
     "seed": Slider(0, 100, 1),
     "size": Slider(64, 1024, 32),
     "pad": Slider(0, 64, 1),

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fracgen.base_fractals import Bases
 from fracgen.exfractaldb import ExFractalDB
-from fracgen.explore.bases import MAX_SECONDS, Base, bounded, draft_base, find_base, step_base, take_base
+from fracgen.explore.bases import MAX_SECONDS, Base, bounded, draft_base, find_base, find_several, step_base, take_base
 from fracgen.explore.building import RecipeBuilder, has_categories, page_values
 from fracgen.explore.inputs import Inputs
 from fracgen.explore.messages import ResolveRequest
 from fracgen.explore.shell_command import base_csv, render_command
 from fracgen.explore.turns import DroppedError, Ticket
 from fracgen.fractaldb import FLIPS, OFDB, CategoryRecipe, FractalDB, weight_vectors
-from fracgen.ifs import IFS
 from fracgen.onepfrac import OnePFrac
 from fracgen.perturbed import Perturbed
 from fracgen.recipe import Recipe
@@ -25,7 +25,7 @@ from fracgen.spatial import SpatialCategories, SpatialIFS
 class Resolution:
     """A recipe that is resolved, or as far as it can be.
 
-    recipe: to draw. given: its base fractal, where that is not to be searched. reason: why it cannot be rendered, or
+    recipe: to draw. given: its base fractals, where those are not to be searched. reason: why it cannot be rendered, or
     "". base: of 1p-frac; it is not rendered while none of its perturbations was tried. search: (categories found,
     wanted) while some are still searched.
     """
@@ -35,7 +35,7 @@ class Resolution:
         recipe: Recipe,
         *,
         provenance: Mapping[str, Any],
-        given: IFS | None = None,
+        given: Bases | None = None,
         reason: str = "",
         base: Base | None = None,
         search: tuple[int, int] | None = None,
@@ -70,14 +70,20 @@ def resolve(request: ResolveRequest, builder: RecipeBuilder, ticket: Ticket) -> 
 
 
 def _resolve_base(recipe: OnePFrac, request: ResolveRequest, ticket: Ticket) -> Resolution:
+    if recipe.bases > 1:
+        if request.step:
+            raise UsageError(f"{recipe.bases} bases: none to step from; lower bases to 1")
+        try:
+            resolved, provenance = find_several(recipe, ticket)
+        except DataError as error:
+            return Resolution(recipe, provenance={}, given=recipe.ifs, reason=one_line(str(error)))
+        return Resolution(resolved, provenance=provenance, given=recipe.ifs)
     if not request.step and recipe.ifs is None and (request.draft or request.base is not None):
         if request.draft or request.base is None:
             base = draft_base(recipe, request.base, ticket)
         else:
             base = take_base(recipe, request.base, ticket)
-        return Resolution(
-            base.recipe, provenance=base.provenance, given=base.recipe.base, reason=base.reason, base=base
-        )
+        return Resolution(base.recipe, provenance=base.provenance, given=base.recipe.ifs, reason=base.reason, base=base)
     if not request.step:
         base = find_base(recipe, ticket)
         return Resolution(base.recipe, provenance=base.provenance, given=recipe.ifs, reason=base.reason, base=base)
@@ -87,7 +93,7 @@ def _resolve_base(recipe: OnePFrac, request: ResolveRequest, ticket: Ticket) -> 
     if number is None:  # of a base that is no candidate of this seed
         number = -1 if request.step > 0 else 0
     base = step_base(recipe, number, request.step, ticket)
-    return Resolution(base.recipe, provenance=base.provenance, given=base.recipe.base, reason=base.reason, base=base)
+    return Resolution(base.recipe, provenance=base.provenance, given=base.recipe.ifs, reason=base.reason, base=base)
 
 
 def _resolve_categories(recipe: CategoryRecipe | ExFractalDB | Perturbed, builder: RecipeBuilder) -> Resolution:
@@ -161,6 +167,8 @@ def axes(recipe: Recipe) -> list[dict[str, Any]]:
             {"name": "instance", "size": recipe.instances},
             {"name": "flip", "size": len(FLIPS), "labels": list(FLIPS)},
         ]
+    if isinstance(recipe, OnePFrac) and recipe.bases > 1:
+        return [{"name": "base", "size": recipe.bases}, {"name": "perturbation", "size": recipe.classes}]
     if instances := getattr(recipe, "instances", 0):
         return [{"name": "class", "size": recipe.classes}, {"name": "instance", "size": instances}]
     if isinstance(recipe, ExFractalDB):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any
 
+from fracgen.base_fractals import Bases
 from fracgen.ifs import IFS, rows_from_maps
 from fracgen.recipe import Recipe
 from fracgen.shards.fields import FieldInfo, fields_of
@@ -17,7 +18,7 @@ WORDS: Mapping[str, str] = {
     "perturbed": "fracgen perturb",
 }
 """Commands of recipes that are not `fracgen baseline NAME`."""
-OF_BASE = ("sigma", "maps", "base_candidates", "min_acceptance", "max_base_tries")
+OF_BASE = ("bases", "sigma", "maps", "base_candidates", "min_acceptance", "max_base_tries")
 """Options of the search for a base fractal: beside one that is given they say nothing."""
 
 
@@ -36,18 +37,19 @@ class InputWords:
     possible: bool = True
 
 
-def render_command(recipe: Recipe, given: IFS | None, inputs: InputWords) -> str | None:
+def render_command(recipe: Recipe, given: Bases | None, inputs: InputWords) -> str | None:
     """A command that renders this recipe, for a POSIX shell: options for what is not the default; None without one.
 
-    given: the base fractal, where it is not to be searched; the command writes it to a file first.
+    given: the base fractals, where they are not to be searched: one the command writes to a file first, several the
+    inputs bring.
     """
     if not inputs.possible:
         return None
     words = [*shlex.split(WORDS.get(recipe.NAME, f"fracgen baseline {recipe.NAME}")), *inputs.words]
     prefix = ""
-    if given is not None:
-        rows = base_csv(given).splitlines()
-        name = f"base-{hashlib.sha256(base_csv(given).encode()).hexdigest()[:8]}.csv"
+    if given is not None and given.is_inline:
+        text = base_csv(given[0])
+        rows, name = text.splitlines(), f"base-{hashlib.sha256(text.encode()).hexdigest()[:8]}.csv"
         prefix = f"printf '%s\\n' {' '.join(rows)} > {name} && "
         words += ["--ifs", name]
     skipped = {*getattr(recipe, "derived", ()), *(OF_BASE if given is not None else ())}

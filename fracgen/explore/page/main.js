@@ -94,6 +94,10 @@ class Page {
       announce("unlocked: another number of maps is another base");
       return state.set({ values: { maps: value, ifs: null } }, options);
     }
+    if (state.values.ifs && (name === "bases" || (!model.isLocked && ["sigma", "maps"].includes(name)))) {
+      announce("unlocked: the base fractals are searched again");
+      return state.set({ values: { [name]: value, ifs: null } }, options);
+    }
     const view = name === "seed" ? { base: -1 } : {}; // a base has its number among those of a seed
     const limited = name === "maps" ? { sigma: Math.min(state.values.sigma, 3 * value) } : {};
     return state.set({ values: { [name]: value, ...limited }, view }, options);

@@ -25,15 +25,16 @@ export class Model extends EventTarget {
     this.answered = 0;
   }
 
-  /** Whether the base fractal is kept: the recipe holds it. */
+  /** Whether the base fractal is kept: the recipe holds it. Of several bases the page knows only the name. */
   get isLocked() {
-    return Boolean(this.state.values.ifs);
+    return Boolean(this.state.values.ifs?.maps);
   }
 
   /** The base fractal as it is drawn; null where there is none. */
   get ifs() {
     const searched = this.resolved?.recipe;
-    return this.state.values.ifs ?? (searched?.recipe === this.state.recipe ? (searched.ifs ?? null) : null);
+    const ifs = this.state.values.ifs ?? (searched?.recipe === this.state.recipe ? searched.ifs : null);
+    return ifs?.maps ? ifs : null;
   }
 
   /** The number of the base among those of its seed; null where it is none of them. */

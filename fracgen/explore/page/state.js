@@ -110,7 +110,7 @@ export class State extends EventTarget {
       const usual = field.default ?? null;
       if (value !== undefined && JSON.stringify(value) !== JSON.stringify(usual)) written.set(field.name, write(value));
     }
-    if (this.values.ifs) written.set("ifs", formatIFS(this.values.ifs));
+    if (this.values.ifs?.maps) written.set("ifs", formatIFS(this.values.ifs));
     for (const [key, usual] of Object.entries(VIEW)) {
       if (String(this.view[key]) !== String(usual)) written.set(`v.${key}`, String(this.view[key]));
     }
