@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fracgen.assets import Stored
+from fracgen.formulas import FORMULAS
 from fracgen.recipe import Recipe as Recipe
 from fracgen.shards.data_card import CardText
 from fracgen.shards.errors import UsageError
@@ -44,20 +45,7 @@ class _Lazy(Mapping[str, T], Generic[T]):
         return len(self._places)
 
 
-RECIPES: Mapping[str, type[Recipe]] = _Lazy(
-    {
-        "1p-frac": "fracgen.onepfrac:OnePFrac",
-        "fractaldb": "fracgen.fractaldb:FractalDB",
-        "ofdb": "fracgen.fractaldb:OFDB",
-        "visualatom": "fracgen.visualatom:VisualAtom",
-        "rcdb": "fracgen.rcdb:RCDB",
-        "exfractaldb": "fracgen.exfractaldb:ExFractalDB",
-        "multifractal": "fracgen.multifractal:MultiFractal",
-        "perturbed": "fracgen.perturbed:Perturbed",
-        "noise": "fracgen.noise:Noise",
-        "photo": "fracgen.photo.recipe:Photo",
-    }
-)
+RECIPES: Mapping[str, type[Recipe]] = _Lazy({name: formula.recipe for name, formula in FORMULAS.items()})
 STORED: Mapping[str, type[Stored]] = _Lazy(
     {
         "bases.csv": "fracgen.base_fractals:Bases",

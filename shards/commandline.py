@@ -67,16 +67,21 @@ class LazyCommand(typing.NamedTuple):
     """Where a command lies, and what the help says of it before it is imported.
 
     target: "module:name" of a function or of a typer application. summary: the first paragraph of its docstring.
+    argument: of a target that makes the command when it is called with this; such a command has the summary alone.
     """
 
     target: str
     summary: str
     panel: str = "Commands"
+    argument: str = ""
 
     def load(self) -> Any:
         """Import the command."""
         module, _, name = self.target.partition(":")
         command = getattr(importlib.import_module(module), name)
+        if self.argument:
+            command = command(self.argument)
+            command.__doc__ = self.summary
         return typer.main.get_command(command if isinstance(command, typer.Typer) else command_app(command))
 
 

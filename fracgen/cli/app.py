@@ -9,35 +9,14 @@ from typing import Annotated
 
 import typer
 
+from fracgen.formulas import FORMULAS
 from fracgen.shards.commandline import LazyCommand, lazy_group, main, show_help
 from fracgen.shards.errors import UsageError
 
 BASELINES = {
-    "fractaldb": LazyCommand(
-        "fracgen.cli.baselines:fractaldb",
-        "Render FractalDB: fractals with 25 weights, instances and flips; 1000 x 1000 images by default.",
-    ),
-    "ofdb": LazyCommand("fracgen.cli.baselines:ofdb", "Render OFDB: one image a category of FractalDB."),
-    "visualatom": LazyCommand(
-        "fracgen.cli.baselines:visualatom",
-        "Render VisualAtom: orbits of gray lines around a centre; 1000 x 1000 images by default.",
-    ),
-    "rcdb": LazyCommand(
-        "fracgen.cli.baselines:rcdb",
-        "Render RCDB: radial contours in gray on white; 1000 x 1000 images by default.",
-    ),
-    "exfractaldb": LazyCommand(
-        "fracgen.cli.baselines:exfractaldb",
-        "Render ExFractalDB, MV-FractalDB or 3D-OFDB: fractals of space from 12 sides; 1000 x 1740 images by default.",
-    ),
-    "multifractal": LazyCommand(
-        "fracgen.cli.baselines:multifractal",
-        "Render coloured fractals, several to an image with several labels, or one; 1000 x 1000 images by default.",
-    ),
-    "noise": LazyCommand(
-        "fracgen.cli.baselines:noise",
-        "Render noise, the structure-free controls: one image a class. The numbers are ours: none were published.",
-    ),
+    name: LazyCommand("fracgen.cli.baselines:command_of", formula.baseline, argument=name)
+    for name, formula in FORMULAS.items()
+    if formula.baseline
 }
 _BASELINE = "Render what 1p-frac is compared with: FractalDB, OFDB, ExFractalDB, VisualAtom, RCDB, MultiFractal, noise."
 baseline = lazy_group(BASELINES, _BASELINE)
