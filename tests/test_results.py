@@ -11,8 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fracgen.score_images import measure_image
 from fracgen.shards.errors import DataError
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +25,7 @@ RESULTS = ROOT / "examples" / "results"
 def scripts(monkeypatch):
     """The modules beside the results, as they see one another when report.py runs."""
     monkeypatch.syspath_prepend(str(RESULTS))
-    return {name: importlib.import_module(name) for name in ("analysis", "report", "plots", "collect")}
+    return {name: importlib.import_module(name) for name in ("analysis", "report", "plots", "collect", "score_bases")}
 
 
 def run(variant, base, seed, accuracy, **where):
@@ -36,6 +38,32 @@ def run(variant, base, seed, accuracy, **where):
         "steps": 300,
         **where,
     }
+
+
+def test_rank_correlations(scripts):
+    analysis = scripts["analysis"]
+    y = [21, 4, 9, 12, 35, 18, 10, 22, 24, 1, 6, 8, 13, 16, 19]
+    x = [67, 28, 30, 28, 52, 40, 25, 37, 44, 10, 14, 20, 28, 40, 51]
+    rho, ends = analysis.spearman(x, y)  # the example of statpsych's ci.spear
+    assert (rho, *ends) == pytest.approx((0.8699639, 0.5840951, 0.9638297), abs=1e-4)
+    assert analysis.spearman([1, 2, 3, 4], [1, 4, 9, 99]) == (1, (1, 1))
+    assert math.isnan(analysis.spearman([1, 1, 1, 1], [1, 4, 9, 99])[0])
+    alone, among = analysis.permutation_p([x, y[::-1]], y)[0]
+    assert alone == among < 0.001, "no shuffle is as good"
+    (alone, among), (other, _) = analysis.permutation_p([range(5), [1, 0, 2, 4, 3]], range(5))
+    assert alone == pytest.approx(2 / 120, abs=0.004) and alone < among and alone < other
+
+
+def test_scores_are_of_the_sets_that_were_trained_on(scripts):
+    scored = json.loads((RESULTS / "scores.json").read_text("utf-8"))["bases"]
+    facts = json.loads((RESULTS / "bases.json").read_text("utf-8"))["pretraining"]
+    assert [each["base"] for each in scored] == [run["base"] for run in facts] == list(range(12))
+    assert [each["fill_rate"] for each in scored] == pytest.approx([run["fill"] for run in facts], abs=1e-5)
+    assert scored[2].keys() - {"base"} == scripts["analysis"].SCORES.keys()
+    recipe, _ = scripts["score_bases"].set_of(2)
+    images = [measure_image(sample.image) for sample in recipe]
+    assert np.mean([image.dimension for image in images]) == pytest.approx(scored[2]["dimension"], rel=1e-4)
+    assert np.mean([image.mean_lacunarity for image in images]) == pytest.approx(scored[2]["lacunarity"], rel=1e-4)
 
 
 @pytest.fixture
@@ -239,7 +267,7 @@ def test_the_machine_may_be_another(tmp_path):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["collect.py"], ["/nope", "study.yaml", "nowhere"]])
-@pytest.mark.parametrize("script", ["collect", "report"])
+@pytest.mark.parametrize("script", ["collect", "report", "score_bases"])
 def test_scripts_write_nothing_for_words_that_they_do_not_know(script, words):
     argv = [sys.executable, f"examples/results/{script}.py", *words]
     ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)

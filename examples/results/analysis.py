@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from fracgen.train.experiments import nested
@@ -26,6 +27,19 @@ FEATURES = {
     "contraction": "contraction",
 }
 """What a base fractal is, and how its pre-training ended: names in the files, and in words (with a % for a share)."""
+SCORES = {
+    "fill_rate": "fill rate, %",
+    "dimension": "box-counting dimension",
+    "dimension_std": "its standard deviation between images",
+    "lacunarity": "lacunarity",
+    "bytes_per_pixel": "bytes a pixel",
+    "nearest_correlation": "correlation with the most alike",
+    "views_accuracy": "told apart by views, %",
+    "views_auc": "the same, AUC",
+    "small_shapes_accuracy": "shapes told apart at Delta 0.01, %",
+}
+"""Of the sets of base fractals, before any training: names in scores.json, and in words."""
+PERMUTATIONS = 20_000
 Run = Mapping[str, Any]
 
 
@@ -132,6 +146,40 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> tuple[float, tuple[float,
         return correlation, (correlation, correlation)
     z, half = math.atanh(correlation), 1.96 / math.sqrt(len(x) - 3)
     return correlation, (math.tanh(z - half), math.tanh(z + half))
+
+
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 0, of equal values their mean."""
+    levels = np.asarray(values)
+    return ((levels[:, None] > levels).sum(1) + (levels[:, None] >= levels).sum(1) - 1) / 2
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Spearman's rank correlation and its 95 % interval by Fisher's z and the variance of Bonett and Wright (2000)."""
+    rho, _ = pearson(ranks(x).tolist(), ranks(y).tolist())
+    if math.isnan(rho) or abs(rho) == 1 or len(x) < 4:
+        return rho, (rho, rho) if abs(rho) == 1 else (math.nan, math.nan)
+    z, half = math.atanh(rho), 1.96 * math.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+    return rho, (math.tanh(z - half), math.tanh(z + half))
+
+
+def permutation_p(columns: Sequence[Sequence[float]], y: Sequence[float]) -> list[tuple[float, float]]:
+    """Of each column (p of its rank correlation with y, p of that among all columns), two-sided.
+
+    By how often the rank correlation of a column, and the greatest of all columns, is as great where y is shuffled.
+    """
+    standard = np.array([(of_column - of_column.mean()) / of_column.std() for of_column in map(ranks, columns)])
+    of_y = ranks(y)
+    of_y = (of_y - of_y.mean()) / of_y.std()
+    random = np.random.default_rng(0)
+    shuffled = np.array([random.permutation(of_y) for _ in range(PERMUTATIONS)])
+    found, by_chance = np.abs(standard @ of_y), np.abs(standard @ shuffled.T)
+    least = found[:, None] - 1e-9
+    alone, among = (by_chance >= least).sum(1), (by_chance.max(0) >= least).sum(1)
+    return [
+        ((1 + one) / (1 + PERMUTATIONS), (1 + other) / (1 + PERMUTATIONS))
+        for one, other in zip(alone, among, strict=True)
+    ]
 
 
 def base_points(study: Study) -> list[dict[str, float]]:

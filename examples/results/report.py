@@ -14,7 +14,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import FEATURES, Study, base_points, load, mean, pearson, probed_arms, summarize
+from analysis import (
+    FEATURES,
+    SCORES,
+    Study,
+    base_points,
+    load,
+    mean,
+    pearson,
+    permutation_p,
+    probed_arms,
+    spearman,
+    summarize,
+)
 
 from fracgen.shards.files import write_atomically
 
@@ -168,6 +180,21 @@ def probes(studies: Mapping[str, Study]) -> Rows:
     return rows
 
 
+def scores(studies: Mapping[str, Study]) -> Rows:
+    """What `fracgen score` says of each base fractal's set, and how it goes along with the gain."""
+    scored = {each["base"]: each for each in json.loads((HERE / "scores.json").read_text("utf-8"))["bases"]}
+    points = base_points(studies["bases"])
+    gains = [point["gain"] for point in points]
+    columns = [[scored[point["base"]][name] for point in points] for name in SCORES]
+    rows = [["of the set", "least", "greatest", "rank correlation with the gain", "p", "p among all"]]
+    for label, column, chances in zip(SCORES.values(), columns, permutation_p(columns, gains), strict=True):
+        factor = 100 if "%" in label else 1
+        rho, (low, high) = spearman(column, gains)
+        ends = [f"{factor * end:.3g}" for end in (min(column), max(column))]
+        rows.append([label, *ends, f"{rho:+.2f} [{low:+.2f}, {high:+.2f}]", *(f"{p:.2f}" for p in chances)])
+    return rows
+
+
 def mean_and_deviation(shares: Sequence[float]) -> str:
     """In %, with the standard deviation of a sample where there are several."""
     text = f"{100 * mean(shares):.1f}"
@@ -198,6 +225,7 @@ OF_ALL: dict[str, Callable[[Mapping[str, Study]], Rows]] = {
     "provenance": provenance,
     "probes": probes,
     "replication": replication,
+    "scores": scores,
 }
 """Tables of several studies, or of none."""
 

@@ -82,7 +82,7 @@ def score(
     if plot is not None and find_spec("matplotlib") is None:
         raise UsageError("--plot: needs matplotlib, which is not installed: pip install 'fracgen[train]'")
     images, recipe = _open(source, output, cache)
-    comparison, note = _comparison(config, size)
+    comparison, note = comparison_of(config, size)
     with status(f"looking at {source}"):
         result = judge(images, settings, comparison, recipe=recipe, workers=output.workers)
     if plot is not None:
@@ -126,7 +126,7 @@ def _of_onepfrac(recipe: Any) -> "OnePFrac | None":
     return recipe if recipe.NAME == "1p-frac" else None
 
 
-def _comparison(config: Path | None, size: int | None) -> tuple[Comparison, str]:
+def comparison_of(config: Path | None, size: int | None) -> tuple[Comparison, str]:
     """(how images are compared, what is to be said of it): through training's views where torch is installed."""
 
     values: Any = parse_yaml(read_text(config), str(config)) if config is not None else {}
