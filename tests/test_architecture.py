@@ -25,11 +25,21 @@ FOLDERS = {  # folder: the folders whose files it may import; "train" is the fil
     "train/data": {"train/data", *BASE},
     "train/augment": {"train/augment", *BASE},
     "train/engine": {"train/engine", *BASE},
+    "train/masked": {"train/masked", "train/engine", *BASE},
     "train/probing": {"train/probing", "train/data", "train/augment", "train/engine", *BASE},
     "train/experiments": {"train/experiments", "train/data", "train/augment", "train/engine", *BASE},
-    "train": {"train", "train/data", "train/augment", "train/engine", "train/probing", "train/experiments", *SHARDS},
+    "train": {
+        "train",
+        "train/data",
+        "train/augment",
+        "train/engine",
+        "train/masked",
+        "train/probing",
+        "train/experiments",
+        *SHARDS,
+    },
 }
-SCRIPTS = {"pretrain", "finetune", "probe", "compare", "study"}
+SCRIPTS = {"pretrain", "mae", "finetune", "probe", "compare", "study"}
 FOREIGN = {  # libraries that a room never imports
     "fracgen": {"torch", "torchvision", "timm"},
     "shards": {"numba"},

@@ -17,7 +17,6 @@ import typer
 
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
-from fracgen.shards.settings import Setting
 from fracgen.train import cli, options
 from fracgen.train.augment.settings import Augmentation, Mix
 from fracgen.train.config import load
@@ -31,14 +30,6 @@ from fracgen.train.experiments.finetuning import join_fingerprints
 class Pretraining(ShardsSettings):
     """A pre-training run."""
 
-    checkpoint: Annotated[
-        str,
-        Setting(
-            "Weights to begin with: a run's folder, a timm folder, or a .pth file; none: train from scratch.",
-            panel="Data",
-            identity=False,
-        ),
-    ] = "none"
     model: Model = field(default_factory=lambda: Model(name=""))
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)

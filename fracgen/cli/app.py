@@ -24,6 +24,7 @@ baseline = lazy_group(BASELINES, _BASELINE)
 _RENDER, _LOOK, _SHARE, _TRAIN = "Data sets", "Look and check", "Share", "Training, with the extra fracgen[train]"
 PROGRAMS = {
     "pretrain": "Pre-train a timm model on shards, by default for the 61.44 million samples of the published recipe.",
+    "mae": "Pre-train a ViT as a masked autoencoder, without labels; by default for 800 epochs, as published.",
     "finetune": "Fine-tune a model on labelled images, by default for 1000 epochs, and report its accuracy.",
     "probe": "Linear probe and nearest neighbours on every block of frozen networks.",
     "compare": "Fine-tune from several starts under the same settings and seeds, and compare them.",

@@ -90,7 +90,7 @@ class LoaderSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsSettings:
-    """Shards to pre-train on, and how they are read: what every pre-training protocol begins with."""
+    """What every pre-training protocol on shards begins with: the set, how it is read, and initial weights."""
 
     shards: Annotated[
         str,
@@ -103,5 +103,13 @@ class ShardsSettings:
     num_classes: Annotated[
         int, Setting("Number of classes, for tars without our manifest.", at_least=0, default="", panel="Data")
     ] = 0
+    checkpoint: Annotated[
+        str,
+        Setting(
+            "Weights to begin with: a run's folder, a timm folder, or a .pth file; none: train from scratch.",
+            panel="Data",
+            identity=False,
+        ),
+    ] = "none"
     loader: LoaderSettings = field(default_factory=LoaderSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)

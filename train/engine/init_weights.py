@@ -94,7 +94,8 @@ class Loaded:
         resized = f" ({shorten(self.resized)} resized)" if self.resized else ""
         if self.kept_head:
             return f"all weights loaded, head kept{resized}"
-        return f"head: new ({self.num_classes} classes), all other weights loaded{resized}"
+        head = f"head: new ({self.num_classes} classes)" if self.num_classes else "no head"
+        return f"{head}, all other weights loaded{resized}"
 
 
 def load_init(source: str, settings: Model) -> InitWeights:

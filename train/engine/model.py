@@ -150,6 +150,7 @@ def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Op
     Raises UsageError for an unknown one, or a value that it refuses.
     """
     try:
+        betas: dict[str, Any] = {"betas": settings.betas} if settings.betas else {}
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model,
             opt=settings.name,
@@ -158,7 +159,10 @@ def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Op
             momentum=settings.momentum,
             filter_bias_and_bn=not settings.decay_all,
             layer_decay=None if settings.layer_decay == 1 else settings.layer_decay,
+            **betas,
         )
+    except IndexError as error:
+        raise UsageError(f"optim.betas {list(settings.betas)}: {settings.name} takes another number of them") from error
     except (ValueError, TypeError, AssertionError) as error:
         raise UsageError(f"optimiser {settings.name!r}: {error or type(error).__name__}") from error
     return optimizer

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ _METRIC_NAMES = {
     "top5": "top-5 accuracy",
     "mean_per_class": "mean accuracy of the classes",
 }
-_TASK = "image-classification"
+_TASK, _TASK_WITHOUT_HEAD = "image-classification", "image-feature-extraction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Training:
 
     stage: "pre-trained" or "fine-tuned". base: the weights that it began with, in words. base_sha256: of them.
     recipe: the settings that determine the run, by group. protocol: how weights are chosen and reported on.
-    licence: an identifier of the Hub's, "unknown" where others have rights in data or base.
+    licence, task: identifiers of the Hub's; licence "unknown" where others have rights in data or base.
     """
 
     stage: str
@@ -71,10 +71,11 @@ class Training:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metrics: tuple[Metric, ...] = ()
     licence: str = UNKNOWN_LICENCE
+    task: str = _TASK
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for config.json, with the version of fracgen."""
-        return {"version": metadata.version("fracgen"), "task": _TASK, **asdict(self)}
+        return {"version": metadata.version("fracgen"), **asdict(self)}
 
 
 _STAGES = {"honest": "weights are chosen on validation images; the test images are looked at once, at the end"}
@@ -100,6 +101,15 @@ def pretraining(
             if name in accuracies
         ),
         licence=UNKNOWN_LICENCE if base_sha256 else licence_of(shards),
+    )
+
+
+def masked_pretraining(shards: str, fingerprint: str, *, base: str, base_sha256: str) -> Training:
+    """How an encoder was pre-trained as a masked autoencoder; arguments as of `pretraining`."""
+    return replace(
+        pretraining(shards, fingerprint, base=base, base_sha256=base_sha256, seed=0, accuracies={}),
+        protocol="masked autoencoding: hidden patches are predicted, and no label is used; the decoder is left out",
+        task=_TASK_WITHOUT_HEAD,
     )
 
 
@@ -170,20 +180,21 @@ def model_card(config: Mapping[str, Any]) -> str:
     head = {
         "license": training["licence"],
         "library_name": "timm",
-        "pipeline_tag": _TASK,
-        "tags": [_TASK, "timm", "safetensors", SECTION, *([data["recipe"]] if data["recipe"] else [])],
+        "pipeline_tag": training["task"],
+        "tags": [training["task"], "timm", "safetensors", SECTION, *([data["recipe"]] if data["recipe"] else [])],
         **({"model-index": [{"name": title, "results": [_model_index(data, metrics)]}]} if metrics else {}),
     }
     labels = config.get("label_names") or config["pretrained_cfg"].get("label_names") or ()
     named = f", named in `config.json` ({', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''})" if labels else ""
     size = config["pretrained_cfg"]["input_size"][1]
+    classes = f"{config['num_classes']:,} classes" if config["num_classes"] else "without a head"
     recipe = f" (recipe {data['recipe']}, sha256 {data['recipe_sha256']})" if data["recipe"] else ""
     base = f" (sha256 {training['base_sha256']})" if training["base_sha256"] else ""
     return "\n".join(
         [
             f"{to_yaml_head(head)}\n# {title}\n",
-            f"A timm model, `{config['architecture']}`, for images of {size} x {size} pixels and "
-            f"{config['num_classes']:,} classes{named}; trained by fracgen {training['version']}.\n",
+            f"A timm model, `{config['architecture']}`, for images of {size} x {size} pixels, {classes}{named}; "
+            f"trained by fracgen {training['version']}.\n",
             f"- data: {data['name']}{recipe}, sha256 {data['sha256']}",
             f"- began with: {training['base']}{base}",
             f"- seed of these weights: {training['recipe']['run']['seed']}",

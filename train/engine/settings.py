@@ -71,7 +71,10 @@ class Optim:
     weight_decay: Annotated[
         float, Setting("Weight decay; biases, norms and tokens have none.", at_least=0, at_most=1e9)
     ] = 0.05
-    momentum: Annotated[float, Setting("Momentum of SGD; Adam's beta_1 stays timm's.", at_least=0, at_most=1)] = 0.9
+    momentum: Annotated[float, Setting("Momentum of SGD; Adam has betas.", at_least=0, at_most=1)] = 0.9
+    betas: Annotated[
+        tuple[float, ...], Setting("Betas of Adam and its kin; none: timm's own.", at_least=0, below=1)
+    ] = ()
     clip: Annotated[float, Setting("Norm to which gradients are clipped; 0: no clipping.", at_least=0, at_most=1e9)] = (
         0.0
     )

@@ -84,13 +84,13 @@ def wrap(model: nn.Module, ranks: Ranks, *, compiled: bool) -> Any:
 class TrainStep:
     """Loss, gradients, new weights.
 
-    loss: a mean over the batch, from logits and targets. network: the model, wrapped. lr_schedule: timm's. amp: the
-    dtype of autocast, None for float32. optim, run: how gradients are clipped, in how many parts they are computed,
-    whether by a CUDA graph, and the seed.
+    loss: a mean over the batch, from the network's output and targets. network: the model, wrapped. lr_schedule:
+    timm's. amp: the dtype of autocast, None for float32. optim, run: how gradients are clipped, in how many parts they
+    are computed, whether by a CUDA graph, and the seed.
     """
 
     state: TrainState
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Any, Tensor], Tensor]
     network: Any
     lr_schedule: Any
     amp: torch.dtype | None
@@ -133,7 +133,7 @@ class TrainStep:
     def _part_gradients(self, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of a part, whose gradients are added to those in the parameters, as a share of the batch's."""
         with torch.autocast(self.ranks.device.type, dtype=self.amp, enabled=self.amp is not None):
-            logits = self.network(images)
-        loss = self.loss(logits, targets)
+            output = self.network(images)
+        loss = self.loss(output, targets)
         torch.autograd.backward(self.state.scaler.scale(loss / self.run.accumulate))
         return loss.detach()

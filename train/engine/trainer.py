@@ -92,7 +92,7 @@ class Trainer(Generic[S]):
     def set_up(
         self,
         model: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Callable[[Any, Tensor], Tensor],
         *,
         num_samples: int,
         fingerprint: str,
@@ -100,8 +100,8 @@ class Trainer(Generic[S]):
     ) -> None:
         """Make what trains the model, and bring it to where the run goes on. Once.
 
-        loss: a mean over the batch, from logits and targets. num_samples: of an epoch. fingerprint: of all data that
-        the run begins with. resolved: settings that follow from the data.
+        loss: a mean over the batch, from the model's output and targets. num_samples: of an epoch. fingerprint: of all
+        data that the run begins with. resolved: settings that follow from the data.
         Raises UsageError where the folder holds another run or is in use, DataError for a checkpoint of another model.
         """
         if self._done:
@@ -261,13 +261,13 @@ class Trainer(Generic[S]):
         if self.folder is not None and self.ranks.first:
             checkpoint.save(replace(state, scores=self.scores, **changes), self.folder / name)
 
-    def export(self, training: Training, *, crop: float = 1.0, class_names: Sequence[str] = ()) -> str:
-        """Write model/ for timm, and return its path. After `fit`. crop: share of the shorter side for evaluation."""
+    def export(self, training: Training, *, part: str = "", crop: float = 1.0, class_names: Sequence[str] = ()) -> str:
+        """Write model/ for timm, or a part of it by name, and return its path. After `fit`. crop: as evaluation has."""
         self._require("fit")
         assert self.folder is not None, "fit needs one"
         settings = self.settings
         models.export(
-            self.state.eval_model,
+            self.state.eval_model.get_submodule(part),
             self.folder / MODEL,
             size=settings.augment.size,
             mean=settings.augment.mean,

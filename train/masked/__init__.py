@@ -1,0 +1,1 @@
+"""Masked autoencoding: pre-training without labels."""

@@ -1,0 +1,96 @@
+"""A picture of reconstructions: what the model is shown of some images, and what it makes of the rest."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fracgen.train.engine.run_folder import write_figure
+from fracgen.train.masked.autoencoder import MaskedAutoencoder
+from fracgen.train.seeding import generator
+
+PICTURE = "reconstructions.png"
+_INCHES, _WIDEST = 1.1, 16
+"""Side of an image in the picture, and how many stand in a line."""
+Stats = tuple[float, float, float]
+Rows = dict[str, npt.NDArray[np.float32]]
+"""By what a row shows: levels in [0, 1], (n, H, W, 3)."""
+
+
+class Reconstructions:
+    """Some images, each with one mask for the whole run, so that the pictures of its steps can be compared.
+
+    images: (n, 3, H, W), normalised by mean and std, on the device of the model. amp: as `Trainer` has it.
+    """
+
+    def __init__(self, images: Tensor, *, mean: Stats, std: Stats, seed: int, amp: torch.dtype | None) -> None:
+        self._images, self._seed, self._amp = images, seed, amp
+        self._mean, self._std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (mean, std))
+
+    @torch.no_grad()
+    def draw(self, model: MaskedAutoencoder, path: Path, *, step: int) -> float:
+        """Draw the model as it is into a PNG, and return its loss on these images.
+
+        Raises DataError where it cannot be written.
+        """
+        images = self._images
+        num_patches = model.grid[0] * model.grid[1]
+        noise = generator(self._seed, "mask").random((len(images), num_patches), np.float32)
+        training = model.training
+        model.eval()
+        with torch.autocast(images.device.type, dtype=self._amp, enabled=self._amp is not None):
+            output = model(images, torch.from_numpy(noise).to(images.device))
+        model.train(training)
+        loss = float(model.loss(output, images))
+        _draw(self._rows(model, *output), path, title=f"step {step:,}: loss {loss:.3f} on these images")
+        return loss
+
+    def _rows(self, model: MaskedAutoencoder, predictions: Tensor, hidden: Tensor) -> Rows:
+        """The rows of the picture, from top to bottom.
+
+        With norm_pix a prediction says nothing of a patch's mean and contrast, which are taken from the image, as
+        published; a row of these means alone shows how much of the picture they are.
+        """
+        patches = model.patchify(self._images)
+        mean, std = model.patch_stats(patches)
+        made = predictions.float() * std + mean if model.norm_pix else predictions.float()
+        gray = ((0.5 - self._mean) / self._std).expand(3, *self._images.shape[2:])
+        others = {"image": patches, "seen": model.patchify(gray[None]).expand_as(patches)}
+        if model.norm_pix:
+            others["means"] = mean.expand_as(patches)
+        others["predicted"] = made
+        rows = {
+            name: patches if name == "image" else patches.where(~hidden[..., None], each)
+            for name, each in others.items()
+        }
+        return {name: self._levels(model.unpatchify(each)) for name, each in rows.items()}
+
+    def _levels(self, images: Tensor) -> npt.NDArray[np.float32]:
+        levels: npt.NDArray[np.float32] = (
+            (images * self._std + self._mean).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        )
+        return levels
+
+
+def _draw(rows: Rows, path: Path, *, title: str) -> None:
+    """Rows under one another, in as many bands as the images need."""
+    from matplotlib.figure import Figure
+
+    count = len(next(iter(rows.values())))
+    bands = [slice(start, start + _WIDEST) for start in range(0, count, _WIDEST)]
+    lines = [(name, levels[band]) for band in bands for name, levels in rows.items()]
+    widest = min(count, _WIDEST)
+    figure = Figure(figsize=(_INCHES * (widest + 1), _INCHES * (len(lines) + 0.5)), layout="constrained")
+    for axes, (name, images) in zip(figure.subplots(len(lines), squeeze=False)[:, 0], lines, strict=True):
+        height, width = images.shape[1:3]
+        strip = np.ones((height, widest * (width + 1) - 1, 3), np.float32)  # a white line between two images
+        for number, image in enumerate(images):
+            strip[:, number * (width + 1) :][:, :width] = image
+        axes.imshow(strip, interpolation="nearest", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[])
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set_frame_on(False)
+    figure.suptitle(title)
+    write_figure(path, figure)
