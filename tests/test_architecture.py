@@ -39,7 +39,7 @@ FOLDERS = {  # folder: the folders whose files it may import; "train" is the fil
         *SHARDS,
     },
 }
-SCRIPTS = {"pretrain", "mae", "finetune", "probe", "compare", "study"}
+SCRIPTS = {"pretrain", "mae", "finetune", "probe", "compare", "study", "suite"}
 FOREIGN = {  # libraries that a room never imports
     "fracgen": {"torch", "torchvision", "timm"},
     "shards": {"numba"},

@@ -157,6 +157,8 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
         "the net, and others' files: tests/test_published.py has stand-ins",
         read_ours,
     ),
+    (r"fracgen suite", "images that are not here: tests/test_suite.py has small ones", read_ours),
+    (r"python examples/(vtab_lists|voc_objects).py", "data that is not here: tests/test_suite.py", read_files),
     (r"fracgen compare", "processes of its own: tests/test_compare.py", read_ours),
     (r"fracgen study .*--published", "the net: what it would start is read where the small one is", read_ours),
 ]

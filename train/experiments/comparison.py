@@ -176,6 +176,11 @@ def log_overrides(log: Log, group: str) -> tuple[str, ...]:
     return () if log == "none" else (f"run.log={log}", f"run.log_group={json.dumps(group)}")
 
 
+def is_folder_name(name: str) -> bool:
+    """Whether a start or a task can be called so: it names a folder of runs."""
+    return bool(_NAME.fullmatch(name)) and not name.startswith(RESERVED_PREFIXES)
+
+
 def parse_starts(words: Sequence[str]) -> dict[str, str]:
     """Where the weights lie by name, from words NAME=WHERE.
 
@@ -186,7 +191,7 @@ def parse_starts(words: Sequence[str]) -> dict[str, str]:
         name, _, checkpoint = word.partition("=")
         if not checkpoint:
             raise UsageError(f"--start {word}: give NAME=WHERE, as scratch=none or 1p-frac=runs/1p-frac")
-        if not _NAME.fullmatch(name) or name.startswith(RESERVED_PREFIXES):
+        if not is_folder_name(name):
             raise UsageError(f"--start {word}: {name!r} is to name a folder; letters, digits, - and _ do")
         if name in starts:
             raise UsageError(f"--start {name}: is given twice")

@@ -43,7 +43,7 @@ from fracgen.train.experiments.step_times import StepTimes
 from fracgen.train.experiments.study_file import SizeName, Variant
 from fracgen.train.experiments.subprocesses import SubprocessRunner
 
-_PATHS = ("shards", "checkpoint", "data", "val", "test", "root")
+_PATHS = ("shards", "checkpoint", "data", "val", "test", "split", "root")
 _LIBRARIES = ("fracgen", "torch", "timm", "numpy", "pillow")
 _LOGGED = ("loss", "clean_accuracy", "crop_accuracy", "images_per_second")
 _MAX_READ = 5000
@@ -89,17 +89,19 @@ class StudyReport:
             "settings": settings,
             "seconds": self.times.seconds(step.name for step in (*plan.steps, plan.comparison)),
             "by_the_clock": self.times.by_the_clock(),
-            "machine": {
-                "device": _device(settings["finetune"].get("run", {}).get("device", "cpu")),
-                "cores": num_cores(),
-                "jobs": runner.jobs,
-                "threads": runner.threads,
-                "versions": {
-                    "python": platform.python_version(),
-                    **{library: _version(library) for library in _LIBRARIES},
-                },
-            },
+            "machine": describe_machine(settings["finetune"].get("run", {}).get("device", "cpu"), runner),
         }
+
+
+def describe_machine(device: str, runner: SubprocessRunner) -> dict[str, Any]:
+    """What runs were made on. device: "cpu" or "cuda"."""
+    return {
+        "device": _device(device),
+        "cores": num_cores(),
+        "jobs": runner.jobs,
+        "threads": runner.threads,
+        "versions": {"python": platform.python_version(), **{library: _version(library) for library in _LIBRARIES}},
+    }
 
 
 def measure_pretraining(start: Start, times: StepTimes) -> dict[str, Any]:

@@ -1,0 +1,234 @@
+"""Fine-tune from several starts on every task of a suite, and report accuracies and their means in one table.
+
+    python train/suite.py seven --check --root data
+    python train/suite.py seven --start scratch=none --start 1p-frac=runs/1p-frac --root data --out runs/seven
+    python train/suite.py vtab-1k --protocol published --start 1p-frac=runs/1p-frac --root data --out runs/vtab
+
+Each task is a comparison of train/compare.py in a folder of its own, OUT/TASK, by the task's split and settings. Tasks
+whose images are not here are listed with how to get them. The same command goes on after a stop.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fracgen.shards.commandline import command_app, options_from
+from fracgen.shards.errors import DataError, UsageError, printable
+from fracgen.shards.files import write_atomically
+from fracgen.shards.settings import Setting
+from fracgen.train import cli as console
+from fracgen.train import options
+from fracgen.train.engine.settings import Log
+from fracgen.train.experiments import suite_figure, suite_report
+from fracgen.train.experiments.comparison import (
+    Comparison,
+    FinetuneRun,
+    log_overrides,
+    parse_starts,
+    plan_comparison,
+)
+from fracgen.train.experiments.report import summarize_runs, write_report
+from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
+from fracgen.train.experiments.study_report import describe_machine, read_settings
+from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, SubprocessError, SubprocessRunner, python_command
+from fracgen.train.experiments.suite_file import ProtocolName, find_suite, load_suite
+from fracgen.train.experiments.suite_tasks import SuiteSetup, TaskData, parse_places
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions:
+    """What the command line says of a suite, beside fine-tuning's settings."""
+
+    start: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Name of a start, and its weights: a --checkpoint of finetune, mimetic or impulse; repeat for more.",
+            metavar="NAME=WHERE",
+            panel="Networks",
+        ),
+    ] = ()
+    model: Annotated[
+        str | None,
+        Setting(
+            "timm model of starts that name none.", default="that of the first start that names one", panel="Networks"
+        ),
+    ] = None
+    root: Annotated[str, Setting("Folder that the tasks' images lie in, and that timm downloads to.", panel="Data")] = (
+        "data"
+    )
+    data: Annotated[
+        tuple[str, ...],
+        Setting("Where the images of a task lie, if not there; repeat for more.", metavar="TASK=WHERE", panel="Data"),
+    ] = ()
+    task: Annotated[
+        tuple[str, ...], Setting("A task to take; repeat for more.", default="all of them", panel="Protocol")
+    ] = ()
+    protocol: Annotated[
+        ProtocolName,
+        Setting(
+            "honest: no choice by test images. published: as those did whose numbers stand beside.", panel="Protocol"
+        ),
+    ] = "honest"
+    seeds: Annotated[int, Setting("Runs of each start, of consecutive seeds.", at_least=1, panel="Protocol")] = 3
+    seed: Annotated[int, Setting("Seed of the first run; the others follow.", at_least=0, panel="Protocol")] = 0
+    log: Annotated[
+        Log, Setting("Where each run is logged too; all are one group, of --out's name.", panel="Output")
+    ] = "none"
+    jobs: Jobs = 1
+    keep_going: KeepGoing = False
+    launcher: Annotated[
+        str,
+        Setting(
+            "Program that starts each run, such as 'torchrun --nproc-per-node 8'.",
+            default="this Python",
+            panel="Machine",
+        ),
+    ] = ""
+
+
+@options_from(SuiteOptions)
+def main(
+    *,
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help="seven, vtab-1k, or a YAML file such as those (docs/suites.md).")
+    ],
+    overrides: options.Overrides = None,
+    option_values: dict[str, Any],
+    out: options.Out = None,
+    config: options.Config = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Say what is there of each task, and run none.", rich_help_panel="Output"),
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Fine-tune from several starts on every task of a suite, and report one table."""
+    settings = SuiteOptions(**option_values)
+    loaded = load_suite(find_suite(suite))
+    names = loaded.choose(settings.task)
+    places = parse_places(settings.data, list(loaded.tasks))
+    setup = SuiteSetup(suite=loaded, protocol=settings.protocol, root=settings.root, places=places, config=config or "")
+    run = SuiteRun(setup=setup, settings=settings, names=names, out=out or Path(), overrides=tuple(overrides or ()))
+    if check:
+        run.open_tasks()
+    else:
+        if out is None:
+            raise UsageError("--out: give a folder for the runs and the table")
+        parse_starts(settings.start)
+        with SubprocessRunner(settings.jobs, keep_going=settings.keep_going) as runner, lock_folder(out):
+            run.do(runner)
+    report = run.gather()
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print(suite_report.to_text(report) if not check else suite_report.to_check(report))
+        if not check:
+            print(f"{printable(str(run.out / 'suite'))}.json, .md, .png")
+    if absent := [name for name, data in run.tasks.items() if data.absent]:
+        shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        raise DataError(f"{loaded.name}: no images of {len(absent)} of {len(names)} tasks: {shown}")
+
+
+app = command_app(main)
+
+
+@dataclass(kw_only=True)
+class SuiteRun:
+    """A suite as it runs. names: of the tasks to do. tasks, reports: what is known of each by now."""
+
+    setup: SuiteSetup
+    settings: SuiteOptions
+    names: Sequence[str]
+    out: Path
+    overrides: tuple[str, ...]
+    tasks: dict[str, TaskData] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> range:
+        """Of the runs of each start."""
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+    def open_tasks(self) -> None:
+        """Look at what is there of each task."""
+        for name in self.names:
+            self.tasks[name] = self.setup.open(name)
+
+    def do(self, runner: SubprocessRunner) -> None:
+        """Do the runs that are not finished, task by task. With `keep_going`, a failure ends its task alone."""
+        self.open_tasks()
+        for name, data in self.tasks.items():
+            if data.absent:
+                console.say({"absent": f"{name}: {data.absent}"})
+        comparisons = {name: self._plan(data) for name, data in self.tasks.items() if not data.absent}
+        program, failures = python_command("finetune", shlex.split(self.settings.launcher)), list[SubprocessError]()
+        self.machine = describe_machine("cpu", runner)
+        for name, comparison in comparisons.items():
+            console.say({"task": f"{name}: {len(comparison.runs())} runs"})
+            try:
+                with lock_folder(comparison.out):
+                    run_comparison(comparison, runner, program, partial(self._write, runner, name, comparison))
+            except SubprocessError as error:
+                failures.append(error)
+                if not self.settings.keep_going:
+                    break
+        self._write_suite()
+        if failures:
+            raise failures[0]
+
+    def _plan(self, data: TaskData) -> Comparison:
+        settings, folder = self.settings, self.out / data.name
+        logged = log_overrides(settings.log, self.out.absolute().name)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = self.setup.command(data, folder, overrides=(*logged, *self.overrides), model=settings.model)
+        try:
+            return plan_comparison(command, parse_starts(settings.start), seeds=self.seeds, per_class=[0], out=folder)
+        except UsageError as error:
+            raise UsageError(f"task {data.name}: {error}") from None
+
+    def _write(
+        self, runner: SubprocessRunner, name: str, comparison: Comparison, finished: Collection[FinetuneRun]
+    ) -> Report:
+        """The task's own report, and the suite's so far."""
+        report: Report = {"starts": dict(comparison.starts), **summarize_runs(comparison, finished)}
+        write_report(report, comparison.out / "compare")
+        ran = read_settings([run.path for run in finished])
+        self.reports[name] = {**report, "settings": ran}
+        self.machine = describe_machine(ran.get("run", {}).get("device", "cpu"), runner)
+        self._write_suite()
+        return report
+
+    def _write_suite(self) -> None:
+        report, path = self.gather(), self.out / "suite"
+        write_atomically(path.with_suffix(".json"), json.dumps(report, separators=(",", ":")) + "\n")
+        write_atomically(path.with_suffix(".md"), suite_report.to_markdown(report))
+        suite_figure.draw(report, path.with_suffix(".png"))
+
+    def gather(self) -> Report:
+        """What suite.json holds."""
+        return suite_report.gather(
+            self.setup.suite,
+            self.setup.protocol,
+            starts=list(parse_starts(self.settings.start)) if self.settings.start else [],
+            seeds=self.seeds,
+            tasks=self.tasks.values(),
+            reports=self.reports,
+            machine=self.machine,
+        )
+
+
+def run(argv: Sequence[str]) -> int:
+    """The program: `fracgen suite` and `python train/suite.py`. Returns its exit code."""
+    return console.run(app, "suite", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
