@@ -95,12 +95,8 @@ class ShardFolder(SampleSequence):
         with self.files.using(name):
             index = self._index(tar)
             with _one_line(name):
-                data = io.BytesIO(index.read_members(row))
-        with _one_line(name):
-            samples = list(_read_samples(data, name, self.manifest.image.extension))
-        if [sample.key for sample in samples] != [index.key(row)]:
-            raise DataError(f"{name}: changed while it was read; open the folder again")
-        return samples[0]
+                data = index.read_members(row)
+        return parse_sample(data, name, index.key(row), self.manifest.image.extension)
 
     @cached_property
     def labels(self) -> Numbers:
@@ -213,6 +209,18 @@ def _assemble(tar_name: str, key: str, members: dict[str, bytes], extension: str
         raise DataError(f"{tar_name}: sample {key} has no .{error.args[0]}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{tar_name}: sample {key}: {error}") from None
+
+
+def parse_sample(data: bytes, tar_name: str, key: str, extension: str) -> EncodedSample:
+    """The sample of this key, from the piece of a tar that holds its members alone: see `TarIndex.read_members`.
+
+    Raises DataError, with the file and the key, where that is not as the contract says.
+    """
+    with _one_line(tar_name):
+        samples = list(_read_samples(io.BytesIO(data), tar_name, extension))
+    if [sample.key for sample in samples] != [key]:
+        raise DataError(f"{tar_name}: changed while it was read; open the folder again")
+    return samples[0]
 
 
 def check_original(raw: EncodedSample, image_format: ImageFormat) -> None:

@@ -77,7 +77,11 @@ def pretrain(
     stop_after: int = 0,
     as_json: bool = False,
 ) -> None:
-    """Pre-train, from the last checkpoint in the folder on; without a folder, measure the speed."""
+    """Pre-train, from the last checkpoint in the folder on; without a folder, measure the speed.
+
+    A set whose images have several labels is learned by binary cross entropy; its accuracy is the share of images whose
+    first guess is one of their classes.
+    """
     began = time.perf_counter()
     import torch
 
@@ -89,9 +93,9 @@ def pretrain(
     from fracgen.train.data.subsets import evenly_spaced
     from fracgen.train.engine import metrics, model_card
     from fracgen.train.engine.closed_form import initialize
-    from fracgen.train.engine.evaluate import evaluate
+    from fracgen.train.engine.evaluate import FIRST_OF_SEVERAL, evaluate
     from fracgen.train.engine.init_weights import build, check, load_init
-    from fracgen.train.engine.losses import lpce
+    from fracgen.train.engine.losses import lpce, multi_label_cross_entropy
     from fracgen.train.engine.trainer import Trainer
     from fracgen.train.ranks import join, leave
     from fracgen.train.seeding import key
@@ -110,7 +114,13 @@ def pretrain(
     examples, loader = open_shards(settings, seed=seed, ranks=ranks, transform=transform)
     num_classes = len(examples.class_names)
     train_inputs = TrainInputs(
-        augment, settings.mix, num_classes=num_classes, seed=seed, rank=ranks.rank, device=ranks.device
+        augment,
+        settings.mix,
+        num_classes=num_classes,
+        seed=seed,
+        rank=ranks.rank,
+        device=ranks.device,
+        multi_label=examples.multi_label,
     )
 
     # the model, whose weights depend on the seed alone, and what trains it
@@ -120,7 +130,7 @@ def pretrain(
     initialize(model, init.model.init, seed=seed)
     trainer.set_up(
         model,
-        lpce,
+        multi_label_cross_entropy if examples.multi_label else lpce,
         num_samples=loader.num_samples,
         fingerprint=join_fingerprints(examples.fingerprint, base_sha256) if base_sha256 else examples.fingerprint,
         resolved={
@@ -185,10 +195,13 @@ def pretrain(
             base_sha256=base_sha256,
             seed=seed,
             accuracies=logged,
+            **({"metric": FIRST_OF_SEVERAL} if examples.multi_label else {}),
         ),
         class_names=examples.class_names,
     )
     labels = {"clean_accuracy": "clean accuracy (whole images)", "crop_accuracy": "accuracy on training crops"}
+    if examples.multi_label:
+        labels = {name: f"{label}: {FIRST_OF_SEVERAL}" for name, label in labels.items()}
     outcome: dict[str, Any] = {
         "run": str(folder.path),
         "ending": ending,

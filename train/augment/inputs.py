@@ -16,10 +16,18 @@ class TrainInputs:
     """Augmentation and mixing of training batches on one device, drawn by seed, position and step."""
 
     def __init__(
-        self, augment: Augmentation, mix: Mix, *, num_classes: int, seed: int, rank: int, device: torch.device
+        self,
+        augment: Augmentation,
+        mix: Mix,
+        *,
+        num_classes: int,
+        seed: int,
+        rank: int,
+        device: torch.device,
+        multi_label: bool = False,
     ) -> None:
         self._augment = DeviceAugment(augment, seed=seed, device=device)
-        self._mix = Mixer(mix, num_classes=num_classes, seed=seed, rank=rank)
+        self._mix = Mixer(mix, num_classes=num_classes, seed=seed, rank=rank, multi_label=multi_label)
 
     def __call__(
         self, step: int, images: Tensor, labels: Tensor, positions: Positions, *, transformed: bool

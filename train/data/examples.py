@@ -13,6 +13,8 @@ from PIL import Image
 Indices = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 """Of one image: (H, W) gray or (H, W, 3) RGB."""
+Label = int | Pixels
+"""Of one image: its class; of an image with several, uint8 (number of classes,) of zeros and ones."""
 Progress = Callable[[int, int], None]
 """Called with (how many are done, how many there are)."""
 
@@ -49,7 +51,7 @@ class ImageShape:
 class Store(Protocol):
     """Where examples lie. Many threads read it at once; it is forked or pickled to workers."""
 
-    def load(self, number: int, min_size: int) -> tuple[Image.Image | Pixels, int]:
+    def load(self, number: int, min_size: int) -> tuple[Image.Image | Pixels, Label]:
         """(image, label) of example `number`: a picture in mode L or RGB, or its pixels.
 
         min_size: 0, or the side in pixels to which the image is going to be brought; a JPEG may be decoded smaller, its
@@ -57,7 +59,7 @@ class Store(Protocol):
         """
 
     def labels(self) -> Indices:
-        """The label of each example, int64; -1 where it has none that can be used."""
+        """The label of each example, one of several, int64; -1 where it has none that can be used."""
 
     def describe(self, number: int) -> str:
         """The name of example `number`, for messages."""
@@ -73,6 +75,7 @@ class Examples:
     name: for messages. class_names: by label. fingerprint: sha256 (hex) of what tells content and order without reading
     an image: names, sizes, labels, or a manifest. numbers: (N,) int64, which of the store's examples these are.
     shape: where a manifest tells it. block: how many neighbours are best read together; 1 where it makes no difference.
+    multi_label: whether an image has several labels.
     place: how they lie, for the screen, as in "in 64 tars". cache_note: of a set at a URL, the cache and what was
     fetched, for the screen.
     """
@@ -84,18 +87,24 @@ class Examples:
     numbers: Indices
     shape: ImageShape | None = None
     block: int = 1
+    multi_label: bool = False
     place: str = ""
     cache_note: str = ""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of the label that comes with an image: (), or (number of classes,) where it has several."""
+        return (len(self.class_names),) if self.multi_label else ()
+
     @cached_property
     def labels(self) -> Indices:
-        """(N,) int64, each 0 to len(class_names) - 1. Of tars, the first call walks over their headers."""
+        """(N,) int64, each 0 to len(class_names) - 1, one of several. Of tars, the first call walks over headers."""
         return self.store.labels()[self.numbers]
 
-    def load(self, number: int, min_size: int = 0) -> tuple[Image.Image | Pixels, int]:
+    def load(self, number: int, min_size: int = 0) -> tuple[Image.Image | Pixels, Label]:
         """(image, label) as `Store.load` gives them. Raises BadSampleError, which names the example."""
         return self.store.load(int(self.numbers[number]), min_size)
 
@@ -120,7 +129,8 @@ class Examples:
 
     def __str__(self) -> str:
         place = f", {self.place}" if self.place else ""
-        return f"{self.name}: {len(self):,} images of {len(self.class_names):,} classes{place}"
+        several = ", several an image" if self.multi_label else ""
+        return f"{self.name}: {len(self):,} images of {len(self.class_names):,} classes{several}{place}"
 
 
 def numbered(num_classes: int) -> tuple[str, ...]:

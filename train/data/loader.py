@@ -30,7 +30,8 @@ class Batch(NamedTuple):
     """What a rank trains on in one step.
 
     images: uint8 (B, C, H, W) on the device, or what the transform makes of them: float (B, 3, S, S).
-    labels: int64 (B,) on the device. positions: the numbers of these samples in the whole run, from 0, on the host.
+    labels: int64 (B,), or uint8 (B, number of classes) where an image has several, on the device. positions: the
+    numbers of these samples in the whole run, from 0, on the host.
     """
 
     images: Tensor

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from fracgen.shards.errors import DataError
-from fracgen.train.data.examples import Indices, Pixels
-from fracgen.train.data.pixels import Source, channels_first
+from fracgen.train.data.examples import Indices, Label, Pixels
+from fracgen.train.data.pixels import Source, channels_first, empty_labels
 from fracgen.train.data.sampler import Sampler
 from fracgen.train.data.skipped import SkippedExample, read_good
 from fracgen.train.data.workers import Piece
@@ -35,23 +35,29 @@ class _Pieces:
         return self.source.planes if self.transform is None else None
 
     def _piece(
-        self, samples: Iterable[tuple[Pixels, int]], rows: range, slot: Tensor | None, skipped: Sequence[SkippedExample]
+        self,
+        samples: Iterable[tuple[Pixels, Label]],
+        rows: range,
+        slot: Tensor | None,
+        skipped: Sequence[SkippedExample],
     ) -> Piece:
         """Samples, no more than rows, as a piece. skipped: may grow while samples are taken."""
-        labels, images = list[int](), list[Tensor]()
+        labels, images = empty_labels(len(rows), self.source.label_shape), list[Tensor]()
+        count = 0
         if slot is None and self.slot_shape is not None:
             slot = torch.empty((len(rows), *self.slot_shape), dtype=torch.uint8)
         out = None if slot is None else slot.numpy()
         for row, (pixels, label) in zip(rows, samples, strict=False):
             if out is not None:
-                out[len(labels)] = channels_first(pixels)
+                out[count] = channels_first(pixels)
             elif self.transform is not None:
                 self._seed(row)
                 images.append(self.transform(Image.fromarray(pixels).convert("RGB")))
-            labels.append(label)
+            labels[count] = label
+            count += 1
         if slot is not None:
-            return Piece(slot[: len(labels)], np.array(labels, np.int64), tuple(skipped))
-        return Piece(torch.stack(images) if images else None, np.array(labels, np.int64), tuple(skipped))
+            return Piece(slot[:count], labels[:count], tuple(skipped))
+        return Piece(torch.stack(images) if images else None, labels[:count], tuple(skipped))
 
     def _seed(self, row: int) -> None:
         """Called before each transform."""
@@ -76,7 +82,7 @@ class TrainPieces(_Pieces):
         np.random.seed(words & 0xFFFFFFFF)
         torch.default_generator.manual_seed(words)
 
-    def _read(self, number: int, skipped: list[SkippedExample]) -> tuple[Pixels, int]:
+    def _read(self, number: int, skipped: list[SkippedExample]) -> tuple[Pixels, Label]:
         """(pixels, label) of an example, or of the next that can be used, the first after the last."""
         if not self.skip_bad:
             return self.source.read(number)

@@ -2,8 +2,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.shards.images import resize_and_center_crop
-from fracgen.train.data.examples import Examples, ImageShape, Indices, Pixels, Progress
+from fracgen.train.data.examples import Examples, ImageShape, Indices, Label, Pixels, Progress
 from fracgen.train.data.skipped import BadSampleError, Skipped, SkippedExample, read_good
 
 RESIZE = "give --resize N to bring all to N x N"
@@ -43,7 +45,12 @@ class PixelReader:
         """(C, H, W) of each image, unless `any_size`."""
         return self.shape.channels, self.shape.height, self.shape.width
 
-    def read(self, number: int) -> tuple[Pixels, int]:
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of each label: (), or (number of classes,)."""
+        return self.examples.label_shape
+
+    def read(self, number: int) -> tuple[Pixels, Label]:
         """(pixels, label). Raises BadSampleError for an example that is no good, UsageError for one of another size."""
         image, label = self.examples.load(number, self.resize)
         pixels = _pixels(image, self.shape.channels, self.resize)
@@ -69,6 +76,11 @@ def _pixels(image: Image.Image | Pixels, channels: int, resize: int) -> Pixels:
     if image.mode != mode:
         image = image.convert(mode)
     return np.asarray(resize_and_center_crop(image, resize) if resize else image)
+
+
+def empty_labels(num: int, label_shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Room for the labels of `num` images: int64 (num,), or uint8 (num, number of classes)."""
+    return np.empty((num, *label_shape), np.uint8 if label_shape else np.int64)
 
 
 def channels_first(pixels: Pixels) -> Pixels:
@@ -106,9 +118,9 @@ def _sampled_shape(examples: Examples) -> ImageShape:
 class InMemory:
     """Decoded examples.
 
-    images: uint8 (M, C, H, W). labels: int64 (M,). numbers: int64 (M,), which of the examples these are, ascending: all
-    but for bad ones that were skipped. rows: int64 (N,), of each example its row; of a bad one, that of the next good
-    one, the first after the last.
+    images: uint8 (M, C, H, W). labels: int64 (M,); uint8 (M, number of classes) where an image has several.
+    numbers: int64 (M,), which of the examples these are, ascending: all but for bad ones that were skipped.
+    rows: int64 (N,), of each example its row; of a bad one, that of the next good one, the first after the last.
     """
 
     images: Tensor
@@ -125,11 +137,17 @@ class InMemory:
         _, channels, height, width = self.images.shape
         return channels, height, width
 
-    def read(self, number: int) -> tuple[Pixels, int]:
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """Of each label: (), or (number of classes,)."""
+        return tuple(self.labels.shape[1:])
+
+    def read(self, number: int) -> tuple[Pixels, Label]:
         """(pixels, label) of an example, from memory on the host."""
         row = int(self.rows[number])
         pixels: Pixels = self.images[row].numpy()
-        return pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), int(self.labels[row])
+        label: Label = self.labels[row].numpy() if self.label_shape else int(self.labels[row])
+        return pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), label
 
     def describe(self, number: int) -> str:
         """The name of example `number`, for messages."""
@@ -168,7 +186,7 @@ def load_into_memory(
         images = torch.empty((num, *reader.planes), dtype=torch.uint8)
     except (RuntimeError, MemoryError):
         raise UsageError(f"{num * reader.shape.num_bytes} bytes of images do not fit in memory; {_STREAM}") from None
-    planes, labels = images.numpy(), np.empty(num, np.int64)
+    planes, labels = images.numpy(), empty_labels(num, reader.label_shape)
 
     def decode(number: int) -> None:
         pixels, labels[number] = reader.read(number)

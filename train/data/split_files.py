@@ -23,7 +23,7 @@ from PIL import Image
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import read_json, write_atomically
 from fracgen.shards.settings import nearest
-from fracgen.train.data.examples import Examples, Indices, Pixels
+from fracgen.train.data.examples import Examples, Indices, Label, Pixels
 
 FORMAT, VERSION = "fracgen-split", 1
 ROLES = ("train", "val", "test")
@@ -161,7 +161,7 @@ class JoinedStore:
         part = bisect_right(self.ends, number)
         return self.parts[part], number - self.ends[part] + len(self.parts[part])
 
-    def load(self, number: int, min_size: int) -> tuple[Image.Image | Pixels, int]:
+    def load(self, number: int, min_size: int) -> tuple[Image.Image | Pixels, Label]:
         """(image, label) of a sample. Raises BadSampleError."""
         part, own = self._place(number)
         return part.load(own, min_size)

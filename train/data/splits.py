@@ -166,6 +166,8 @@ class _Reader:
         examples = check_labels(source, skip_bad=self.skip_bad, skipped=self.skipped, progress=self.progress)
         if not len(examples):
             raise UsageError(f"{examples.name}: no image in it that can be used")
+        if examples.multi_label:
+            raise UsageError(f"{examples.name}: its images have several labels, which only `fracgen pretrain` learns")
         return examples
 
     def open_train(self, source: str | Examples, num_classes: int) -> Examples:

@@ -11,8 +11,9 @@ from PIL import Image
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.images import decode_picture
 from fracgen.shards.png import decode_png
+from fracgen.shards.reader import parse_sample, read_labels
 from fracgen.shards.tar import IMAGE_EXTENSIONS, TarIndex, TarSeries
-from fracgen.train.data.examples import Indices, Pixels, Progress
+from fracgen.train.data.examples import Indices, Label, Pixels, Progress
 from fracgen.train.data.skipped import BadSampleError, SkippedDataWarning
 
 
@@ -21,7 +22,8 @@ class TarStore:
     """Tars, and how their samples are read.
 
     rendered: where fracgen encoded all images, (shape of their pixels, bits of
-    the PNGs). has_manifest: whether the number of classes is the set's own, not the user's.
+    the PNGs). has_manifest: whether the number of classes is the set's own, not the user's. multi_label: whether an
+    image has several labels, in the metadata of a set of ours.
     skip_bad: a tar that holds more samples than were counted is no error.
     counted_by: the files beside them that say how many samples tars hold, by the number of the tar.
     """
@@ -30,17 +32,21 @@ class TarStore:
     num_classes: int
     rendered: tuple[tuple[int, ...], int] | None = None
     has_manifest: bool = False
+    multi_label: bool = False
     skip_bad: bool = False
     counted_by: Mapping[int, str] = field(default_factory=dict)
     _warned: set[int] = field(default_factory=set, compare=False)
 
-    def load(self, number: int, min_size: int) -> tuple[Image.Image | Pixels, int]:
+    def load(self, number: int, min_size: int) -> tuple[Image.Image | Pixels, Label]:
         """(image, label). Raises BadSampleError; UsageError for a label that --num-classes does not have."""
         tar, row = self.tars.place(number)
         index = self._index(tar)
-        label = self._label(tar, row, index)
+        label: Label = self._label(tar, row, index)
         try:
-            data = index.read_image(row)
+            if self.multi_label:
+                data, label = self._read_multi_label(tar, row, index)
+            else:
+                data = index.read_image(row)
         except DataError as error:
             raise BadSampleError(str(error), "tar") from error
         try:
@@ -50,6 +56,17 @@ class TarStore:
             return decode_picture(data, min_size=min_size), label
         except DataError as error:
             raise BadSampleError(f"{self.describe(number)}: image {error}", "image") from error
+
+    def _read_multi_label(self, tar: int, row: int, index: TarIndex) -> tuple[bytes, Label]:
+        """An image's file and its labels, uint8 (number of classes,). Raises DataError where these are wrong."""
+        name = Path(self.tars.paths[tar]).name
+        raw = parse_sample(index.read_members(row), name, index.key(row), "png")
+        multi_hot = np.zeros(self.num_classes, np.uint8)
+        try:
+            multi_hot[list(read_labels(raw, self.num_classes))] = 1
+        except DataError as error:
+            raise DataError(f"{name}: sample {raw.key}: {error}") from error
+        return raw.image_bytes, multi_hot
 
     def labels(self) -> Indices:
         """Of every sample, int64; -1 where it has none that can be used."""

@@ -81,13 +81,14 @@ def open_shards_folder(
         num_classes=manifest.num_classes,
         rendered=None if image.original else (image.shape, manifest.layout.png_bits),
         has_manifest=True,
+        multi_label=manifest.multi_label,
         skip_bad=skip_bad,
     )
     differing = "" if image.one_size else f"{files} has images up to {width} wide and up to {height} high"
     shape = ImageShape(channels[0] if channels else 1, height, width, differing)
     fingerprint = hashlib.sha256(manifest.to_bytes()).hexdigest()
     examples = _examples(str(files), manifest.class_names, fingerprint, store, shape)
-    return replace(examples, cache_note=files.cache_note())
+    return replace(examples, multi_label=manifest.multi_label, cache_note=files.cache_note())
 
 
 def _open_finished(place: Path | str, cache: CacheSettings | None) -> FolderFiles:
@@ -150,7 +151,7 @@ def _examples(
     num_tars = len(store.tars.paths)
     tars = f"in {num_tars} tar{'s' if num_tars > 1 else ''}"
     numbers = np.arange(len(store.tars))
-    return Examples(name, tuple(class_names), fingerprint, store, numbers, shape, BLOCK, tars)
+    return Examples(name, tuple(class_names), fingerprint, store, numbers, shape, BLOCK, place=tars)
 
 
 def check_labels(examples: Examples, *, skip_bad: bool, skipped: Skipped, progress: Progress | None = None) -> Examples:

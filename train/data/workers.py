@@ -13,13 +13,13 @@ from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.files import forget_locks
-from fracgen.train.data.examples import Indices
 from fracgen.train.data.skipped import Skipped, SkippedExample
 
 T = TypeVar("T")
@@ -33,11 +33,11 @@ class Piece(NamedTuple):
     """A few rows of a batch, those of examples that could be used.
 
     images: (n, C, H, W) uint8, or (n, 3, S, S) float32 where a transform made them; None where n is 0.
-    labels: (n,) int64.
+    labels: (n,) int64; (n, number of classes) uint8 where an image has several.
     """
 
     images: Tensor | None
-    labels: Indices
+    labels: npt.NDArray[Any]
     skipped: tuple[SkippedExample, ...] = ()
 
 
@@ -63,7 +63,7 @@ def make_batches(
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
     """(images, labels) on the device for each batch of rows of the run, made while the caller computes.
 
-    Images are as `Piece` has them, labels (n,) int64. A batch without any example that can be used is passed over.
+    Images and labels are as `Piece` has them. A batch without any example that can be used is passed over.
     A thread keeps batches ready; num_workers 0 has it make them too. Else each worker makes its piece of each batch,
     which takes less memory than a batch for each worker, and has the first batch ready sooner.
     batch_size: rows of the largest batch. skipped: takes the examples that were left out.

@@ -16,6 +16,8 @@ from fracgen.shards.files import write_atomically
 from fracgen.train.engine.run_folder import write_figure
 from fracgen.train.ranks import Ranks
 
+FIRST_OF_SEVERAL = "share of images whose first guess is one of their classes"
+"""What `Scores.top1` is where an image has several labels."""
 _TOP = 5
 _MOST_NAMES, _MOST_NUMBERS = 40, 15
 """Most classes whose names fit on the axes of the figure, and whose shares fit into its cells."""
@@ -27,7 +29,8 @@ _INCHES, _INCHES_PER_CLASS = (4.0, 12.0), 0.35
 class Scores:
     """Counts over all images of all ranks.
 
-    right, in_top5: whose class is the first guess, among the first five; in_top5 is None up to 5 classes.
+    right, in_top5: whose class, or one of whose, is the first guess, among the first five; in_top5 is None up to 5
+    classes.
     confusion: int64 (C, C), images by true class (row) and first guess (column); (0, 0) where it was not counted.
     """
 
@@ -89,8 +92,9 @@ def evaluate(
 ) -> Scores:
     """Scores of a model over the batches of all ranks; every rank calls it.
 
-    batches: float images (B, 3, H, W) and labels int64 (B,), each image on one rank only. confusion: whether to count
-    the matrix, which takes 8 x num_classes^2 bytes on the device.
+    batches: float images (B, 3, H, W) and labels, int64 (B,), or uint8 (B, num_classes) where an image has several;
+    each image on one rank only. confusion: whether to count the matrix, of single labels, which takes
+    8 x num_classes^2 bytes on the device.
     """
     counts = torch.zeros(3, dtype=torch.int64, device=ranks.device)  # one tensor, to be summed over ranks at once
     num_images, num_right, num_in_top5 = counts.unbind()  # views, counted up in place
@@ -105,9 +109,9 @@ def evaluate(
                 logits = model(images)
             guesses = logits.argmax(1)
             num_images += len(labels)
-            num_right += (guesses == labels).sum()
+            num_right += _hits(guesses[:, None], labels).sum()
             if num_classes > _TOP:
-                num_in_top5 += (logits.topk(_TOP, 1).indices == labels[:, None]).sum()
+                num_in_top5 += _hits(logits.topk(_TOP, 1).indices, labels).any(1).sum()
             if confusion:
                 matrix += torch.bincount(labels * num_classes + guesses, minlength=len(matrix))
     model.train(training)
@@ -119,6 +123,11 @@ def evaluate(
         in_top5=in_top5 if num_classes > _TOP else None,
         confusion=ranks.sum(matrix).cpu().numpy().reshape(side, side),
     )
+
+
+def _hits(guesses: Tensor, labels: Tensor) -> Tensor:
+    """Which guesses (B, k) are the class of their image, or one of its classes: bool (B, k)."""
+    return labels.gather(1, guesses) > 0 if labels.ndim == 2 else guesses == labels[:, None]
 
 
 def write_confusion(scores: Scores, names: Sequence[str], path: Path) -> None:

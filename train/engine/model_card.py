@@ -83,10 +83,17 @@ _STAGES["published"] = "weights are chosen on the test images, as papers do: a m
 
 
 def pretraining(
-    shards: str, fingerprint: str, *, base: str, base_sha256: str, seed: int, accuracies: Mapping[str, float]
+    shards: str,
+    fingerprint: str,
+    *,
+    base: str,
+    base_sha256: str,
+    seed: int,
+    accuracies: Mapping[str, float],
+    metric: str = "top-1 accuracy",
 ) -> Training:
     """How a model was pre-trained. fingerprint: sha256 of the set. base_sha256: of the weights that it began with, ""
-    from scratch. accuracies: the run's last ones, by their names.
+    from scratch. accuracies: the run's last ones, by their names. metric: what these are.
     """
     labels = {"clean_accuracy": "whole training images", "crop_accuracy": "crops of training images"}
     return Training(
@@ -96,7 +103,7 @@ def pretraining(
         base_sha256=base_sha256,
         protocol="the classes of the set are told apart; accuracy is on training images",
         metrics=tuple(
-            Metric(name="top-1 accuracy", value=accuracies[name], split=split, weights="last", seeds=(seed,))
+            Metric(name=metric, value=accuracies[name], split=split, weights="last", seeds=(seed,))
             for name, split in labels.items()
             if name in accuracies
         ),
