@@ -12,7 +12,6 @@ from fracgen.shards.png import GRAY
 
 MARGIN = 4
 """Canvases are this much wider and higher than the image, so that what sticks out needs no test: it is cropped."""
-NUM_HUES = 128
 
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -164,10 +163,11 @@ def stamp_color(
     key: np.uint64,
     random: bool,
     hues: npt.NDArray[np.uint8],
+    palette: npt.NDArray[np.uint8],
     stride: int,
     canvas: npt.NDArray[np.uint8],
 ) -> None:
-    """As `stamp_gray`, each patch in the hue of its point. hues: (128, 3) RGB. canvas: (pixels, 3)."""
+    """As `stamp_gray`, each patch in its point's colour, palette[hues[i]]: (n, 3) RGB, (T,). canvas: (pixels, 3)."""
     for i in visible:
         corner = np.uint64(offsets[i]) + np.uint64(stride) + _U1
         mask = patch_mask(key, i) if random else _U511
@@ -175,12 +175,41 @@ def stamp_color(
             at = corner + np.uint64(bit // 3 * stride + bit % 3)
             lit = mask >> np.uint64(bit) & _U1
             for channel in range(3):
-                canvas[at, channel] = hues[i % NUM_HUES, channel] if lit else 0
+                canvas[at, channel] = palette[hues[i], channel] if lit else 0
 
 
 @kernel
-def plot_color(offsets: npt.NDArray[np.uint32], hues: npt.NDArray[np.uint8], canvas: npt.NDArray[np.uint8]) -> None:
-    """Draw single pixels in orbit order, each in the hue of its point. hues: (128, 3) RGB. canvas: (pixels, 3)."""
+def plot_color(
+    offsets: npt.NDArray[np.uint32],
+    hues: npt.NDArray[np.uint8],
+    palette: npt.NDArray[np.uint8],
+    canvas: npt.NDArray[np.uint8],
+) -> None:
+    """Draw single pixels in orbit order, each in its point's colour: see `stamp_color`."""
     for i in range(offsets.size):
         for channel in range(3):
-            canvas[offsets[i], channel] = hues[i % NUM_HUES, channel]
+            canvas[offsets[i], channel] = palette[hues[i], channel]
+
+
+@kernel
+def count_color(canvas: npt.NDArray[np.uint8], stride: int, size: int) -> int:
+    """Number of pixels that are not black in the image, size x size, on a canvas of `stamp_color`."""
+    lit = 0
+    for v in range(size):
+        for at in range(v * stride, v * stride + size):
+            lit += (canvas[at, 0] | canvas[at, 1] | canvas[at, 2]) != 0
+    return lit
+
+
+@kernel
+def copy_color(
+    canvas: npt.NDArray[np.uint8], stride: int, top_bottom: bool, left_right: bool, image: npt.NDArray[np.uint8]
+) -> None:
+    """The image on a canvas of `stamp_color`: (H, W, 3), filled; rows and mirrors as `unpack_gray`."""
+    height, width, _ = image.shape
+    for v in range(height):
+        row = image[v if top_bottom else height - 1 - v]
+        for u in range(width):
+            at = v * stride + (width - 1 - u if left_right else u)
+            for channel in range(3):
+                row[u, channel] = canvas[at, channel]

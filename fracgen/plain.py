@@ -3,6 +3,7 @@
 It shares no code with the kernels: it is what they are tested against, and what `fracgen bench` times them against.
 """
 
+import colorsys
 import math
 
 import numpy as np
@@ -16,7 +17,8 @@ _MASK64 = 2**64 - 1
 
 def draw_plain(maps: Floats, p: Floats, style: Style, mask_key: int = 0) -> Image | None:
     """The image of maps (N, 2, 3) chosen with p (N,): uint8 (size, size), or with 3 channels; None if it overflows."""
-    xs, ys = _trim(*_orbit(maps, p, style.points))
+    xs, ys, made_by = _orbit(maps, p, style.points)
+    xs, ys = _trim(xs, ys)
     if not xs:
         return None
     columns, rows = _scale(xs, style), _scale(ys, style)
@@ -24,6 +26,8 @@ def draw_plain(maps: Floats, p: Floats, style: Style, mask_key: int = 0) -> Imag
     image = np.zeros((size, size, 3), np.uint8)
     for i, (u, v) in enumerate(zip(columns, rows, strict=True)):
         color = (127, 127, 127) if style.color == "gray" else _hue(i)
+        if style.color == "map":
+            color = tuple(int(255 * level) for level in colorsys.hsv_to_rgb(made_by[i] / len(p), 1, 1))
         if style.draw == "point":
             if u < size and v < size:
                 image[v, u] = color
@@ -37,21 +41,23 @@ def draw_plain(maps: Floats, p: Floats, style: Style, mask_key: int = 0) -> Imag
     return image[:, :, 0] if style.color == "gray" else image
 
 
-def _orbit(maps: Floats, p: Floats, points: int) -> tuple[list[float], list[float]]:
+def _orbit(maps: Floats, p: Floats, points: int) -> tuple[list[float], list[float], list[int]]:
+    """Coordinates, and the map that made each point: the first for the start, the last for a step without a map."""
     uniforms = np.random.RandomState(100).random_sample(points).tolist()
     coefficients, probabilities = maps.tolist(), p.tolist()
     x = y = 0.0
-    xs, ys = [x], [y]
+    xs, ys, made_by = [x], [y], [0]
     for r in uniforms[:-1]:
-        total = 0.0
-        for ((a, b, e), (c, d, f)), probability in zip(coefficients, probabilities, strict=True):
+        total, j = 0.0, len(p) - 1
+        for number, (((a, b, e), (c, d, f)), probability) in enumerate(zip(coefficients, probabilities, strict=True)):
             total += probability
             if r <= total:
-                x, y = x * a + y * b + e, x * c + y * d + f
+                x, y, j = x * a + y * b + e, x * c + y * d + f, number
                 break
         xs.append(x)
         ys.append(y)
-    return xs, ys
+        made_by.append(j)
+    return xs, ys, made_by
 
 
 def _trim(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:

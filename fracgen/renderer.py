@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from colorsys import hsv_to_rgb
 from functools import cache, lru_cache
 
 import numpy as np
@@ -12,13 +13,16 @@ from fracgen.ifs import IFS, Floats, maps_from_rows
 from fracgen.rng import published_uniforms
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image
-from fracgen.style import Style, fill_rate
+from fracgen.style import Style
 
 LANES = 2
 """Systems traced at a time: an orbit waits for its own arithmetic, so that two take as long as one."""
 TRIM = 100
 """A diverging orbit loses this many points before its first NaN, as in the published code."""
 MAX_KEPT_POINTS = 1_000_000
+NUM_HUES = 128
+"""Of points by their number."""
+_NO_HUES = np.empty(0, np.uint8), np.empty((0, 3), np.uint8)
 
 
 class Canvas:
@@ -30,18 +34,26 @@ class Canvas:
     def __init__(self, style: Style) -> None:
         self.style = style
         rows = style.size + canvas_kernels.MARGIN
-        self.stride = rows if style.color == "color" else -(-rows // 64) * 64
+        self.stride = -(-rows // 64) * 64 if style.color == "gray" else rows
         self._visible = np.empty(style.points, np.uint32)
         self._first_visible = 0
         self._free = np.empty(rows * self.stride, np.uint8)
         self._bits = np.empty(rows * self.stride // 64 if style.color == "gray" else 0, np.uint64)
-        self._pixels = np.empty((rows * self.stride if style.color == "color" else 0, 3), np.uint8)
+        self._pixels = np.empty((0 if style.color == "gray" else rows * self.stride, 3), np.uint8)
         self._row = np.empty(-(-self.stride // 8), np.uint64)
         self._offsets = np.empty(0, np.uint32)
+        self._hues, self._palette = (_point_hues(style.points), _hues()) if style.color == "color" else _NO_HUES
 
-    def place(self, offsets: npt.NDArray[np.uint32]) -> None:
-        """Take points to draw, by their places v * stride + u (row v from the bottom, column u): (n,) uint32."""
+    def place(
+        self, offsets: npt.NDArray[np.uint32], maps: npt.NDArray[np.uint8] | None = None, num_maps: int = 1
+    ) -> None:
+        """Take points to draw, by their places v * stride + u (row v from the bottom, column u): (n,) uint32.
+
+        maps: (n,), the number of the map that made each, 0 to num_maps - 1, where these give its colour.
+        """
         self._offsets = offsets
+        if maps is not None:
+            self._hues, self._palette = maps, _map_hues(num_maps)
         if self.style.draw == "patch":
             self._free.fill(1)
             self._first_visible = int(canvas_kernels.find_visible(offsets, self._free, self._visible[: len(offsets)]))
@@ -59,15 +71,17 @@ class Canvas:
             return
         self._pixels.fill(0)
         if style.draw == "point":
-            canvas_kernels.plot_color(offsets, _hues(), self._pixels)
+            canvas_kernels.plot_color(offsets, self._hues, self._palette, self._pixels)
         else:
-            canvas_kernels.stamp_color(offsets, visible, key, style.random_masks, _hues(), self.stride, self._pixels)
+            colors = self._hues, self._palette
+            canvas_kernels.stamp_color(offsets, visible, key, style.random_masks, *colors, self.stride, self._pixels)
 
     def fill_rate(self) -> float:
-        """Share of the image's pixels that are not black: of a gray image without making it."""
-        if self.style.color == "color":
-            return fill_rate(self.image())
-        return int(canvas_kernels.count_gray(self._bits, self.stride, self.style.size)) / self.style.size**2
+        """Share of the image's pixels that are not black, without making it."""
+        size = self.style.size
+        if self.style.color == "gray":
+            return int(canvas_kernels.count_gray(self._bits, self.stride, size)) / size**2
+        return int(canvas_kernels.count_color(self._pixels, self.stride, size)) / size**2
 
     def image(self, *, top_bottom: bool = False, left_right: bool = False) -> Image:
         """What is drawn, mirrored or not: uint8 (size, size), or (size, size, 3) in colour; rows from the top."""
@@ -77,8 +91,9 @@ class Canvas:
             row = self._row, self._row.view(np.uint8)
             canvas_kernels.unpack_gray(self._bits, stride, top_bottom, left_right, *row, image)
             return image
-        pixels = self._pixels.reshape(-1, stride, 3)[:size, :size]
-        return np.ascontiguousarray(pixels[:: 1 if top_bottom else -1, :: -1 if left_right else 1])
+        image = np.empty((size, size, 3), np.uint8)
+        canvas_kernels.copy_color(self._pixels, stride, top_bottom, left_right, image)
+        return image
 
 
 class Renderer:
@@ -96,6 +111,7 @@ class Renderer:
         self._extents = np.empty((LANES, 4))
         self._lengths = [0] * LANES
         self._offsets = np.empty(style.points, np.uint32)
+        self._traced: tuple[tuple[npt.NDArray[np.uint8], int], ...] = ()
         self._placed: int | None = None
 
     def trace(self, p: Floats, *maps: Floats, second_p: Floats | None = None) -> None:
@@ -108,6 +124,7 @@ class Renderer:
         choices = self._choose(0, p)
         other_p = second_p if second_p is not None and second_p.tobytes() != p.tobytes() else None
         second_choices = choices if other_p is None else self._choose(1, other_p)
+        self._traced = (choices, len(first)), (second_choices, len(second))
         chaos.trace_pair(first, second, choices, second_choices, self._xs, self._ys, self._extents)
         self._placed = None
         for lane in range(LANES):
@@ -179,7 +196,13 @@ class Renderer:
             raise DataError(f"overflow: the orbit runs into NaN within its first {TRIM} points; nothing is left")
         offsets, extent = self._offsets[:length], self._extents[lane]
         chaos.locate(self._xs[lane, :length], self._ys[lane, :length], extent, style.size, style.pad, stride, offsets)
-        self._canvas.place(offsets)
+        if style.color == "map":
+            choices, num_maps = self._traced[lane]
+            maps = np.zeros(length, np.uint8)  # the first point, which no map made, is of the first
+            np.minimum(choices[: length - 1], num_maps - 1, out=maps[1:])  # a step that takes no map stays
+            self._canvas.place(offsets, maps, num_maps)
+        else:
+            self._canvas.place(offsets)
         self._placed = lane
 
 
@@ -244,13 +267,25 @@ def _stream(points: int) -> tuple[Floats, npt.NDArray[np.uint16]]:
     return uniforms, (uniforms * chaos.NUM_BUCKETS).astype(np.uint16)
 
 
+@lru_cache(maxsize=2)
+def _point_hues(points: int) -> npt.NDArray[np.uint8]:
+    """The hue of each point by its number, (points,)."""
+    return (np.arange(points) % NUM_HUES).astype(np.uint8)
+
+
+@lru_cache(maxsize=256)
+def _map_hues(num_maps: int) -> npt.NDArray[np.uint8]:
+    """A colour for each map, (num_maps, 3) RGB: hue j / N, saturation and value 1, as FractalDB's GPU port colours."""
+    return np.array([[int(255 * level) for level in hsv_to_rgb(j / num_maps, 1, 1)] for j in range(num_maps)], np.uint8)
+
+
 @cache
 def _hues() -> npt.NDArray[np.uint8]:
     """The 128 hues of colour drawing, (128, 3) RGB: S = I = 0.75, hue 2 pi i / 128, in six sectors."""
-    hues = np.empty((canvas_kernels.NUM_HUES, 3))
+    hues = np.empty((NUM_HUES, 3))
     saturation = intensity = 0.75
-    for i in range(canvas_kernels.NUM_HUES):
-        turn = 3 * (2 * np.pi * i / canvas_kernels.NUM_HUES) / np.pi
+    for i in range(NUM_HUES):
+        turn = 3 * (2 * np.pi * i / NUM_HUES) / np.pi
         sector = int(np.floor(turn))
         low = intensity * (1 - saturation)
         down = intensity * (1 - saturation * (turn - sector))

@@ -10,7 +10,7 @@ from fracgen.shards.sample import Image
 from fracgen.shards.settings import Setting, check_settings
 
 DrawMode = Literal["patch", "point"]
-ColorMode = Literal["gray", "color"]
+ColorMode = Literal["gray", "color", "map"]
 PatchMode = Literal["random", "fill"]
 
 MAX_SIZE = 8192
@@ -21,7 +21,9 @@ Size = Annotated[int, Setting("Width and height of an image in pixels.", at_leas
 Pad = Annotated[int, Setting("Black border in pixels, less than half of the size.", at_least=0, panel="Image")]
 Points = Annotated[int, Setting("Points of an orbit.", at_least=2, at_most=MAX_POINTS, panel="Image")]
 Draw = Annotated[DrawMode, Setting("3 x 3 patches, or single pixels.", panel="Image")]
-Color = Annotated[ColorMode, Setting("Gray, or a hue by the point's number.", panel="Image")]
+Color = Annotated[
+    ColorMode, Setting("Gray, a hue by the point's number, or by the map that made the point.", panel="Image")
+]
 Patch = Annotated[PatchMode, Setting("Masks of the patches: random ones, or all pixels.", panel="Image")]
 
 

@@ -80,10 +80,10 @@ def _shifted(recipe, first):
     return Shifted(**{**FEW, "base_candidates": recipe.base_candidates, "min_fill": recipe.min_fill})
 
 
-@given(st.lists(st.integers(0, 14), max_size=20))
-def test_images_of_several_bases_depend_on_their_index_only(indices):
+@given(st.lists(st.integers(0, 14), max_size=20), st.sampled_from(["gray", "map"]))
+def test_images_of_several_bases_depend_on_their_index_only(indices, color):
     """In any order two orbits of one base or of two, with two maps or three, are traced beside each other."""
-    recipe = replace(OnePFrac(**{**FEW, "min_fill": 0.0}), ifs=MIXED)
+    recipe = replace(OnePFrac(**{**FEW, "min_fill": 0.0}), ifs=MIXED, color=color)
     for index, sample in zip(indices, recipe.render(indices), strict=True):
         maps = np.array(sample.metadata["maps"]).reshape(-1, 2, 3)
         base = MIXED[index // 5]

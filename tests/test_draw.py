@@ -22,7 +22,7 @@ CASES = json.loads(Path(__file__).with_name("cases.json").read_text())
 STYLES = [
     Style(size=64, pad=pad, points=3001, draw=draw, color=color, patch=patch)
     for pad, draw, color, patch in itertools.product(
-        [0, 3, 6], ["point", "patch"], ["gray", "color"], ["fill", "random"]
+        [0, 3, 6], ["point", "patch"], ["gray", "color", "map"], ["fill", "random"]
     )
 ]
 
@@ -97,9 +97,10 @@ def test_equals_the_plain_renderer_on_anything(rows, draw, size, pad, points, sh
         assert np.array_equal(draw_ifs(IFS(maps, p), style, mask_key=9), expected)
 
 
-def test_a_step_beyond_the_last_probability_stays():
+@pytest.mark.parametrize("color", ["color", "map"])
+def test_a_step_beyond_the_last_probability_stays(color):
     """Far more of them than the tolerance of p allows: the renderer takes p as it is given."""
-    p, style = np.array([0.3, 0.2]), Style(size=64, points=2000, color="color", draw="point")
+    p, style = np.array([0.3, 0.2]), Style(size=64, points=2000, color=color, draw="point")
     maps = sample_maps(3.5, 2, generator(0, 1, "ifs"))
     renderer = Renderer(style)
     renderer.trace(p, maps)
@@ -156,7 +157,7 @@ def test_fill_rate_counts_pixels_that_are_not_black():
         ({"points": 1}, "points 1"),
         ({"points": 10**12}, "points"),
         ({"draw": "dots"}, "one of patch, point"),
-        ({"color": "red"}, "one of gray, color"),
+        ({"color": "red"}, "one of gray, color, map"),
         ({"patch": "x"}, "one of random, fill"),
     ],
 )

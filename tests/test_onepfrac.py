@@ -24,7 +24,7 @@ def test_defaults_are_the_published_set():
 
 @pytest.mark.parametrize("perturbation", ["additive", "multiplicative"])
 @pytest.mark.parametrize("masks", ["class", "shared"])
-@pytest.mark.parametrize("style", [{}, {"draw": "point"}, {"patch": "fill"}, {"color": "color"}])
+@pytest.mark.parametrize("style", [{}, {"draw": "point"}, {"patch": "fill"}, {"color": "color"}, {"color": "map"}])
 def test_metadata_is_what_made_the_image(perturbation, masks, style):
     recipe = small_recipe(perturbation=perturbation, masks=masks, **style)
     for sample in recipe.render([0, 7, 23]):
