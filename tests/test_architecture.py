@@ -27,6 +27,7 @@ FOLDERS = {  # folder: the folders whose files it may import; "train" is the fil
     "train/engine": {"train/engine", *BASE},
     "train/masked": {"train/masked", "train/engine", *BASE},
     "train/probing": {"train/probing", "train/data", "train/augment", "train/engine", *BASE},
+    "train/procedural": {"train/procedural", "train/engine", *BASE},
     "train/experiments": {"train/experiments", "train/data", "train/augment", "train/engine", *BASE},
     "train": {
         "train",
@@ -35,11 +36,12 @@ FOLDERS = {  # folder: the folders whose files it may import; "train" is the fil
         "train/engine",
         "train/masked",
         "train/probing",
+        "train/procedural",
         "train/experiments",
         *SHARDS,
     },
 }
-SCRIPTS = {"pretrain", "mae", "finetune", "probe", "compare", "study", "suite"}
+SCRIPTS = {"pretrain", "mae", "dyck", "finetune", "probe", "compare", "study", "suite"}
 FOREIGN = {  # libraries that a room never imports
     "fracgen": {"torch", "torchvision", "timm"},
     "shards": {"numba"},

@@ -58,7 +58,7 @@ def continue_as_begun(settings: S, begun: Mapping[str, Any]) -> S:
     """
     groups: Any = settings
     loader, run = groups.loader, groups.run
-    if loader.mode == "auto":
+    if getattr(loader, "mode", "") == "auto":
         loader = dataclasses.replace(loader, mode=begun["loader"]["mode"])
     if run.precision == "auto":
         run = dataclasses.replace(run, precision=begun["run"]["precision"])

@@ -185,7 +185,7 @@ def pretrain(
         **trainer.outcome(),
         **{name: float(f"{logged[name]:.4g}") for name in ("loss", "clean_loss") if name in logged},
         "skipped": num_skipped,
-        "model": trainer.export(training, part="encoder"),
+        "model": trainer.export(training, model=trainer.state.eval_model.get_submodule("encoder")),
     }
     cli.result(outcome, as_json=as_json, labels={"clean_loss": "clean loss (whole images)"})
     trainer.raise_if_interrupted()

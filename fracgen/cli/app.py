@@ -25,6 +25,7 @@ _RENDER, _LOOK, _SHARE, _TRAIN = "Data sets", "Look and check", "Share", "Traini
 PROGRAMS = {
     "pretrain": "Pre-train a timm model on shards, by default for the 61.44 million samples of the published recipe.",
     "mae": "Pre-train a ViT as a masked autoencoder, without labels; by default for 800 epochs, as published.",
+    "dyck": "Warm up a ViT's blocks on sequences of brackets (k-Dyck), without images; by default for 15,000 steps.",
     "finetune": "Fine-tune a model on labelled images, by default for 1000 epochs, and report its accuracy.",
     "probe": "Linear probe and nearest neighbours on every block of frozen networks.",
     "compare": "Fine-tune from several starts under the same settings and seeds, and compare them.",

@@ -18,7 +18,7 @@ from fracgen.train.data.opening import open_examples
 from fracgen.train.data.pieces import EvalPieces, TrainPieces, Transform
 from fracgen.train.data.pixels import RESIZE, InMemory, PixelReader, Source, load_into_memory, sample_shape
 from fracgen.train.data.sampler import Sampler
-from fracgen.train.data.settings import LoaderSettings, ShardsSettings
+from fracgen.train.data.settings import BatchSettings, LoaderSettings, ShardsSettings
 from fracgen.train.data.skipped import Skipped
 from fracgen.train.data.workers import make_batches
 from fracgen.train.ranks import Ranks
@@ -174,7 +174,7 @@ def open_shards(
     return examples, loader
 
 
-def check_batch(settings: LoaderSettings, ranks: Ranks) -> int:
+def check_batch(settings: BatchSettings, ranks: Ranks) -> int:
     """Samples of a batch that one rank has. Raises UsageError where the ranks cannot share it."""
     if settings.batch_size % ranks.world:
         raise UsageError(

@@ -12,12 +12,22 @@ AugmentPlace = Literal["device", "timm"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderSettings:
-    """How examples reach the model."""
+class BatchSettings:
+    """What training needs of a loader: the size of its batches."""
 
     batch_size: Annotated[
         int, Setting("Images in a batch, over all processes.", at_least=1, at_most=1 << 20, panel="Training")
     ] = 256
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values out of range."""
+        check_settings(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSettings(BatchSettings):
+    """How examples reach the model."""
+
     repeats: Annotated[
         int,
         Setting(

@@ -36,7 +36,8 @@ class InitWeights:
 
     name: for the screen. model: name and options of the architecture. size (in pixels), mean and std (of levels in
     [0, 1]), num_classes: those that it was trained with, None where nothing tells them. origin: what the checkpoint
-    tells of itself, and how that is known, for the screen.
+    tells of itself, and how that is known, for the screen. modules: the parts of the model that the weights are of, as
+    those of a warm-up without images; () for all.
     """
 
     name: str
@@ -47,6 +48,11 @@ class InitWeights:
     std: Stats | None = None
     num_classes: int | None = None
     origin: str = ""
+    modules: tuple[str, ...] = ()
+
+    def holds(self, key: str) -> bool:
+        """Whether the weights are of the part of the model that a key belongs to."""
+        return not self.modules or key.partition(".")[0] in self.modules
 
     def normalisation_warning(self, mean: Stats, std: Stats) -> str:
         """One line where images are about to be normalised by other numbers than in pre-training; else nothing."""
@@ -75,14 +81,15 @@ class Loaded:
     """What became of each key.
 
     num_classes: outputs of the head. missing: freshly initialised keys. unexpected: keys of the old head, left out.
-    resized: keys brought to another resolution. kept_head: whether the head is the checkpoint's. fresh: whether all of
-    it is initialised.
+    resized: keys brought to another resolution. modules: those that were loaded, () for all but the head. kept_head:
+    whether the head is the checkpoint's. fresh: whether all of it is initialised.
     """
 
     num_classes: int
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     resized: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     kept_head: bool = False
     fresh: bool = False
 
@@ -91,6 +98,8 @@ class Loaded:
         """One line for the screen."""
         if self.fresh:
             return "all weights new"
+        if self.modules:
+            return f"{' and '.join(self.modules)} loaded, all else new ({self.num_classes} classes)"
         resized = f" ({shorten(self.resized)} resized)" if self.resized else ""
         if self.kept_head:
             return f"all weights loaded, head kept{resized}"
@@ -168,28 +177,32 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
         options = {key: value for key, value in config.get("model_args", {}).items() if key not in _FROM_DATA}
         mean, std = read_stats(trained.get("mean")), read_stats(trained.get("std"))
         size, num_classes = trained.get("input_size", [3, None])[1], int(config["num_classes"])
+        modules = tuple(map(str, config.get("fracgen", {}).get("modules", ())))
         if type(name) is not str or type(size) not in (int, type(None)) or (size is not None and size < 1):
             raise ValueError(f"architecture {name!r}, images of size {size!r}")
     except (DataError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UsageError(f"{folder / 'config.json'}: no model of timm's ({error!r})") from error
     if settings.name not in ("", name):
         raise UsageError(f"--model {settings.name}: {path} holds {name}; leave --model out, or give another checkpoint")
+    if modules:  # patches and positions are new, and may be others; no image was seen
+        options, mean, std = {**options, **settings.options}, None, None
     if differing := [key for key, value in settings.options.items() if options.get(key) != value]:
         words = ", ".join(f"{key} {options.get(key)}, not {settings.options[key]}" for key in sorted(differing))
         raise UsageError(f"model.options: {path} was made with {words}; leave them out")
     files = [folder / weights for weights in _WEIGHTS if (folder / weights).is_file()]
     if not files:
         raise UsageError(f"--checkpoint {path}: has no {' or '.join(_WEIGHTS)}")
-    return InitWeights(
+    init = InitWeights(
         name=str(path),
         model=replace(settings, name=name, options=options),
-        weights=read_weights(files[0]).weights,
         size=size,
         mean=mean,
         std=std,
         num_classes=num_classes,
         origin=_origin("", name, num_classes, mean, std),
+        modules=modules,
     )
+    return replace(init, weights={key: each for key, each in read_weights(files[0]).weights.items() if init.holds(key)})
 
 
 _FROM_DATA = ("img_size", "num_classes", "in_chans", "drop_path_rate", "pretrained", "pretrained_cfg")
@@ -239,8 +252,8 @@ def _load_timm(source: str, settings: Model) -> InitWeights:
 def build(init: InitWeights, *, num_classes: int, size: int, keep_head: bool = False) -> tuple[nn.Module, Loaded]:
     """The model for `num_classes` and images of `size` pixels, on the CPU, with the initial weights.
 
-    Position embeddings are resampled to the size as timm does. The head alone is freshly initialised (from torch's
-    global generator), unless `keep_head` and it fits: the published loader's habit.
+    Position embeddings are resampled to the size as timm does. The head, and what the weights do not hold, is
+    freshly initialised (from torch's global generator), unless `keep_head` and it fits: the published loader's habit.
     Raises UsageError for weights of another architecture, with the keys.
     """
     model = models.create(init.model, num_classes=num_classes, size=size)
@@ -248,7 +261,7 @@ def build(init: InitWeights, *, num_classes: int, size: int, keep_head: bool = F
     if init.weights is None:
         return model, Loaded(num_classes=num_classes, missing=tuple(own), fresh=True)
     heads = tuple(f"{name}." for name in _head_names(model))
-    head = [key for key in own if key.startswith(heads)]
+    head = [key for key in own if key.startswith(heads) or not init.holds(key)]
     original = dict(init.weights)
     weights = _fit_to_model(original, model)
     kept = keep_head and all(key in weights and weights[key].shape == own[key].shape for key in head)
@@ -268,6 +281,7 @@ def build(init: InitWeights, *, num_classes: int, size: int, keep_head: bool = F
         missing=() if kept else tuple(sorted(head)),
         unexpected=tuple(sorted(old_head)),
         resized=tuple(key for key in weights if key in original and original[key].shape != weights[key].shape),
+        modules=init.modules,
         kept_head=kept,
     )
 

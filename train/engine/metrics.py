@@ -14,12 +14,13 @@ from fracgen.shards.files import write_atomically
 from fracgen.train.engine.run_folder import write_figure
 from fracgen.train.engine.tracking import Tracker, sample_grid
 
-ACCURACIES = ("clean_accuracy", "crop_accuracy", "val_accuracy", "test_accuracy")
+ACCURACIES = ("clean_accuracy", "crop_accuracy", "val_accuracy", "test_accuracy", "masked_accuracy")
 _LABELS = {
     "clean_accuracy": "whole images",
     "crop_accuracy": "training crops",
     "val_accuracy": "validation split",
     "test_accuracy": "test split",
+    "masked_accuracy": "hidden brackets",
 }
 METRICS, CURVES = "metrics.jsonl", "curves.png"
 
@@ -68,8 +69,8 @@ class MetricLogger:
     def log_images(
         self, step: int, images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]
     ) -> None:
-        """Some normalised images (B, 3, H, W) of a training batch, for a tracker that has none yet."""
-        if self._tracker is not None and self._tracker.wants_samples:
+        """Some normalised images (B, 3, H, W) of a training batch, for a tracker that has none yet; tokens are none."""
+        if images.ndim == 4 and self._tracker is not None and self._tracker.wants_samples:
             self._tracker.add_picture(step, "augmented_images", sample_grid(images, mean, std))
 
     def close(self) -> None:

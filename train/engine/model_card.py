@@ -60,7 +60,8 @@ class Training:
 
     stage: "pre-trained" or "fine-tuned". base: the weights that it began with, in words. base_sha256: of them.
     recipe: the settings that determine the run, by group. protocol: how weights are chosen and reported on.
-    licence, task: identifiers of the Hub's; licence "unknown" where others have rights in data or base.
+    licence, task: identifiers of the Hub's; licence "unknown" where others have rights in data or base. modules: those
+    of the model that were trained, where the others are random; () for all.
     """
 
     stage: str
@@ -72,6 +73,7 @@ class Training:
     metrics: tuple[Metric, ...] = ()
     licence: str = UNKNOWN_LICENCE
     task: str = _TASK
+    modules: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for config.json, with the version of fracgen."""
@@ -117,6 +119,24 @@ def masked_pretraining(shards: str, fingerprint: str, *, base: str, base_sha256:
         pretraining(shards, fingerprint, base=base, base_sha256=base_sha256, seed=0, accuracies={}),
         protocol="masked autoencoding: hidden patches are predicted, and no label is used; the decoder is left out",
         task=_TASK_WITHOUT_HEAD,
+    )
+
+
+def warm_up(
+    data: str, fingerprint: str, *, init: str, seed: int, accuracy: float, modules: tuple[str, ...]
+) -> Training:
+    """How blocks were warmed up on tokens. accuracy: on hidden ones. modules: as of `Training`."""
+    metric = Metric(name="accuracy on hidden tokens", value=accuracy, split="fresh", weights="last", seeds=(seed,))
+    return Training(
+        stage="warmed up",
+        data=TrainedOn(name=data, sha256=fingerprint),
+        base="scratch" if init == "default" else f"scratch, {init} init",
+        base_sha256="",
+        protocol=f"hidden tokens are predicted; {' and '.join(modules)} were trained so, and all else is random",
+        metrics=(metric,),
+        licence=OPEN_LICENCE,
+        task=_TASK_WITHOUT_HEAD,
+        modules=modules,
     )
 
 

@@ -77,14 +77,18 @@ def describe_seconds(seconds: float) -> str:
 
 
 def describe(resolved: ResolvedSchedule, optim: Optim, batch_size: int, num_samples: int) -> dict[str, str]:
-    """Rows for the screen: the length in all units, and the learning rate as it is used."""
+    """Rows for the screen: the length in all units, and the learning rate as it is used.
+
+    num_samples: of an epoch; 0 where samples are drawn without end.
+    """
     samples = resolved.steps * batch_size
+    epochs = f", {samples / num_samples:,.1f} epochs" if num_samples else ""
     steps = " and ".join(f"{milestone:,}" for milestone in resolved.milestones)
     after = f"; a tenth from step {steps} on" if steps else f", to {resolved.min_lr:.2g}, by a cosine"
     layers = f"; x {optim.layer_decay:g} from each layer to the one below" if optim.layer_decay < 1 else ""
     return {
-        "steps": f"{resolved.steps:,} of {batch_size:,} images: {samples:,} samples, "
-        f"{samples / num_samples:,.1f} epochs; warm-up {resolved.warmup_steps:,}",
+        "steps": f"{resolved.steps:,} of {batch_size:,}: {samples:,} samples{epochs}; "
+        f"warm-up {resolved.warmup_steps:,}",
         "rate": f"{resolved.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}), from {resolved.warmup_lr:.2g}"
         f"{after}; {optim.name}{layers}",
     }

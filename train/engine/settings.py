@@ -28,10 +28,9 @@ class Model:
     name: Annotated[
         str,
         Setting(
-            "Name of a timm model.",
+            f"Name of a timm model; where none is given, the checkpoint's, or {DEFAULT_MODEL} from scratch.",
             option="--model",
             panel=_TRAINING,
-            default=f"the checkpoint's, else {DEFAULT_MODEL}",
         ),
     ] = DEFAULT_MODEL
     init: Annotated[
@@ -248,6 +247,21 @@ class ModelInput(Protocol):
     @property
     def std(self) -> tuple[float, float, float]:
         """Of levels in [0, 1], by channel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInput:
+    """Images that a model is for, where it is trained without any: timm's plain mean and standard deviation."""
+
+    size: Annotated[
+        int, Setting("Side of the images that the model is for, in pixels.", at_least=1, at_most=1 << 12, panel="Data")
+    ] = 224
+    mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
+    std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values out of range."""
+        check_settings(self)
 
 
 class BatchSize(Protocol):

@@ -6,8 +6,6 @@ A protocol opens its data and makes its model between the calls, and hands over 
     trainer.set_up(model, loss, ...)                # schedule, optimiser, restored state, config.yaml
     trainer.fit(batches, inputs, ...)               # steps, logs, evaluations, checkpoints, stops
     trainer.export(...)                             # model/ for timm, curves.png
-
-Calls in another order raise RuntimeError with the call that is missing.
 """
 
 import time
@@ -261,13 +259,15 @@ class Trainer(Generic[S]):
         if self.folder is not None and self.ranks.first:
             checkpoint.save(replace(state, scores=self.scores, **changes), self.folder / name)
 
-    def export(self, training: Training, *, part: str = "", crop: float = 1.0, class_names: Sequence[str] = ()) -> str:
-        """Write model/ for timm, or a part of it by name, and return its path. After `fit`. crop: as evaluation has."""
+    def export(
+        self, training: Training, *, model: nn.Module | None = None, crop: float = 1.0, class_names: Sequence[str] = ()
+    ) -> str:
+        """Write model/ for timm, of the model or of another, and return its path. After `fit`. crop: of evaluation."""
         self._require("fit")
         assert self.folder is not None, "fit needs one"
         settings = self.settings
         models.export(
-            self.state.eval_model.get_submodule(part),
+            model or self.state.eval_model,
             self.folder / MODEL,
             size=settings.augment.size,
             mean=settings.augment.mean,
@@ -295,5 +295,5 @@ class Trainer(Generic[S]):
         """Raise StopError where a signal ended the run before its last step. After `fit`."""
         self._require("fit")
         if self._signal:
-            place = f"step {self.state.step} of {self.schedule.steps}"
-            raise StopError(f"stopped at {place}; the same command goes on", self._signal)
+            place = f"stopped at step {self.state.step} of {self.schedule.steps}"
+            raise StopError(f"{place}; the same command goes on", self._signal)

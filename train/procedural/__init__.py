@@ -1,0 +1,1 @@
+"""Sequences of brackets to warm a transformer up on, without any image."""
