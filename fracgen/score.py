@@ -132,8 +132,8 @@ def score(
 ) -> Score:
     """Judge a set of images by a sample of it.
 
-    recipe: resolved, of 1p-frac, whose base is judged too. Raises UsageError for fewer than two images and for more
-    views than memory should hold, DataError where an image cannot be read.
+    recipe: resolved, of 1p-frac with one base, which is judged too. Raises UsageError for fewer than two images and for
+    more views than memory should hold, DataError where an image cannot be read.
     """
     if len(source.labels) < 2:
         raise UsageError(f"a score needs two images at least, and there is {len(source.labels)}")

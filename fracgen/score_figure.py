@@ -11,7 +11,7 @@ _PANELS = {
     "dimension": ("box-counting dimension", 1),
     "fill_rate": ("fill rate, %", 100),
     "bytes_per_pixel": ("bits a pixel as PNG", 8),
-    "nearest_correlation": ("correlation with the most alike image", 1),
+    "nearest_correlation": ("correlation, most alike", 1),
 }
 _BINS = 30
 

@@ -6,14 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import small_recipe
+from conftest import small_recipe, small_recipes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from servers import faulty_server
+from test_examples import write_tar
 
 from fracgen.cli.app import run
+from fracgen.cli.score import print_score
 from fracgen.noise import Noise
 from fracgen.score import ScoreSettings, score
+from fracgen.score_figure import draw_score
 from fracgen.score_images import BLACK, WHITE, box_sizes, find_ground, measure_boxes, measure_image
 from fracgen.score_sample import Comparison, ImageSource, choose_sample
 from fracgen.separability import nearest_correlations, separability, squared_distances
@@ -235,6 +239,25 @@ def test_images_of_any_mode_and_size():
     assert same.separability is None and not len(same.accuracies)
 
 
+@pytest.mark.parametrize("name", small_recipes())
+def test_every_kind_of_set(name):
+    recipe = small_recipes()[name]
+    result = score(ImageSource.of(recipe), SMALL, Comparison(16, views_of), workers=2)
+    assert len(result.images) == min(len(recipe), 64) and result.blank < len(result.images)
+    assert result.separability.classes == recipe.num_classes
+    fill = result.measures()["fill_rate"]
+    assert np.nanmax(fill) < 0.9 or name == "noise, pixels" or "photo" in name or "multifractal" in name, "the ground"
+
+
+def test_blank_images(capsys):
+    result = score(source_of([np.zeros((32, 32), np.uint8)] * 6, range(6)), SMALL, Comparison(16))
+    assert (result.blank, result.exact_duplicates, result.mislabelled, result.near_duplicates) == (6, 5, 6, 0)
+    assert result.separability.accuracy == pytest.approx(1 / 6) and result.separability.auc == 0.5
+    assert np.isnan(result.measures()["lacunarity"]).all()
+    print_score(result, 16)
+    assert draw_score(result).startswith(b"\x89PNG") and "blank 6; duplicates 5 exact" in capsys.readouterr().out
+
+
 def test_what_is_refused():
     images = [np.zeros((8, 8), np.uint8)] * 5000
     with pytest.raises(UsageError, match="a score needs two images at least, and there is 1"):
@@ -310,7 +333,8 @@ def test_without_the_extra(fracgen, folder, monkeypatch):
         (["folder", "--size", "2"], "--size"),
         (["folder", "--images", "1"], "images"),
         (["folder", "--config", "nothing.yaml"], "nothing.yaml"),
-        (["folder", "--plot", "x.jpg", "--size", "16", "--perturbations", "0"], "ends in .png"),
+        (["folder", "--plot", "x.jpg"], "ends in .png"),
+        (["folder", "--plot", "nowhere/x.png"], "no such folder"),
         (["folder", "--delta", "0"], "delta"),
     ],
 )
@@ -318,6 +342,24 @@ def test_what_a_user_can_mend_is_one_line(fracgen, folder, words, line):
     words = [str(folder) if word == "folder" else word for word in words]
     code, out, err = fracgen("score", *words)
     assert code == 2 and line in err and err.count("\n") == 1 and not out
+
+
+def test_sources(fracgen, folder, tmp_path):
+    small = ["--size", 16, "--perturbations", 0, "--json"]
+    with faulty_server(folder.parent) as server:
+        code, out, err = fracgen("score", f"{server.url}/{folder.name}", *small)
+    assert code == 0 and json.loads(out) == json.loads(fracgen("score", folder, *small)[1]), err
+    base = small_recipe().base
+    rows = [[*maps.ravel()[[0, 1, 3, 4, 2, 5]], p] for maps, p in zip(base.maps, base.p, strict=True)]
+    (tmp_path / "base.csv").write_text("".join(",".join(map(repr, map(float, row))) + "\n" for row in rows))
+    code, out, err = fracgen("score", "base.csv", *small, "--images", 4)
+    assert code == 0 and json.loads(out)["classes"] == 4, err
+    write_tar(tmp_path / "others" / "0.tar", [0, 1, 2, 0])
+    write_tar(tmp_path / "others" / "1.tar", [2, 1, 1, 0])
+    code, out, err = fracgen("score", "others/{0..1}.tar", "--num-classes", 3, *small)
+    assert code == 0 and json.loads(out)["images"] == 8, err
+    code, _, err = fracgen("score", "others/{0..1}.tar", *small)
+    assert code == 2 and "--num-classes" in err and err.count("\n") == 1
 
 
 def test_noise_is_no_fractal():

@@ -36,12 +36,19 @@ def fetched(files: FolderFiles) -> None:
 
 def write_png(path: Path, data: bytes) -> None:
     """Write a PNG file whole or not at all. Raises UsageError where it cannot be written, or is no plain file."""
+    write_atomically(check_png(path), data, error=UsageError)
+
+
+def check_png(path: Path) -> Path:
+    """The path of a PNG that is to be written, links followed. Raises UsageError where it can be none."""
     path = Path(os.path.realpath(path))
     if path.is_dir() or not path.name:
         raise UsageError(f"{path}: is a folder; name a file")
     if path.suffix.lower() != ".png" or (path.exists() and not path.is_file()):
         raise UsageError(f"{path}: name a plain file that ends in .png")
-    write_atomically(path, data, error=UsageError)
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder; make it first")
+    return path
 
 
 def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, kept: bool, as_json: bool) -> None:

@@ -31,7 +31,7 @@ _ROWS = {
     "dimension": ("box-counting dimension", 1),
     "lacunarity": ("lacunarity", 1),
     "bytes_per_pixel": ("bits a pixel as PNG", 8),
-    "nearest_correlation": ("correlation with the most alike", 1),
+    "nearest_correlation": ("correlation, most alike", 1),
 }
 """Measures of each image as the table shows them: in words, and times what."""
 
@@ -69,6 +69,10 @@ def score(
             rich_help_panel="Views",
         ),
     ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(help="Number of classes, of tars without a manifest.", min=1, rich_help_panel="Sample"),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="<path>", help="PNG of the distributions to write.", rich_help_panel="Output"),
@@ -79,9 +83,11 @@ def score(
     from fracgen.cli.progress import status
     from fracgen.score import score as judge
 
-    if plot is not None and find_spec("matplotlib") is None:
-        raise UsageError("--plot: needs matplotlib, which is not installed: pip install 'fracgen[train]'")
-    images, recipe = _open(source, output, cache)
+    if plot is not None:
+        report.check_png(plot)
+        if find_spec("matplotlib") is None:
+            raise UsageError("--plot: needs matplotlib, which is not installed: pip install 'fracgen[train]'")
+    images, recipe = _open(source, output, cache, num_classes)
     comparison, note = comparison_of(config, size)
     with status(f"looking at {source}"):
         result = judge(images, settings, comparison, recipe=recipe, workers=output.workers)
@@ -94,11 +100,13 @@ def score(
     if output.as_json:
         print(json.dumps(_plain({**summary(result), "size": comparison.size}), indent=1))
     else:
-        _print(result, comparison.size)
+        print_score(result, comparison.size)
 
 
-def _open(source: str, output: Output, cache: CacheSettings) -> "tuple[ImageSource, OnePFrac | None]":
-    """The images at a place, and 1p-frac's resolved recipe where they are its."""
+def _open(
+    source: str, output: Output, cache: CacheSettings, num_classes: int | None
+) -> "tuple[ImageSource, OnePFrac | None]":
+    """The images at a place, and 1p-frac's resolved recipe where they are its, of one base."""
     from fracgen.registry import from_dict, load_source
     from fracgen.shards.manifest import MANIFEST, PARTIAL
     from fracgen.shards.reader import open_shards
@@ -114,7 +122,7 @@ def _open(source: str, output: Output, cache: CacheSettings) -> "tuple[ImageSour
         return ImageSource.of(shards), None if is_packed else _of_onepfrac(from_dict(shards.manifest.recipe, small))
     try:
         opening = importlib.import_module("fracgen.train.data.opening")
-        examples = opening.open_examples(source, cache=cache)
+        examples = opening.open_examples(source, num_classes=num_classes or 0, cache=cache)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("fracgen"):
             raise
@@ -123,7 +131,7 @@ def _open(source: str, output: Output, cache: CacheSettings) -> "tuple[ImageSour
 
 
 def _of_onepfrac(recipe: Any) -> "OnePFrac | None":
-    return recipe if recipe.NAME == "1p-frac" else None
+    return recipe if recipe.NAME == "1p-frac" and recipe.bases == 1 else None
 
 
 def comparison_of(config: Path | None, size: int | None) -> tuple[Comparison, str]:
@@ -176,7 +184,8 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _print(result: Score, size: int) -> None:
+def print_score(result: Score, size: int) -> None:
+    """Print what the command prints without `--json`. size: at which images were compared, in pixels."""
     from rich.console import Console
     from rich.table import Table
 
