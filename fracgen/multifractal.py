@@ -5,7 +5,6 @@ Anderson & Farrell, "Improving Fractal Pre-training" (WACV 2022). Where an image
 fractals and backgrounds, unseeded, in the order of their making; here each image is a function of seed and index.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,53 +15,22 @@ import numpy as np
 
 from fracgen import citations
 from fracgen.ifs import Floats
+from fracgen.multifractal_scenes import LEVEL, NUM_FLIPS, NUM_MASKS, POINT_MASK, Fractal, Painter, Scene, running_sums
 from fracgen.multifractal_systems import Unit, jitter_system, sample_system
 from fracgen.recipe import MAX_CLASSES, InstancesRecipe, Seed, UnmakeableError
 from fracgen.rng import generator
 from fracgen.shards.errors import UsageError
-from fracgen.shards.sample import Image, Sample
+from fracgen.shards.sample import Sample
 from fracgen.shards.settings import Setting
 from fracgen.style import MAX_POINTS, Draw, Size
 
-LEVEL = 255
 HUE, SATURATION, VALUE = (0.0, 1.0), (0.3, 1.0), (0.5, 1.0)
 """Shares of LEVEL that a fractal's hue shift, saturation and value are drawn from."""
 DECAY = 0.4, 0.8
 """Of a background's amplitude, level by level."""
 BACKGROUND_COLOURS = (0.25, 1.0), (0.0, 1.0), (0.1, 0.3), (0.4, 0.6), (0.3, 0.6), (0.4, 0.6)
 """Shares of LEVEL that scale and shift of a background's hue, saturation and value are drawn from."""
-POINT_MASK, NUM_MASKS, NUM_FLIPS = 16, 511, 8
-"""The mask of a pixel alone; how many have a pixel at all; flips are three bits."""
 MAX_TRIES = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fractal:
-    """One fractal of an image, as it was drawn at random.
-
-    system: its number. maps: (N, 2, 3), changed where there is a jitter. key: of its orbit. mask, flips, colour: see
-    `multifractal_kernels.count` and `paint`. place: of a single fractal, shift and extent of its region in x and y, in
-    extents of its own; of one among several, left, top and side of its square in pixels.
-    """
-
-    system: int
-    maps: Floats
-    key: int
-    mask: int
-    flips: int
-    colour: tuple[float, float, float]
-    place: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """The numbers of an image: fractals from below to above; of the background a key (0: black), decay and colours."""
-
-    fractals: tuple[Fractal, ...]
-    key: int
-    decay: float
-    colours: tuple[float, ...]
-    blur_sigma: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +174,7 @@ class MultiFractal(InstancesRecipe):
         return Fractal(
             system=system,
             maps=maps,
+            limits=running_sums(maps),
             key=int(random.bit_generator.random_raw()),
             mask=mask if self.draw == "patch" else POINT_MASK,
             flips=flips,
@@ -267,81 +236,6 @@ class MultiFractal(InstancesRecipe):
             "background_colours": list(scene.colours),
             "blur_sigma": scene.blur_sigma,
         }
-
-
-class Painter:
-    """Draws scenes of one size, with memory of its own: not for two threads at once. points: of each orbit."""
-
-    def __init__(self, size: int, points: int) -> None:
-        from fracgen import multifractal_kernels
-
-        self._kernels, self._size, self._points = multifractal_kernels, size, points
-        self._choices, self._extent = np.empty(points, np.uint8), np.empty(4)
-        self._xs, self._ys = np.empty(points), np.empty(points)
-        self._numbers, self._places = np.empty(points + 1, np.uint32), np.empty(points, np.uint32)
-        self._lines = np.empty((size, 3 * size), np.float32)
-        side = 2 ** max(math.ceil(math.log2(size)), 1) + 1
-        self._units, self._field = np.empty(side * side), np.empty((side, side))
-
-    def paint(self, scene: Scene) -> Image | None:
-        """The image of a scene, uint8 (size, size, 3); None where a fractal shows nothing or overflows."""
-        kernels, image = self._kernels, np.zeros((self._size, self._size, 3), np.uint8)
-        if scene.key:
-            kernels.draw_units(np.uint64(scene.key), self._units)
-            kernels.diamond_square(scene.decay, self._units, self._field)
-            kernels.paint_background(self._field, np.array(scene.colours), image)
-        for fractal in scene.fractals:
-            is_single = len(fractal.place) == 4
-            pixels = self._paint_fractal(fractal, self._size if is_single else self._size // 2)
-            if pixels is None:
-                return None
-            left, top = (0, 0) if is_single else (int(place) for place in fractal.place[:2])
-            if not is_single:
-                side = int(fractal.place[2])
-                whole, pixels = pixels, np.empty((side, side, 3), np.uint8)
-                kernels.resize(whole, pixels)
-            kernels.paste(pixels, top, left, image)
-        if scene.blur_sigma:
-            kernels.blur(blur_edge(scene.blur_sigma), self._lines, image)
-        return image
-
-    def _paint_fractal(self, fractal: Fractal, size: int) -> Image | None:
-        """A fractal in its colours on black, uint8 (size, size, 3); None where it shows nothing or overflows."""
-        kernels = self._kernels
-        kernels.choose_indexed(np.uint64(fractal.key), running_sums(fractal.maps), self._numbers, self._choices)
-        if not kernels.trace(fractal.maps, self._choices, self._xs, self._ys, self._extent):
-            return None
-        region = region_of(self._extent, fractal.place) if len(fractal.place) == 4 else self._extent
-        kernels.locate(self._xs, self._ys, region, size, self._places)
-        points, counts = np.empty(size * size + 1, np.uint32), np.empty((size, size), np.uint32)
-        if not (greatest := kernels.count(self._places, fractal.mask, points, counts)):
-            return None
-        pixels = np.empty((size, size, 3), np.uint8)
-        kernels.paint(counts, greatest, np.array(fractal.colour), fractal.flips, pixels)
-        return pixels
-
-
-def region_of(extent: Floats, place: tuple[float, ...]) -> Floats:
-    """Least and greatest x, y of a region, (4,). extent: those of the orbit. place: its shifts and extents in these."""
-    region = np.empty(4)
-    for axis in range(2):
-        low, high = extent[2 * axis], extent[2 * axis + 1]
-        centre, half = (low + high) / 2 + (high - low) * place[axis], (high - low) * place[2 + axis] / 2
-        region[2 * axis : 2 * axis + 2] = centre - half, centre + half
-    return region
-
-
-def blur_edge(sigma: float) -> int:
-    """Of 256, the weight of a neighbour in a 3-pixel Gaussian as OpenCV rounds it."""
-    share = math.exp(-1 / (2 * sigma * sigma))
-    return round(256 * share / (1 + 2 * share))
-
-
-def running_sums(maps: Floats) -> Floats:
-    """p_1 + ... + p_j of each map, (N,), p_j = |det A_j| / sum."""
-    determinants = [abs(a * d - b * c) for (a, b, _), (c, d, _) in maps.tolist()]
-    total = sum(determinants)
-    return np.cumsum([determinant / total for determinant in determinants])
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""One contour, one atom or one fractal of space, perturbed into L classes: what 1p-frac does, asked of other formulas.
+"""One contour, atom, fractal of space or of colours, perturbed into L classes: 1p-frac's question to other formulas.
 
 "Scaling Backwards" (Nakamura et al., ECCV 2024) perturbs one fractal and pre-trains as well as with a thousand. Whether
 that is the fractal or the perturbation is asked by perturbing something else as little. This is our own design.
@@ -16,6 +16,8 @@ import numpy as np
 from fracgen import citations
 from fracgen.exfractaldb import ExFractalDB, trace_cloud
 from fracgen.ifs import Floats
+from fracgen.multifractal import HUE, SATURATION, VALUE, MultiFractal
+from fracgen.multifractal_scenes import LEVEL, Painter
 from fracgen.rcdb import RCDB, WHITE, IndexedStream, draw_contours
 from fracgen.recipe import Classes, Column, Difference, OnTry, Recipe, Seed, UnmakeableError, spread
 from fracgen.rng import generator, stream_key
@@ -107,23 +109,51 @@ class SpaceOriginal(Original):
         return image
 
 
+class ColourOriginal(Original):
+    """A single fractal of MultiFractal on black, in its own box: all coefficients of its maps, and its three colours.
+
+    Choices of maps, the patch mask and flips stay the same. Saturation and value end at 0 and 255; the hue goes round.
+    """
+
+    def __init__(self, seed: int, base: int, size: int) -> None:
+        self._recipe = MultiFractal(
+            classes=base + 1, instances=1, seed=seed, size=size, composition="single", jitter="none",
+            background="black", blur=0.0,
+        )  # fmt: skip
+        self._scene = self._recipe.scene(base)
+        (fractal,) = self._scene.fractals
+        self._fractal = replace(fractal, place=(0.0, 0.0, 1.0, 1.0))
+        coefficients = [f"{letter}{number}" for number in range(len(fractal.maps)) for letter in "abecdf"]
+        self.names = (*coefficients, "hue", "saturation", "value")
+        self.numbers = np.concatenate([fractal.maps.ravel(), fractal.colour])
+        colours = [LEVEL * (high - low) for low, high in (HUE, SATURATION, VALUE)]
+        self.widths = np.concatenate([np.ones(len(coefficients)), colours])
+
+    def draw(self, numbers: Floats, size: int) -> Image | None:
+        """None where the orbit overflows or nothing is seen."""
+        maps, (hue, saturation, value) = numbers[:-3].reshape(-1, 2, 3), numbers[-3:].tolist()
+        colour = hue % (LEVEL + 1), *(float(int(min(max(level, 0), LEVEL))) for level in (saturation, value))
+        fractal = replace(self._fractal, maps=maps, colour=colour)
+        return Painter(size, self._recipe.points).paint(replace(self._scene, fractals=(fractal,)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Perturbed(Recipe):
     """The recipe of one image of a formula, perturbed into classes of one image each.
 
     Class l has the original's numbers moved by eps_l, as those of 1p-frac are: multiplied by U(1 - Delta, 1 + Delta),
     or with U(-Delta/2, Delta/2) added, as a share of the range that the published set draws a number from (of
-    ExFractalDB's coefficients, the number itself). Numbers of contours and atoms end at 0. Whole numbers (vertices,
-    lines, waves) and all random numbers of the drawing are the original's.
+    ExFractalDB's and MultiFractal's coefficients, the number itself). Numbers of contours and atoms end at 0. Whole
+    numbers (vertices, lines, waves) and all random numbers of the drawing are the original's.
     """
 
     NAME: ClassVar[str] = "perturbed"
     PAPER: ClassVar[str] = citations.SCALING_BACKWARDS
     HEADING: ClassVar[tuple[str, ...]] = ("formula", "base", "delta", "perturbation", "seed")
 
-    formula: Annotated[Literal["rcdb", "visualatom", "exfractaldb"], Setting("What is perturbed.", panel="Formula")] = (
-        "rcdb"
-    )
+    formula: Annotated[
+        Literal["rcdb", "visualatom", "exfractaldb", "multifractal"], Setting("What is perturbed.", panel="Formula")
+    ] = "rcdb"
     base: Annotated[
         int, Setting("Which class of the formula with this seed.", at_least=0, at_most=100_000, panel="Formula")
     ] = 0
@@ -162,6 +192,11 @@ class Perturbed(Recipe):
     def title(self) -> str:
         """Name, formula and delta."""
         return f"{self.NAME}-{self.formula}-delta{self.delta:g}"
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(size, size); (size, size, 3) of MultiFractal."""
+        return (self.size, self.size, 3) if self.formula == "multifractal" else (self.size, self.size)
 
     @property
     def two_level(self) -> bool:
@@ -254,6 +289,8 @@ def _original(formula: str, seed: int, base: int, size: int, systems: SpatialCat
         return ContourOriginal(seed, base, size)
     if formula == "visualatom":
         return AtomOriginal(seed, base, size)
+    if formula == "multifractal":
+        return ColourOriginal(seed, base, size)
     if systems is None:
         raise UsageError("the recipe has no categories yet: call resolve() first")
     return SpaceOriginal(seed, base, systems)

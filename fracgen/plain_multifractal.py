@@ -5,7 +5,7 @@ published program compiles its orbits and fields by numba, and calls OpenCV for 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -32,7 +32,7 @@ def plain_scene(metadata: Mapping[str, Any], *, size: int, points: int) -> Image
     for number, places in enumerate(metadata["regions" if is_single else "squares"]):
         maps = [metadata["maps"][number][start : start + 6] for start in range(0, len(metadata["maps"][number]), 6)]
         halves = _halves(int(metadata["orbit_keys"][number], 16))
-        orbit = plain_orbit(maps, (half / 2**32 for half in islice(halves, points)))
+        orbit = plain_orbit(maps, plain_choices(maps, (half / 2**32 for half in islice(halves, points))))
         inner = size if is_single else size // 2
         counts = plain_counts(orbit, inner, metadata["masks"][number], places if is_single else None)
         picture = colour_plain_counts(counts, metadata["colours"][number], metadata["flips"][number])
@@ -62,23 +62,24 @@ def _halves(key: int) -> Iterator[int]:
         yield number >> 32
 
 
-def plain_orbit(maps: list[list[float]], uniforms: Iterator[float]) -> list[tuple[float, float]]:
-    """The points of an orbit, one for each uniform number. maps: a, b, e, c, d, f of each."""
+def plain_choices(maps: list[list[float]], uniforms: Iterator[float]) -> Iterator[int]:
+    """The number of the map that each uniform number chooses. maps: a, b, e, c, d, f of each."""
     determinants = [abs(a * d - b * c) for a, b, _, c, d, _ in maps]
     limits, total = [], 0.0
     for determinant in determinants:
         total += determinant / sum(determinants)
         limits.append(total)
+    for uniform in uniforms:
+        yield next((number for number, limit in enumerate(limits[:-1]) if uniform < limit), len(maps) - 1)
+
+
+def plain_orbit(maps: list[list[float]], choices: Iterable[int]) -> list[tuple[float, float]]:
+    """The points of an orbit, one for each choice of a map."""
     a, b, e, c, d, f = maps[0]
     scale = 1 / (1 + (a * d - b * c) - a - d)
     x, y = scale * ((1 - d) * e + b * f), scale * ((1 - a) * f + c * e)
     orbit = []
-    for uniform in uniforms:
-        chosen = len(maps) - 1
-        for number, limit in enumerate(limits[:-1]):
-            if uniform < limit:
-                chosen = number
-                break
+    for chosen in choices:
         a, b, e, c, d, f = maps[chosen]
         x, y = a * x + b * y + e, c * x + d * y + f
         orbit.append((x, y))

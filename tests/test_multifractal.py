@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fracgen import multifractal_kernels as kernels
+from fracgen import picture_kernels
 from fracgen.cli.app import run
 from fracgen.export import to_image_folder, to_parquet
-from fracgen.multifractal import MultiFractal, Painter, running_sums
+from fracgen.multifractal import MultiFractal
+from fracgen.multifractal_scenes import Painter, running_sums
 from fracgen.multifractal_systems import jitter_system, sample_system, sigma_range
 from fracgen.plain_multifractal import plain_rgb, plain_scene
 from fracgen.registry import RECIPES, load_recipe, recipe_hash
@@ -105,8 +107,8 @@ def test_golden_composition():
         flips = item["transpose"] + 2 * item["flip_rows"] + 4 * item["flip_columns"]
         whole = painted(counts, greatest, (item["hue_shift"], item["sat"], item["val"]), flips)
         square = np.empty((item["side"], item["side"], 3), np.uint8)
-        kernels.resize(whole, square)
-        kernels.paste(square, item["y"], item["x"], image)
+        picture_kernels.resize(whole, square)
+        picture_kernels.paste(square, item["y"], item["x"], image)
     assert values["blur_sigma"] is None and np.array_equal(image, expected)
 
 
@@ -118,19 +120,19 @@ def test_opencv_gives_the_same_pixels():
     rgb = np.empty_like(hsv)
     for row in range(500):
         for column in range(64):
-            kernels.to_rgb(*hsv[row, column], rgb[row, column])
+            picture_kernels.to_rgb(*hsv[row, column], rgb[row, column])
     reference = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     assert np.abs(reference.astype(int) - rgb).max() <= 1, "other machines than AVX2's round"
     for _ in range(200):
         length, side = (int(number) for number in rng.integers(2, 140, 2))
         source = rng.integers(0, 256, (length, length, 3), dtype=np.uint8)
         target = np.empty((side, side, 3), np.uint8)
-        kernels.resize(source, target)
+        picture_kernels.resize(source, target)
         assert np.array_equal(target, cv2.resize(source, (side, side))), (length, side)
         sigma = rng.uniform(0.5, 1)
         share = math.exp(-1 / (2 * sigma**2))
         expected = cv2.GaussianBlur(source, (3, 3), sigma)
-        kernels.blur(round(256 * share / (1 + 2 * share)), np.empty((length, 3 * length), np.float32), source)
+        picture_kernels.blur(round(256 * share / (1 + 2 * share)), np.empty((length, 3 * length), np.float32), source)
         assert np.array_equal(source, expected)
 
 
@@ -145,7 +147,7 @@ def test_colours_are_rounded_once():
     rgb = np.empty(3, np.uint8)
     for hue in range(256):
         for saturation, value in ((0, 0), (0, 255), (255, 255), (77, 200), (hue, 255 - hue)):
-            kernels.to_rgb(np.uint8(hue), np.uint8(saturation), np.uint8(value), rgb)
+            picture_kernels.to_rgb(np.uint8(hue), np.uint8(saturation), np.uint8(value), rgb)
             assert tuple(rgb.tolist()) == plain_rgb(hue, saturation, value)
 
 

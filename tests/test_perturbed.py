@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import fracgen
 from fracgen.cli.app import run
 from fracgen.perturbed import Perturbed
 from fracgen.plain_contours import draw_plain_contours
+from fracgen.plain_multifractal import colour_plain_counts, plain_counts, plain_orbit
 from fracgen.plain_space import plain_cloud
 from fracgen.registry import load_recipe, recipe_hash
 from fracgen.rng import generator, stream_key
@@ -24,6 +26,7 @@ RECIPES = {
     "rcdb": Perturbed(formula="rcdb", classes=5, size=64, seed=3, base=2),
     "visualatom": Perturbed(formula="visualatom", classes=5, size=64, seed=3, base=0),
     "exfractaldb": Perturbed(formula="exfractaldb", classes=5, size=64, seed=3, base=1, systems=SYSTEMS),
+    "multifractal": Perturbed(formula="multifractal", classes=5, size=64, seed=3, base=1),
 }
 every = pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 
@@ -84,6 +87,23 @@ def test_a_fractal_of_space_keeps_its_choices_and_its_view():
         assert np.array_equal(sample.image, image) and image.any()
 
 
+def test_a_coloured_fractal_keeps_its_choices():
+    """Against the plain program: maps and colours of each class, choices of maps by the original's determinants."""
+    recipe = RECIPES["multifractal"]
+    base = fracgen.MultiFractal(classes=2, instances=1, seed=3, size=64, composition="single", jitter="none").scene(1)
+    (fractal,) = base.fractals
+    halves = itertools.chain.from_iterable((n & 0xFFFFFFFF, n >> 32) for n in splitmix64(fractal.key))
+    uniforms = [half / 2**32 for half in itertools.islice(halves, 100_000)]
+    for sample in itertools.islice(recipe, 2):
+        *coefficients, hue, saturation, value = sample.metadata["numbers"]
+        maps = [coefficients[start : start + 6] for start in range(0, len(coefficients), 6)]
+        choices = [sum(uniform >= limit for limit in fractal.limits[:-1]) for uniform in uniforms]
+        orbit = plain_orbit(maps, choices)
+        counts = plain_counts(orbit, 64, fractal.mask, [0, 0, 1, 1])
+        image = colour_plain_counts(counts, [hue % 256, saturation, value], fractal.flips)
+        assert np.array_equal(sample.image, np.array(image, np.uint8)) and min(saturation, value) > 0
+
+
 @every
 def test_images(recipe):
     """Each depends on its index only; all differ; without a perturbation all are the original."""
@@ -103,7 +123,7 @@ def test_images(recipe):
 
 def test_pixels_are_pinned():
     pins = {name: hashlib.sha256(recipe[3].image).hexdigest()[:8] for name, recipe in RECIPES.items()}
-    assert pins == {"rcdb": "85c9b812", "visualatom": "63abd77d", "exfractaldb": "797d8d22"}
+    assert pins == {"rcdb": "85c9b812", "visualatom": "63abd77d", "exfractaldb": "797d8d22", "multifractal": "56ddf543"}
 
 
 def test_an_original_that_shows_nothing_is_refused():

@@ -42,7 +42,7 @@ COMMANDS = {
     "baseline": LazyCommand("fracgen.cli.app:baseline", _BASELINE, _RENDER),
     "perturb": LazyCommand(
         "fracgen.cli.baselines:perturb",
-        "Render one image of another formula, perturbed into L classes as 1p-frac is: contour, atom or 3D fractal.",
+        "Render one image of another formula, perturbed into L classes as 1p-frac is: contour, atom, fractal.",
         _RENDER,
     ),
     "photo": LazyCommand(

@@ -40,5 +40,5 @@ def command_of(name: str) -> Callable[..., None]:
 
 @recipe_options(Perturbed)
 def perturb(values: dict[str, Any], output: Output) -> None:
-    """Render one image of another formula, perturbed into L classes as 1p-frac is: contour, atom or 3D fractal."""
+    """Render one image of another formula, perturbed into L classes as 1p-frac is: contour, atom, fractal."""
     render_recipe("perturbed", values, output)
