@@ -16,6 +16,7 @@ from fracgen.train.engine.tracking import Tracker, sample_grid
 
 ACCURACIES = ("clean_accuracy", "crop_accuracy", "val_accuracy", "test_accuracy", "masked_accuracy")
 _LABELS = {
+    "clean_loss": "loss on whole images",
     "clean_accuracy": "whole images",
     "crop_accuracy": "training crops",
     "val_accuracy": "validation split",
@@ -119,20 +120,20 @@ def draw_curves(metrics: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = read(metrics)
-    accuracies = [name for name in ACCURACIES if any(name in line for line in lines)]
-    panels = [[name] for name in ("loss", "lr") if any(name in line for line in lines)] + [accuracies] * bool(
-        accuracies
-    )
+    logged = {name for line in lines for name in line}
+    titles = {"loss": ("loss", "clean_loss"), "lr": ("lr",), "accuracy": ACCURACIES}
+    panels = {title: [name for name in names if name in logged] for title, names in titles.items()}
+    panels = {title: names for title, names in panels.items() if names}
     if not panels:
         return
     figure = Figure(figsize=(8, 2.4 * len(panels)), layout="constrained")
     rows = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
-    for axes, names in zip(rows, panels, strict=True):
+    for axes, (title, names) in zip(rows, panels.items(), strict=True):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=_LABELS.get(name, name))
-        axes.set_ylabel(names[0] if len(names) == 1 and names[0] not in ACCURACIES else "accuracy")
-        if names == accuracies:
+        axes.set_ylabel(title)
+        if len(names) > 1 or title == "accuracy":
             axes.legend()
         axes.grid(alpha=0.3)
     axes.set_xlabel("step")

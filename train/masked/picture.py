@@ -12,8 +12,8 @@ from fracgen.train.masked.autoencoder import MaskedAutoencoder
 from fracgen.train.seeding import generator
 
 PICTURE = "reconstructions.png"
-_INCHES, _WIDEST = 1.1, 16
-"""Side of an image in the picture, and how many stand in a line."""
+_INCHES, _NARROWEST, _WIDEST = 1.1, 3, 16
+"""Side of an image in the picture; for how many a line has place, at least and at most."""
 Stats = tuple[float, float, float]
 Rows = dict[str, npt.NDArray[np.float32]]
 """By what a row shows: levels in [0, 1], (n, H, W, 3)."""
@@ -44,7 +44,9 @@ class Reconstructions:
             output = model(images, torch.from_numpy(noise).to(images.device))
         model.train(training)
         loss = float(model.loss(output, images))
-        _draw(self._rows(model, *output), path, title=f"step {step:,}: loss {loss:.3f} on these images")
+        by_means = float(model.loss((torch.zeros_like(output[0]), output[1]), images))
+        beside = f", {by_means:.3f} by the means alone" if model.norm_pix else ""
+        _draw(self._rows(model, *output), path, title=f"step {step:,}: loss {loss:.3f}{beside}")
         return loss
 
     def _rows(self, model: MaskedAutoencoder, predictions: Tensor, hidden: Tensor) -> Rows:
@@ -81,8 +83,8 @@ def _draw(rows: Rows, path: Path, *, title: str) -> None:
     count = len(next(iter(rows.values())))
     bands = [slice(start, start + _WIDEST) for start in range(0, count, _WIDEST)]
     lines = [(name, levels[band]) for band in bands for name, levels in rows.items()]
-    widest = min(count, _WIDEST)
-    figure = Figure(figsize=(_INCHES * (widest + 1), _INCHES * (len(lines) + 0.5)), layout="constrained")
+    widest = min(max(count, _NARROWEST), _WIDEST)
+    figure = Figure(figsize=(_INCHES * widest + 0.1, (_INCHES + 0.2) * len(lines) + 0.4), layout="constrained")
     for axes, (name, images) in zip(figure.subplots(len(lines), squeeze=False)[:, 0], lines, strict=True):
         height, width = images.shape[1:3]
         strip = np.ones((height, widest * (width + 1) - 1, 3), np.float32)  # a white line between two images
@@ -90,7 +92,7 @@ def _draw(rows: Rows, path: Path, *, title: str) -> None:
             strip[:, number * (width + 1) :][:, :width] = image
         axes.imshow(strip, interpolation="nearest", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
-        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set_title(name, loc="left", fontsize=9, pad=2)
         axes.set_frame_on(False)
-    figure.suptitle(title)
+    figure.suptitle(title, x=0, ha="left", fontsize=10)
     write_figure(path, figure)
