@@ -24,6 +24,7 @@ from PIL import Image
 from fracgen.cli.app import BASELINES, app, run
 from fracgen.shards.commandline import command_app
 from fracgen.shards.fields import fields_of
+from fracgen.train.dyck import WarmUp
 from fracgen.train.finetune import Finetuning
 from fracgen.train.mae import MaskedPretraining
 from fracgen.train.pretrain import Pretraining
@@ -53,9 +54,17 @@ SMALL = {  # what follows a command's own words, of which the last one counts
     "bench": ["--images=8", "--repeats=3", "--no-plain"],
     "pretrain": [*SMALL_RUN, *SMALL_MODEL, "run.clean_images=8"],
     "mae": [*SMALL_RUN, *SMALL_MODEL, "decoder.width=16", "decoder.depth=1", "decoder.heads=2"],
+    "dyck": [*(word for word in SMALL_RUN if "workers" not in word), *SMALL_MODEL, "--types=5", "check_sequences=8"],
     "finetune": SMALL_RUN,
     "probe": ["--images=24", "--test-images=4", "--k=3", "--batch-size=8", "--device=cpu"],
     "study": ["--dry-run"],
+}
+PROTOCOLS = {
+    "pretrain": Pretraining,
+    "mae": MaskedPretraining,
+    "dyck": WarmUp,
+    "finetune": Finetuning,
+    "compare": Finetuning,
 }
 IN_PLACE = {("--per-class", "100"): "2", ("--per-class", "500"): "3"}
 SMALL_PYTHON = {
@@ -81,7 +90,7 @@ def read(arguments: list[str]) -> None:
     for option, value in itertools.pairwise(rest):
         assert option not in ("--config", "--recipe") or (ROOT / value).exists(), f"{value}: no such file"
     assert all((ROOT / word).exists() for word in rest if word.startswith("examples/"))
-    kind = {"pretrain": Pretraining, "mae": MaskedPretraining, "finetune": Finetuning, "compare": Finetuning}.get(name)
+    kind = PROTOCOLS.get(name)
     for setting in re.findall(r"(?<= )[a-z_]+\.[a-z_]+(?==)", " ".join(["", *rest])) if kind else ():
         assert setting in {field.name for field in fields_of(kind)} | {"model.options"}, f"{name} has no {setting}"
 
