@@ -24,8 +24,8 @@ from fracgen.shards.labels.tables import Columns, read_table
 from fracgen.shards.manifest import load_manifest
 from fracgen.train.data.splits import open_splits
 from fracgen.train.experiments.comparison import FinetuneCommand, check_data
-from fracgen.train.probe import choose_images
 from fracgen.train.probing.settings import OPTIONS, ProbeSettings
+from fracgen.train.probing.tasks import open_tasks
 
 USUAL = Columns()
 
@@ -383,9 +383,8 @@ def test_probes_and_comparisons_take_the_columns_too(tmp_path):
     assert check_data(command, [0]) == 3
     fields = {f"columns.{name}" for name in ("file_column", "label_column", "split_column")}
     assert fields <= set(OPTIONS)
-    settings = ProbeSettings(data=str(table), columns=Columns(**words), k=3)
-    train, test = choose_images(open_splits(settings.data, columns=settings.columns, val_share=0), settings)
-    assert (len(train), len(test)) == (9, 3) and train.class_names == ("0", "1", "2")
+    (task,) = open_tasks(ProbeSettings(data=(str(table),), columns=Columns(**words), k=3))
+    assert (len(task.train), len(task.test)) == (9, 3) and task.train.class_names == ("0", "1", "2")
 
 
 def test_a_table_in_each_split_is_hugging_faces_way(tmp_path):

@@ -236,10 +236,12 @@ def test_a_probe_from_end_to_end(data, model, tmp_path, capsys):
         ("mine", False),
         ("random init", True),
     ]
-    for block in first["nets"][0]["blocks"] + first["nets"][1]["blocks"]:
+    (task,) = first["tasks"]
+    assert [net["net"] for net in task["layers"]] == ["mine", "random init"]
+    for block in task["layers"][0]["blocks"] + task["layers"][1]["blocks"]:
         assert block["linear"] >= 0.9 and block["knn"] >= 0.6 and block["dim"] == 32
-    assert (first["train_images"], first["held_out_images"], first["test_images"]) == (60, 6, 30)
-    assert first["chance"] == pytest.approx(1 / 3)
+    assert (task["train_images"], task["held_out_images"], task["test_images"]) == (60, 6, 30)
+    assert task["chance"] == pytest.approx(1 / 3)
 
 
 def test_the_nets_are_the_checkpoints_and_one_of_the_seed(model):
@@ -280,17 +282,19 @@ def test_options_of_a_probe(data, model, tmp_path, capsys):
     checkpoints = ["--checkpoint", f"one={model}", "--checkpoint", model.parent]
     assert run(*checkpoints, "--data", data, "--out", tmp_path / "out", *options) == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["train_images"], result["test_images"], len(result["nets"])) == (30, 12, 2)
-    assert result["nets"][0]["blocks"] == result["nets"][1]["blocks"] and result["nets"][1]["name"] == "mine"
+    (task,) = result["tasks"]
+    assert (task["train_images"], task["test_images"], len(result["nets"])) == (30, 12, 2)
+    assert task["layers"][0]["blocks"] == task["layers"][1]["blocks"] and result["nets"][1]["name"] == "mine"
     assert result["nets"][0]["size"] == 40 and result["nets"][0]["feature"] == "mean"
 
 
 @pytest.mark.parametrize("name", [r"a$\nosuch$b", "_x", "größe", "a_b^c"])
 def test_any_name_is_plotted_as_it_is(name, tmp_path):
-    nets = [{"name": name, "random": False, "blocks": [{"block": "blocks.0", "linear": 0.5, "knn": 0.4}]}]
-    figure.draw(nets, 0.1, tmp_path / "probe.png")
+    layers = [{"net": name, "blocks": [{"block": "blocks.0", "linear": 0.5, "knn": 0.4}]}]
+    tasks = [{"name": name, "chance": 0.1, "layers": layers}]
+    figure.draw(tasks * 2, [False], tmp_path / "probe.png")
     assert Image.open(tmp_path / "probe.png").format == "PNG"
-    assert figure.table(nets).splitlines()[0].strip() == name
+    assert figure.table(tasks).splitlines()[0].strip() == name
 
 
 def test_a_stream_without_a_letter_does_not_lose_the_result(data, model, tmp_path, monkeypatch):
@@ -314,7 +318,8 @@ def test_bad_pictures_are_told_or_counted(data, model, tmp_path, capsys):
     with pytest.warns(UserWarning, match="3.png"):
         assert run(*arguments, "--skip-bad") == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["train_images"] == 11 and sum(result["skipped"].values()) == 1
+    (task,) = result["tasks"]
+    assert task["train_images"] == 11 and sum(task["skipped"].values()) == 1
 
 
 @pytest.mark.parametrize(("num", "dim", "rank"), [(60, 96, 96), (500, 768, 5), (500, 512, 40)])

@@ -58,8 +58,15 @@ def hold_out(examples: Examples, share: float, *, seed: int) -> tuple[Examples, 
 
 
 def _shuffled_classes(examples: Examples, seed: int, purpose: int) -> list[Indices]:
-    """The numbers of each class, in an order that depends on seed, purpose, class and their count alone."""
-    order = np.argsort(examples.labels, kind="stable")
-    ends = np.cumsum(np.bincount(examples.labels, minlength=len(examples.class_names)))
+    return shuffled_classes(examples.labels, len(examples.class_names), seed, purpose)
+
+
+def shuffled_classes(labels: Indices, num_classes: int, seed: int, *purpose: int) -> list[Indices]:
+    """The numbers of each class, in an order that depends on seed, purpose, class and their count alone.
+
+    labels: int64 (N,).
+    """
+    order = np.argsort(labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
     members = np.split(order, ends[:-1])
-    return [generator(seed, "split", purpose, label).permutation(mine) for label, mine in enumerate(members)]
+    return [generator(seed, "split", *purpose, label).permutation(mine) for label, mine in enumerate(members)]

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from fracgen.shards.errors import DataError
+from fracgen.train.augment.device import normalise
 from fracgen.train.augment.evaluation import EvalTransform
-from fracgen.train.data.examples import Examples, Progress
+from fracgen.train.data.examples import Examples, Pixels, Progress
 from fracgen.train.data.skipped import Skipped, SkippedExample, read_good
+from fracgen.train.data.subsets import evenly_spaced
 from fracgen.train.probing.backbones import Backbone, block_features
 from fracgen.train.probing.thread_map import thread_map
 
@@ -99,6 +101,30 @@ def _extract_group(
         labels=torch.from_numpy(examples.labels[numbers]),
         skipped=skipped.counts,
     )
+
+
+def read_images(
+    backbone: Backbone, examples: Examples, count: int, *, shown: int, crop: float = 1.0, skip_bad: bool = False
+) -> tuple[Tensor, list[Pixels]]:
+    """(what the network sees of `count` evenly spaced examples, float32 (B, 3, size, size); pictures of the first few).
+
+    shown: number of pictures, uint8 (size, size, 3); they are spread over the examples too. Raises BadSampleError for
+    an image that cannot be decoded, unless `skip_bad`; DataError where none can.
+    """
+    transform = EvalTransform(size=backbone.size, crop=crop, mean=backbone.mean, std=backbone.std)
+    first = evenly_spaced(len(examples), shown).tolist()
+    numbers = [*first, *(each for each in evenly_spaced(len(examples), count).tolist() if each not in first)]
+    good, images, _ = read_good(
+        lambda number: transform.levels(examples.open(number).convert("RGB")),
+        numbers[: max(count, shown)],
+        examples.describe,
+        skip_bad=skip_bad,
+    )
+    if not good:
+        raise DataError(f"{examples.name}: no image of {len(numbers)} can be decoded")
+    levels = torch.stack([torch.from_numpy(each.copy()) for each in images])
+    pictures = [each.permute(1, 2, 0).numpy() for each in levels[:shown]]
+    return normalise(levels, backbone.mean, backbone.std), pictures
 
 
 def _block_features(backbone: Backbone, images: Tensor, amp: torch.dtype | None) -> list[Tensor]:

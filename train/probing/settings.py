@@ -13,6 +13,7 @@ from fracgen.train.engine.settings import Device, Model, Precision
 from fracgen.train.seeding import MAX_SEED
 
 Feature = Literal["auto", "cls", "mean"]
+_VIEWS = "What is looked at"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +39,16 @@ class ProbeSettings:
         Setting("Class token, or mean over patches. auto: what the model classifies by.", panel="Networks"),
     ] = "auto"
     data: Annotated[
-        str,
-        Setting("Folder of train/ and test/ with class folders or shards; a table; or a timm name.", panel="Data"),
-    ] = ""
+        tuple[str, ...],
+        Setting(
+            "[NAME=]WHERE: a folder of train/ and test/ with class folders or shards, a table, or a timm name; give "
+            "more than one for several tasks.",
+            option="--data",
+            panel="Data",
+        ),
+    ] = ()
     columns: Annotated[Columns, Setting("Columns of a table.", panel="Data")] = field(default_factory=Columns)
-    test: Annotated[str, Setting("Test images, where they do not lie in --data.", panel="Data")] = ""
+    test: Annotated[str, Setting("Test images, where they do not lie in --data, of one task.", panel="Data")] = ""
     num_classes: Annotated[
         int, Setting("Number of classes, for tars without our manifest.", at_least=0, default="", panel="Data")
     ] = 0
@@ -58,6 +64,40 @@ class ProbeSettings:
     )
     skip_bad: Annotated[bool, Setting("Leave out images that cannot be read, and count them.", panel="Data")] = False
     cache: CacheSettings = field(default_factory=CacheSettings)
+    layers: Annotated[bool, Setting("Linear probe and nearest neighbours on each block.", panel=_VIEWS)] = True
+    few_shot: Annotated[
+        bool, Setting("Both on a few images of each class, drawn several times; of the last block.", panel=_VIEWS)
+    ] = False
+    shots: Annotated[
+        tuple[int, ...], Setting("Few-shot: images of each class; repeat for more.", at_least=1, panel=_VIEWS)
+    ] = (1, 2, 5, 10)
+    draws: Annotated[int, Setting("Few-shot: how often they are drawn.", at_least=2, at_most=1000, panel=_VIEWS)] = 5
+    attention: Annotated[
+        bool, Setting("Draw attention maps, their distance by block, and position embeddings.", panel=_VIEWS)
+    ] = False
+    attention_images: Annotated[
+        int, Setting("Attention: test images of the first task to draw.", at_least=1, at_most=32, panel=_VIEWS)
+    ] = 4
+    blocks: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Number of a block, from 1 on, for attention maps and few-shot; repeat for more.",
+            option="--block",
+            at_least=1,
+            default="six at most, and the last",
+            panel=_VIEWS,
+        ),
+    ] = ()
+    heads: Annotated[
+        tuple[int, ...],
+        Setting(
+            "Attention: number of a head, from 1 on; repeat for more.",
+            option="--head",
+            at_least=1,
+            default="six at most",
+            panel=_VIEWS,
+        ),
+    ] = ()
     k: Annotated[int, Setting("Number of nearest neighbours that vote.", at_least=1, panel="Classifiers")] = 20
     seed: Annotated[
         int,
@@ -73,6 +113,13 @@ class ProbeSettings:
     def __post_init__(self) -> None:
         """Check types and ranges."""
         check_settings(self)
+        if self.test and len(self.data) > 1:
+            raise UsageError(f"--test {self.test}: is for one --data; of several, each has its own test/ beside train/")
+        if not (self.layers or self.few_shot or self.attention):
+            raise UsageError("--no-layers: nothing is left to look at; give --few-shot or --attention")
+        for name in ("shots", "blocks", "heads"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise UsageError(f"--{name.removesuffix('s') if name != 'shots' else name}: each number once")
         for word in self.checkpoints:
             if is_url(word) or is_url(word.partition("=")[2]):
                 raise UsageError(f"--checkpoint {word}: {ONLY_LOCAL}")
