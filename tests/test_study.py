@@ -108,6 +108,43 @@ def test_a_set_is_rendered_once_and_another_can_be_made_of_it(capsys):
     assert delta[4][4:8] == ["--ifs", "o/data/delta-0.1", "--delta", "0.2"], "all of them perturb one fractal"
 
 
+def test_other_protocols_and_one_after_another(capsys):
+    path = ROOT / "examples" / "equal-budget" / "protocols.yaml"
+    listed = [shlex.join(words) for words in commands(capsys, path) if words[1:3] != ["-m", "fracgen"]]
+    trained = {match[1]: words for words in listed if (match := re.search(r"--out o/pretrained/(\S+)", words))}
+    assert len(trained) == 4 * 3
+    dyck, both, mae = (trained[f"{name}/base-1"] for name in ("k-dyck", "k-dyck+1p-frac", "mae"))
+    assert re.search(r"dyck\.py --config \S*/dyck-laptop\.yaml --out", dyck) and "run.seed=1" in dyck
+    assert "--shards o/data/1p-frac/base-1 --checkpoint o/pretrained/k-dyck/base-1" in both and "pretrain.py" in both
+    assert re.search(r"mae\.py --config \S*/mae-laptop\.yaml --shards o/data/1p-frac/base-1 --out", mae)
+    assert listed[-1].count("--start k-dyck.base-") == 3 and "--start scratch=none" in listed[-1]
+
+
+def test_a_study_of_other_protocols(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(SubprocessRunner, "start_process", start_here)
+    (tmp_path / "pretrain.yaml").write_text(yaml.safe_dump(PRETRAIN))
+    no_labels = {**PRETRAIN, "run": {"device": "cpu"}}
+    (tmp_path / "mae.yaml").write_text(yaml.safe_dump({**no_labels, "decoder": {"width": 24, "depth": 1, "heads": 3}}))
+    (tmp_path / "dyck.yaml").write_text(
+        yaml.safe_dump({**no_labels, "brackets": {"types": 4}, "loader": {"batch_size": 8}})
+    )
+    (tmp_path / "finetune.yaml").write_text(RECIPE)
+    (tmp_path / "study.yaml").write_text(
+        SMALL.replace("  scratch: {}", "  mae: {render: render --delta 0.1, program: mae, config: mae.yaml}")
+        + "  brackets: {program: dyck, config: dyck.yaml}\n"
+        + "  both: {render: render --delta 0.1, after: brackets}\n"
+    )
+    out = tmp_path / "out"
+    words = ["--data", write_images(tmp_path / "images"), "--out", out, "--json"]
+    assert run(tmp_path / "study.yaml", *words) == 0, capfd.readouterr().err
+    report = json.loads(capfd.readouterr().out)
+    assert report["complete"] and set(report["pretraining"]) == {"small", "mae", "brackets", "both"}
+    assert report["pretraining"]["mae"]["0"]["images"] == 8 and "images" not in report["pretraining"]["brackets"]["0"]
+    assert report["settings"]["pretrain"]["mix"], "those of pretrain, whose rows most studies have"
+    config = yaml.safe_load((out / "pretrained" / "both" / "config.yaml").read_text())
+    assert config["checkpoint"] == str(out / "pretrained" / "brackets")
+
+
 def test_what_a_user_adds(capsys):
     words = [
         "pretrain.run.device=cpu",
@@ -154,6 +191,12 @@ def test_what_a_user_cannot_add(word, message, capsys):
         ("84.2", "much", r"variants\.small\.published\.CIFAR-100 'much': must be a number"),
         ("{}", "{size: large}", r"variants\.scratch\.size 'large': must be one of both, laptop, published"),
         ("{}", "{pretrain: {optim.lr: 1}}", r"variants\.scratch\.pretrain: needs a set"),
+        ("{}", "{program: mae}", r"variants\.scratch\.program: needs a set"),
+        ("{}", "{program: dyck, render: render}", r"variants\.scratch\.program dyck: trains on sequences"),
+        ("{}", "{program: dino}", r"variants\.scratch\.program 'dino': must be one of pretrain, mae, dyck"),
+        ("{}", "{render: render, after: large}", r"variants\.scratch\.after: 'large' is no variant before it"),
+        ("{}", "{render: render, after: small, init: impulse}", r"variants\.scratch\.init: is given beside after"),
+        ("{}", "{render: render, config: none.yaml}", r"none\.yaml: no such file, which 'pre-train scratch' needs"),
         ("{}", "{render: render 'a}", r"variants\.scratch\.render .*: No closing quotation"),
         ("  scratch: {}", "", "1 of size laptop; two or more"),
         ("scratch:", "from scratch:", "'from scratch' is to name a folder"),

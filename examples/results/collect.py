@@ -69,12 +69,17 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def pretraining_results(run: Path, shards: Path) -> dict[str, Any]:
-    """The last metrics of a pre-training run, and what its set is: images, classes, and of 1p-frac the base fractal."""
+def pretraining_results(run: Path, shards: Path | None) -> dict[str, Any]:
+    """The last metrics of a pre-training run, and what its set is: images, classes, and of 1p-frac the base fractal.
+
+    shards: None where it has none.
+    """
     results: dict[str, Any] = {}
     for line in read_metrics(run / METRICS):
         kept = {"step", "loss", "clean_accuracy", "crop_accuracy", "images_per_second"}
         results |= {name: _rounded(value) for name, value in line.items() if name in kept}
+    if shards is None:
+        return results
     manifest = read_json(shards / "dataset.json")
     results |= {"images": manifest["num_samples"], "classes": manifest["num_classes"]}
     if "ifs" in manifest["recipe"]:
@@ -213,8 +218,7 @@ def collect(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[st
             check_run(path.parent, trained if has_set else None)
             if has_set:
                 base = base or 0
-                shards = yaml.safe_load((trained / "config.yaml").read_text("utf-8"))["shards"]
-                facts = {"variant": variant, "base": base, **pretraining_results(trained, Path(shards))}
+                facts = {"variant": variant, "base": base, **pretraining_results(trained, _shards_of(trained))}
                 _check_finite(trained, facts)
                 if pretraining.setdefault((variant, base), facts) != facts:
                     raise DataError(
@@ -229,10 +233,16 @@ def collect(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[st
                 config = yaml.safe_load((trained / "config.yaml").read_text("utf-8"))
                 variant, base = trained.parent.name, int(trained.name.removeprefix("base-"))
                 if (variant, base) not in pretraining and _last_step(trained) == config["schedule"]["steps"]:
-                    results = pretraining_results(trained, Path(config["shards"]))
+                    results = pretraining_results(trained, _shards_of(trained))
                     pretraining[variant, base] = {"variant": variant, "base": base, **results}
                     _check_finite(trained, results)
     return list(pretraining.values()), finetuning
+
+
+def _shards_of(trained: Path) -> Path | None:
+    """The set of a pre-training run, as its settings name it; None for one on sequences."""
+    shards = yaml.safe_load((trained / "config.yaml").read_text("utf-8")).get("shards")
+    return Path(shards) if shards else None
 
 
 def _check_finite(run: Path, values: Mapping[str, Any]) -> None:

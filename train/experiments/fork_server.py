@@ -16,7 +16,7 @@ from pathlib import Path
 from fracgen.shards.errors import DataError
 
 TRAIN = Path(__file__).parents[1]
-_SCRIPTS = ("pretrain", "finetune")
+_SCRIPTS = ("pretrain", "mae", "dyck", "finetune")
 PRELOADED = (
     "torch",
     "timm",

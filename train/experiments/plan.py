@@ -166,8 +166,8 @@ def plan_study(size: Size, variants: Mapping[str, Variant], options: StudyOption
     by_base = [_plan_base(base, size, variants, options) for base in (range(num_bases) if num_bases > 1 else [None])]
     starts: dict[str, Start] = {}
     for name, variant in variants.items():
-        for base, planned in enumerate(by_base if variant.render else by_base[:1]):
-            title = _title(name, base if variant.render and num_bases > 1 else None)
+        for base, planned in enumerate(by_base if variant.is_trained else by_base[:1]):
+            title = _title(name, base if variant.is_trained and num_bases > 1 else None)
             if title in starts:
                 raise UsageError(f"variants.{title}: is a base of another variant too; give another name")
             starts[title] = planned[name]
@@ -184,14 +184,15 @@ def _plan_base(
     rendering: dict[str, Step] = {}
     starts: dict[str, Start] = {}
     for name, variant in variants.items():
-        if not variant.render:
+        if not variant.is_trained:
             starts[name] = Start(variant=name, base=0, source=SCRATCH if variant.init == "default" else variant.init)
             continue
-        same = next((step for other, step in rendering.items() if variants[other].render == variant.render), None)
-        rendering[name] = same or _render_step(name, variant, base, size, options, rendering)
-        step = _pretrain_step(name, variant, base, size, options, rendering[name])
+        if variant.render:
+            same = next((step for other, step in rendering.items() if variants[other].render == variant.render), None)
+            rendering[name] = same or _render_step(name, variant, base, size, options, rendering)
+        step = _pretrain_step(name, variant, base, size, options, rendering.get(name), starts)
         starts[name] = Start(
-            variant=name, base=base or 0, source=str(step.folder), rendering=rendering[name], pretraining=step
+            variant=name, base=base or 0, source=str(step.folder), rendering=rendering.get(name), pretraining=step
         )
     return starts
 
@@ -234,17 +235,31 @@ def _render_step(
 
 
 def _pretrain_step(
-    name: str, variant: Variant, base: int | None, size: Size, options: StudyOptions, rendered: Step
+    name: str,
+    variant: Variant,
+    base: int | None,
+    size: Size,
+    options: StudyOptions,
+    rendered: Step | None,
+    starts: Mapping[str, Start],
 ) -> Step:
+    """starts: those of the variants before it, of which one may be what it begins with."""
+    earlier = starts[variant.after].pretraining if variant.after in starts else None
+    if variant.after and earlier is None:
+        raise UsageError(f"variants.{name}.after: {variant.after!r} is no variant before it that is pre-trained")
     out = _folder(options.out / "pretrained" / name, base)
-    argv = [*python_command("pretrain", shlex.split(options.launcher)), "--config", size.pretrain]
-    argv += ["--shards", str(rendered.product.parent), "--out", str(out), *options.log_overrides, *options.pretrain]
+    config = variant.config or (size.pretrain if variant.program == "pretrain" else "")
+    argv = [*python_command(variant.program, shlex.split(options.launcher))]
+    argv += ["--config", config] if config else []
+    argv += ["--shards", str(rendered.product.parent)] if rendered else []
+    argv += ["--checkpoint", str(earlier.folder)] if earlier else []
+    argv += ["--out", str(out), *options.log_overrides, *(options.pretrain if variant.program == "pretrain" else ())]
     argv += [f"{key}={json.dumps(value)}" for key, value in variant.pretrain.items()]
     argv += [f"model.init={variant.init}"] if variant.init != "default" else []
     argv += [] if base is None else [f"run.seed={base}"]
-    return _step(
-        f"pre-train {_title(name, base)}", argv, out / "model" / "config.json", [Path(size.pretrain)], rendered
-    )
+    before = [step for step in (rendered, earlier) if step]
+    inputs = [Path(config)] if config else []
+    return _step(f"pre-train {_title(name, base)}", argv, out / "model" / "config.json", inputs, *before)
 
 
 def _folder(path: Path, base: int | None) -> Path:

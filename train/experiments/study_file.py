@@ -14,6 +14,8 @@ from fracgen.train.engine.settings import Init
 from fracgen.train.experiments.comparison import SCRATCH, parse_starts
 
 SizeName = Literal["laptop", "published"]
+Program = Literal["pretrain", "mae", "dyck"]
+"""The protocols of pre-training, by their scripts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +54,46 @@ class Sizes:
 class Variant:
     """One row of the table. render: words of `fracgen` for the set to pre-train on; "": none, fine-tuned from scratch.
 
-    init: initial weights, of pre-training where there is a set, else of fine-tuning. pretrain: settings by dotted name.
+    init: initial weights, of pre-training where there is one, else of fine-tuning. pretrain: settings by dotted name.
+    program: what pre-trains; `dyck` has no set. config: its YAML file, "": of `pretrain` the size's, of others the
+    published defaults. after: the variant before it whose weights pre-training begins with.
     size: the sizes at which the variant takes part. published: published accuracies of it in %, by data set.
     Raises UsageError for pre-training without a data set, and for accuracies that are no numbers.
     """
 
     render: str = ""
     init: Init = "default"
+    program: Program = "pretrain"
+    config: str = ""
+    after: str = ""
     pretrain: Mapping[str, Any] = field(default_factory=dict)
     size: Literal["both", "laptop", "published"] = "both"
     published: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
-        if self.pretrain and not self.render:
-            raise UsageError("pretrain: needs a set to train on; give render")
+        if self.program == "dyck" and (self.render or self.after):
+            raise UsageError("program dyck: trains on sequences, and from scratch; leave out render and after")
+        needing = (
+            "program"
+            if self.program == "mae"
+            else next((name for name in ("pretrain", "config", "after") if getattr(self, name)), "")
+        )
+        if needing and not self.is_trained:
+            raise UsageError(f"{needing}: needs a set to train on; give render")
+        if self.after and self.init != "default":
+            raise UsageError("init: is given beside after, whose weights take its place")
         if self.init != "default" and "model.init" in self.pretrain:
             raise UsageError("init: is given twice, as init and as pretrain.model.init")
         _check_words("render", self.render)
         for name, value in self.published.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise UsageError(f"published.{name} {value!r}: must be a number")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is a pre-training."""
+        return bool(self.render) or self.program == "dyck"
 
 
 def _check_words(name: str, text: str) -> None:
@@ -109,7 +130,8 @@ def load_study(path: Path, size_name: SizeName) -> tuple[str, Size, dict[str, Va
         for name, each in study.variants.items():
             if not isinstance(name, str) or not isinstance(each, Mapping):
                 raise UsageError(f"variants.{name}: must be a name, and a mapping")
-            variants[name] = _variant(name, each)
+            variant = _variant(name, each)
+            variants[name] = replace(variant, config=_relative_to(path, variant.config))
             parse_starts([f"{name}={SCRATCH}"])
         size: Size = getattr(study.sizes, size_name)
         if not size.pretrain:

@@ -5,7 +5,8 @@ study.json, with accuracies from 0 to 1 and times in seconds:
     format, version   "fracgen-study", 1
     about, size       the study's own line; "laptop" or "published"
     bases             number of bases of each variant with a set
-    variants          by name, in the order of the table: render, init, pretrain, published, as in the study's file
+    variants          by name, in the order of the table: render, init, program, after, pretrain, published, as in the
+                    study's file
     seeds             of fine-tuning
     split, complete   what accuracy is of: "test" or "val"; whether every run is in it
     score             "top1", or "mean_per_class" where that is the metric
@@ -65,13 +66,18 @@ class StudyReport:
     def gather(self, finished: Collection[FinetuneRun]) -> dict[str, Any]:
         """What study.json holds. finished: runs of fine-tuning. Raises DataError for results that cannot be read."""
         starts, plan, runner = self.plan.starts, self.plan, self.runner
-        runs = [start.pretraining.folder for start in starts.values() if start.pretraining]
+        trained = [start for start in starts.values() if start.pretraining]
+        runs = [
+            start.pretraining.folder
+            for start in sorted(trained, key=lambda start: self.variants[start.variant].program != "pretrain")
+            if start.pretraining
+        ]
         settings = {"pretrain": read_settings(runs), "finetune": read_settings([run.path for run in finished])}
         pretraining: dict[str, dict[str, Any]] = {}
         for start in starts.values():
             if start.pretraining and self.times.is_finished(start.pretraining):
                 pretraining.setdefault(start.variant, {})[str(start.base)] = measure_pretraining(start, self.times)
-        named = ("render", "init", "pretrain", "published")
+        named = ("render", "init", "program", "after", "pretrain", "published")
         return {
             "format": "fracgen-study",
             "version": 1,
@@ -112,15 +118,20 @@ def measure_pretraining(start: Start, times: StepTimes) -> dict[str, Any]:
     fill_rate: mean over its images of the share of pixels that are lit, None where they do not say or are too many.
     provenance: how its base was found.
     """
-    if start.pretraining is None or start.rendering is None:
+    if start.pretraining is None:
         return {}
     lines = metrics.read(start.pretraining.folder / metrics.METRICS)
     logged = {name: value for line in lines for name, value in line.items() if name in _LOGGED}
-    manifest = load_manifest(start.rendering.folder)
-    return {
+    run = {
         "seconds": times.seconds([start.pretraining.name])[start.pretraining.name],
         "step": lines[-1]["step"] if lines else None,
         **logged,
+    }
+    if start.rendering is None:
+        return run
+    manifest = load_manifest(start.rendering.folder)
+    return {
+        **run,
         "images": manifest.num_samples,
         "acceptance": round(manifest.acceptance, 6),
         "fill_rate": _fill_rate(start.rendering.folder),

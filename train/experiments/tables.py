@@ -123,8 +123,8 @@ def _pretraining_table(pretraining: Mapping[str, Mapping[str, Mapping[str, Any]]
             _percent(each.get("clean_accuracy"), ".1f"),
             _percent(each.get("crop_accuracy"), ".1f"),
             f"{each['loss']:.3f}" if "loss" in each else "-",
-            _percent(each["fill_rate"], ".1f"),
-            _percent(each["acceptance"], ".1f"),
+            _percent(each.get("fill_rate"), ".1f"),
+            _percent(each.get("acceptance"), ".1f"),
             _duration(each["seconds"]),
         ]
         for name, bases in pretraining.items()
