@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import get_args
@@ -18,10 +19,12 @@ import numpy as np
 from fracgen.categories import Categories
 from fracgen.exfractaldb import ExFractalDB
 from fracgen.fractaldb import FLIPS, OFDB, FractalDB, weight_vectors
+from fracgen.multifractal import MultiFractal
 from fracgen.noise import Noise, NoiseKind
 from fracgen.onepfrac import OnePFrac
 from fracgen.plain import draw_plain
 from fracgen.plain_contours import plain_images
+from fracgen.plain_multifractal import plain_scene
 from fracgen.plain_space import plain_candidates, plain_cloud, plain_view
 from fracgen.rcdb import RCDB
 from fracgen.recipe import Recipe
@@ -36,6 +39,7 @@ from fracgen.visualatom import VisualAtom
 
 _SHARD_SAMPLES = 16
 _RUNS = 5
+_MULTI_FRACTALS = MultiFractal(), MultiFractal(composition="single")
 _SEARCHES: dict[str, AnySearch] = {"fractaldb": Search(), "exfractaldb": SpatialSearch()}
 
 
@@ -121,8 +125,9 @@ def measure_baselines(*, images: int, cores: int, plain: bool) -> Table:
     """Time the category searches, and each data set end to end, beside 1p-frac: wall time, medians of 5.
 
     Each is a folder of about `images` images at its published settings, with all that goes with it. FractalDB's are of
-    2 categories; OFDB's are 2 categories again and again; ExFractalDB's are the 1740 of one; VisualAtom's and RCDB's
-    are 10 of a class. plain: time published programs too, one image after the other on one core, without writing them.
+    2 categories; OFDB's are 2 categories again and again; ExFractalDB's are the 1740 of one; VisualAtom's, RCDB's and
+    MultiFractal's are 10 of a class. plain: time published programs too, one image after the other on one core, without
+    writing them.
     """
     categories, _ = find_categories(2, workers=cores)
     weights = len(weight_vectors(0.4)) * len(FLIPS)
@@ -134,6 +139,10 @@ def measure_baselines(*, images: int, cores: int, plain: bool) -> Table:
         "exfractaldb": ExFractalDB(categories=1).resolve()[0],
         "visualatom": VisualAtom(classes=-(-images // 10), instances=10),
         "rcdb": RCDB(classes=-(-images // 10), instances=10),
+        **{
+            f"multifractal, {each.composition}": replace(each, classes=-(-images // 10), instances=10)
+            for each in _MULTI_FRACTALS
+        },
         **{f"noise, {kind}": Noise(kind=kind, classes=images) for kind in get_args(NoiseKind)},
     }
     steps = {f"search, {name}, a candidate": _search_time(search, cores) for name, search in _SEARCHES.items()}
@@ -174,8 +183,14 @@ def _plain_times() -> dict[str, float]:
         "search, exfractaldb, a candidate": (lambda: deque(plain_candidates(1, 10), 0), 10),
         "exfractaldb": (draw_views, recipe.num_views),
         "rcdb": (lambda: deque(plain_images(0, classes=8, images=4), 0), 32),
+        **{f"multifractal, {each.composition}": (partial(_draw_plain_scenes, each, 4), 4) for each in _MULTI_FRACTALS},
     }
     return {name: _seconds(step, time.thread_time) / count * 1e3 for name, (step, count) in steps.items()}
+
+
+def _draw_plain_scenes(recipe: MultiFractal, count: int) -> None:
+    for sample in recipe.render(range(count)):
+        plain_scene(sample.metadata, size=recipe.size, points=recipe.points)
 
 
 def machine_caption(cores: int) -> str:
