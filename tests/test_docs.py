@@ -56,7 +56,7 @@ SMALL = {  # what follows a command's own words, of which the last one counts
     "mae": [*SMALL_RUN, *SMALL_MODEL, "decoder.width=16", "decoder.depth=1", "decoder.heads=2"],
     "dyck": [*(word for word in SMALL_RUN if "workers" not in word), *SMALL_MODEL, "--types=5", "check_sequences=8"],
     "finetune": SMALL_RUN,
-    "probe": ["--images=24", "--test-images=4", "--k=3", "--batch-size=8", "--device=cpu"],
+    "probe": ["--images=24", "--test-images=4", "--k=3", "--shots=2", "--batch-size=8", "--device=cpu"],
     "study": ["--dry-run"],
 }
 PROTOCOLS = {
