@@ -439,6 +439,22 @@ def test_tars_are_read_by_many_forked_workers(tmp_path):
     assert pickled.open(7).getpixel((0, 0)) == (0, 7, 0)
 
 
+def test_images_are_squeezed_into_a_square(tmp_path):
+    """As VTAB has them: a mark at the far side is not cut off."""
+    picture = Image.new("RGB", (40, 10))
+    picture.paste((200, 0, 0), (36, 0, 40, 10))
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        picture.save(tmp_path / "train" / name / "0.png")
+    train = open_splits(str(tmp_path), val_share=0).train
+    pixels, label = PixelReader(train, sample_shape(train, 10), 10, squeeze=True).read(1)
+    expected = np.asarray(picture.resize((10, 10), Image.Resampling.BICUBIC))
+    assert label == 1 and (pixels == expected).all() and pixels[:, 9, 0].min() > 150
+    assert PixelReader(train, sample_shape(train, 10), 10).read(1)[0].max() == 0
+    with pytest.raises(UsageError, match=r"loader\.squeeze true: needs loader\.resize"):
+        LoaderSettings(squeeze=True)
+
+
 # some of many
 
 

@@ -219,6 +219,16 @@ def test_drawn_splits_have_every_class_and_no_image_twice(sources):
         apply_rule({"train": 31}, sources)
 
 
+def test_a_drawn_split_is_a_promise(sources):
+    """The same suite has the same images in every version."""
+    ids = apply_rule({"pool": "train + val + test", "train": 3, "val": 3, "test": 3}, sources)
+    assert ids == {
+        "train": ["train/a/7.png", "val/b/1.png", "val/c/1.png"],
+        "val": ["train/a/5.png", "train/b/5.png", "train/c/0.png"],
+        "test": ["train/b/3.png", "train/c/3.png", "val/a/1.png"],
+    }
+
+
 def test_slices_are_those_of_tensorflow_datasets(monkeypatch):
     monkeypatch.setattr(catalog, "_create", lambda data, root, split: FakeTensorFlow(split))
     sources = open_sources("tfds/fake")
@@ -381,11 +391,13 @@ def test_changed_images_and_changed_rules_are_one_line(root, tmp_path, capfd):
         (["--out=o", "--start=x=none", "--data=a"], 2, "--data a: give TASK=WHERE, as a=my-images"),
         (["--out=o", "--start=x=none", "--data=a=data/images/train"], 2, "task a: .*no test images"),
         (["--out=o", "--start=x=none", "--task=a"], 2, "task a: --model: give the architecture"),
-        (["--out=o", "--start=x=none", "--task=a", *NET, "per_class=3"], 2, "per_class=3: differs from run to run"),
+        (["--out=o", "--start=x=none", "--task=a", *NET, "per_class=3"], 2, "per_class=3: the tasks say it"),
         (["--out=o", "--start=x=none", "--task=few", *NET], 2, "task few: .*3 classes, and the task has 7"),
         (["--out=o", "--start=x=none", "--task=many", *NET], 2, "task many: 99 images: train has 12 left"),
         (["--out=o", "--start=x=none", "--task=blind", *NET], 2, "task blind: .*no test images"),
         (["--check", "--protocol=lax"], 2, "--protocol"),
+        (["--check", "metric=accuracy"], 2, "metric=accuracy: the tasks say it"),
+        (["--check", "protocol=published"], 2, "protocol=published: give --protocol"),
     ],
 )
 def test_what_is_refused_before_the_first_run(words, code, message, root, tmp_path, capfd):

@@ -38,7 +38,7 @@ from fracgen.train.experiments.report import summarize_runs, write_report
 from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
 from fracgen.train.experiments.study_report import describe_machine, read_settings
 from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, SubprocessError, SubprocessRunner, python_command
-from fracgen.train.experiments.suite_file import ProtocolName, find_suite, load_suite
+from fracgen.train.experiments.suite_file import ProtocolName, find_suite, load_suite, refuse_own
 from fracgen.train.experiments.suite_tasks import SuiteSetup, TaskData, parse_places
 
 
@@ -115,6 +115,7 @@ def main(
     names = loaded.choose(settings.task)
     places = parse_places(settings.data, list(loaded.tasks))
     setup = SuiteSetup(suite=loaded, protocol=settings.protocol, root=settings.root, places=places, config=config or "")
+    refuse_own(overrides or ())
     run = SuiteRun(setup=setup, settings=settings, names=names, out=out or Path(), overrides=tuple(overrides or ()))
     if check:
         run.open_tasks()

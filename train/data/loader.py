@@ -92,7 +92,7 @@ class TrainLoader:
             batch_size=self.batch_size,
         )
         mend = RESIZE + (", or --loader stream" if transform is not None and self.mode == "memory" else "")
-        self.source: Source = PixelReader(examples, self.shape, settings.resize, any_size, mend)
+        self.source: Source = PixelReader(examples, self.shape, settings.resize, any_size, mend, settings.squeeze)
         if self.mode == "memory":
             self.source = self._load(self.source, self._skipped, progress)
             if not self.transformed:
@@ -142,7 +142,7 @@ class TrainLoader:
         """Another set as `eval_batches` takes it: kept in memory where this one is."""
         shape = sample_shape(examples, self._settings.resize)
         any_size = self.mode == "stream" and not shape.one_size
-        reader = PixelReader(examples, shape, self._settings.resize, any_size)
+        reader = PixelReader(examples, shape, self._settings.resize, any_size, squeeze=self._settings.squeeze)
         return self._load(reader, skipped, progress) if self.mode == "memory" else reader
 
     def _load(self, reader: PixelReader, skipped: Skipped, progress: Progress | None) -> InMemory:

@@ -27,7 +27,8 @@ _CHUNK = 32
 class PixelReader:
     """Reads examples as uint8 (H, W) or (H, W, 3), all of the mode, and unless `any_size` all of the size, of `shape`.
 
-    resize: 0, or the side to which each is brought: shorter edge, bicubic; then the central square.
+    resize: 0, or the side to which each is brought: shorter edge, bicubic; then the central square; with `squeeze` both
+    edges.
     mend: what a user may do where sizes differ, in words.
     """
 
@@ -36,6 +37,7 @@ class PixelReader:
     resize: int = 0
     any_size: bool = False
     mend: str = RESIZE
+    squeeze: bool = False
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -53,7 +55,7 @@ class PixelReader:
     def read(self, number: int) -> tuple[Pixels, Label]:
         """(pixels, label). Raises BadSampleError for an example that is no good, UsageError for one of another size."""
         image, label = self.examples.load(number, self.resize)
-        pixels = _pixels(image, self.shape.channels, self.resize)
+        pixels = _pixels(image, self.shape.channels, self.resize, self.squeeze)
         if not self.any_size and pixels.shape[:2] != (self.shape.height, self.shape.width):
             height, width = pixels.shape[:2]
             raise UsageError(
@@ -67,7 +69,7 @@ class PixelReader:
         return self.examples.describe(number)
 
 
-def _pixels(image: Image.Image | Pixels, channels: int, resize: int) -> Pixels:
+def _pixels(image: Image.Image | Pixels, channels: int, resize: int, squeeze: bool) -> Pixels:
     mode = "RGB" if channels == 3 else "L"
     if isinstance(image, np.ndarray):
         if not resize and image.ndim == (3 if channels == 3 else 2):
@@ -75,6 +77,8 @@ def _pixels(image: Image.Image | Pixels, channels: int, resize: int) -> Pixels:
         image = Image.fromarray(image)
     if image.mode != mode:
         image = image.convert(mode)
+    if resize and squeeze:
+        return np.asarray(image.resize((resize, resize), Image.Resampling.BICUBIC))
     return np.asarray(resize_and_center_crop(image, resize) if resize else image)
 
 

@@ -87,6 +87,10 @@ class LoaderSettings(BatchSettings):
             panel="Data",
         ),
     ] = 0
+    squeeze: Annotated[
+        bool,
+        Setting("With resize: squeeze each image into the square, as VTAB does, and cut nothing off.", option=""),
+    ] = False
     skip_bad: Annotated[
         bool, Setting("Leave out images that cannot be read, and count them; without it they are errors.", panel="Data")
     ] = False
@@ -94,6 +98,8 @@ class LoaderSettings(BatchSettings):
     def __post_init__(self) -> None:
         """Raises UsageError for values out of range, and for settings that exclude one another."""
         check_settings(self)
+        if self.squeeze and not self.resize:
+            raise UsageError("loader.squeeze true: needs loader.resize, the side of the square")
         if self.augment == "timm" and self.workers == 0:
             raise UsageError("--workers 0: timm's augmentation needs workers; give 1 or more, or --augment device")
 

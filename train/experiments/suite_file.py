@@ -136,6 +136,15 @@ def _over(values: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def refuse_own(overrides: Sequence[str]) -> None:
+    """Raises UsageError for an override NAME=VALUE of what a suite's tasks, or other options, say."""
+    for override in overrides:
+        if (name := override.partition("=")[0]) in (*_OWN, "protocol", "run.seed"):
+            mend = {"protocol": "give --protocol", "checkpoint": "give --start", "run.seed": "give --seed"}
+            mend |= dict.fromkeys(("data", "root"), f"give --{name}")
+            raise UsageError(f"{override}: {mend.get(name, 'the tasks say it; change it in a suite file of your own')}")
+
+
 def find_suite(name: str) -> Path:
     """The file of a suite: one that is shipped, by name, or a path. Raises UsageError where there is none."""
     path = Path(name)
