@@ -33,14 +33,14 @@ def count_boxes(table: npt.NDArray[np.uint32], side: int, counts: npt.NDArray[np
     for top in range(1 - side, height):  # every box of every grid once, those that stick out too
         upper, lower = max(top, 0), min(top + side, height)
         of_row = counts[(top + side) % side]
-        offset = 1
+        offset = 0
         for left in range(1 - side, width):
             first, last = max(left, 0), min(left + side, width)
             mass = table[lower, last] - table[upper, last] - table[lower, first] + table[upper, first]
-            if offset == side:
-                offset = 0
             of_row[offset] += mass != 0
             offset += 1
+            if offset == side:
+                offset = 0
     least: int = counts.min()
     return least
 

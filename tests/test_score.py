@@ -120,10 +120,13 @@ def test_measures_of_an_image():
 # ---- images among others ---------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 7), st.integers(1, 9), st.integers(1, 3000), st.integers(0, 2**32 - 1))
-def test_distances_are_exact(num, num_others, pixels, seed):
+LEVELS = st.sampled_from([(0, 1), (254, 255), (0, 1, 127, 128, 255)])
+
+
+@given(st.integers(1, 7), st.integers(1, 9), st.integers(1, 5000), st.integers(0, 2**32 - 1), LEVELS)
+def test_distances_are_exact(num, num_others, pixels, seed, levels):
     rng = np.random.default_rng(seed)
-    one, other = (rng.choice(np.array([0, 1, 127, 128, 255], np.uint8), (n, pixels)) for n in (num, num_others))
+    one, other = (rng.choice(np.array(levels, np.uint8), (n, pixels)) for n in (num, num_others))
     by_hand = np.square(one[:, None].astype(np.int64) - other[None].astype(np.int64)).sum(axis=2)
     assert np.array_equal(squared_distances(one, other), by_hand)
 
