@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ from test_pretrain import same, wait_for, weights
 
 from fracgen.cli.app import run as fracgen
 from fracgen.shards.errors import UsageError
+from fracgen.shards.settings import load_settings
 from fracgen.train import mae
 from fracgen.train.augment.settings import Augmentation
 from fracgen.train.engine import metrics
 from fracgen.train.engine.checkpoint import load
 from fracgen.train.engine.init_weights import load_init
 from fracgen.train.engine.model import optimizer
+from fracgen.train.engine.schedule import resolve
 from fracgen.train.engine.settings import Model
 from fracgen.train.masked.autoencoder import MaskedAutoencoder, count_visible, create
 from fracgen.train.masked.picture import PICTURE, Reconstructions
@@ -176,6 +179,20 @@ def test_ratios_that_leave_nothing_are_refused():
     assert count_visible(16, 0.937) == 1
 
 
+def test_the_published_numbers_are_the_defaults():
+    """Those of the paper's appendix A.1, on ImageNet-1k; the example for 1p-frac differs by its length alone."""
+    settings = mae.MaskedPretraining()
+    long = replace(settings.schedule, epochs=mae._EPOCHS)
+    resolved = resolve(long, settings.optim, batch_size=settings.loader.batch_size, num_samples=1_281_167)
+    assert resolved.lr == pytest.approx(1.5e-4 * 4096 / 256) and resolved.min_lr == resolved.warmup_lr == 0
+    assert resolved.warmup_steps == pytest.approx(resolved.steps * 40 / 800, abs=1)
+    example = load_settings(mae.MaskedPretraining, str(ROOT / "examples" / "mae-1p-frac.yaml"), {})
+    model = replace(settings.model, name="vit_tiny_patch16_224")
+    assert replace(example, schedule=settings.schedule) == replace(settings, model=model)
+    short = resolve(example.schedule, example.optim, batch_size=4096, num_samples=1000)
+    assert (short.steps, short.warmup_steps) == (15_000, 750)
+
+
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 
@@ -293,8 +310,8 @@ def test_it_begins_with_the_weights_of_another_run(folder, tmp_path, straight, c
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("recipe", ["photo", "fractaldb", "1p-frac, color"])
-def test_one_photograph_and_fractals_in_colour_too(recipe, tmp_path):
+@pytest.mark.parametrize("recipe", ["photo", "fractaldb", "1p-frac, color", "multifractal"])
+def test_one_photograph_colours_and_several_labels_too(recipe, tmp_path):
     from conftest import small_recipes
 
     from fracgen.render_shards import plan, write_shards
