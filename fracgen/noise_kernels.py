@@ -66,12 +66,12 @@ def cover(places: Bits, key: np.uint64, canvas: Bits) -> None:
                 lit |= spread[above, w]
             canvas[y, w] = lit & splitmix64(key, np.uint64(y * words + w)) if lit else _U0
         for w in range(words):
-            here = places[y, w]
-            once = here << _U1 | before >> _U63
-            twice = here << _U2 | before >> _U62
-            thrice = here << np.uint64(3) | before >> np.uint64(61)
+            word = places[y, w]
+            once = word << _U1 | before >> _U63
+            twice = word << _U2 | before >> _U62
+            thrice = word << np.uint64(3) | before >> np.uint64(61)
             row[w] = once | twice | thrice
-            before = here
+            before = word
 
 
 @kernel

@@ -121,21 +121,21 @@ class BaseSearch:
 
         Each search begins where the one before ended, so that fewer bases are the first of more. Raises as `find`.
         """
-        taken, found, tries, rejections = list[Vetting](), list[dict[str, Any]](), 0, Counter[str]()
+        bases, searches, tries, rejections = list[Vetting](), list[dict[str, Any]](), 0, Counter[str]()
         for number in range(num_bases):
             try:
                 best, provenance = self.find(tries)
             except DataError as error:
                 raise DataError(f"base {number} of {num_bases}: {error}") from None
-            taken.append(best)
-            found.append(provenance)
+            bases.append(best)
+            searches.append(provenance)
             tries += provenance["base_tries"]
             rejections.update(provenance["base_rejections"])
-        return taken, {
-            "bases": [each["base"] for each in found],
+        return bases, {
+            "bases": [each["base"] for each in searches],
             "base_tries": tries,
             "base_rejections": dict(sorted(rejections.items())),
-            "base_acceptances": [each["base_acceptance"] for each in found],
+            "base_acceptances": [each["base_acceptance"] for each in searches],
         }
 
 

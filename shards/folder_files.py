@@ -222,7 +222,7 @@ class RemoteFiles:
         return retrying(list_names, self.url)
 
     def cache_note(self) -> str:
-        """As in "/home/me/.cache/fracgen/shards (1.2 GB of 50.0 GB); 64 files, 1.2 GB fetched, 2 tries repeated"."""
+        """As in "~/.cache/fracgen/shards (1.2 GB of 50.0 GB); 64 files, 1.2 GB fetched, 2 tries repeated"."""
         files = f"{self.num_files} file{'s' * (self.num_files != 1)}, {shown_size(self.num_bytes)} fetched"
         return f"{self.cache}; {files}" + (f", {self.num_repeated} tries repeated" if self.num_repeated else "")
 

@@ -37,8 +37,8 @@ class RecipeBuilder:
     """Builds recipes from plain values, and keeps the last ones."""
 
     def __init__(self, categories: AnyCategories | None, photographs: Any) -> None:
-        """categories: given ones. photographs: a `Photographs`, or None where the photo extra is not installed."""
-        self._given, self._photographs = categories, photographs
+        """categories: the command's. photographs: a `Photographs`, or None where the photo extra is not installed."""
+        self._categories, self._photographs = categories, photographs
         self._sources = OrderedDict[tuple[AnySearch, bool], CategorySource]()
         self._kept = OrderedDict[str, Recipe]()
         self._stored = OrderedDict[str, Stored]()
@@ -92,10 +92,11 @@ class RecipeBuilder:
         """Where the categories of a recipe come from. Of more than three searches the one used least lately ends."""
         kind = Categories if isinstance(recipe, CategoryRecipe) else SpatialCategories
         with self._lock:
-            given = self._given if isinstance(self._given, kind) and not isinstance(recipe, Perturbed) else None
+            is_usable = isinstance(self._categories, kind) and not isinstance(recipe, Perturbed)
+            categories = self._categories if is_usable else None
             search = SpatialSearch() if isinstance(recipe, Perturbed) else recipe.search
-            key = (search, given is not None)
-            source = self._sources.pop(key, None) or CategorySource(search, given)
+            key = (search, categories is not None)
+            source = self._sources.pop(key, None) or CategorySource(search, categories)
             self._sources[key] = source
             oldest = self._sources.popitem(last=False)[1] if len(self._sources) > _MAX_SEARCHES else None
         if oldest is not None:

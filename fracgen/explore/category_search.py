@@ -23,33 +23,33 @@ class _StoppedError(FracgenError):
 
 
 class CategorySource:
-    """Categories by number; those of a search, as far as it has come, where none are given."""
+    """Categories by number: those of the command, else those of a search, as far as it has come."""
 
-    def __init__(self, search: AnySearch, given: AnyCategories | None = None) -> None:
+    def __init__(self, search: AnySearch, from_command: AnyCategories | None = None) -> None:
         self._conditions: Any = search
-        self._given, self._found = given, given
+        self._from_command, self._categories = from_command, from_command
         self._lock, self._changed = threading.Lock(), threading.Condition()
         self._thread: threading.Thread | None = None
-        self._wanted, self._stop, self._error = 0, False, ""
+        self._target, self._stop, self._error = 0, False, ""
         self._cache = cache_folder()
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     @property
-    def given(self) -> AnyCategories | None:
+    def from_command(self) -> AnyCategories | None:
         """The categories that came with the command."""
-        return self._given
+        return self._from_command
 
     def first(self, count: int) -> AnyCategories | None:
         """The first categories; None where they are not found yet: then they are searched from now on.
 
         Raises DataError where the search has failed.
         """
-        if self._found is not None and (len(self._found) >= count or self._given is not None):
-            return self._found
+        if self._categories is not None and (len(self._categories) >= count or self._from_command is not None):
+            return self._categories
         if self._error:
             raise DataError(self._error)
         with self._lock:
-            self._wanted = max(self._wanted, count)
+            self._target = max(self._target, count)
             if self._thread is None and not self._stop:
                 self._thread = threading.Thread(target=self._search, name="category search", daemon=True)
                 self._thread.start()
@@ -72,7 +72,7 @@ class CategorySource:
     @property
     def num_found(self) -> int:
         """How many categories there are."""
-        return len(self._found) if self._found is not None else 0
+        return len(self._categories) if self._categories is not None else 0
 
     def stop(self) -> None:
         """End the search; what was found is kept in the cache."""
@@ -92,12 +92,12 @@ class CategorySource:
 
         while True:
             with self._lock:
-                if self._stop or self.num_found >= self._wanted:
+                if self._stop or self.num_found >= self._target:
                     self._thread = None
                     return
-                count = min(self.num_found + _STEP, self._wanted)
+                count = min(self.num_found + _STEP, self._target)
             try:
-                found, _ = find_categories(
+                categories, _ = find_categories(
                     count, self._conditions, workers=num_cores(), cache=self._cache, on_progress=go_on
                 )
             except _StoppedError:
@@ -111,5 +111,5 @@ class CategorySource:
                 self._scratch = tempfile.TemporaryDirectory()
                 self._cache = Path(self._scratch.name)
             with self._changed:
-                self._found = found
+                self._categories = categories
                 self._changed.notify_all()

@@ -13,6 +13,7 @@ from fracgen.explore.limits import check_pixels
 from fracgen.explore.messages import ImagesRequest, Picture
 from fracgen.explore.turns import Ticket
 from fracgen.onepfrac import OnePFrac
+from fracgen.photo.recipe import Photo
 from fracgen.recipe import Recipe
 from fracgen.shards.errors import FracgenError, UsageError, one_line
 from fracgen.shards.files import num_cores
@@ -122,8 +123,8 @@ def _draw_base(recipe: Recipe, mask_index: int) -> Picture:
     try:
         if isinstance(recipe, OnePFrac):
             return _draw_fractal(recipe, recipe.check_index(mask_index))
-        if recipe.NAME == "photo":
-            image = recipe.base(mask_index // recipe.classes)  # type: ignore[attr-defined]
+        if isinstance(recipe, Photo):
+            image = recipe.base(mask_index // recipe.classes)
             return Picture(image, {"index": BASE, "mask_index": mask_index, "fill": fill_rate(image)})
         raise UsageError(f"{recipe.NAME} has no base")
     except FracgenError as error:

@@ -25,7 +25,7 @@ from fracgen.spatial import SpatialCategories, SpatialIFS
 class Resolution:
     """A recipe that is resolved, or as far as it can be.
 
-    recipe: to draw. given: its base fractals, where those are not to be searched. reason: why it cannot be rendered, or
+    recipe: to draw. bases: its base fractals, where those are not to be searched. reason: why it cannot be rendered, or
     "". base: of 1p-frac; it is not rendered while none of its perturbations was tried. search: (categories found,
     wanted) while some are still searched.
     """
@@ -35,12 +35,12 @@ class Resolution:
         recipe: Recipe,
         *,
         provenance: Mapping[str, Any],
-        given: Bases | None = None,
+        bases: Bases | None = None,
         reason: str = "",
         base: Base | None = None,
         search: tuple[int, int] | None = None,
     ) -> None:
-        self.recipe, self.provenance, self.given = recipe, provenance, given
+        self.recipe, self.provenance, self.bases = recipe, provenance, bases
         self.reason, self.base, self.search = reason, base, search
 
     @property
@@ -76,24 +76,24 @@ def _resolve_base(recipe: OnePFrac, request: ResolveRequest, ticket: Ticket) -> 
         try:
             resolved, provenance = find_several(recipe, ticket)
         except DataError as error:
-            return Resolution(recipe, provenance={}, given=recipe.ifs, reason=one_line(str(error)))
-        return Resolution(resolved, provenance=provenance, given=recipe.ifs)
+            return Resolution(recipe, provenance={}, bases=recipe.ifs, reason=one_line(str(error)))
+        return Resolution(resolved, provenance=provenance, bases=recipe.ifs)
     if not request.step and recipe.ifs is None and (request.draft or request.base is not None):
         if request.draft or request.base is None:
             base = draft_base(recipe, request.base, ticket)
         else:
             base = take_base(recipe, request.base, ticket)
-        return Resolution(base.recipe, provenance=base.provenance, given=base.recipe.ifs, reason=base.reason, base=base)
+        return Resolution(base.recipe, provenance=base.provenance, bases=base.recipe.ifs, reason=base.reason, base=base)
     if not request.step:
         base = find_base(recipe, ticket)
-        return Resolution(base.recipe, provenance=base.provenance, given=recipe.ifs, reason=base.reason, base=base)
+        return Resolution(base.recipe, provenance=base.provenance, bases=recipe.ifs, reason=base.reason, base=base)
     number = request.base
     if number is None:
         number = find_base(recipe, ticket).number if recipe.ifs is None else None
     if number is None:  # of a base that is no candidate of this seed
         number = -1 if request.step > 0 else 0
     base = step_base(recipe, number, request.step, ticket)
-    return Resolution(base.recipe, provenance=base.provenance, given=base.recipe.ifs, reason=base.reason, base=base)
+    return Resolution(base.recipe, provenance=base.provenance, bases=base.recipe.ifs, reason=base.reason, base=base)
 
 
 def _resolve_categories(recipe: CategoryRecipe | ExFractalDB | Perturbed, builder: RecipeBuilder) -> Resolution:
@@ -105,7 +105,7 @@ def _resolve_categories(recipe: CategoryRecipe | ExFractalDB | Perturbed, builde
     if isinstance(recipe, Perturbed):
         return _resolve_perturbed(recipe, systems.systems[:count], source.provenance(count))
     provenance: Mapping[str, Any] = {"categories": "given"}
-    if source.given is None:
+    if source.from_command is None:
         provenance = {"categories": "searched", **source.provenance(recipe.categories)}
     return Resolution(replace(recipe, systems=systems), provenance=provenance)
 
@@ -125,7 +125,7 @@ def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) ->
     words = inputs.words(recipe)
     return {
         "recipe": values,
-        "recipe_given": _given_values(resolution, request),
+        "recipe_given": _values_without_search(resolution, request),
         "provenance": dict(resolution.provenance),
         "hash": recipe_hash(recipe) if complete else None,
         "title": recipe.title,
@@ -137,7 +137,7 @@ def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) ->
         "passes": not resolution.reason,
         "reason": resolution.reason,
         "warnings": recipe.warnings(resolution.provenance) if complete else [],
-        "command": render_command(recipe, resolution.given, words) if complete else None,
+        "command": render_command(recipe, resolution.bases, words) if complete else None,
         "command_note": words.note,
         "yaml": to_yaml(values),
         "base_csv": base_csv(resolution.base.recipe.base) if resolution.base else None,
@@ -147,10 +147,10 @@ def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) ->
     }
 
 
-def _given_values(resolution: Resolution, request: ResolveRequest) -> dict[str, Any]:
+def _values_without_search(resolution: Resolution, request: ResolveRequest) -> dict[str, Any]:
     """What the next request begins with: the values without what was searched for them."""
     kept = page_values(resolution.recipe)
-    if resolution.given is None:
+    if resolution.bases is None:
         kept.pop("ifs", None)
         if isinstance(sigma := request.recipe.get("sigma"), int | float):
             kept["sigma"] = sigma  # that of a base which was found may differ in its last bit

@@ -37,22 +37,22 @@ class InputWords:
     possible: bool = True
 
 
-def render_command(recipe: Recipe, given: Bases | None, inputs: InputWords) -> str | None:
+def render_command(recipe: Recipe, bases: Bases | None, inputs: InputWords) -> str | None:
     """A command that renders this recipe, for a POSIX shell: options for what is not the default; None without one.
 
-    given: the base fractals, where they are not to be searched: one the command writes to a file first, several the
+    bases: the base fractals, where they are not to be searched: one the command writes to a file first, several the
     inputs bring.
     """
     if not inputs.possible:
         return None
     words = [*shlex.split(WORDS.get(recipe.NAME, f"fracgen baseline {recipe.NAME}")), *inputs.words]
     prefix = ""
-    if given is not None and given.is_inline:
-        text = base_csv(given[0])
+    if bases is not None and bases.is_inline:
+        text = base_csv(bases[0])
         rows, name = text.splitlines(), f"base-{hashlib.sha256(text.encode()).hexdigest()[:8]}.csv"
         prefix = f"printf '%s\\n' {' '.join(rows)} > {name} && "
         words += ["--ifs", name]
-    skipped = {*getattr(recipe, "derived", ()), *(OF_BASE if given is not None else ())}
+    skipped = {*getattr(recipe, "derived", ()), *(OF_BASE if bases is not None else ())}
     for field in fields_of(type(recipe)):
         value, default = getattr(recipe, field.name), field.default
         if inputs.defaults is not None:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from fracgen.shards.errors import FracgenError
@@ -116,7 +117,7 @@ class FsspecStore:
     def upload(self, files: Sequence[ReleaseFile]) -> None:
         """Write each file, then compare what arrived."""
         for file in files:
-            retrying(lambda file=file: self._upload(file), self.url / file.name)  # type: ignore[misc]
+            retrying(partial(self._upload, file), self.url / file.name)
 
     def _upload(self, file: ReleaseFile) -> None:
         file_system, path = connect(self.url / file.name)
