@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 import fracgen
@@ -39,9 +40,21 @@ def main(out: Path) -> None:
     """Draw all sheets."""
     heading = "1p-frac, sigma 3.5, seed 0"
     save(contact_sheet(perturbations({}), 136, heading=heading), out / "1p-frac.png")
+    save(contact_sheet(augmented(), 256), out / "ofdb-augmented.png")
     for name in ("1p-frac-bases", "fractaldb", "ofdb", "exfractaldb", "visualatom", "rcdb", "multifractal", "noise"):
         recipe, _ = fracgen.load_recipe(HERE / f"{name}.yaml").resolve()
         save(recipe_sheet(recipe), out / f"{name}.png", num_colours=256 if name == "multifractal" else 64)
+
+
+def augmented() -> Sequence[Column]:
+    """Four categories of OFDB in three passes of `masks="redrawn", texture=1`."""
+    recipe, _ = fracgen.OFDB(categories=6).resolve()
+    dataset = fracgen.TorchDataset(recipe, np.array, masks="redrawn", texture=1)
+    rows = []
+    for number in range(3):
+        dataset.set_epoch(number)
+        rows.append([(f"category {category}, pass {number}", dataset[category][0]) for category in (1, 2, 3, 5)])
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def save(png: bytes, path: Path, *, num_colours: int = 64) -> None:

@@ -19,8 +19,9 @@ from fracgen.train.augment.apply import apply
 from fracgen.train.augment.device import DeviceAugment, normalise, timm_transform
 from fracgen.train.augment.draws import CODES, NOTHING, OPERATIONS, Layer
 from fracgen.train.augment.evaluation import EvalTransform
-from fracgen.train.augment.ops import Window, normals, resample
+from fracgen.train.augment.ops import Window, resample
 from fracgen.train.augment.settings import Augmentation, RandAugment
+from fracgen.train.counter_noise import normals
 
 CPU = torch.device("cpu")
 HALF = (0.5, 0.5, 0.5)

@@ -14,7 +14,18 @@ import numpy.typing as npt
 
 RULE = 1
 Purpose = Literal[
-    "order", "shuffle", "augment", "erase", "mix", "layers", "init", "split", "closed_form", "mask", "brackets"
+    "order",
+    "shuffle",
+    "augment",
+    "erase",
+    "mix",
+    "layers",
+    "init",
+    "split",
+    "closed_form",
+    "mask",
+    "brackets",
+    "texture",
 ]
 """What a draw is for; "layers" is drop path and dropout. A purpose's place is its code: new ones come last."""
 _CODES = {purpose: code for code, purpose in enumerate(get_args(Purpose), start=1)}

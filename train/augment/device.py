@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fracgen.shards.errors import UsageError
 from fracgen.train.augment.apply import apply
 from fracgen.train.augment.draws import (
     HFLIP,
@@ -33,6 +34,7 @@ from fracgen.train.augment.draws import (
 )
 from fracgen.train.augment.ops import Window, erase, resample, upload
 from fracgen.train.augment.settings import Augmentation
+from fracgen.train.texture import add_textures
 
 Positions = npt.NDArray[np.int64]
 Channels = tuple[float, float, float]
@@ -67,6 +69,8 @@ class DeviceAugment:
         canvas = resample(images, rows, columns, settings.size)
         if not self._gray_fill:
             canvas = canvas.expand(-1, 3, -1, -1).contiguous()
+        if settings.texture:
+            canvas = add_textures(canvas, settings.texture, self._seed, positions)
         rule = self._rand_augment
         order = np.arange(len(images))  # which sample stands where on the canvas
         for layer in draw_layers(draws, rule) if rule else draw_jitter(draws, settings.color_jitter):
@@ -116,7 +120,10 @@ def timm_transform(settings: Augmentation) -> Callable[[Image.Image], Tensor]:
     """timm's own pipeline of the same settings: a PIL image of any mode into float32 (3, size, size), normalised.
 
     It draws from Python's, numpy's and torch's global generators, which the caller seeds.
+    Raises UsageError where the settings have textures, which timm has not.
     """
+    if settings.texture:
+        raise UsageError(f"augment.texture {settings.texture:g}: timm's pipeline has none; give --augment device")
     from timm.data.auto_augment import AugmentOp
     from timm.data.transforms_factory import create_transform
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from fracgen.train.counter_noise import GOLDEN_RATIO, normals
+
 CPU_CHUNK, DEVICE_CHUNK = 1 << 20, 1 << 28
 """Pixels resampled at once. On a CPU their floats, 4 MiB, stay in its cache and in memory that is already mapped."""
 
@@ -278,23 +280,5 @@ def erase(
     within = torch.arange(len(pixels), dtype=torch.int32, device=images.device) - box_starts
     places = box_firsts + torch.div(within, box_widths, rounding_mode="trunc") * (width - box_widths) + within
     planes = torch.arange(channels, dtype=torch.int32, device=images.device)[:, None]
-    noise = normals((within + planes * box_areas) * _GOLDEN_RATIO ^ box_keys)
+    noise = normals((within + planes * box_areas) * GOLDEN_RATIO ^ box_keys)
     images.view(-1).scatter_(0, (places + planes * (height * width)).view(-1).long(), noise.view(-1))
-
-
-_GOLDEN_RATIO = 0x9E3779B9 - 2**32
-"""2^32 / golden ratio as an int32. It is odd, so that different counters stay different when multiplied by it."""
-
-
-def normals(counters: Tensor) -> Tensor:
-    """N(0, 1) noise, float32, a function of each int32 counter: Wellons' lowbias32 hash, then the inverse normal.
-
-    Within 5.3 standard deviations, in 2^23 steps of equal probability.
-    """
-    bits = counters ^ (counters >> 16 & 0xFFFF)
-    bits = bits * 0x7FEB352D
-    bits ^= bits >> 15 & 0x1FFFF
-    bits *= 0x846CA68B - 2**32
-    bits ^= bits >> 16 & 0xFFFF
-    even = (bits >> 9 & 0x7FFFFF) * 2.0**-22 + (2.0**-23 - 1)
-    return even.erfinv_().mul_(2**0.5)

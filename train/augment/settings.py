@@ -53,8 +53,8 @@ class RandAugment:
 class Augmentation:
     """Augmentation of one sample.
 
-    In order: RandomResizedCrop to `size`, flips, RandAugment or (only where that is '') colour jitter, normalisation,
-    random erasing by N(0, 1) noise.
+    In order: RandomResizedCrop to `size`, flips, a random texture, RandAugment or (only where that is '') colour
+    jitter, normalisation, random erasing by N(0, 1) noise.
     """
 
     size: Annotated[
@@ -69,6 +69,10 @@ class Augmentation:
     )
     hflip: Annotated[float, Setting("Probability of a horizontal flip.", at_least=0, at_most=1)] = 0.5
     vflip: Annotated[float, Setting("Probability of a vertical flip.", at_least=0, at_most=1)] = 0.5
+    texture: Annotated[
+        float,
+        Setting("Probability that what is not black gets a random texture (our own).", at_least=0, at_most=1),
+    ] = 0.0
     rand_augment: Annotated[str, Setting("RandAugment, as timm writes it; '' for none.")] = "rand-m9-n2-mstd0.5-inc1"
     color_jitter: Annotated[
         float, Setting("Strength of colour jitter, which is used only without RandAugment.", at_least=0)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal, SupportsIndex
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
@@ -11,8 +12,13 @@ from torch.utils.data import Dataset
 from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Sample
 from fracgen.shards.sequence import SampleSequence, position
+from fracgen.train.data.examples import Pixels
+from fracgen.train.data.pixels import channels_first
+from fracgen.train.seeding import MAX_SEED
+from fracgen.train.texture import add_textures
 
 Transform = Callable[[Any], Any]
+MAX_PASS = 2**32 - 1
 
 
 class TorchDataset(Dataset[Any]):
@@ -29,6 +35,9 @@ class TorchDataset(Dataset[Any]):
     mode: "RGB", "L" (gray, a third of the work), of the Pillow image.
     masks: "redrawn" draws the patch masks of a recipe anew in each pass, which `set_epoch` tells; "fixed" are those of
         the data set.
+    texture: probability, 0 to 1, that what is not black in an image gets a random texture (see `train/texture.py`; our
+        own design, as is "masks redrawn", of OFDB's "random texture" and "random pattern"): another in each pass.
+    seed: of the textures.
     keys: names of image and label, where a sample shall be a dict, as Hugging Face's models take it.
     Raises UsageError and DataError as `samples` does, TypeError for other things than samples.
     """
@@ -41,6 +50,8 @@ class TorchDataset(Dataset[Any]):
         *,
         mode: Literal["RGB", "L"] = "RGB",
         masks: Literal["fixed", "redrawn"] = "fixed",
+        texture: float = 0.0,
+        seed: int = 0,
         keys: tuple[str, str] | None = None,
     ) -> None:
         if not isinstance(samples, SampleSequence):
@@ -49,10 +60,14 @@ class TorchDataset(Dataset[Any]):
         for name, value, allowed in (("mode", mode, ("RGB", "L")), ("masks", masks, ("fixed", "redrawn"))):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: must be {' or '.join(allowed)}")
+        if not (isinstance(texture, float | int) and 0 <= texture <= 1):
+            raise UsageError(f"texture {texture!r}: must be a probability, 0 to 1")
+        if not (isinstance(seed, int) and 0 <= seed <= MAX_SEED):
+            raise UsageError(f"seed {seed!r}: must be a whole number, 0 to {MAX_SEED}")
         if keys is not None and (isinstance(keys, str) or len(set(keys)) != 2 or len(keys) != 2):
             raise UsageError(f"keys {keys!r}: must be two names, of image and label")
         self.samples, self.transform, self.target_transform = samples, transform, target_transform
-        self.mode, self.masks, self.keys = mode, masks, keys
+        self.mode, self.masks, self.texture, self.seed, self.keys = mode, masks, float(texture), seed, keys
         # in shared memory, so that workers that outlive a pass see the next one begin
         self._pass = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         if masks == "redrawn":
@@ -61,13 +76,15 @@ class TorchDataset(Dataset[Any]):
             _ = samples[0]
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin pass `epoch`, from 0: with `masks="redrawn"`, its own patch masks, in workers too.
+        """Begin pass `epoch`, from 0: with its own patch masks and textures, where these are drawn; in workers too.
 
         timm's and Hugging Face's loops call it; in your own, call it before you iterate over the loader.
         """
         if self.masks == "redrawn":
             self.samples.redrawn(epoch)  # refuses what is no pass
-            self._pass.fill_(epoch)
+        elif not 0 <= epoch <= MAX_PASS:
+            raise UsageError(f"pass {epoch}: must be 0 to {MAX_PASS}")
+        self._pass.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -78,11 +95,19 @@ class TorchDataset(Dataset[Any]):
 
     def __getitems__(self, numbers: Sequence[SupportsIndex]) -> list[Any]:
         """Several samples, in this order: a recipe renders them together, two orbits at a time."""
-        samples = self.samples.redrawn(int(self._pass)) if self.masks == "redrawn" else self.samples
-        return [self._item(sample) for sample in samples.read([position(number, len(self)) for number in numbers])]
+        pass_number, places = int(self._pass), [position(number, len(self)) for number in numbers]
+        samples = self.samples.redrawn(pass_number) if self.masks == "redrawn" else self.samples
+        return [
+            self._item(sample, pass_number * len(self) + place)
+            for place, sample in zip(places, samples.read(places), strict=True)
+        ]
 
-    def _item(self, sample: Sample) -> Any:
-        image, label = Image.fromarray(sample.image), self._label(sample)
+    def _item(self, sample: Sample, number: int) -> Any:
+        """number: of the sample in all passes."""
+        pixels, label = sample.image, self._label(sample)
+        if self.texture:
+            pixels = _textured(pixels, self.texture, self.seed, number)
+        image = Image.fromarray(pixels)
         image = image if image.mode == self.mode else image.convert(self.mode)
         values = (
             image if self.transform is None else self.transform(image),
@@ -115,6 +140,13 @@ class TorchDataset(Dataset[Any]):
 
     def __repr__(self) -> str:
         masks = ", masks redrawn" if self.masks == "redrawn" else ""
+        masks += f", texture {self.texture:g}" if self.texture else ""
         return (
             f"TorchDataset of {len(self)} samples of {len(self.samples.class_names)} classes, mode {self.mode}{masks}"
         )
+
+
+def _textured(pixels: Pixels, prob: float, seed: int, number: int) -> Pixels:
+    planes = torch.from_numpy(np.ascontiguousarray(channels_first(pixels)).reshape(-1, *pixels.shape[:2]))
+    textured: Pixels = add_textures(planes[None], prob, seed, [number])[0].numpy()
+    return textured[0] if pixels.ndim == 2 else np.ascontiguousarray(textured.transpose(1, 2, 0))
