@@ -64,6 +64,10 @@ class ExFractalDB(SearchedRecipe):
     NAME: ClassVar[str] = "exfractaldb"
     CATEGORIES: ClassVar[type[CategorySet[Any]]] = SpatialCategories
     PAPER: ClassVar[str] = citations.EXFRACTALDB
+    NOTE: ClassVar[str] = (
+        "It has the published distribution, not the published images: the original has no seed. The law of random\n"
+        "views was not published; uniform rotations are fracgen's own."
+    )
     HEADING: ClassVar[tuple[str, ...]] = ("categories", "weights", "views", "seed")
     PROVENANCE: ClassVar[frozenset[str]] = frozenset({"search_seed", "min_variance"})
 

@@ -50,6 +50,10 @@ class MultiFractal(InstancesRecipe):
 
     NAME: ClassVar[str] = "multifractal"
     PAPER: ClassVar[str] = citations.MULTIFRACTAL
+    NOTE: ClassVar[str] = (
+        "It has the published distribution, not the published images: the original has no seed, and takes fractals\n"
+        "and backgrounds from a ring in the order of their making. Here each image has its own, by seed and index."
+    )
     RANGES: ClassVar[tuple[str, ...]] = ("maps", "fractals", "side", "extent", "blur_sigma")
     HEADING: ClassVar[tuple[str, ...]] = ("composition", "classes", "instances", "seed")
 

@@ -58,6 +58,7 @@ class Recipe(SampleSequence):
     Labels are consecutive: sample i has label i // (samples of a class).
 
     SOURCE: what its images are made from, in a word. PAPER: BibTeX of the formula's paper, "" where there is none.
+    NOTE: what the data card says of how the set compares with the published one, in sentences.
     PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
     HEADING: fields that a sheet's heading states. LATER: fields that came after folders of the recipe were written. At
     their default they are left out of its plain values, so that hashes and folders stay what they were.
@@ -67,6 +68,7 @@ class Recipe(SampleSequence):
     NAME: ClassVar[str]
     SOURCE: ClassVar[str] = FORMULAS
     PAPER: ClassVar[str] = ""
+    NOTE: ClassVar[str] = ""
     PROVENANCE: ClassVar[frozenset[str]] = frozenset()
     HEADING: ClassVar[tuple[str, ...]] = ("seed",)
     LATER: ClassVar[tuple[str, ...]] = ()

@@ -39,13 +39,15 @@ class CardText:
     """What a card says that no manifest holds.
 
     source: what the images were made from, in a word. title: the set's name for people; "" is the layout's.
-    paper: BibTeX of the formula's paper, or "". carried: what else the folder has, by name, and what that holds.
-    licence: an identifier of the Hub's; "" is the default of the source. metadata: of any one sample.
+    paper: BibTeX of the formula's paper, or "". note: how the set compares with the published one, or "".
+    carried: what else the folder has, by name, and what that holds. licence: an identifier of the Hub's; "" is the
+    default of the source. metadata: of any one sample.
     """
 
     source: str = FORMULAS
     title: str = ""
     paper: str = ""
+    note: str = ""
     carried: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -144,6 +146,7 @@ def data_card(manifest: Manifest, text: CardText, *, has_preview: bool = True) -
         f"{manifest.num_samples:,} images of {manifest.num_classes:,} classes, {size}{origin}\n"
         "`dataset.json` holds the whole recipe, every class name, and sha256 sums of every shard and of what is\n"
         "in it; `fracgen verify` checks them.\n",
+        f"{text.note}\n" if text.note else "",
         *(f"`{name}` holds {what}.\n" for name, what in text.carried.items()),
         _loading(manifest),
         _licence(text),

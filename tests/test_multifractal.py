@@ -391,6 +391,7 @@ def test_stock_readers(multi_folder):
     assert sorted(int(label) for _, label in rows) == sorted(sample.label for sample in recipe)
     card = (multi_folder / "README.md").read_text()
     assert "- multi-label-image-classification" in card and "`labels`, all of them" in card
+    assert "the published distribution, not the published images" in card
 
 
 def test_export(multi_folder, tmp_path):
