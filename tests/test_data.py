@@ -26,12 +26,12 @@ from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.images import resize_and_center_crop
 from fracgen.shards.reader import open_shards
 from fracgen.train.data import choose
-from fracgen.train.data.choose import free_memory
 from fracgen.train.data.loader import TrainLoader, check_batch, eval_batches
 from fracgen.train.data.opening import open_examples
 from fracgen.train.data.sampler import Sampler
 from fracgen.train.data.settings import LoaderSettings
 from fracgen.train.data.skipped import SkippedDataWarning
+from fracgen.train.memory import free_memory
 from fracgen.train.ranks import Ranks
 
 CPU = torch.device("cpu")

@@ -153,6 +153,7 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
     (r"(tensorboard|trackio|wandb) ", "a server: tests/test_tracking.py reads what was logged", nothing),
     (r"fracgen merge fdb21k", "parts that a cluster renders; ofdb above it is merged", read_ours),
     (r"fracgen .*--scheduler", "a cluster: tests/test_parts.py has one", read_ours),
+    (r"fracgen .*--estimate", "a minute of steps: tests/test_estimate.py has it in the small", read_ours),
     (r"fracgen .*--benchmark", "minutes: tests/test_pretrain.py measures in the small", read_ours),
     (r"fracgen bench --explore", "servers in processes of their own: tests/test_explore_server.py", read_ours),
     (r"fracgen bench --baselines", "minutes: tests/test_commands.py measures in the small", read_ours),

@@ -150,7 +150,7 @@ def test_activations_computed_again_leave_gradients_equal():
     for again in (False, True):
         model = vit(drop_path=0.3)
         if again:
-            models.checkpoint_activations(model, "vit")
+            models.checkpoint_activations(model, Run(grad_checkpointing=True), "vit")
         torch.manual_seed(7)  # of drop path
         images, targets = batch(16)
         cross_entropy(model.train()(images), targets).backward()
@@ -159,10 +159,11 @@ def test_activations_computed_again_leave_gradients_equal():
 
 
 def test_activations_computed_again_where_that_cannot_be(folder, tmp_path, capsys):
+    run = Run(grad_checkpointing=True)
     with pytest.raises(UsageError, match=r"run\.grad_checkpointing: resnet18 has batch norms.*run\.accumulate=2"):
-        models.checkpoint_activations(timm.create_model("resnet18"), "resnet18")
+        models.checkpoint_activations(timm.create_model("resnet18"), run, "resnet18")
     with pytest.raises(UsageError, match=r"timm has none for mine"):
-        models.checkpoint_activations(torch.nn.Linear(1, 1), "mine")
+        models.checkpoint_activations(torch.nn.Linear(1, 1), run, "mine")
     assert train(folder, tmp_path / "run", "--steps=2", "run.accumulate=3") == 2
     assert "run.accumulate 3: the batch of 8 on each process" in capsys.readouterr().err
 

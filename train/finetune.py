@@ -25,7 +25,13 @@ from fracgen.train import cli, options
 from fracgen.train.config import load
 from fracgen.train.engine import results
 from fracgen.train.engine.run_folder import CONFIG, RunFolder
-from fracgen.train.experiments.finetuning import COMPARABLE, Finetuning, fingerprint_of, images_fingerprint
+from fracgen.train.experiments.finetuning import (
+    COMPARABLE,
+    Finetuning,
+    fingerprint_of,
+    images_fingerprint,
+    splits_of,
+)
 
 if TYPE_CHECKING:
     from fracgen.train.engine.evaluate import Scores
@@ -54,6 +60,7 @@ def main(
     allow_changes: options.AllowChanges = False,
     stop_after: options.StopAfter = 0,
     benchmark: options.Benchmark = False,
+    estimate: options.Estimate = False,
     as_json: options.AsJson = False,
     feed: options.OldFeed = None,
     tensorboard: options.OldTensorboard = False,
@@ -62,6 +69,13 @@ def main(
     options.refuse_old_feed(feed)
     options.refuse_old_tensorboard(tensorboard)
     settings = load(Finetuning, config, option_values, overrides)
+    if not (settings.schedule.steps or settings.schedule.samples or settings.schedule.epochs):
+        settings = replace(settings, schedule=replace(settings.schedule, epochs=_EPOCHS))
+    if estimate:
+        from fracgen.train.engine.estimate import estimate_run
+
+        cli.result(estimate_run(settings, settings.data, lambda: splits_of(settings).train), as_json=as_json)
+        return
     if not settings.data:
         raise UsageError("--data: give an image folder, a table, shards, or a name that timm knows, as torch/cifar100")
     if out is None and not benchmark:
@@ -119,7 +133,6 @@ def finetune(
     from fracgen.train.augment.inputs import TrainInputs
     from fracgen.train.data.loader import TrainLoader, check_batch, eval_batches
     from fracgen.train.data.skipped import Skipped
-    from fracgen.train.data.splits import open_splits
     from fracgen.train.engine import model_card
     from fracgen.train.engine.best_weights import BestWeights
     from fracgen.train.engine.closed_form import initialize
@@ -130,8 +143,6 @@ def finetune(
     from fracgen.train.seeding import key
 
     # where the run goes on; what cannot work is refused before any data is opened
-    if not (settings.schedule.steps or settings.schedule.samples or settings.schedule.epochs):
-        settings = replace(settings, schedule=replace(settings.schedule, epochs=_EPOCHS))
     trainer = Trainer(settings, folder, ranks, began=began, allow_changes=allow_changes)
     settings = trainer.settings
     augment, seed, batch_size = settings.augment, settings.run.seed, settings.loader.batch_size
@@ -142,21 +153,7 @@ def finetune(
     # the data
     published = settings.protocol == "published"
     with ranks.in_turn():
-        splits = open_splits(
-            settings.data,
-            val=settings.val,
-            test=settings.test,
-            split=settings.split,
-            num_classes=settings.num_classes,
-            root=settings.root,
-            columns=settings.columns,
-            val_share=0.0 if published else settings.val_share,
-            per_class=settings.per_class,
-            seed=seed,
-            skip_bad=settings.loader.skip_bad,
-            cache=settings.cache,
-            progress=cli.bar("reading"),
-        )
+        splits = splits_of(settings)
     if published and splits.test is None:
         raise UsageError(f"--protocol published: {settings.data} has no test split to choose on")
     class_names, num_classes = splits.train.class_names, len(splits.train.class_names)

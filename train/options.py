@@ -66,6 +66,15 @@ Benchmark = Annotated[
         "--benchmark", help="Measure images/s of model, data and both, and keep nothing.", rich_help_panel="Output"
     ),
 ]
+Estimate = Annotated[
+    bool,
+    typer.Option(
+        "--estimate",
+        help="Estimate hours and memory on 8 x H100, and here, and keep nothing. Data is opened only for what "
+        "--num-classes and --samples or --steps do not say.",
+        rich_help_panel="Output",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
 OldFeed = Annotated[str | None, typer.Option("--feed", hidden=True)]
 """A spelling that fracgen 0.2 had for what --loader is now."""

@@ -49,6 +49,7 @@ def main(
     allow_changes: options.AllowChanges = False,
     stop_after: options.StopAfter = 0,
     benchmark: options.Benchmark = False,
+    estimate: options.Estimate = False,
     as_json: options.AsJson = False,
     data: Annotated[str | None, typer.Option("--data", hidden=True)] = None,
     feed: options.OldFeed = None,
@@ -60,6 +61,12 @@ def main(
     if data is not None:
         raise UsageError(f"--data {data}: give --shards PATH for the set, --loader memory or stream for how it is read")
     settings = load(Pretraining, config, option_values, overrides)
+    if estimate:
+        from fracgen.train.data.loader import examples_of
+        from fracgen.train.engine.estimate import estimate_run
+
+        cli.result(estimate_run(settings, settings.shards, lambda: examples_of(settings)), as_json=as_json)
+        return
     if not settings.shards:
         raise UsageError("--shards: give a folder of shards, as `fracgen render` writes them")
     with open_run_folder(out, resume, benchmark=benchmark) as folder:

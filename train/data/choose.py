@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from fracgen.shards.files import shown_size
 from fracgen.train.data.examples import ImageShape
 from fracgen.train.data.pixels import RESIZE
 from fracgen.train.data.settings import LoaderSettings
+from fracgen.train.memory import free_memory
 
 AUTO_SHARE, MAX_SHARE = 0.25, 0.9
 """Shares of the free memory that a set may take: with `auto`, which leaves the rest to the model; and with `memory`."""
@@ -62,21 +62,3 @@ def choose(
     if num_bytes > AUTO_SHARE * free:
         return Choice("stream", f"stream: {sizes}, of which {AUTO_SHARE:.0%} may be taken")
     return Choice("memory", f"memory: {sizes}")
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had: of the device, or of the host and the control group that this process is in."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    group = Path("/sys/fs/cgroup")
-    try:
-        most, used = (int((group / name).read_text("ascii")) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
-        return min(free, most - used + int(stat.get("inactive_file", 0)))
-    except (OSError, ValueError):  # no group, or one without a limit
-        return free

@@ -149,6 +149,17 @@ class TrainLoader:
         return load_into_memory(reader, skip_bad=self._settings.skip_bad, skipped=skipped, progress=progress)
 
 
+def examples_of(settings: ShardsSettings) -> Examples:
+    """The set that a run is pre-trained on. Raises what `open_examples` raises."""
+    return open_examples(
+        settings.shards,
+        num_classes=settings.num_classes,
+        skip_bad=settings.loader.skip_bad,
+        cache=settings.cache,
+        progress=cli.bar("fetching" if is_url(settings.shards) else "opening"),
+    )
+
+
 def open_shards(
     settings: ShardsSettings, *, seed: int, ranks: Ranks, transform: Transform | None
 ) -> tuple[Examples, TrainLoader]:
@@ -156,13 +167,7 @@ def open_shards(
 
     Raises what `open_examples` and `TrainLoader` raise.
     """
-    examples = open_examples(
-        settings.shards,
-        num_classes=settings.num_classes,
-        skip_bad=settings.loader.skip_bad,
-        cache=settings.cache,
-        progress=cli.bar("fetching" if is_url(settings.shards) else "opening"),
-    )
+    examples = examples_of(settings)
     loader = TrainLoader(
         examples,
         settings.loader,

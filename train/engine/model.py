@@ -20,7 +20,7 @@ from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.settings import nearest
 from fracgen.train.engine import closed_form
 from fracgen.train.engine.model_card import Training, write_training
-from fracgen.train.engine.settings import Model, Optim, Precision
+from fracgen.train.engine.settings import Model, Optim, Precision, Run
 from fracgen.train.ranks import Ranks
 
 Stats = tuple[float, float, float]
@@ -173,21 +173,28 @@ def moving_average(model: nn.Module, decay: float) -> ModelEmaV3 | None:
     return ModelEmaV3(model, decay=decay) if decay else None
 
 
-def checkpoint_activations(model: nn.Module, name: str) -> None:
-    """Have a timm model compute its activations again in the backward pass.
+def checkpoint_activations(model: nn.Module, run: Run, name: str) -> None:
+    """Have a timm model compute its activations again in the backward pass, where the run's settings ask for it.
 
     Raises UsageError for a model that cannot, or has batch norms: their statistics would take in each batch twice.
     """
+    if not run.grad_checkpointing:
+        return
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise UsageError(
             f"run.grad_checkpointing: {name} has batch norms, which would count each batch twice; give "
             "run.accumulate=2 or more instead"
         )
     try:
-        enable: Any = model.set_grad_checkpointing
-        enable(True)
+        set_checkpointing(model, True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"run.grad_checkpointing: timm has none for {name}; give run.accumulate=2 or more") from error
+
+
+def set_checkpointing(model: nn.Module, enable: bool) -> None:
+    """Turn it on or off in a timm model that has it."""
+    change: Any = model.set_grad_checkpointing
+    change(enable)
 
 
 def describe(settings: Model, model: nn.Module, precision: Precision, ranks: Ranks) -> str:

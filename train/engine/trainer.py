@@ -29,6 +29,7 @@ from fracgen.train.engine.model_card import Training, recipe_of
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
 from fracgen.train.engine.run_speed import RunSpeed
 from fracgen.train.engine.settings import ProtocolSettings
+from fracgen.train.engine.step_cost import check_memory
 from fracgen.train.engine.tracking import open_tracker
 from fracgen.train.engine.train_step import TrainState, TrainStep, wrap
 from fracgen.train.ranks import Ranks
@@ -100,7 +101,7 @@ class Trainer(Generic[S]):
 
         loss: a mean over the batch, from the model's output and targets. num_samples: of an epoch. fingerprint: of all
         data that the run begins with. resolved: settings that follow from the data.
-        Raises UsageError where the folder holds another run or is in use, DataError for a checkpoint of another model.
+        Raises UsageError for too little memory, or a folder in use or of another run; DataError for another model's.
         """
         if self._done:
             raise RuntimeError("Trainer: set_up() was called before; a run has one model")
@@ -109,18 +110,17 @@ class Trainer(Generic[S]):
         self.schedule = schedule.resolve(
             settings.schedule, settings.optim, batch_size=self._batch_size, num_samples=num_samples
         )
-        device: Literal["cuda", "cpu"] = "cuda" if ranks.device.type == "cuda" else "cpu"
+        device: Any = ranks.device.type
         self.settings = settings = replace(
             settings,
             schedule=replace(settings.schedule, steps=self.schedule.steps, samples=0, epochs=0.0),
             run=replace(settings.run, device=device, precision=self._precision),
             **resolved,
         )
-        self.config = to_plain(settings)
-        self.model = model.to(ranks.device)
+        self.config, self.model = to_plain(settings), model.to(ranks.device)
         precision.choose_attention(model, self.amp, ranks.device)
-        if settings.run.grad_checkpointing:
-            models.checkpoint_activations(model, settings.model.name)
+        models.checkpoint_activations(model, settings.run, settings.model.name)
+        check_memory(model, settings, ranks, self.amp)
         self.state = TrainState(
             model=model,
             optimizer=models.optimizer(model, settings.optim, lr=self.schedule.lr),

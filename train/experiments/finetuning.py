@@ -122,6 +122,28 @@ class Finetuning:
         check_settings(self)
 
 
+def splits_of(settings: Finetuning) -> "Splits":
+    """The splits of a run's images, opened and divided as its settings say. Raises what `open_splits` raises."""
+    from fracgen.train import cli
+    from fracgen.train.data.splits import open_splits
+
+    return open_splits(
+        settings.data,
+        val=settings.val,
+        test=settings.test,
+        split=settings.split,
+        num_classes=settings.num_classes,
+        root=settings.root,
+        columns=settings.columns,
+        val_share=0.0 if settings.protocol == "published" else settings.val_share,
+        per_class=settings.per_class,
+        seed=settings.run.seed,
+        skip_bad=settings.loader.skip_bad,
+        cache=settings.cache,
+        progress=cli.bar("reading"),
+    )
+
+
 def fingerprint_of(splits: "Splits", init: "InitWeights") -> str:
     """sha256 (hex) of all that a run begins with: its images, as split, and its weights."""
     return join_fingerprints(images_fingerprint(splits), init.fingerprint())
