@@ -432,7 +432,7 @@ def test_a_check_runs_nothing(root, tmp_path, capfd):
     assert {each.name for each in tmp_path.iterdir()} == {"data", "s.yaml"}
 
 
-def test_the_published_protocol(root, tmp_path):
+def test_the_published_protocol(root, tmp_path, capfd):
     write_images(root / "three", train=4, val=2, test=2)
     protocols = {"published": {"train_on": "train+val", "finetune": {"protocol": "published"}}}
     path = write_suite(tmp_path / "s.yaml", tasks={"a": task("three")}, protocols=protocols)
@@ -442,6 +442,9 @@ def test_the_published_protocol(root, tmp_path):
     published, honest = (json.loads((tmp_path / name / "suite.json").read_text()) for name in "ph")
     assert published["tasks"]["a"]["images"] == {"train": 18, "test": 9}
     assert honest["tasks"]["a"]["images"] == {"train": 12, "val": 6, "test": 9}
+    assert run(*words, "--out", tmp_path / "p") == 2
+    assert last_line(capfd) == f"suite: {tmp_path / 'p'}: holds suite s, protocol published; give another --out"
+    assert published == json.loads((tmp_path / "p" / "suite.json").read_text())
     assert "best_test" in published["tasks"]["a"]["measures"] and "chosen" in honest["tasks"]["a"]["measures"]
 
 

@@ -34,6 +34,7 @@ from fracgen.train.experiments.comparison import (
     parse_starts,
     plan_comparison,
 )
+from fracgen.train.experiments.finished_runs import read_or_none
 from fracgen.train.experiments.report import summarize_runs, write_report
 from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
 from fracgen.train.experiments.study_report import describe_machine, read_settings
@@ -165,6 +166,7 @@ class SuiteRun:
 
     def do(self, runner: SubprocessRunner) -> None:
         """Do the runs that are not finished, task by task. With `keep_going`, a failure ends its task alone."""
+        self._refuse_other_report()
         self.open_tasks()
         for name, data in self.tasks.items():
             if data.absent:
@@ -184,6 +186,15 @@ class SuiteRun:
         self._write_suite()
         if failures:
             raise failures[0]
+
+    def _refuse_other_report(self) -> None:
+        """Raise UsageError where --out has the table of another suite or protocol, which would be overwritten."""
+        if (earlier := read_or_none(self.out / "suite.json")) is None:
+            return
+        ours = (self.setup.suite.name, self.setup.protocol)
+        theirs = (earlier.get("suite"), (earlier.get("protocol") or {}).get("name"))
+        if theirs != ours:
+            raise UsageError(f"{self.out}: holds suite {theirs[0]}, protocol {theirs[1]}; give another --out")
 
     def _plan(self, data: TaskData) -> Comparison:
         settings, folder = self.settings, self.out / data.name
