@@ -124,6 +124,8 @@ def test_predictions_lie_in_the_places_of_their_patches():
     images, visible = torch.randn(1, 3, 32, 32), torch.tensor([[3, 5, 9, 14]])
     one, other = (model._decode(model._encode(images, each), each) for each in (visible, visible.flip(1)))
     assert torch.allclose(one, other, atol=1e-5)
+    guesses = one[0, [place for place in range(16) if place not in (3, 5, 9, 14)]]
+    assert torch.pdist(guesses).min() > 1e-3, "hidden places have one token, and differ by where they are"
 
 
 def test_masks_are_uniform_and_follow_torchs_seed():

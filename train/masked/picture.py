@@ -28,6 +28,7 @@ class Reconstructions:
     def __init__(self, images: Tensor, *, mean: Stats, std: Stats, seed: int, amp: torch.dtype | None) -> None:
         self._images, self._seed, self._amp = images, seed, amp
         self._mean, self._std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (mean, std))
+        self._peak = float((images * self._std + self._mean).max().clamp(1 / 255, 1))
 
     @torch.no_grad()
     def draw(self, model: MaskedAutoencoder, path: Path, *, step: int) -> float:
@@ -50,30 +51,25 @@ class Reconstructions:
         return loss
 
     def _rows(self, model: MaskedAutoencoder, predictions: Tensor, hidden: Tensor) -> Rows:
-        """The rows of the picture, from top to bottom.
+        """The rows of the picture, from top to bottom; the brightest level of the images is shown as white.
 
         With norm_pix a prediction says nothing of a patch's mean and contrast, which are taken from the image, as
         published; a row of these means alone shows how much of the picture they are.
         """
         patches = model.patchify(self._images)
         mean, std = model.patch_stats(patches)
-        made = predictions.float() * std + mean if model.norm_pix else predictions.float()
-        gray = ((0.5 - self._mean) / self._std).expand(3, *self._images.shape[2:])
-        others = {"image": patches, "seen": model.patchify(gray[None]).expand_as(patches)}
-        if model.norm_pix:
-            others["means"] = mean.expand_as(patches)
-        others["predicted"] = made
-        rows = {
-            name: patches if name == "image" else patches.where(~hidden[..., None], each)
-            for name, each in others.items()
-        }
-        return {name: self._levels(model.unpatchify(each)) for name, each in rows.items()}
+        gray = ((0.5 * self._peak - self._mean) / self._std).expand(3, *self._images.shape[2:])
+        in_place = {"image": patches, "seen": model.patchify(gray[None]), "means": mean}
+        in_place["predicted"] = predictions.float() * std + mean if model.norm_pix else predictions.float()
+        if not model.norm_pix:
+            del in_place["means"]
+        shown = {name: patches.where(~hidden[..., None], each) for name, each in in_place.items()}
+        return {name: self._levels(model.unpatchify(each)) for name, each in shown.items()}
 
     def _levels(self, images: Tensor) -> npt.NDArray[np.float32]:
-        levels: npt.NDArray[np.float32] = (
-            (images * self._std + self._mean).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        )
-        return levels
+        levels = (images * self._std + self._mean) / self._peak
+        as_rows: npt.NDArray[np.float32] = levels.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        return as_rows
 
 
 def _draw(rows: Rows, path: Path, *, title: str) -> None:
@@ -94,5 +90,5 @@ def _draw(rows: Rows, path: Path, *, title: str) -> None:
         axes.set(xticks=[], yticks=[])
         axes.set_title(name, loc="left", fontsize=9, pad=2)
         axes.set_frame_on(False)
-    figure.suptitle(title, x=0, ha="left", fontsize=10)
+    figure.suptitle(title, x=0.005, ha="left", fontsize=10)
     write_figure(path, figure)
