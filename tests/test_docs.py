@@ -143,6 +143,7 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
         read_example,
     ),
     (r"python examples/gpu/", "a GPU: tests/test_gpu_script.py has it on a CPU, in the small", read_example),
+    (r"python examples/results/score_bases.py", "minutes: tests/test_results.py has one of its sets", read_files),
     (r"python examples/ablations/redrawn.py", "a study's folder: tests/test_redrawn.py has a small one", nothing),
     (r"torchrun", "several processes: tests/test_pretrain.py has two", read_torchrun),
     (r"sbatch", "a cluster", read_sbatch),

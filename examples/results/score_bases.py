@@ -4,7 +4,7 @@ python examples/results/score_bases.py
 
 Each set is resolved again from its seed, and must be the one that was trained on: the same number of bases tried, the
 same fill rate. Views are those of the laptop's pre-training, drawn with eight seeds, over which is averaged. Which
-quantities are compared was set down here before any was computed.
+quantities are compared was set down before their correlations were computed.
 """
 
 import json
