@@ -5,13 +5,18 @@ Every file here is made as the program makes it whose files it stands for: its e
 
 import argparse
 import json
+import math
+from pathlib import Path
 
 import huggingface_hub
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from hypothesis import given
 from PIL import Image
 from safetensors.torch import save_file
 from timm.scheduler import CosineLRScheduler
@@ -19,9 +24,10 @@ from timm.utils import CheckpointSaver
 
 from fracgen.shards.errors import UsageError
 from fracgen.train import compare, finetune, probe
-from fracgen.train.engine.init_weights import build, load_init
-from fracgen.train.engine.published import model_by_shapes
+from fracgen.train.engine.init_weights import InitWeights, build, load_init
+from fracgen.train.engine.published import identify, model_by_shapes
 from fracgen.train.engine.settings import Model
+from fracgen.train.engine.weight_files import WeightFile
 
 ANY = Model(name="", drop_path=0.0)
 HALF, IMAGENET = ((0.5,) * 3,) * 2, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -138,6 +144,34 @@ def test_the_models_that_are_known_by_shapes():
     assert model_by_shapes(short) == model_by_shapes({}) == ""
 
 
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3))
+NAMES = ("args", "arch", "epoch", "optimizer", "scheduler", "lr_scheduler", "scaler", "model", "state_dict")
+KEYS = ("patch_embed.proj.weight", "pos_embed", "cls_token", "head.weight", "fc.weight", "blocks.", "blocks.0.x")
+KEYS = (*KEYS, "layer1.", "layer1.0.conv1.weight")
+
+
+@given(
+    arguments=st.dictionaries(
+        st.sampled_from(["model", "mean", "std", "input_size", "img_size"]), VALUES | st.lists(VALUES, max_size=4)
+    ),
+    contents=st.dictionaries(st.sampled_from(NAMES), VALUES),
+    shapes=st.dictionaries(
+        st.sampled_from([*KEYS, "blocks.", "blocks.0.x", "layer1."]), st.lists(st.integers(0, 5), max_size=4)
+    ),
+    as_namespace=st.booleans(),
+)
+@hypothesis.settings(deadline=None, max_examples=300, database=None)
+def test_whatever_stands_in_a_file_what_it_tells_can_be_used(arguments, contents, shapes, as_namespace):
+    contents |= {"args": argparse.Namespace(**arguments) if as_namespace else arguments}
+    weights = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    origin = identify(WeightFile(path=Path("w.pth"), weights=weights, contents=contents))
+    assert (origin.mean is None) == (origin.std is None)
+    if origin.mean is not None:
+        assert all(map(math.isfinite, (*origin.mean, *origin.std))) and min(origin.std) > 0
+    assert origin.size is None or 0 < origin.size <= 4096
+    assert origin.model == "" or timm.is_model(origin.model)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The Hub's cache, in which nothing lies; without a net."""
@@ -215,6 +249,16 @@ def test_fine_tuning_tells_what_the_checkpoint_is_and_warns_of_another_normalisa
     assert all(f"'{each}'" in shown for each in keep)
     assert finetune.run([*words[: -len(SHORT) - 1], str(tmp_path / "kept"), *SHORT, *keep]) == 0
     assert "was trained with" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "warned"),
+    [(0.5, 0.5, False), (0.502, 0.5, False), (0.5, 0.25, True), (0.4, 0.5, True), (None, None, False)],
+)
+def test_any_other_number_is_warned_of(mean, std, warned):
+    trained = {"mean": mean and (mean,) * 3, "std": std and (0.5, 0.5, std)}
+    init = InitWeights(name="w.pth", model=ANY, **trained)
+    assert bool(init.normalisation_warning(*HALF)) == warned and "\n" not in init.normalisation_warning(*HALF)
 
 
 def test_probes_and_comparisons_take_timms_names(images, hub, tmp_path, capsys, monkeypatch):

@@ -45,7 +45,7 @@ def main(
     as_json: options.AsJson = False,
     feed: options.OldFeed = None,
 ) -> None:
-    """Linear probe and nearest neighbours on every block of frozen networks; few-shot; what they look at."""
+    """Linear probe and nearest neighbours by block, few-shot accuracy, and attention maps of frozen networks."""
     options.refuse_old_feed(feed, "is --loader in training now, and a probe reads each image once; leave it out")
     settings = load_settings(ProbeSettings, None, option_values, overrides or [])
     if not settings.checkpoints:

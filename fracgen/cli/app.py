@@ -27,7 +27,7 @@ PROGRAMS = {
     "mae": "Pre-train a ViT as a masked autoencoder, without labels; by default for 800 epochs, as published.",
     "dyck": "Warm up a ViT's blocks on sequences of brackets (k-Dyck), without images; by default for 15,000 steps.",
     "finetune": "Fine-tune a model on labelled images, by default for 1000 epochs, and report its accuracy.",
-    "probe": "Linear probe and nearest neighbours on every block of frozen networks.",
+    "probe": "Linear probe and nearest neighbours by block, few-shot accuracy, and attention maps of frozen networks.",
     "compare": "Fine-tune from several starts under the same settings and seeds, and compare them.",
     "suite": "Fine-tune from several starts on every task of a suite, such as VTAB's, and report one table.",
     "study": "Render, pre-train, fine-tune and compare the variants of a study.",

@@ -26,6 +26,8 @@ _FIFTH: Stats = (0.2, 0.2, 0.2)
 _VIT_ENTRIES = {"model", "optimizer", "lr_scheduler", "scaler", "epoch"}
 _RESNET_ENTRIES = {"state_dict", "optimizer", "scheduler", "epoch"}
 _RESNET_NAME = re.compile(r"fractaldb.*resne?t?\d+", re.IGNORECASE)
+_LARGEST = 1 << 12
+"""Side of images, in pixels, that is believed."""
 _WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
 _RESNETS: dict[tuple[tuple[int, ...], int], str] = {  # blocks of each stage, and convolutions of a block
     ((2, 2, 2, 2), 2): "resnet18",
@@ -116,7 +118,7 @@ def _find_stats(file: WeightFile, arguments: Mapping[str, Any], model: str) -> t
     """(mean, std, how they are known)."""
     if arguments:
         mean, std = (_stats_or_none(arguments.get(name)) for name in ("mean", "std"))
-        if mean and std:
+        if mean and std and min(std) > 0:
             return mean, std, "its arguments"
         if "mean" not in arguments:  # DeiT's and MAE's programs have no such argument
             return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, "as programs without an argument for them have it"
@@ -163,7 +165,7 @@ def _find_size(weights: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> i
     """Side of the images, in pixels: by the arguments, or by the number of position embeddings of a plain ViT."""
     for value in (arguments.get("input_size"), arguments.get("img_size")):
         side = value[-1] if isinstance(value, list | tuple) and value else value
-        if type(side) is int and side > 0:
+        if type(side) is int and 0 < side <= _LARGEST:
             return side
     positions, patches = weights.get("pos_embed"), weights.get("patch_embed.proj.weight")
     if positions is None or patches is None or positions.ndim != 3 or patches.ndim != 4:
