@@ -106,7 +106,9 @@ def read_torchrun(words: list[str]) -> None:
 
 
 def read_sbatch(words: list[str]) -> None:
-    read(shlex.split(words[words.index("--wrap") + 1].replace("$SLURM_ARRAY_TASK_ID", "1"))[1:])
+    script = next(number for number, word in enumerate(words) if word.endswith(".sbatch"))
+    assert (ROOT / words[script]).is_file()
+    read(words[script + 1 :])
 
 
 def read_example(words: list[str]) -> None:
@@ -146,7 +148,7 @@ NOT_RUN: list[tuple[str, str, Callable[[list[str]], None]]] = [  # a pattern of 
     (r"python examples/results/score_bases.py", "minutes: tests/test_results.py has one of its sets", read_files),
     (r"python examples/ablations/redrawn.py", "a study's folder: tests/test_redrawn.py has a small one", nothing),
     (r"torchrun", "several processes: tests/test_pretrain.py has two", read_torchrun),
-    (r"sbatch", "a cluster", read_sbatch),
+    (r"sbatch", "a cluster: tests/test_slurm.py has stand-ins", read_sbatch),
     (r"dask", "a cluster", nothing),
     (r"docker build", "a daemon: tests/test_container.py reads the Dockerfile", nothing),
     (r"docker run", "an image that has to be built", read_docker),
