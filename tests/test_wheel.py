@@ -71,7 +71,9 @@ def test_the_wheel_holds_fracgen_and_nothing_else(wheel):
     assert top_level == {"fracgen", next(name for name in top_level if name.endswith(".dist-info"))}
     page = {str(path.relative_to(ROOT)) for path in (ROOT / "fracgen" / "explore" / "page").iterdir()}
     assert {"index.html", "explore.css", "main.js"} <= {Path(name).name for name in page}
-    assert {name for name in names if name.startswith("fracgen/")} == modules() | page | {"fracgen/py.typed"}
+    suites = {f"fracgen/{path.relative_to(ROOT)}" for path in (ROOT / "train").rglob("*.yaml")}
+    assert {Path(name).name for name in suites} == {"seven.yaml", "vtab-1k.yaml"}
+    assert {name for name in names if name.startswith("fracgen/")} == modules() | page | suites | {"fracgen/py.typed"}
     assert {"fracgen/shards/reader.py", "fracgen/train/pretrain.py", "fracgen/train/engine/trainer.py"} <= names
 
 
