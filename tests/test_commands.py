@@ -409,7 +409,7 @@ def test_the_example_of_photo_is_the_defaults(fracgen, tmp_path):
 
 
 def test_photo_with_bad_input(fracgen, tmp_path):
-    from test_photo import bad_files
+    from test_photographs import bad_files
 
     good = astronaut(tmp_path)
     Image.new("RGB", (60, 60), (9, 9, 9)).save("flat.png")

@@ -3,14 +3,10 @@
 import contextlib
 import io
 import itertools
-import json
 import multiprocessing
 import os
-import pickle
 import random
-import shutil
 import signal
-import tarfile
 import threading
 import time
 
@@ -22,7 +18,7 @@ from conftest import small_recipe
 from PIL import Image
 
 from fracgen.render_shards import plan, write_shards
-from fracgen.shards.errors import DataError, FracgenError, UsageError
+from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.images import resize_and_center_crop
 from fracgen.shards.reader import open_shards
 from fracgen.train.data import choose
@@ -30,7 +26,6 @@ from fracgen.train.data.loader import TrainLoader, check_batch, eval_batches
 from fracgen.train.data.opening import open_examples
 from fracgen.train.data.sampler import Sampler
 from fracgen.train.data.settings import LoaderSettings
-from fracgen.train.data.skipped import SkippedDataWarning
 from fracgen.train.memory import free_memory
 from fracgen.train.ranks import Ranks
 
@@ -291,185 +286,6 @@ def test_settings_that_cannot_be():
         check_batch(LoaderSettings(batch_size=9), Ranks(rank=0, world=2, device=CPU))
 
 
-# tars of another origin
-
-
-@pytest.mark.parametrize("sidecar", [None, "sizes.json", "_info.json"])
-def test_foreign_tars_are_counted(tmp_path, sidecar):
-    pattern = write_tars(tmp_path / "set", [3, 5, 4])
-    names = [f"set-{n:03d}.tar" for n in range(3)]
-    values = {
-        "sizes.json": dict(zip(names, [3, 5, 4], strict=True)),
-        "_info.json": {"splits": {"train": {"filenames": names, "shard_lengths": [3, 5, 4]}}},
-    }
-    if sidecar:
-        (tmp_path / "set" / sidecar).write_text(json.dumps(values[sidecar]))
-    done = []
-    examples = open_examples(pattern, num_classes=12, progress=lambda *counts: done.append(counts))
-    assert len(examples) == 12 and "12 images of 12 classes, in 3 tars" in str(examples)
-    assert done == ([] if sidecar else [(1, 3), (2, 3), (3, 3)])
-    globbed = open_examples(str(tmp_path / "set" / "set-*.tar"), num_classes=12)
-    assert len(globbed) == 12 and globbed.fingerprint == examples.fingerprint
-    for mode in MODES:
-        loader = make(examples, mode, batch_size=12)
-        (batch,) = take(loader, 1)
-        assert str(loader.shape) == "8 x 8 gray"
-        assert sorted(batch.labels.tolist()) == list(range(12))
-        assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.labels)
-    (tmp_path / "set" / names[0]).unlink()
-    with pytest.raises(DataError, match=r"set-000\.tar: missing"):
-        open_examples(pattern, num_classes=12)
-
-
-@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
-def test_any_plain_tar_is_read(tmp_path, form):
-    path = tmp_path / "set.tar"
-    long = "d" * 60 + "/" + "e" * 60 + "/"
-    with tarfile.open(path, "w", format=form) as tar:
-        folder = tarfile.TarInfo("sub/")
-        folder.type = tarfile.DIRTYPE
-        tar.addfile(folder)
-        for number in range(9):
-            png = io.BytesIO()
-            Image.new("L", (8, 8), number).save(png, "PNG")
-            for extension, content in (("CLS", str(number).encode()), ("json", b"{}"), ("png", png.getvalue())):
-                info = tarfile.TarInfo(f"{long if number % 3 == 2 else 'sub/'}s{number}.{extension}")
-                info.size = len(content)
-                if form == tarfile.PAX_FORMAT and number % 2:
-                    info.pax_headers = {"comment": "\u00e9" * 600}
-                tar.addfile(info, io.BytesIO(content))
-    examples = open_examples(str(path), num_classes=9)
-    assert len(examples) == 9 and examples.labels.tolist() == list(range(9))
-    assert [examples.describe(n).split("/")[-1] for n in range(9)] == [f"s{n}" for n in range(9)]
-    assert [examples.open(n).getpixel((0, 0)) for n in range(9)] == list(range(9))
-
-
-def damage(path, how):
-    content = path.read_bytes()
-    if how == "missing":
-        path.unlink()
-    elif how == "garbage":
-        path.write_bytes(b"no tar at all " * 1000)
-    elif how == "cut":
-        path.write_bytes(content[: len(content) // 2 + 100])
-    elif how == "overwritten":
-        path.write_bytes(content[:8192] + b"\x07" * 2048 + content[8192 + 2048 :])
-    elif how == "short":
-        shutil.copy(path.with_name("set-000.tar"), path)
-    elif how == "empty":
-        path.write_bytes(b"")
-
-
-def test_more_samples_than_were_counted(tmp_path):
-    """Is an error; where bad data is skipped, they are not read, which is said."""
-    pattern = write_tars(tmp_path / "set", [4, 12, 8])
-    sizes = {f"set-{n:03d}.tar": count for n, count in enumerate([4, 11, 8])}
-    (tmp_path / "set" / "sizes.json").write_text(json.dumps(sizes))
-    said = r"says 11, and set-001\.tar holds 12 samples"
-    for mode in MODES:
-        with pytest.raises(DataError, match=said):
-            take(make(open_examples(pattern, num_classes=24), mode), 5)
-        examples = open_examples(pattern, num_classes=24, skip_bad=True)
-        with pytest.warns(SkippedDataWarning, match=said):
-            batches = take(make(examples, mode, batch_size=23, skip_bad=True), 3)
-        assert sorted(labels(batches)) == sorted([n for n in range(24) if n != 15] * 3)
-
-
-DAMAGES = ["missing", "garbage", "cut", "overwritten", "short", "empty"]
-
-
-@pytest.fixture
-def damaged(tmp_path):
-    """Makes a pattern of three tars, the second of which is damaged after it was counted."""
-
-    def made(how, **options):
-        pattern = write_tars(tmp_path / "set", [4, 12, 8])
-        examples = open_examples(pattern, **{"num_classes": 24, **options})
-        damage(tmp_path / "set" / "set-001.tar", how)
-        return examples
-
-    return made
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_tar_is_an_error_that_names_it(mode, how, damaged):
-    with pytest.raises(DataError, match=r"set-001\.tar") as error:
-        take(make(damaged(how), mode), 6)
-    assert "\n" not in str(error.value) and error.value.exit_code == 1
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_report_a_damaged_tar(workers, damaged):
-    with pytest.raises(DataError, match=r"^set-001\.tar: .*"):
-        take(make(damaged("cut"), workers=workers), 6)
-
-
-@pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_tar_is_skipped_and_counted(how, damaged):
-    """The same in memory and streamed: each bad sample leaves its place to the next good one, and counts once."""
-    examples = damaged(how, skip_bad=True)
-    options = {"batch_size": 24, "skip_bad": True}
-    with pytest.warns(SkippedDataWarning, match=r"set-001\.tar"):
-        memory = make(examples, "memory", **options)
-    lost = 24 - len(memory.source.numbers)
-    assert 0 < lost <= 12 and sum(memory.skipped().values()) == lost and memory.num_samples == 24
-    batches = take(memory, 6)
-    good = memory.source.labels.tolist()
-    assert all(set(batch.labels.tolist()) == set(good) for batch in batches), "every epoch has every good one"
-    for workers in (0, 2):
-        stream = make(examples, "stream", workers=workers, **options)
-        with pytest.warns(SkippedDataWarning, match=r"set-001\.tar"):
-            same(take(stream, 6), batches)
-        assert stream.skipped() == memory.skipped()
-        same(take(stream, 2, 4), batches[4:])
-    with pytest.warns(SkippedDataWarning):
-        looked_at = look(stream.source, skip_bad=True, batch_size=24)
-    assert looked_at == look(memory.source, batch_size=24) and looked_at[0][1] == good
-
-
-def test_tars_that_were_bad_before_are_found_on_opening(tmp_path):
-    for how in ("garbage", "cut", "overwritten", "empty"):
-        pattern = write_tars(tmp_path / how, [4, 12, 8])
-        damage(tmp_path / how / "set-001.tar", how)
-        with pytest.raises(DataError, match=r"^set-001\.tar: no whole tar"):
-            open_examples(pattern, num_classes=24)
-        examples = open_examples(pattern, num_classes=24, skip_bad=True)
-        with pytest.warns(SkippedDataWarning, match=r"set-001\.tar"):
-            assert sum(make(examples, "memory", skip_bad=True).skipped().values()) >= 1
-
-
-@pytest.mark.filterwarnings("ignore::fracgen.train.data.skipped.SkippedDataWarning")
-@pytest.mark.parametrize("mode", MODES)
-def test_a_set_without_a_good_sample_is_an_error(mode, tmp_path):
-    examples = open_examples(write_tars(tmp_path / "set", [6, 6]), num_classes=12, skip_bad=True)
-    looked_at = make(examples, "stream", skip_bad=True)
-    for path in (tmp_path / "set").glob("*.tar"):
-        damage(path, "garbage")
-    with pytest.raises(DataError, match=r"set-00\d\.tar: no whole tar"):
-        make(open_examples(str(tmp_path / "set" / "*.tar"), num_classes=12, skip_bad=True), mode, skip_bad=True)
-    looked_at.source.examples.store.tars._indexes.clear()
-    with pytest.raises(DataError, match="no image of 12 can be used"):
-        take(looked_at, 1)
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    ("label", "said"),
-    [
-        ("cat", r"sample s0003: label 'cat'"),
-        (-1, r"sample s0003: label '-1', not a number from 0 to 11"),
-        ("1.0", r"sample s0003: label '1.0'"),
-        (12, r"sample s0003: label 12, out of range for --num-classes 12"),
-    ],
-)
-def test_bad_labels(mode, label, said, tmp_path):
-    tars = write_tars(tmp_path / "set", [12], label=lambda n: n if n != 3 else label)
-    with pytest.raises(FracgenError, match=said) as error:
-        take(make(open_examples(tars, num_classes=12), mode, batch_size=12), 2)
-    assert error.value.exit_code == 2
-
-
 # images of other sizes, modes and formats
 
 
@@ -559,107 +375,6 @@ def test_colour_and_one_bit_sets_of_ours(color, mode, tmp_path):
         assert np.array_equal(image.permute(1, 2, 0).numpy().squeeze(), expected)
     smaller = take(make(examples, mode, batch_size=24, resize=16), 1)
     assert smaller[0].images.shape == (24, 3 if color == "color" else 1, 16, 16)
-
-
-# what is opened
-
-
-def test_a_folder_says_what_it_is_without_opening_a_tar(folder, monkeypatch):
-    monkeypatch.setattr("fracgen.shards.tar.index_tar", None)
-    examples = open_examples(str(folder), num_classes=24)
-    manifest = open_shards(folder).manifest
-    assert len(examples) == 24 and examples.class_names == manifest.class_names
-    assert str(examples).endswith("24 images of 24 classes, in 5 tars") and str(examples.shape) == "48 x 48 gray"
-    assert examples.fingerprint == open_examples(str(folder)).fingerprint and len(examples.fingerprint) == 64
-
-
-def test_examples_are_pickled_and_taken_in_part(examples):
-    again = pickle.loads(pickle.dumps(examples))
-    subset = again.subset([5, 3])
-    assert subset.labels.tolist() == examples.labels[[5, 3]].tolist() and subset.fingerprint != examples.fingerprint
-    assert subset.describe(0) == examples.describe(5) and subset.open(1) == examples.open(3)
-
-
-@pytest.mark.parametrize(
-    ("shards", "options", "said"),
-    [
-        ("{folder}/nowhere", {}, "no such folder"),
-        ("{empty}", {}, "no dataset.json"),
-        ("{foreign}", {}, r"for tars of another origin give a pattern"),
-        ("{folder}", {"num_classes": 23}, "--num-classes 23: .* has 24 classes"),
-        ("{folder}", {"num_classes": 25}, "--num-classes 25: .* has 24 classes"),
-        ("{foreign}/none-*.tar", {"num_classes": 3}, "no file matches"),
-        ("{foreign}/none-{{0..3}}.tar", {"num_classes": 3}, "no file matches"),
-        ("{foreign}/set-000.tar", {}, "give --num-classes"),
-        ("{foreign}/set-{{000..000.tar", {"num_classes": 3}, "no file matches|no pattern"),
-        ("s3://bucket/set-*.tar", {"num_classes": 3}, r"of URLs, braces are read, as \{000\.\.063\}, and no wildcards"),
-        ("s3://bucket/set-{{000..001}}.tar.gz", {"num_classes": 3}, "only plain .tar files"),
-        ("s3://bucket/set-{{000..001}}.tar", {}, "give --num-classes"),
-        ("pipe:cat x.tar", {"num_classes": 3}, "only files and URLs are read"),
-        ("memory://no/such", {}, "dataset.json: not there"),
-        ("{foreign}/*.tar.gz", {"num_classes": 3}, "only plain .tar files"),
-        ("{splits}", {}, r"holds splits \(train, valid\); give one of them, as .*train"),
-    ],
-)
-def test_what_cannot_be_opened(shards, options, said, folder, tmp_path):
-    write_tars(tmp_path / "foreign", [3])
-    (tmp_path / "foreign" / "set.tar.gz").write_bytes(b"")
-    (tmp_path / "empty").mkdir()
-    for name in ("train", "valid"):
-        (tmp_path / "splits" / name / "ant").mkdir(parents=True)
-    places = {name: tmp_path / name for name in ("empty", "foreign", "splits")}
-    with pytest.raises(UsageError, match=said) as error:
-        open_examples(shards.format(folder=folder, **places), **options)
-    assert "\n" not in str(error.value)
-
-
-def test_what_would_take_gigabytes_is_refused(tmp_path):
-    sizes, path = write_tars(tmp_path, [3]), tmp_path / "sizes.json"
-    with pytest.raises(UsageError, match=r"stands for 1,000,000,000,000 tars; at most 100,000 are read"):
-        open_examples(str(tmp_path / "{0..999999}-{000000..999999}.tar"), num_classes=3)
-    with pytest.raises(UsageError, match=r"--num-classes 1000001: must be at most 1000000"):
-        open_examples(sizes, num_classes=1_000_001)
-    path.write_text(json.dumps({"set-000.tar": 10**15}))
-    with pytest.raises(DataError, match=r"sizes\.json: says 10{15} samples of set-000\.tar, which has \d+ bytes"):
-        open_examples(sizes, num_classes=3)
-    path.write_text("[" * 100_000)
-    with pytest.raises(DataError, match=r"sizes\.json: damaged"):
-        open_examples(sizes, num_classes=3)
-
-
-def test_folders_that_are_damaged(folder, tmp_path):
-    def copy(name):
-        return shutil.copytree(folder, tmp_path / name)
-
-    version = copy("version") / "dataset.json"
-    version.write_text(version.read_text().replace('"version": 2', '"version": 99'))
-    altered = copy("altered") / "dataset.json"
-    altered.write_text(altered.read_text().replace('"num_samples": 24', '"num_samples": 23'))
-    cut = copy("cut") / "dataset.json"
-    cut.write_bytes(cut.read_bytes()[:-100])
-    missing = copy("missing") / "1p-frac-train-000001.tar"
-    missing.unlink()
-    short = copy("short") / "1p-frac-train-000002.tar"
-    short.write_bytes(short.read_bytes()[:-512])
-    unfinished = copy("unfinished")
-    (unfinished / "dataset.json").unlink()
-    (unfinished / ".partial").mkdir()
-    for name, said in [
-        ("altered", r"dataset\.json: damaged .*its own sha256"),
-        ("cut", r"dataset\.json: damaged"),
-        ("missing", r"1p-frac-train-000001\.tar: missing"),
-        ("short", r"1p-frac-train-000002\.tar: \d+ bytes, and the manifest says"),
-    ]:
-        with pytest.raises(DataError, match=said) as error:
-            open_examples(str(tmp_path / name))
-        assert "\n" not in str(error.value)
-    for name, said in [("version", "version 99; this release reads"), ("unfinished", "unfinished")]:
-        with pytest.raises(UsageError, match=said):
-            open_examples(str(tmp_path / name))
-    sizes = write_tars(tmp_path / "sizes", [3])
-    (tmp_path / "sizes" / "sizes.json").write_text('{"set-000.tar": "3"}')
-    with pytest.raises(DataError, match=r"sizes\.json: damaged"):
-        open_examples(sizes, num_classes=3)
 
 
 # in memory or streamed

@@ -3,14 +3,10 @@
 import csv
 import json
 import os
-import re
-import shutil
 import statistics
 import subprocess
 import sys
-import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +14,15 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import two_processes
 from PIL import Image
 
-from fracgen.shards.errors import UsageError
 from fracgen.train import finetune
-from fracgen.train.augment.evaluation import EvalTransform
 from fracgen.train.config import load
 from fracgen.train.data import loader
-from fracgen.train.data.settings import LoaderSettings
 from fracgen.train.data.skipped import SkippedDataWarning
-from fracgen.train.data.splits import open_splits
 from fracgen.train.engine import checkpoint, metrics, results
 from fracgen.train.engine.settings import Model, Schedule
 from fracgen.train.finetune import Finetuning
-from fracgen.train.ranks import Ranks
 
 ROOT = Path(__file__).parents[1]
 MODEL = [f"model.options.{name}" for name in ("patch_size=8", "depth=2", "embed_dim=32", "num_heads=2")]
@@ -216,208 +206,6 @@ def test_the_published_protocol_is_labelled(data, tmp_path, capsys):
     assert "72 images of 3 classes" in values["data"] and "held out" not in values["data"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [[], ["--augment=timm", "--workers=2"], ["--loader=stream", "--workers=1"], ["--precision=bf16"]],
-    ids=str,
-)
-def test_a_paused_run_goes_on_bit_for_bit(data, tmp_path, options, straight):
-    if options:
-        straight = tmp_path / "straight"
-        assert tune(data, straight, *STRAIGHT, *options) == 0
-    for stop_after in (4, 5, 10, 20, 0):
-        assert tune(data, tmp_path / "paused", *STRAIGHT, *options, f"--stop-after={stop_after}") == 0
-        assert (tmp_path / "paused" / "results.json").exists() == (stop_after == 0)
-    same_runs(straight, tmp_path / "paused")
-    names = ("val_accuracy", "lr", "samples")
-    every_fourth = [line for line in lines(tmp_path / "paused") if line["step"] % 4 == 0]
-    for one, other in zip(lines(straight), every_fourth, strict=True):
-        assert [one[name] for name in names] == [other[name] for name in names]
-        if one["step"] in (4, 16, 24):  # elsewhere the mean of the losses begins at the pause
-            assert one["loss"] == other["loss"]
-
-
-def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path, straight):
-    arguments = ["--data", data, "--out", tmp_path / "run", *TINY, *STRAIGHT, "run.checkpoint_every=2"]
-    command = [sys.executable, str(ROOT / "train" / "finetune.py"), *map(str, arguments)]
-    as_here = {**ENVIRONMENT, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=as_here)
-    for _ in range(1200):
-        if (tmp_path / "run" / "last.pt").exists():
-            break
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    assert run(*arguments) == 0
-    same_weights(straight, tmp_path / "run")
-    same_weights(straight, tmp_path / "run", "best.pt")
-    assert results_of(straight)["best"] == results_of(tmp_path / "run")["best"]
-
-
-def test_going_on_with_another_number_of_threads_is_told(data, tmp_path, capsys):
-    threads = torch.get_num_threads()
-    assert tune(data, tmp_path / "run", *STRAIGHT, "--stop-after=4") == 0
-    try:
-        torch.set_num_threads(threads + 1)
-        assert tune(data, tmp_path / "run", *STRAIGHT, "--stop-after=8") == 0
-        assert f"goes on at step 4 with {threads + 1} CPU threads, not {threads}" in capsys.readouterr().err
-        assert tune(data, tmp_path / "run", *STRAIGHT, "--stop-after=12") == 0
-        assert "goes on at step 8\n" in capsys.readouterr().err
-    finally:
-        torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("at", [4, 12])
-@pytest.mark.parametrize("which", ["last.pt", "best.pt"])
-def test_killed_at_any_save_the_same_epoch_is_chosen(data, tmp_path, straight, monkeypatch, at, which):
-    """As if killed while a checkpoint of step `at` is written: the file is as before."""
-    save = checkpoint.save
-
-    def killed(state, path):
-        if state.step == at and path.name == which:
-            raise KeyboardInterrupt
-        save(state, path)
-
-    every = [*STRAIGHT, "run.checkpoint_every=4"]
-    monkeypatch.setattr(checkpoint, "save", killed)
-    code = tune(data, tmp_path / "run", *every)
-    monkeypatch.setattr(checkpoint, "save", save)
-    assert code == 130 or which == "best.pt"
-    assert tune(data, tmp_path / "run", *every) == 0
-    same_weights(straight, tmp_path / "run")
-    same_weights(straight, tmp_path / "run", "best.pt")
-    assert results_of(straight)["best"] == results_of(tmp_path / "run")["best"]
-    assert [line.get("val_accuracy") for line in lines(straight)] == [
-        line.get("val_accuracy") for line in lines(tmp_path / "run")
-    ]
-
-
-def test_a_finished_run_has_nothing_to_do(data, straight, monkeypatch):
-    before = {name: (straight / name).read_bytes() for name in ("results.json", "last.pt", "best.pt")}
-    monkeypatch.setattr("fracgen.train.engine.train_step.TrainStep.__call__", None)
-    monkeypatch.setattr("fracgen.train.engine.evaluate.evaluate", None)
-    assert tune(data, straight, *STRAIGHT) == 0
-    assert {name: (straight / name).read_bytes() for name in before} == before
-
-
-def test_results_of_fewer_steps_are_not_told_for_more(data, tmp_path, monkeypatch):
-    """As if killed while a run that was made longer is scored at its end."""
-    out, longer = tmp_path / "run", [*STRAIGHT, "--steps=12", "run.checkpoint_every=0"]
-    assert tune(data, out, *STRAIGHT, "--steps=4") == 0 and results_of(out)["steps"] == 4
-    with monkeypatch.context() as patched:
-        patched.setattr("fracgen.train.engine.model.export", interrupted)
-        assert tune(data, out, *longer, "--allow-changes") == 130
-    assert checkpoint.load(out / "last.pt").step == 12
-    assert tune(data, out, *longer) == 0
-    assert results_of(out)["steps"] == 12
-
-
-def interrupted(*_, **__):
-    raise KeyboardInterrupt
-
-
-def test_a_finished_run_whose_state_is_gone_is_left_alone(data, straight, tmp_path, capsys):
-    out = Path(shutil.copytree(straight, tmp_path / "run"))
-    (out / "last.pt").unlink()
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    assert tune(data, out, *STRAIGHT, "--lr=0.1") == 2
-    assert "holds a model, and no last.pt to go on from; give another --out" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-
-
-def test_a_finished_run_is_told_without_its_best_weights_and_model_is_made_again(data, straight, tmp_path, capsys):
-    out = Path(shutil.copytree(straight, tmp_path / "run"))
-    (out / "best.pt").rename(tmp_path / "best.pt")
-    assert tune(data, out, *STRAIGHT) == 0
-    assert str(straight) not in capsys.readouterr().out, "the run was moved"
-    shutil.rmtree(out / "model")
-    assert tune(data, out, *STRAIGHT) == 1
-    assert "best.pt: is gone" in capsys.readouterr().err
-    (tmp_path / "best.pt").rename(out / "best.pt")
-    assert tune(data, out, *STRAIGHT) == 0
-    assert (out / "model" / "model.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    ("at", "changes", "kept"),
-    [(8, [], True), (8, ["--lr=0.3"], False), (12, ["--lr=0.3"], True), (12, ["eval_crop=0.9"], False)],
-)
-def test_weights_of_steps_that_other_settings_took_are_not_chosen(data, tmp_path, monkeypatch, at, changes, kept):
-    """As if killed in or after the epoch that was the best, at step 8, and gone on with other settings."""
-    save, out = checkpoint.save, tmp_path / "run"
-
-    def killed(state, path):
-        if state.step == at and path.name == "last.pt":
-            raise KeyboardInterrupt
-        save(state, path)
-
-    every = [*STRAIGHT, "run.checkpoint_every=4", "run.log_every=100"]
-    monkeypatch.setattr("fracgen.train.engine.evaluate.Scores.top1", property(lambda self: next(accuracies)))
-    accuracies = iter([0.1, 0.9, 0.2])
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "save", killed)
-        assert tune(data, out, *every) == 130
-    assert checkpoint.load(out / "last.pt").step == at - 4 and checkpoint.load(out / "best.pt").step == 8
-    accuracies = iter([0.5] * 20)
-    assert tune(data, out, *every, *changes, "--allow-changes") == 0
-    best = checkpoint.load(out / "best.pt").scores["accuracy"]
-    assert best == (0.9 if kept else 0.5)
-
-
-@pytest.mark.filterwarnings("ignore::fracgen.train.data.skipped.SkippedDataWarning")
-@pytest.mark.parametrize("feed", [["--workers=0", "loader.mode=memory"], ["--workers=1", "loader.mode=stream"]])
-def test_two_processes_are_one(data, tmp_path, capsys, feed):
-    """Equal weights and buffers on both ranks, each image scored or skipped once; the scores those of one process."""
-    data = Path(shutil.copytree(data, tmp_path / "data"))
-    (data / "test" / "class00" / "999.png").write_bytes(b"no picture")
-    script = (
-        "import sys, torch, torch.distributed as dist\n"
-        "from fracgen.train import finetune\n"
-        "from fracgen.train.engine import evaluate as scoring\n"
-        "score = scoring.evaluate\n"
-        "def checked(model, batches, **rest):\n"
-        "    batches = list(batches)\n"
-        "    open(f'seen{dist.get_rank()}', 'a').write(f'{sum(len(labels) for _, labels in batches)}\\n')\n"
-        "    found = score(model, batches, **rest)\n"
-        "    mine = torch.cat([v.double().flatten() for v in model.state_dict().values()])\n"
-        "    both = [torch.empty_like(mine) for _ in range(2)]\n"
-        "    dist.all_gather(both, mine)\n"
-        "    assert torch.equal(*both)\n"
-        "    return found\n"
-        "scoring.evaluate = checked\n"
-        "sys.exit(finetune.run(sys.argv[1:]))\n"
-    )
-    arguments = ["--data", data, "--out", tmp_path / "run", *PLAIN, "--model=resnet10t", *STRAIGHT, "--skip-bad", *feed]
-    done = two_processes(script, [*arguments, "--steps=8", "--lr=0.1"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    # two checks on 15 held-out images, then 21 test images twice
-    seen = [(tmp_path / f"seen{rank}").read_text().split() for rank in range(2)]
-    assert seen == [["8", "8", "11", "11"], ["7", "7", "10", "10"]]
-    values = results_of(tmp_path / "run")
-    assert values["last"]["images"] == values["best"]["images"] == 21
-    assert values["skipped"] == {"image": 1}, "which both ranks met, or the second alone"
-    assert checkpoint.load(tmp_path / "run" / "last.pt").world == 2
-    # the same weights, scored by one process
-    assert run(*arguments, "--steps=8", "--lr=0.1") == 2
-    assert "1 processes, were 2" in capsys.readouterr().err
-    assert run(*arguments, "--steps=8", "--lr=0.1", "--allow-changes") == 0
-    alone = results_of(tmp_path / "run")
-    assert [alone[which] for which in ("last", "best")] == [values[which] for which in ("last", "best")]
-
-
-@pytest.mark.parametrize("mode", ["memory", "stream"])
-def test_more_processes_than_images(data, mode):
-    test = open_splits(str(data), val_share=0.0).test
-    alone = Ranks(rank=0, world=1, device=torch.device("cpu"))
-    settings = LoaderSettings(mode=mode, workers=1, batch_size=8)
-    source = loader.TrainLoader(test, settings, seed=0, ranks=alone).source
-    transform = EvalTransform(size=32, crop=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
-    both = {"transform": transform.on_device, "picture_transform": transform}
-    each = [loader.eval_batches(source, ranks=replace(alone, rank=rank, world=30), **both) for rank in range(30)]
-    assert [sum(len(labels) for _, labels in batches) for batches in each] == [1] * 21 + [0] * 9
-
-
 def test_seeds_are_told_together(data, tmp_path, capsys):
     assert tune(data, tmp_path / "runs", "--steps=8", "--seeds=3", "--seed=5", "--lr=0.3", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
@@ -515,159 +303,6 @@ def test_a_fine_tuned_run_begins_another(data, straight, tmp_path, capsys):
     command = ["--checkpoint", straight, "--data", tmp_path / "set", "--batch-size=2", "--device=cpu", "--workers=0"]
     assert run(*command, "--out", tmp_path / "run", "--steps=1", "augment.size=32") == 0
     assert "head: new (2 classes)" in capsys.readouterr().err
-
-
-def test_top5_where_there_are_more_classes(tmp_path):
-    write_images(tmp_path / "set" / "train", 4, classes=7)
-    write_images(tmp_path / "set" / "test", 3, classes=7, seed=1)
-    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3") == 0
-    values = results_of(tmp_path / "run")
-    assert values["best"]["top1"] <= values["best"]["top5"] <= 1 and values["test_top5_best"] == values["best"]["top5"]
-
-
-def test_val_beside_train_alone_is_reported_on(tmp_path):
-    write_images(tmp_path / "set" / "train", 12)
-    write_images(tmp_path / "set" / "val", 5, seed=1)
-    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3") == 0
-    values = results_of(tmp_path / "run")
-    assert values["split"] == "test" and values["last"]["images"] == 15 and values["best"]["chosen_on"] == "val"
-
-
-def test_without_a_test_split_the_validation_split_is_told(tmp_path, capsys):
-    write_images(tmp_path / "set" / "train", 12)
-    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3") == 0
-    values = results_of(tmp_path / "run")
-    assert (
-        values["split"] == "val" and "val_accuracy_last" in values and not [n for n in values if n.startswith("test")]
-    )
-    assert tune(tmp_path / "set", tmp_path / "other", "--steps=3", "--protocol=published") == 2
-    assert "no test split to choose on" in capsys.readouterr().err
-
-
-def test_images_of_many_sizes(tmp_path, capsys):
-    write_images(tmp_path / "set" / "train", 6, size=lambda n: (40 + n, 36 + 2 * n))
-    write_images(tmp_path / "set" / "test", 3, size=lambda n: (50 - n, 36), seed=1)
-    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3", "--workers=2") == 0
-    assert "stream: images differ in size" in capsys.readouterr().err
-    assert results_of(tmp_path / "run")["last"]["images"] == 9
-    assert tune(tmp_path / "set", tmp_path / "none", "--steps=3") == 2
-    assert "--resize N" in capsys.readouterr().err
-    assert tune(tmp_path / "set", tmp_path / "resized", "--steps=3", "--resize=32") == 0
-    assert "memory" in capsys.readouterr().err and results_of(tmp_path / "resized")["last"]["images"] == 9
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "I;16"])
-def test_images_of_other_modes(tmp_path, mode):
-    write_images(tmp_path / "set" / "train", 4)
-    for path in (tmp_path / "set" / "train" / "class01").iterdir():
-        image = Image.open(path)
-        (image.convert("I").convert("I;16") if mode == "I;16" else image.convert(mode)).save(path)
-    write_images(tmp_path / "set" / "test", 2, mode="L", seed=1)
-    assert tune(tmp_path / "set", tmp_path / "run", "--steps=1") == 0
-    assert results_of(tmp_path / "run")["last"]["images"] == 6
-
-
-def bad_set(folder, kind):
-    write_images(folder / "train", 4)
-    write_images(folder / "test", 2, seed=1)
-    if kind == "broken":
-        (folder / "train" / "class01" / "002.png").write_bytes(b"no picture")
-    if kind == "broken test":
-        path = folder / "test" / "class01" / "001.png"
-        path.write_bytes(path.read_bytes()[:60])
-    if kind == "empty class":
-        (folder / "train" / "class03").mkdir()
-    if kind == "one class":
-        for each in ("train/class01", "train/class02", "test/class01", "test/class02"):
-            (folder / each).rename(folder / each.replace("/", "-"))
-    if kind == "a class more":
-        write_images(folder / "more", 2, classes=4)
-        (folder / "more" / "class03").rename(folder / "test" / "class03")
-    if kind == "a class less":
-        (folder / "test" / "class01").rename(folder / "gone")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("broken", r"train/class01/002\.png: no JPEG, PNG"),
-        ("broken test", r"test/class01/001\.png"),
-        ("empty class", "train/class03: a class without images"),
-        ("one class", "only one class, 'class00'"),
-        ("a class more", "has also 'class03'"),
-        ("a class less", "lacks 'class01'"),
-    ],
-)
-@pytest.mark.parametrize("feed", [["--loader=memory"], ["--loader=stream", "--workers=1"]], ids=["memory", "stream"])
-def test_bad_sets_are_one_line_and_exit_code_2(tmp_path, capsys, kind, message, feed):
-    bad_set(tmp_path / "set", kind)
-    assert tune(tmp_path / "set", tmp_path / "run", "--steps=2", *feed) == 2
-    err = capsys.readouterr().err.strip().splitlines()
-    assert re.search(message, err[-1]) and err[-1].startswith("finetune: ") and "Traceback" not in "".join(err)
-
-
-@pytest.mark.parametrize("feed", [["--loader=memory"], ["--loader=stream", "--workers=1"]], ids=["memory", "stream"])
-@pytest.mark.filterwarnings("ignore::fracgen.train.data.skipped.SkippedDataWarning")
-def test_what_is_broken_is_counted_where_asked_for(tmp_path, feed):
-    bad_set(tmp_path / "set", "broken")
-    bad_set(tmp_path / "other", "broken test")
-    (tmp_path / "other" / "test" / "class01" / "001.png").rename(tmp_path / "set" / "test" / "class01" / "001.png")
-    assert tune(tmp_path / "set", tmp_path / "run", "--steps=3", "--skip-bad", "--val-share=0", *feed) == 0
-    values = results_of(tmp_path / "run")
-    assert values["skipped"] == {"image": 2} and values["last"]["images"] == 5
-
-
-def test_no_split_is_another_one(data, tmp_path):
-    (tmp_path / "link").symlink_to(data / "train")
-    for split in ("val", "test"):
-        with pytest.raises(UsageError, match=rf"--{split} .*train: the images that are trained on"):
-            open_splits(str(data), **{split: str(tmp_path / "link")})
-    with pytest.raises(UsageError, match=r"--val .*test: .* reported on too; leave .*--protocol published"):
-        open_splits(str(data), val=f"{data}/./test")
-
-
-def test_folders_of_classes_that_are_no_split_are_told(tmp_path):
-    for name in ("train", "dev", "testing"):
-        write_images(tmp_path / name, 2)
-    (tmp_path / "labels").mkdir()
-    assert "not read: 'dev', 'testing' (give" in open_splits(str(tmp_path)).description
-    assert "not read: 'dev' (give" in open_splits(str(tmp_path), test=str(tmp_path / "testing")).description
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--checkpoint=nowhere"], "no such file or folder"),
-        (["--model=vit_tiny_patch8_224"], "did you mean"),
-        (["--batch-size=7"], "make it even"),
-        (["--num-classes=7"], "3 classes"),
-        (["--val-share=1"], "--val-share 1"),
-        (["--per-class=50"], "50 images per class"),
-        (["--seeds=0"], "seeds"),
-        (["--epochs=0"], "epochs 0"),
-        (["--steps=2", "--epochs=1"], "give one of them"),
-        (["eval_crop=0"], "eval_crop 0"),
-        (["check_epochs=0"], "check_epochs 0"),
-        (["--protocol=best"], "best"),
-        (["checkpont=x"], "did you mean 'checkpoint'"),
-        (["--val=nowhere"], "nowhere"),
-        (
-            ["--data=torch/cifar10O"],
-            "no such set (AssertionError: Unknown torchvision dataset cifar10o), did you mean 'torch/cifar10'?",
-        ),
-        (["--lr=0"], "--lr 0.0: must be"),
-        (["--feed=stream"], "--loader memory or --loader stream now"),
-        (["feed.mode=stream"], "feed.mode is loader.mode now"),
-        (["--tensorboard"], "is --log tensorboard now"),
-        (["--log=mlflow"], "mlflow"),
-    ],
-)
-def test_bad_words_are_one_line_and_exit_code_2(data, tmp_path, capsys, arguments, message):
-    assert tune(data, tmp_path / "run", *arguments) == 2
-    err = capsys.readouterr().err.strip().splitlines()
-    assert message in err[-1] and "Traceback" not in "".join(err)
-    assert not (tmp_path / "run").exists(), "nothing is written"
 
 
 def test_missing_words_and_folders(data, tmp_path, capsys):

@@ -4,32 +4,21 @@ import hashlib
 import io
 import json
 import pickle
-import shutil
-import subprocess
-import sys
 import tracemalloc
-import warnings
 import zipfile
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from conftest import contents
 from PIL import Image
 
-from fracgen import render_shards as generate
 from fracgen.photo.edges import Canny, derive_canny, square, to_gray
 from fracgen.photo.photographs import Photographs, load_photographs
 from fracgen.photo.recipe import Photo
 from fracgen.registry import RECIPES, from_dict, inputs, load_recipe, recipe_hash, save_recipe, to_dict
 from fracgen.render_shards import merge, plan, write_shards
-from fracgen.rerender import differing_samples
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.folder import FolderWriter
-from fracgen.shards.plan import read_plan
-from fracgen.shards.reader import open_shards
-from fracgen.shards.verify import verify_folder
 
 WARPS = ("affine", "perspective", "polynomial", "elastic", "crops")
 LOOKS = ("canny", "gray", "rgb")
@@ -88,177 +77,12 @@ def test_photographs_of_more_pixels_than_allowed_are_refused_by_their_headers():
         Photographs.from_bytes(zipped([b""] * 1001))
 
 
-# files
-
-
 def save(path, picture, **options):
     picture.save(path, **options)
     return path
 
 
-def load(path):
-    photographs, notes = load_photographs([path])
-    return photographs.images[0], notes
-
-
 RGB = Image.fromarray(card())
-
-
-@pytest.mark.parametrize(
-    ("name", "picture", "expected"),
-    [
-        ("rgb.png", RGB, card()),
-        ("gray.png", RGB.convert("L"), np.asarray(RGB.convert("L"))),
-        ("bits.png", RGB.convert("1"), np.asarray(RGB.convert("1").convert("L"))),
-        ("palette.png", RGB.quantize(32), np.asarray(RGB.quantize(32).convert("RGB"))),
-        ("cmyk.tif", RGB.convert("CMYK"), np.asarray(RGB.convert("CMYK").convert("RGB"))),
-        ("hsv.tif", RGB.convert("YCbCr"), np.asarray(RGB.convert("YCbCr").convert("RGB"))),
-        ("rgb.bmp", RGB, card()),
-        ("rgb.webp", RGB, None),
-        ("rgb.gif", RGB, None),
-        ("rgb.jpg", RGB, None),
-        ("lab.tif", None, None),
-    ],
-)
-def test_modes(tmp_path, name, picture, expected):
-    if picture is None:
-        picture = Image.new("LAB", (80, 64), (200, 128, 128))
-    loaded, notes = load(save(tmp_path / name, picture))
-    assert loaded.dtype == np.uint8 and loaded.shape[:2] == (64, 80) and not notes
-    if expected is not None:
-        assert np.array_equal(loaded, expected)
-    else:
-        assert loaded.std() > 10 or name == "lab.tif"
-
-
-def test_alpha_is_over_black(tmp_path):
-    alpha = np.tile(np.arange(80, dtype=np.uint8) * 3, (64, 1))
-    expected = np.rint(card() * (alpha[:, :, None] / 255))
-    rgba = Image.fromarray(np.dstack([card(), alpha]))
-    loaded, _ = load(save(tmp_path / "a.png", rgba))
-    assert np.abs(loaded - expected).max() <= 1 and not loaded[:, 0].any()
-    gray = Image.merge("LA", [RGB.convert("L"), Image.fromarray(alpha)])
-    loaded, _ = load(save(tmp_path / "la.png", gray))
-    assert loaded.ndim == 2 and np.abs(loaded - np.asarray(RGB.convert("L")) * (alpha / 255)).max() <= 1
-    palette = RGB.quantize(32)
-    index = palette.getpixel((40, 32))
-    loaded, _ = load(save(tmp_path / "p.png", palette, transparency=index))
-    where = np.asarray(palette) == index
-    assert not loaded[where].any() and np.array_equal(loaded[~where], np.asarray(palette.convert("RGB"))[~where])
-    loaded, _ = load(save(tmp_path / "key.png", RGB, transparency=(250, 230, 40)))
-    assert not loaded[32, 40].any() and loaded[0, 79].any()
-
-
-def test_more_than_8_bits_are_stretched(tmp_path):
-    wide = (np.arange(64 * 80).reshape(64, 80) * 12 + 300).astype(np.uint16)
-    expected = np.rint((wide - 300.0) / (wide.max() - 300.0) * 255)
-    for name, levels in (("i16.png", wide), ("i16.tif", wide), ("i.tif", wide.astype(np.int32)), ("f.tif", wide / 7)):
-        loaded, notes = load(save(tmp_path / name, Image.fromarray(levels.astype("f4") if name[0] == "f" else levels)))
-        assert np.array_equal(loaded, expected), name
-        assert len(notes) == 1 and "stretched to 0 to 255" in notes[0]
-    odd = (wide / 7).astype(np.float32)
-    odd[0, :3] = np.nan, np.inf, -np.inf
-    loaded, _ = load(save(tmp_path / "odd.tif", Image.fromarray(odd)))
-    assert loaded[0, :3].tolist() == [0, 255, 0]
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
-def test_exif_orientations(tmp_path, orientation, suffix):
-    turn = {
-        1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud,
-        5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1),
-        7: lambda a: np.rot90(a.transpose(1, 0, 2), 2), 8: np.rot90,
-    }  # fmt: skip
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"quality": 95, "subsampling": 0} if suffix == "jpg" else {}
-    plain, _ = load(save(tmp_path / f"plain.{suffix}", RGB, **options))
-    loaded, _ = load(save(tmp_path / f"turned.{suffix}", RGB, exif=exif, **options))
-    assert np.array_equal(loaded, turn[orientation](plain))
-
-
-def test_a_transparent_level_of_16_bits_is_black(tmp_path):
-    levels = np.tile(np.linspace(1000, 60_000, 80).astype(np.uint16), (64, 1))
-    levels[10:20, 10:20] = 65_535
-    loaded, notes = load(save(tmp_path / "key.png", Image.fromarray(levels), transparency=65_535))
-    assert not loaded[10:20, 10:20].any() and loaded[0, 79] == 255 and "1000 to 60000" in notes[0]
-
-
-@pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_broken_exif_is_no_broken_photograph(tmp_path, suffix):
-    loaded, notes = load(save(tmp_path / f"a.{suffix}", RGB, exif=b"garbage", lossless=True))
-    assert np.array_equal(loaded, card()) and len(notes) == 1 and "EXIF is broken" in notes[0]
-
-
-def test_huge_ones_are_reduced_with_a_word(tmp_path):
-    path = save(tmp_path / "wide.png", RGB.resize((5000, 500)))
-    loaded, notes = load(path)
-    assert loaded.shape == (205, 2048, 3) and len(notes) == 1 and "reduced to 2048 x 205" in notes[0]
-    loaded, notes = load_photographs([path], max_side=100)[0].images[0], load_photographs([path], max_side=100)[1]
-    assert loaded.shape == (10, 100, 3)
-    loaded, _ = load(save(tmp_path / "big.jpg", RGB.resize((6000, 4500)), quality=80))
-    assert loaded.shape == (1536, 2048, 3)
-    with pytest.raises(UsageError, match="max-side 7"):
-        load_photographs([path], max_side=7)
-
-
-def bad_files(folder):
-    """(path, message) of files that are no photographs."""
-    good = io.BytesIO()
-    RGB.save(good, "PNG")
-    jpeg = io.BytesIO()
-    RGB.save(jpeg, "JPEG")
-    bomb = bytearray(good.getvalue())
-    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
-    import zlib
-
-    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
-    empty = bytearray(good.getvalue())
-    empty[16:20] = bytes(4)
-    empty[29:33] = zlib.crc32(empty[12:29]).to_bytes(4, "big")
-    data = {
-        "text.jpg": (b"not an image", "not an image that Pillow knows"),
-        "nothing.png": (b"", "an empty file"),
-        "cut.png": (good.getvalue()[:150], "cannot be decoded"),
-        "cut.jpg": (jpeg.getvalue()[: len(jpeg.getvalue()) // 2], "cannot be decoded"),
-        "bomb.png": (bytes(bomb), "decompression bomb"),
-        "empty.png": (bytes(empty), "or one without pixels"),
-    }
-    for name, (content, message) in data.items():
-        (folder / name).write_bytes(content)
-        yield folder / name, message
-    (folder / "folder").mkdir()
-    yield folder / "folder", "a folder; name an image file"
-    yield folder / "absent.png", "cannot be read"
-
-
-def test_what_is_no_photograph_is_one_error(tmp_path):
-    for path, message in bad_files(tmp_path):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            with pytest.raises(UsageError) as raised:
-                load_photographs([path])
-        assert str(path) in str(raised.value) and message in str(raised.value) and "\n" not in str(raised.value)
-
-
-def test_the_file_of_a_data_set():
-    value = Photographs((card(), card(30, 90, mode="L")))
-    data = value.to_bytes()
-    assert data == Photographs(value.images).to_bytes(), "no time is in it"
-    again = Photographs.from_bytes(data)
-    assert again == value and hash(again) == hash(value) and again.sha256 == value.sha256
-    assert all(np.array_equal(a, b) for a, b in zip(again.images, value.images, strict=True))
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert archive.namelist() == ["0.png", "1.png"]
-        assert np.array_equal(np.asarray(Image.open(archive.open("0.png"))), card()), "any reader opens it"
-    assert Photographs((card(),)) != value and Photographs((card(64, 80),)) != Photographs((card(80, 64),))
-    for other in (b"", data[:-30], data.replace(b"0.png", b"9.png")):
-        with pytest.raises(UsageError, match=r"photographs\.zip: damaged"):
-            Photographs.from_bytes(other)
-    for images in ((), (np.zeros((3, 3)),), (np.zeros((0, 3), np.uint8),), (np.zeros((3, 3, 4), np.uint8),)):
-        with pytest.raises(UsageError, match="photograph"):
-            Photographs(images)
 
 
 # looks
@@ -585,109 +409,6 @@ def test_the_hash_names_pixels(tmp_path):
     assert len(hashes) == 6
     a, b = save(tmp_path / "a.png", RGB), save(tmp_path / "other-name.bmp", RGB)
     assert load_photographs([a])[0] == load_photographs([b])[0], "neither path nor format is in it"
-
-
-# folders
-
-
-@pytest.mark.parametrize("warp", ["perspective", "crops"])
-def test_any_number_of_workers_makes_the_same_bytes(tmp_path, warp):
-    recipe = photo(warp=warp, look="rgb", classes=30)
-    for workers in (1, 2):
-        write_shards(recipe, tmp_path / str(workers), layout=plan(recipe, num_shards=5), workers=workers)
-    assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    shards = open_shards(tmp_path / "1")
-    assert verify_folder(shards) == [] and differing_samples(shards, 30) == []
-    versions = shards.manifest.versions
-    assert any(name.startswith("opencv") for name in versions), "edges differ between builds"
-    assert not any(name.startswith("opencv") for name in generate.versions())
-
-
-def test_the_data_card_says_that_the_photographs_are_in_the_folder(tmp_path):
-    recipe = photo()
-    write_shards(recipe, tmp_path / "set")
-    text = (tmp_path / "set" / "README.md").read_text()
-    assert "made from photographs by fracgen" in text and "`photographs.zip` holds the photographs themselves" in text
-    head = text.split("---")[1]
-    assert "synthetic" not in head and "license: unknown\n" in head and "- webdataset\n" in head
-    assert "made from formulas" not in text
-
-
-def test_opencvs_threads_have_no_say():
-    code = (
-        "import cv2, hashlib, sys; cv2.setNumThreads(int(sys.argv[1]));"
-        "from skimage.data import astronaut; import fracgen;"
-        "photographs = fracgen.Photographs((astronaut(),));"
-        "digest = hashlib.sha256();\n"
-        "for warp in ('perspective', 'elastic', 'crops'):\n"
-        "    recipe = fracgen.Photo(warp=warp, photographs=photographs, classes=20).resolve()[0]\n"
-        "    for sample in recipe.render(range(4)): digest.update(sample.image)\n"
-        "print(digest.hexdigest(), recipe.high)"
-    )
-    shown = [
-        subprocess.run([sys.executable, "-c", code, threads], capture_output=True, text=True, check=True).stdout
-        for threads in ("1", "4")
-    ]
-    assert shown[0] == shown[1] and len(shown[0]) > 64
-
-
-def test_a_folder_goes_on_elsewhere_without_the_photograph(tmp_path, monkeypatch):
-    path = save(tmp_path / "cat.png", RGB)
-    recipe = Photo(classes=12, size=48, photographs=load_photographs([path])[0]).resolve()[0]
-    write_shards(recipe, tmp_path / "whole", layout=plan(recipe, num_shards=4))
-    work = generate.plan_of(recipe, plan(recipe, num_shards=4))
-    with FolderWriter(tmp_path / "set", work, inputs=inputs(recipe)) as writer:
-        for shard in (0, 2):
-            generate.render_shard(tmp_path / "set", shard, writer.token)
-    path.unlink()
-    (tmp_path / "elsewhere").mkdir()
-    moved = shutil.move(tmp_path / "set", tmp_path / "elsewhere" / "moved")
-    again = from_dict(read_plan(moved).recipe, moved)
-    assert again == recipe
-    assert write_shards(again, moved, layout=plan(again, num_shards=4)).new_samples == 6
-    assert contents(moved) == contents(tmp_path / "whole")
-    shards = open_shards(moved)
-    assert verify_folder(shards) == [] and differing_samples(shards, 12) == []
-    (moved / "photographs.zip").write_bytes(Photographs((card(64, 80),)).to_bytes())
-    assert "photographs.zip: differs" in verify_folder(shards)[0]
-    monkeypatch.setattr(Photographs, "from_bytes", lambda data: pytest.fail("decoded before its hash is compared"))
-    assert "is not the file that the recipe names" in differing_samples(shards, 12)[0]
-
-
-def test_an_unfinished_folder_is_a_recipe_of_its_own(tmp_path):
-    recipe = photo(classes=12, high=(90.0,))
-    layout = plan(recipe, num_shards=4)
-    write_shards(recipe, tmp_path / "whole", layout=layout)
-    with FolderWriter(tmp_path / "set", generate.plan_of(recipe, layout), inputs=inputs(recipe)) as writer:
-        generate.render_shard(tmp_path / "set", 1, writer.token)
-    again = load_recipe(tmp_path / "set", name="photo").resolve()[0]
-    assert again == recipe and again.derived == ("blur", "low")
-    assert write_shards(again, tmp_path / "set", layout=layout).new_samples == 9
-    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
-    (tmp_path / "empty" / ".partial").mkdir(parents=True)
-    with pytest.raises(DataError, match="unfinished; run again what began it"):
-        load_recipe(tmp_path / "empty")
-
-
-def test_a_missing_opencv_is_one_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UsageError, match=r"pip install 'fracgen\[photo\]'"):
-        photo()
-
-
-def test_preview():
-    recipe = photo(classes=30)
-    columns = list(recipe.preview())
-    assert [len(column) for column in columns] == [2] * 6
-    assert [caption for caption, _ in columns[0]] == ["photograph 0", "its look: canny"]
-    assert columns[0][0][1].shape == (48, 48, 3) and np.array_equal(columns[0][1][1], recipe.base())
-    assert columns[-1][0][0] == "class 29" and columns[-1][1][1].image.any()
-    crops = list(photo(warp="crops", look="rgb", classes=30).preview())
-    assert len(crops) == 6 and crops[1][1][0].startswith("class ")
-    gray = list(photo(look="gray", strength=0.0, classes=1).preview())
-    assert len(gray) == 2 and not gray[1][1][1].any(), "the difference of the same"
-    two = photo(photographs=Photographs((card(), card(90, 90))), classes=3)
-    assert [column[0][0] for column in two.preview()].count("photograph 1") == 1
 
 
 def test_the_astronaut_is_pinned():
