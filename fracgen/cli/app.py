@@ -29,7 +29,7 @@ PROGRAMS = {
     "finetune": "Fine-tune a model on labelled images, by default for 1000 epochs, and report its accuracy.",
     "probe": "Linear probe and nearest neighbours by block, few-shot accuracy, and attention maps of frozen networks.",
     "compare": "Fine-tune from several starts under the same settings and seeds, and compare them.",
-    "suite": "Fine-tune from several starts on every task of a suite, such as VTAB's, and report one table.",
+    "suite": "Fine-tune from several starts on every task of a suite, and report one table.",
     "study": "Render, pre-train, fine-tune and compare the variants of a study.",
 }
 """The programs of `fracgen.train`."""
