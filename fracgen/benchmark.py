@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -30,7 +30,8 @@ from fracgen.rcdb import RCDB
 from fracgen.recipe import Recipe
 from fracgen.render_shards import plan, versions, write_shards
 from fracgen.renderer import LANES, Renderer
-from fracgen.search import AnySearch, Search, SpatialSearch, find_categories
+from fracgen.search import Search, SpatialSearch, find_categories
+from fracgen.search_settings import CategorySearch
 from fracgen.shards.manifest import PixelHash
 from fracgen.shards.png import encode_png
 from fracgen.shards.writer import write_tar
@@ -40,7 +41,7 @@ from fracgen.visualatom import VisualAtom
 _SHARD_SAMPLES = 16
 _RUNS = 5
 _MULTI_FRACTALS = MultiFractal(), MultiFractal(composition="single")
-_SEARCHES: dict[str, AnySearch] = {"fractaldb": Search(), "exfractaldb": SpatialSearch()}
+_SEARCHES: dict[str, CategorySearch[Any]] = {"fractaldb": Search(), "exfractaldb": SpatialSearch()}
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def measure_baselines(*, images: int, cores: int, plain: bool) -> Table:
     )
 
 
-def _search_time(search: AnySearch, cores: int) -> float:
+def _search_time(search: CategorySearch[Any], cores: int) -> float:
     """Milliseconds a candidate of a search for 20 categories, as it is done."""
     _, provenance = find_categories(20, search, workers=cores)
     seconds = (_seconds(lambda: find_categories(20, search, workers=cores), time.perf_counter) for _ in range(_RUNS))

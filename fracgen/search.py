@@ -19,18 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen import mersenne_kernels
-from fracgen.categories import MAX_CATEGORIES, Categories
+from fracgen.categories import MAX_CATEGORIES, Categories, CategorySet
 from fracgen.rng import legacy_state
 from fracgen.search_batches import PlaneBatch, SpatialBatch
+from fracgen.search_settings import CategorySearch, SomeCategories
 from fracgen.search_settings import Search as Search
 from fracgen.search_settings import SpatialSearch as SpatialSearch
 from fracgen.shards.errors import DataError
 from fracgen.shards.files import cache_folder, num_cores, replacing, unique_temporary
 from fracgen.shards.settings import convert
-from fracgen.spatial import SpatialCategories
 from fracgen.style import check_range
 
-AnySearch = Search | SpatialSearch
 _FOUND = 1
 """A category's outcome."""
 _SAVE_CANDIDATES = 10_000
@@ -49,7 +48,7 @@ class SearchState:
     state: mersenne_kernels.Words
     outcomes: bytearray = field(default_factory=bytearray)
     systems: list[tuple[int, Any]] = field(default_factory=list)
-    search: AnySearch = field(default_factory=Search)
+    search: CategorySearch[Any] = field(default_factory=Search)
 
     @property
     def num_candidates(self) -> int:
@@ -86,7 +85,7 @@ class SearchState:
             )
 
     @classmethod
-    def load(cls, path: Path, search: AnySearch = Search()) -> Self | None:  # noqa: B008  # frozen
+    def load(cls, path: Path, search: CategorySearch[Any] = Search()) -> Self | None:  # noqa: B008  # frozen
         """The state that `save` wrote of a search; None where the file is missing or damaged."""
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -107,7 +106,7 @@ class SearchState:
 @overload
 def find_categories(
     count: int,
-    search: Search | None = None,
+    search: None = None,
     *,
     workers: int = 1,
     cache: Path | None = None,
@@ -116,20 +115,20 @@ def find_categories(
 @overload
 def find_categories(
     count: int,
-    search: SpatialSearch,
+    search: CategorySearch[SomeCategories],
     *,
     workers: int = 1,
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[SpatialCategories, dict[str, Any]]: ...
+) -> tuple[SomeCategories, dict[str, Any]]: ...
 def find_categories(
     count: int,
-    search: AnySearch | None = None,
+    search: CategorySearch[Any] | None = None,
     *,
     workers: int = 1,
     cache: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[Categories | SpatialCategories, dict[str, Any]]:
+) -> tuple[CategorySet[Any], dict[str, Any]]:
     """Find the first `count` categories, FractalDB's by default, and what they took (`SearchState.provenance`).
 
     The result does not depend on the number of threads.
@@ -219,9 +218,12 @@ class _Run:
 
     def _work(self) -> None:
         search = self._progress.search
-        batch: Batch = (
-            SpatialBatch(search.min_variance) if isinstance(search, SpatialSearch) else PlaneBatch(search.least)
-        )
+        batch: Batch
+        if isinstance(search, SpatialSearch):
+            batch = SpatialBatch(search.min_variance)
+        else:
+            assert isinstance(search, Search)
+            batch = PlaneBatch(search.least)
         try:
             while not self._stop:
                 with self._stream:

@@ -12,7 +12,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting
 
 if TYPE_CHECKING:
-    from fracgen.search import AnySearch
+    from fracgen.search_settings import CategorySearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class SearchedRecipe(Recipe):
 
     @property
     @abstractmethod
-    def search(self) -> "AnySearch":
+    def search(self) -> "CategorySearch[Any]":
         """The settings of the search for its categories."""
 
     def resolve(self, on_try: OnTry | None = None) -> tuple[Self, dict[str, Any]]:

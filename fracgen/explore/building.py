@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 from fracgen.assets import Stored
 from fracgen.categories import Categories
 from fracgen.exfractaldb import ExFractalDB
-from fracgen.explore.category_search import AnyCategories, AnySearch, CategorySource
+from fracgen.explore.category_search import AnyCategories, CategorySource
 from fracgen.explore.limits import check_limits
 from fracgen.fractaldb import CategoryRecipe
 from fracgen.ifs import IFS
@@ -22,7 +22,7 @@ from fracgen.onepfrac import OnePFrac
 from fracgen.perturbed import Perturbed
 from fracgen.recipe import Recipe
 from fracgen.registry import from_dict, to_dict
-from fracgen.search_settings import SpatialSearch
+from fracgen.search_settings import CategorySearch, SpatialSearch
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import convert
 from fracgen.spatial import SpatialCategories
@@ -39,7 +39,7 @@ class RecipeBuilder:
     def __init__(self, categories: AnyCategories | None, photographs: Any) -> None:
         """categories: the command's. photographs: a `Photographs`, or None where the photo extra is not installed."""
         self._categories, self._photographs = categories, photographs
-        self._sources = OrderedDict[tuple[AnySearch, bool], CategorySource]()
+        self._sources = OrderedDict[tuple[CategorySearch[Any], bool], CategorySource]()
         self._kept = OrderedDict[str, Recipe]()
         self._stored = OrderedDict[str, Stored]()
         self._lock = threading.Lock()

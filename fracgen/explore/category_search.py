@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from fracgen.categories import Categories
-from fracgen.search_settings import Search, SpatialSearch
+from fracgen.search_settings import CategorySearch
 from fracgen.shards.errors import DataError, FracgenError
 from fracgen.shards.files import cache_folder, num_cores
 from fracgen.spatial import SpatialCategories
@@ -15,7 +15,6 @@ from fracgen.spatial import SpatialCategories
 _STEP = 10
 """Categories after which those that were found can be drawn: a fourth of a second to two on two cores."""
 AnyCategories: TypeAlias = Categories | SpatialCategories
-AnySearch: TypeAlias = Search | SpatialSearch
 
 
 class _StoppedError(FracgenError):
@@ -25,7 +24,7 @@ class _StoppedError(FracgenError):
 class CategorySource:
     """Categories by number: those of the command, else those of a search, as far as it has come."""
 
-    def __init__(self, search: AnySearch, from_command: AnyCategories | None = None) -> None:
+    def __init__(self, search: CategorySearch[Any], from_command: AnyCategories | None = None) -> None:
         self._conditions: Any = search
         self._from_command, self._categories = from_command, from_command
         self._lock, self._changed = threading.Lock(), threading.Condition()
