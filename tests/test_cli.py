@@ -187,7 +187,7 @@ BAD = [
     (["render", "--nonsense"], "--nonsense"),
     (["nonsense"], "nonsense"),
     (["draw", "absent.csv", "-o", "o.png"], "absent.csv"),
-    (["draw", "good.csv", "-o", "absent/o.png"], "absent/o.png: cannot be written"),
+    (["draw", "good.csv", "-o", "absent/o.png"], "absent: no such folder; make it first"),
     (["draw", "good.csv", "-o", "full"], "is a folder"),
     (["draw", "good.csv", "-o", "o.jpg"], "ends in .png"),
     (["draw", "good.csv", "-o", "."], "is a folder"),

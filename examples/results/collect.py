@@ -76,7 +76,7 @@ def pretraining_results(run: Path, shards: Path | None) -> dict[str, Any]:
     """
     results: dict[str, Any] = {}
     for line in read_metrics(run / METRICS):
-        kept = {"step", "loss", "clean_accuracy", "crop_accuracy", "images_per_second"}
+        kept = {"step", "loss", "clean_accuracy", "crop_accuracy", "masked_accuracy", "images_per_second"}
         results |= {name: _rounded(value) for name, value in line.items() if name in kept}
     if shards is None:
         return results

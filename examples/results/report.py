@@ -123,8 +123,8 @@ def search(study: Study) -> Rows:
 
 
 def told_apart(study: Study, arm: str) -> str:
-    """The share of whole images whose class the pre-trained net names, in %: mean over bases; "" without a set."""
-    clean = [run["clean_accuracy"] for run in study.pretraining if run["variant"] == arm]
+    """The share of whole images whose class the pre-trained net names, in %: mean over bases; "" without classes."""
+    clean = [run["clean_accuracy"] for run in study.pretraining if run["variant"] == arm and "clean_accuracy" in run]
     return number(mean(clean), percent=True) if clean else ""
 
 
@@ -216,6 +216,7 @@ TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
     "full": ("full", lengths),
     "bases": ("bases", bases),
     "cnn": ("cnn", variants),
+    "protocols": ("protocols", arms),
     "search": ("search", search),
     **{name: (name, variants) for name in SWEEPS},
 }

@@ -6,7 +6,7 @@ memory; `fracgen render` knows no such bounds.
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any, Literal, NamedTuple
 
@@ -140,10 +140,18 @@ def _describe(field: FieldInfo) -> dict[str, Any]:
         "below": setting.below,
         "default": None if field.default is MISSING else to_plain(field.default),
         "optional": optional,
-        "slider": slider._asdict() if slider and _type_name(kind) in ("int", "float") else None,
+        "slider": _within(slider, most)._asdict() if slider and _type_name(kind) in ("int", "float") else None,
         "sweeps": field.name not in (*FIXED, *UNSEEN)
         and (slider is not None or _type_name(kind) in ("choice", "bool")),
     }
+
+
+def _within(slider: Slider, bounds: Sequence[float]) -> Slider:
+    """A slider that ends at a field's greatest value: another recipe's field of the same name may reach further."""
+    if slider.max <= (most := min(bounds, default=slider.max)):
+        return slider
+    width = most - slider.min
+    return slider._replace(max=most, step=slider.step if 10 * slider.step <= width else width / 100)
 
 
 def _without_none(kind: Any) -> tuple[Any, bool]:
