@@ -14,10 +14,13 @@ import torch
 from conftest import contents
 from hub_server import Hub
 from PIL import Image
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from fracgen.cli.app import run
 from fracgen.publish import publish
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.train.engine.init_weights import load_init
+from fracgen.train.engine.settings import Model
 
 MODEL = [f"model.options.{option}" for option in ("patch_size=8", "depth=2", "embed_dim=16", "num_heads=2")]
 SMALL = ["--steps=2", "--batch-size=4", "--workers=0", "--device=cpu", "augment.size=32"]
@@ -170,3 +173,20 @@ def test_what_is_published_is_read_by_its_name_on_the_hub(runs, hub: Hub, folder
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("change", "warned"), [({}, False), ({"recipe": "pack"}, True), ({"recipe": ""}, True)])
+def test_another_mean_and_std_than_of_a_rendered_set_is_no_matter(runs, tmp_path, change, warned):
+    """1p-frac's own recipe pre-trains with a mean of 0.5, and fine-tunes with ImageNet's."""
+    shutil.copytree(runs / "pretrained" / "model", tmp_path / "model")
+    config = config_of(tmp_path / "model")
+    config["fracgen"]["data"] |= change
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    init = load_init(str(tmp_path), Model(name=""))
+    assert init.mean == (0.5, 0.5, 0.5)
+    assert bool(init.normalisation_warning(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)) == warned
+
+
+def test_what_was_fine_tuned_on_photographs_is_warned_of(runs):
+    init = load_init(str(runs / "tuned" / "seed-0"), Model(name=""))
+    assert "is fine-tuned with mean 0.5" in init.normalisation_warning((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

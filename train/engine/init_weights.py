@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import ONLY_LOCAL, read_json
+from fracgen.shards.manifest import PACK
 from fracgen.shards.settings import nearest
 from fracgen.shards.urls import is_url
 from fracgen.train.engine import checkpoint
 from fracgen.train.engine import model as models
 from fracgen.train.engine.model import Stats
+from fracgen.train.engine.model_card import PRE_TRAINED, SECTION
 from fracgen.train.engine.published import format_stats, identify, read_stats
 from fracgen.train.engine.settings import DEFAULT_MODEL, TIMM, Model
 from fracgen.train.engine.weight_files import ENTRIES, read_weights, shorten
@@ -37,7 +39,7 @@ class InitWeights:
     name: for the screen. model: name and options of the architecture. size (in pixels), mean and std (of levels in
     [0, 1]), num_classes: those that it was trained with, None where nothing tells them. origin: what the checkpoint
     tells of itself, and how that is known, for the screen. modules: the parts of the model that the weights are of, as
-    those of a warm-up without images; () for all.
+    those of a warm-up without images; () for all. from_formula: whether a run of ours trained it on a rendered set.
     """
 
     name: str
@@ -49,14 +51,19 @@ class InitWeights:
     num_classes: int | None = None
     origin: str = ""
     modules: tuple[str, ...] = ()
+    from_formula: bool = False
 
     def holds(self, key: str) -> bool:
         """Whether the weights are of the part of the model that a key belongs to."""
         return not self.modules or key.partition(".")[0] in self.modules
 
     def normalisation_warning(self, mean: Stats, std: Stats) -> str:
-        """One line where images are about to be normalised by other numbers than in pre-training; else nothing."""
-        if self.mean is None or self.std is None:
+        """One line where images are about to be normalised by other numbers than in pre-training; else nothing.
+
+        Nothing either for what we trained on a rendered set: the published recipe pre-trains on 1p-frac with mean and
+        std of 0.5, and fine-tunes with ImageNet's.
+        """
+        if self.mean is None or self.std is None or self.from_formula:
             return ""
         pairs = zip((*self.mean, *self.std), (*mean, *std), strict=True)
         if all(abs(trained - given) < _SAME for trained, given in pairs):
@@ -177,7 +184,9 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
         options = {key: value for key, value in config.get("model_args", {}).items() if key not in _FROM_DATA}
         mean, std = read_stats(trained.get("mean")), read_stats(trained.get("std"))
         size, num_classes = trained.get("input_size", [3, None])[1], int(config["num_classes"])
-        modules = tuple(map(str, config.get("fracgen", {}).get("modules", ())))
+        section = config.get(SECTION, {})
+        modules = tuple(map(str, section.get("modules", ())))
+        from_formula = section.get("stage") == PRE_TRAINED and section["data"]["recipe"] not in ("", PACK)
         if type(name) is not str or type(size) not in (int, type(None)) or (size is not None and size < 1):
             raise ValueError(f"architecture {name!r}, images of size {size!r}")
     except (DataError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
@@ -201,6 +210,7 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
         num_classes=num_classes,
         origin=_origin("", name, num_classes, mean, std),
         modules=modules,
+        from_formula=from_formula,
     )
     return replace(init, weights={key: each for key, each in read_weights(files[0]).weights.items() if init.holds(key)})
 

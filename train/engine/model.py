@@ -147,8 +147,14 @@ def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Op
     """timm's optimiser: no decay of position and class tokens nor, by default, of biases and norms. lr: as it is used.
 
     With layer decay, the groups of timm's layers each have their `lr_scale`, which timm's schedules multiply by.
-    Raises UsageError for an unknown one, or a value that it refuses.
+    Raises UsageError for an unknown one, a value that it refuses, or layer decay of a model whose layers timm does not
+    know: it would pass over it.
     """
+    if settings.layer_decay != 1 and not hasattr(model, "group_matcher"):
+        raise UsageError(
+            f"optim.layer_decay {settings.layer_decay:g}: timm knows no layers of {type(model).__name__}, which has one "
+            "rate for all; leave it out"
+        )
     try:
         betas: dict[str, Any] = {"betas": settings.betas} if settings.betas else {}
         optimizer: torch.optim.Optimizer = create_optimizer_v2(

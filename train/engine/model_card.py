@@ -19,6 +19,8 @@ from fracgen.shards.urls import is_url, redact
 
 SECTION = "fracgen"
 """Of config.json, which timm passes over."""
+PRE_TRAINED = "pre-trained"
+"""A stage."""
 OPEN_LICENCE = "mit"
 """Of weights that begin with nothing of anybody's, trained on what a formula makes."""
 _METRIC_NAMES = {
@@ -99,7 +101,7 @@ def pretraining(
     """
     labels = {"clean_accuracy": "whole training images", "crop_accuracy": "crops of training images"}
     return Training(
-        stage="pre-trained",
+        stage=PRE_TRAINED,
         data=describe_data(shards, fingerprint),
         base=describe_base(base),
         base_sha256=base_sha256,
