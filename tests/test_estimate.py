@@ -7,7 +7,7 @@ import timm
 import torch
 
 from fracgen.shards.errors import UsageError
-from fracgen.train import finetune, pretrain
+from fracgen.train import dyck, finetune, mae, pretrain
 from fracgen.train.engine import model as models
 from fracgen.train.engine import step_cost
 from fracgen.train.engine.settings import Optim, Run
@@ -101,6 +101,15 @@ def test_too_little_memory_is_said_before_the_first_step(folder, tmp_path, capsy
     assert not (tmp_path / "run" / "last.pt").exists()
     parts = error.split("run.accumulate=")[1].split(" ")[0]
     assert pretrain.run([*arguments, f"--out={tmp_path / 'run'}", f"run.accumulate={parts}"]) == 0
+
+
+@pytest.mark.parametrize("program", [mae, dyck])
+def test_other_protocols_are_counted_too(program, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(step_cost, "free_memory", lambda device: 300_000)
+    data = [f"--shards={folder}", "--workers=0", "decoder.width=16", "decoder.depth=1", "decoder.heads=2"]
+    words = [each for each in TINY if "workers" not in each] + (data if program is mae else ["brackets.types=8"])
+    assert program.run([*words, "--steps=2", f"--out={tmp_path / 'run'}"]) == 2
+    assert "a batch of 16 on each process takes about" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_counted_is_not_refused(monkeypatch):

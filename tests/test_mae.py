@@ -342,7 +342,10 @@ BAD = [
     (["model.options.global_pool=map"], "pools by attention"),
     (["model.options.pos_embed=none"], "has no position embeddings"),
     (["optim.betas=[0.9]"], "optim.betas [0.9]: adamw takes another number of them"),
-    (["optim.layer_decay=0.75"], "optim.layer_decay 0.75: timm knows no layers of MaskedAutoencoder, which has one rate"),
+    (
+        ["optim.layer_decay=0.75"],
+        "optim.layer_decay 0.75: timm knows no layers of MaskedAutoencoder",
+    ),
     (["--checkpoint=nowhere"], "--checkpoint nowhere: no such file or folder"),
     (["--batch-size=0"], "--batch-size 0: must be 1 to"),
 ]

@@ -94,7 +94,7 @@ def warm_up(
     from torch import Tensor
 
     from fracgen.train.data.loader import check_batch
-    from fracgen.train.engine import metrics, model_card
+    from fracgen.train.engine import metrics, provenance
     from fracgen.train.engine import model as models
     from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.trainer import Trainer
@@ -133,6 +133,7 @@ def warm_up(
         num_samples=0,
         fingerprint=brackets.fingerprint(length),
         resolved={},
+        example=lambda batch: torch.zeros(batch, length, dtype=torch.int64),
     )
 
     # the sequences: position p of the run has the same one, whatever the ranks
@@ -176,7 +177,7 @@ def warm_up(
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
     images = create()
     token_model.copy_trained(trainer.state.eval_model, images)
-    training = model_card.warm_up(
+    training = provenance.warm_up(
         str(brackets),
         trainer.fingerprint,
         init=settings.model.init,

@@ -82,7 +82,8 @@ def main(
         raise UsageError("--out: give a folder for the run")
     if out is not None and seeds > 1 and (out / CONFIG).exists():
         raise UsageError(f"{out}: holds the run of one seed; give another --out for {seeds}")
-    from fracgen.train.engine.model_card import accuracies_of, write_metrics
+    from fracgen.train.engine.model_card import write_metrics
+    from fracgen.train.engine.provenance import accuracies_of
     from fracgen.train.ranks import join, leave
 
     ranks = join(settings.run.device)
@@ -133,7 +134,7 @@ def finetune(
     from fracgen.train.augment.inputs import TrainInputs
     from fracgen.train.data.loader import TrainLoader, check_batch, eval_batches
     from fracgen.train.data.skipped import Skipped
-    from fracgen.train.engine import model_card
+    from fracgen.train.engine import provenance
     from fracgen.train.engine.best_weights import BestWeights
     from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import evaluate
@@ -270,10 +271,10 @@ def finetune(
     skipped = loader.skipped() + eval_skipped.over_ranks(ranks) + splits.skipped.over_ranks(ranks)
     outcome |= {"skipped": sum(skipped.values()), "seconds": trainer.speed.seconds}
     if ranks.first:
-        training = model_card.finetuning(
-            model_card.describe_data(settings.data, images_fingerprint(splits)),
+        training = provenance.finetuning(
+            provenance.describe_data(settings.data, images_fingerprint(splits)),
             base=init.name,
-            base_sha256=init.fingerprint() if init.weights is not None else "",
+            base_sha256=init.sha256,
             protocol=settings.protocol,
             outcome=outcome,
         )

@@ -95,7 +95,7 @@ def pretrain(
     from fracgen.train.augment.evaluation import EvalTransform
     from fracgen.train.data.loader import Batch, check_batch, eval_batches, open_shards
     from fracgen.train.data.subsets import evenly_spaced
-    from fracgen.train.engine import metrics, model_card
+    from fracgen.train.engine import metrics, provenance
     from fracgen.train.engine.init_weights import load_init
     from fracgen.train.engine.trainer import Trainer
     from fracgen.train.masked.autoencoder import create
@@ -117,12 +117,12 @@ def pretrain(
     transform = timm_transform(augment) if settings.loader.augment == "timm" else None
     examples, loader = open_shards(settings, seed=seed, ranks=ranks, transform=transform)
     device_augment = DeviceAugment(augment, seed=seed, device=ranks.device)
-    base_sha256 = "" if init.weights is None else init.fingerprint()
+    base_sha256 = init.sha256
     trainer.set_up(
         model,
         model.loss,
         num_samples=loader.num_samples,
-        fingerprint=join_fingerprints(examples.fingerprint, base_sha256) if base_sha256 else examples.fingerprint,
+        fingerprint=join_fingerprints(examples.fingerprint, base_sha256),
         resolved={"model": init.model, "loader": replace(settings.loader, mode=loader.mode)},
     )
 
@@ -177,8 +177,9 @@ def pretrain(
         return
     trainer.end_log(figures={"reconstructions": folder / PICTURE} if pictured is not None else None)
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
-    base = init.name if init.model.init == "default" else f"scratch, {init.name} init"
-    training = model_card.masked_pretraining(settings.shards, examples.fingerprint, base=base, base_sha256=base_sha256)
+    training = provenance.masked_pretraining(
+        settings.shards, examples.fingerprint, base=init.base, base_sha256=base_sha256
+    )
     outcome: dict[str, Any] = {
         "run": str(folder.path),
         "ending": ending,

@@ -98,7 +98,7 @@ def pretrain(
     from fracgen.train.data.loader import check_batch, eval_batches, open_shards
     from fracgen.train.data.skipped import Skipped
     from fracgen.train.data.subsets import evenly_spaced
-    from fracgen.train.engine import metrics, model_card
+    from fracgen.train.engine import metrics, provenance
     from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import FIRST_OF_SEVERAL, evaluate
     from fracgen.train.engine.init_weights import build, check, load_init
@@ -132,14 +132,14 @@ def pretrain(
 
     # the model, whose weights depend on the seed alone, and what trains it
     torch.manual_seed(key(seed, "init"))
-    base_sha256 = "" if init.weights is None else init.fingerprint()
+    base_sha256 = init.sha256
     model, loaded = build(init, num_classes=num_classes, size=augment.size)
     initialize(model, init.model.init, seed=seed)
     trainer.set_up(
         model,
         multi_label_cross_entropy if examples.multi_label else lpce,
         num_samples=loader.num_samples,
-        fingerprint=join_fingerprints(examples.fingerprint, base_sha256) if base_sha256 else examples.fingerprint,
+        fingerprint=join_fingerprints(examples.fingerprint, base_sha256),
         resolved={
             "num_classes": num_classes,
             "model": init.model,
@@ -195,10 +195,10 @@ def pretrain(
     trainer.end_log()
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
     exported = trainer.export(
-        model_card.pretraining(
+        provenance.pretraining(
             settings.shards,
             examples.fingerprint,
-            base=init.name if init.model.init == "default" else f"scratch, {init.name} init",
+            base=init.base,
             base_sha256=base_sha256,
             seed=seed,
             accuracies=logged,

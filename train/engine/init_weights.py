@@ -20,7 +20,7 @@ from fracgen.shards.urls import is_url
 from fracgen.train.engine import checkpoint
 from fracgen.train.engine import model as models
 from fracgen.train.engine.model import Stats
-from fracgen.train.engine.model_card import PRE_TRAINED, SECTION
+from fracgen.train.engine.provenance import PRE_TRAINED, SECTION
 from fracgen.train.engine.published import format_stats, identify, read_stats
 from fracgen.train.engine.settings import DEFAULT_MODEL, TIMM, Model
 from fracgen.train.engine.weight_files import ENTRIES, read_weights, shorten
@@ -73,6 +73,16 @@ class InitWeights:
             f"{format_stats(mean, std)}; 'augment.mean={list(self.mean)}' 'augment.std={list(self.std)}' keep the "
             "checkpoint's"
         )
+
+    @property
+    def base(self) -> str:
+        """What a run began with, in words for its card."""
+        return self.name if self.model.init == "default" else f"scratch, {self.name} init"
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 of the weights, as of `fingerprint`; "" from scratch."""
+        return "" if self.weights is None else self.fingerprint()
 
     def fingerprint(self) -> str:
         """sha256 (hex) of the weights, by key; of nothing where there are none."""

@@ -19,7 +19,8 @@ from torch import nn
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.settings import nearest
 from fracgen.train.engine import closed_form
-from fracgen.train.engine.model_card import Training, write_training
+from fracgen.train.engine.model_card import write_training
+from fracgen.train.engine.provenance import Training
 from fracgen.train.engine.settings import Model, Optim, Precision, Run
 from fracgen.train.ranks import Ranks
 
@@ -152,8 +153,7 @@ def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Op
     """
     if settings.layer_decay != 1 and not hasattr(model, "group_matcher"):
         raise UsageError(
-            f"optim.layer_decay {settings.layer_decay:g}: timm knows no layers of {type(model).__name__}, which has one "
-            "rate for all; leave it out"
+            f"optim.layer_decay {settings.layer_decay:g}: timm knows no layers of {type(model).__name__}; leave it out"
         )
     try:
         betas: dict[str, Any] = {"betas": settings.betas} if settings.betas else {}

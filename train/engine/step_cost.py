@@ -2,8 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,8 +28,11 @@ _COPIES = 3
 _MARGIN = 1.1
 """Gradients of activations and work space, as a share of what is kept: 10.3 GB were taken where 9.6 are counted
 (ViT-Tiny/16 in bf16, batch of 512, an H200)."""
-_ALWAYS_FITS = 1000
-"""Times the bytes of its images that no batch takes: 200 for ViT-Base, 180 for ConvNeXt-Tiny."""
+_ALWAYS_FITS = 20_000
+"""Times the bytes of its images that no batch takes: 200 for ViT-Base/16, 3,100 for ViT-Tiny with patches of 2 x 2."""
+
+Example = Callable[[int], Tensor]
+"""From a batch size to an input of a model, on the CPU."""
 
 
 def _attention_flops(query: Sequence[int], key: Sequence[int], *_: Any, **__: Any) -> int:
@@ -79,17 +82,26 @@ class StepCost:
 
 
 def count(
-    model: nn.Module, optim: Optim, *, size: int, amp: torch.dtype | None, num_ranks: int, grad_checkpointing: bool
+    model: nn.Module,
+    optim: Optim,
+    *,
+    size: int,
+    amp: torch.dtype | None,
+    num_ranks: int,
+    grad_checkpointing: bool,
+    example: Example | None = None,
 ) -> StepCost:
     """Count a training step of a model that takes images (B, 3, size, size), on any device.
 
-    grad_checkpointing: whether it is on in the model. The model is not changed.
+    grad_checkpointing: whether it is on in the model. example: for a model that takes something else, which is then
+    counted as no more than such images. The model is not changed.
     """
-    few, more = (_count_forward(model, batch, size=size, amp=amp) for batch in (_FEW, _MORE))
+    inputs = example or (lambda batch: torch.zeros(batch, 3, size, size))
+    few, more = (_count_forward(model, inputs, batch, amp=amp) for batch in (_FEW, _MORE))
     activations = (more[1] - few[1]) // (_MORE - _FEW)
     if grad_checkpointing:  # one block's are there while it is computed again
         models.set_checkpointing(model, False)
-        whole = [_count_forward(model, batch, size=size, amp=amp)[1] for batch in (_FEW, _MORE)]
+        whole = [_count_forward(model, inputs, batch, amp=amp)[1] for batch in (_FEW, _MORE)]
         models.set_checkpointing(model, True)
         activations += (whole[1] - whole[0]) // (_MORE - _FEW) // _num_blocks(model)
     num_weights = sum(parameter.numel() for parameter in model.parameters())
@@ -108,7 +120,7 @@ def _num_blocks(model: nn.Module) -> int:
     return len(blocks) if isinstance(blocks, nn.Sequential | nn.ModuleList) and len(blocks) else 4
 
 
-def _count_forward(model: nn.Module, batch_size: int, *, size: int, amp: torch.dtype | None) -> tuple[int, int]:
+def _count_forward(model: nn.Module, inputs: Example, batch_size: int, *, amp: torch.dtype | None) -> tuple[int, int]:
     """(FLOPs, bytes kept for the backward pass without the weights themselves) of a forward pass."""
     kept: dict[int, Any] = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -125,7 +137,7 @@ def _count_forward(model: nn.Module, batch_size: int, *, size: int, amp: torch.d
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         autocast = torch.autocast("cpu", dtype=amp, enabled=amp is not None)
         with counter, hooks, autocast, torch.enable_grad(), _training(model):
-            torch.func.functional_call(model, state, (torch.zeros(batch_size, 3, size, size),))
+            torch.func.functional_call(model, state, (inputs(batch_size),))
         return counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values())
 
 
@@ -147,17 +159,23 @@ def _training(model: nn.Module) -> Any:
 def _state_per_weight(optim: Optim) -> float:
     """Numbers that an optimiser keeps for each weight: 2 for AdamW, 1 for SGD with momentum."""
     layer = nn.Linear(64, 64, bias=False)
-    optimizer = models.optimizer(layer, optim, lr=1.0)
+    optimizer = models.optimizer(layer, replace(optim, layer_decay=1.0), lr=1.0)
     layer.weight.grad = torch.zeros_like(layer.weight)
     optimizer.step()
     state = optimizer.state[layer.weight].values()
     return sum(each.numel() for each in state if isinstance(each, Tensor)) / layer.weight.numel()
 
 
-def check_memory(model: nn.Module, settings: ProtocolSettings, ranks: Ranks, amp: torch.dtype | None) -> None:
+def check_memory(
+    model: nn.Module,
+    settings: ProtocolSettings,
+    ranks: Ranks,
+    amp: torch.dtype | None,
+    example: Example | None = None,
+) -> None:
     """Raises UsageError, before the first step, where the memory that is free is less than a step takes at the least.
 
-    Says so where it is less than a step usually takes. The line has what would fit.
+    Says so where it is less than a step usually takes. The line has what would fit. example: as of `count`.
     """
     run, batch_size = settings.run, settings.loader.batch_size // ranks.world
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks.device.type == "cpu" else 1
@@ -173,6 +191,7 @@ def check_memory(model: nn.Module, settings: ProtocolSettings, ranks: Ranks, amp
             amp=amp,
             num_ranks=ranks.world,
             grad_checkpointing=run.grad_checkpointing,
+            example=example,
         )
     except Exception:  # a model that torch's fake tensors cannot pass through is not counted
         return

@@ -25,11 +25,11 @@ from fracgen.train.engine import benchmark, checkpoint, metrics, precision, sche
 from fracgen.train.engine import model as models
 from fracgen.train.engine.checks import check_run
 from fracgen.train.engine.fit import Callbacks, Ending, Intervals, fit
-from fracgen.train.engine.model_card import Training, recipe_of
+from fracgen.train.engine.provenance import Training, recipe_of
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
 from fracgen.train.engine.run_speed import RunSpeed
 from fracgen.train.engine.settings import ProtocolSettings
-from fracgen.train.engine.step_cost import check_memory
+from fracgen.train.engine.step_cost import Example, check_memory
 from fracgen.train.engine.tracking import open_tracker
 from fracgen.train.engine.train_step import TrainState, TrainStep, wrap
 from fracgen.train.ranks import Ranks
@@ -96,11 +96,12 @@ class Trainer(Generic[S]):
         num_samples: int,
         fingerprint: str,
         resolved: Mapping[str, Any],
+        example: Example | None = None,
     ) -> None:
         """Make what trains the model, and bring it to where the run goes on. Once.
 
         loss: a mean over the batch, from the model's output and targets. num_samples: of an epoch. fingerprint: of all
-        data that the run begins with. resolved: settings that follow from the data.
+        data that the run begins with. resolved: settings that follow from the data. example: of inputs, if not images.
         Raises UsageError for too little memory, or a folder in use or of another run; DataError for another model's.
         """
         if self._done:
@@ -120,7 +121,7 @@ class Trainer(Generic[S]):
         self.config, self.model = to_plain(settings), model.to(ranks.device)
         precision.choose_attention(model, self.amp, ranks.device)
         models.checkpoint_activations(model, settings.run, settings.model.name)
-        check_memory(model, settings, ranks, self.amp)
+        check_memory(model, settings, ranks, self.amp, example)
         self.state = TrainState(
             model=model,
             optimizer=models.optimizer(model, settings.optim, lr=self.schedule.lr),

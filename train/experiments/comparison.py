@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import ONLY_LOCAL
@@ -18,10 +18,7 @@ from fracgen.shards.urls import is_url
 from fracgen.train.cli import say
 from fracgen.train.config import load
 from fracgen.train.engine.settings import CLOSED_FORMS, TIMM, Log, Model
-from fracgen.train.experiments.finetuning import Finetuning
-
-if TYPE_CHECKING:
-    from fracgen.train.data.splits import Splits
+from fracgen.train.experiments.finetuning import Finetuning, splits_of
 
 SCRATCH = "none"
 """What stands for no weights at all."""
@@ -233,29 +230,9 @@ def check_data(command: FinetuneCommand, per_class: Sequence[int]) -> int:
     Raises UsageError where images are missing, too few, or without a split to report on.
     """
     settings = command.settings({})
-    splits = open_run_splits(replace(settings, per_class=max(per_class, default=0) or settings.per_class))
+    splits = splits_of(replace(settings, per_class=max(per_class, default=0) or settings.per_class))
     if splits.test is None and settings.protocol == "published":
         raise UsageError(f"{settings.data}: has no test split, on which protocol=published chooses; give test=FOLDER")
     if splits.test is None and splits.val is None:
         raise UsageError(f"{settings.data}: has no split to report on; give test=FOLDER, or val=FOLDER")
     return len(splits.train.class_names)
-
-
-def open_run_splits(settings: Finetuning) -> "Splits":
-    """The splits that train/finetune.py opens for these settings."""
-    from fracgen.train.data.splits import open_splits
-
-    return open_splits(
-        settings.data,
-        val=settings.val,
-        test=settings.test,
-        split=settings.split,
-        num_classes=settings.num_classes,
-        root=settings.root,
-        columns=settings.columns,
-        val_share=0.0 if settings.protocol == "published" else settings.val_share,
-        per_class=settings.per_class,
-        seed=settings.run.seed,
-        skip_bad=settings.loader.skip_bad,
-        cache=settings.cache,
-    )

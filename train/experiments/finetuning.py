@@ -155,5 +155,7 @@ def images_fingerprint(splits: "Splits") -> str:
 
 
 def join_fingerprints(images: str, weights: str) -> str:
-    """The fingerprint of a run from those of its images and of its weights."""
+    """The fingerprint of a run from those of its images and of its weights; of its images alone where that is ""."""
+    if not weights:
+        return images
     return hashlib.sha256(f"{images}{weights}".encode()).hexdigest()

@@ -12,8 +12,8 @@ from fracgen.shards.errors import DataError
 from fracgen.shards.files import read_json, write_atomically
 from fracgen.shards.settings import differences, to_plain
 from fracgen.train.engine.results import RESULTS
-from fracgen.train.experiments.comparison import Comparison, FinetuneRun, open_run_splits
-from fracgen.train.experiments.finetuning import Finetuning, images_fingerprint, join_fingerprints
+from fracgen.train.experiments.comparison import Comparison, FinetuneRun
+from fracgen.train.experiments.finetuning import Finetuning, images_fingerprint, join_fingerprints, splits_of
 
 COMPARED = "compared.json"
 
@@ -51,7 +51,7 @@ class FinishedRuns:
             self._weights[run.start] = load_init(settings.checkpoint, settings.model).fingerprint()
         split = (settings.run.seed, settings.per_class)
         if split not in self._images:
-            self._images[split] = images_fingerprint(open_run_splits(settings))
+            self._images[split] = images_fingerprint(splits_of(settings))
         fingerprint = join_fingerprints(self._images[split], self._weights[run.start])
         return {"asked": to_plain(settings), "fingerprint": fingerprint}
 
