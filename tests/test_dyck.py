@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from conftest import two_processes
 from hypothesis import given
 
@@ -121,6 +122,9 @@ def test_a_run_leaves_what_it_promises(straight, capsys):
         assert torch.equal(model.state_dict()[name], trained[name])
     config = json.loads((straight / "model" / "config.json").read_text())["fracgen"]
     assert config["modules"] == ["blocks", "norm"] and config["licence"] == "mit"
+    head = yaml.safe_load((straight / "model" / "README.md").read_text().split("---\n")[1])
+    (result,) = head["model-index"][0]["results"]
+    assert result["task"]["type"] == "image-feature-extraction" == head["pipeline_tag"]
 
 
 def test_embeddings_are_frozen(straight):
@@ -197,6 +201,8 @@ def test_pre_training_and_fine_tuning_go_on_from_it(straight, folder, tmp_path, 
     words = ["--shards", folder, "--out", tmp_path / "pretrained", "--checkpoint", straight, "run.clean_images=8"]
     assert pretrain.run([str(word) for word in [*words, *small]]) == 0
     assert "blocks and norm loaded, all else new (24 classes)" in capsys.readouterr().err
+    config = json.loads((tmp_path / "pretrained" / "model" / "config.json").read_text())["fracgen"]
+    assert config["base_sha256"] and config["licence"] == "mit", "brackets and fractals are formulas'"
     for number, start in enumerate((straight, tmp_path / "pretrained")):
         words = ["--data", folder, "--out", tmp_path / f"tuned-{number}", "--checkpoint", start, "val_share=0"]
         assert finetune.run([str(word) for word in [*words, *small]]) == 0

@@ -173,6 +173,19 @@ def test_closed_forms_keep_their_position_embeddings():
     assert model.encoder.pos_embed.requires_grad and model.encoder.pos_embed.std() > 0.1
 
 
+def test_of_a_warm_up_blocks_stay_and_all_else_begins_as_published():
+    """`fracgen dyck` leaves blocks and norm: patches, positions and class token are those of a start from scratch."""
+    vit = autoencoder().encoder.state_dict()
+    init = load_init("none", Model(name="vit_tiny_patch16_224", drop_path=0.0, options=NET))
+    init = replace(init, weights={}, modules=("blocks", "norm"))
+    init = replace(init, weights={name: each + 1 for name, each in vit.items() if init.holds(name)})
+    warm = create(init, SMALL_DECODER, Masking(), size=32, seed=0)[0].encoder
+    assert all(torch.equal(warm.state_dict()[name], each) for name, each in init.weights.items())
+    assert torch.equal(warm.pos_embed, vit["pos_embed"]) and not warm.pos_embed.requires_grad
+    bound = np.sqrt(6 / (32 + 192))
+    assert 0.98 * bound < warm.patch_embed.proj.weight.abs().max() <= bound
+
+
 def test_ratios_that_leave_nothing_are_refused():
     assert [count_visible(196, 0.75), count_visible(10, 0.9), count_visible(64, 0.5)] == [49, 1, 32]
     assert count_visible(16, 0.01) == 15

@@ -175,12 +175,14 @@ def test_what_is_published_is_read_by_its_name_on_the_hub(runs, hub: Hub, folder
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("change", "warned"), [({}, False), ({"recipe": "pack"}, True), ({"recipe": ""}, True)])
+@pytest.mark.parametrize(
+    ("change", "warned"), [({}, False), ({"licence": "unknown"}, True), ({"stage": "fine-tuned"}, True)]
+)
 def test_another_mean_and_std_than_of_a_rendered_set_is_no_matter(runs, tmp_path, change, warned):
     """1p-frac's own recipe pre-trains with a mean of 0.5, and fine-tunes with ImageNet's."""
     shutil.copytree(runs / "pretrained" / "model", tmp_path / "model")
     config = config_of(tmp_path / "model")
-    config["fracgen"]["data"] |= change
+    config["fracgen"] |= change
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     init = load_init(str(tmp_path), Model(name=""))
     assert init.mean == (0.5, 0.5, 0.5)

@@ -178,7 +178,11 @@ def pretrain(
     trainer.end_log(figures={"reconstructions": folder / PICTURE} if pictured is not None else None)
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
     training = provenance.masked_pretraining(
-        settings.shards, examples.fingerprint, base=init.base, base_sha256=base_sha256
+        settings.shards,
+        examples.fingerprint,
+        base=init.base,
+        base_sha256=base_sha256,
+        from_formula=init.from_formula,
     )
     outcome: dict[str, Any] = {
         "run": str(folder.path),

@@ -200,6 +200,7 @@ def pretrain(
             examples.fingerprint,
             base=init.base,
             base_sha256=base_sha256,
+            from_formula=init.from_formula,
             seed=seed,
             accuracies=logged,
             **({"metric": FIRST_OF_SEVERAL} if examples.multi_label else {}),

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import ONLY_LOCAL, read_json
-from fracgen.shards.manifest import PACK
 from fracgen.shards.settings import nearest
 from fracgen.shards.urls import is_url
 from fracgen.train.engine import checkpoint
 from fracgen.train.engine import model as models
 from fracgen.train.engine.model import Stats
-from fracgen.train.engine.provenance import PRE_TRAINED, SECTION
+from fracgen.train.engine.provenance import FINE_TUNED, OPEN_LICENCE, SECTION
 from fracgen.train.engine.published import format_stats, identify, read_stats
 from fracgen.train.engine.settings import DEFAULT_MODEL, TIMM, Model
 from fracgen.train.engine.weight_files import ENTRIES, read_weights, shorten
@@ -39,7 +38,8 @@ class InitWeights:
     name: for the screen. model: name and options of the architecture. size (in pixels), mean and std (of levels in
     [0, 1]), num_classes: those that it was trained with, None where nothing tells them. origin: what the checkpoint
     tells of itself, and how that is known, for the screen. modules: the parts of the model that the weights are of, as
-    those of a warm-up without images; () for all. from_formula: whether a run of ours trained it on a rendered set.
+    those of a warm-up without images; () for all. from_formula: whether runs of ours made
+    them, on nothing but what formulas make.
     """
 
     name: str
@@ -60,7 +60,7 @@ class InitWeights:
     def normalisation_warning(self, mean: Stats, std: Stats) -> str:
         """One line where images are about to be normalised by other numbers than in pre-training; else nothing.
 
-        Nothing either for what we trained on a rendered set: the published recipe pre-trains on 1p-frac with mean and
+        Nothing either for what we trained on formulas alone: the published recipe pre-trains on 1p-frac with mean and
         std of 0.5, and fine-tunes with ImageNet's.
         """
         if self.mean is None or self.std is None or self.from_formula:
@@ -137,7 +137,8 @@ def load_init(source: str, settings: Model) -> InitWeights:
     """
     model = replace(settings, name=settings.name or DEFAULT_MODEL)
     if source in ("", SCRATCH):
-        return InitWeights(name="scratch" if model.init == "default" else model.init, model=model)
+        name = "scratch" if model.init == "default" else model.init
+        return InitWeights(name=name, model=model, from_formula=True)
     if model.init != "default":
         raise UsageError(
             f"init {model.init}: is for starts from scratch, and --checkpoint {source} is given; leave one of them out"
@@ -196,7 +197,7 @@ def _load_folder(path: Path, settings: Model) -> InitWeights:
         size, num_classes = trained.get("input_size", [3, None])[1], int(config["num_classes"])
         section = config.get(SECTION, {})
         modules = tuple(map(str, section.get("modules", ())))
-        from_formula = section.get("stage") == PRE_TRAINED and section["data"]["recipe"] not in ("", PACK)
+        from_formula = section.get("stage") != FINE_TUNED and section.get("licence") == OPEN_LICENCE
         if type(name) is not str or type(size) not in (int, type(None)) or (size is not None and size < 1):
             raise ValueError(f"architecture {name!r}, images of size {size!r}")
     except (DataError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:

@@ -10,7 +10,7 @@ from fracgen.shards.data_card import UNKNOWN_LICENCE, to_yaml_head
 from fracgen.shards.files import read_json, write_atomically
 from fracgen.shards.publish.release import CARD, CONFIG
 from fracgen.shards.settings import to_yaml
-from fracgen.train.engine.provenance import SECTION, TASK, Metric, Training
+from fracgen.train.engine.provenance import SECTION, Metric, Training
 
 
 def model_card(config: Mapping[str, Any]) -> str:
@@ -23,7 +23,7 @@ def model_card(config: Mapping[str, Any]) -> str:
         "library_name": "timm",
         "pipeline_tag": training["task"],
         "tags": [training["task"], "timm", "safetensors", SECTION, *([data["recipe"]] if data["recipe"] else [])],
-        **({"model-index": [{"name": title, "results": [_model_index(data, metrics)]}]} if metrics else {}),
+        **({"model-index": [{"name": title, "results": [_model_index(training)]}]} if metrics else {}),
     }
     labels = config.get("label_names") or config["pretrained_cfg"].get("label_names") or ()
     named = f", named in `config.json` ({', '.join(labels[:4])}{', ...' if len(labels) > 4 else ''})" if labels else ""
@@ -52,7 +52,7 @@ def model_card(config: Mapping[str, Any]) -> str:
 def _licence(licence: str) -> str:
     if licence == UNKNOWN_LICENCE:
         return "Data or weights that it began with are others', and nobody has stated a licence yet."
-    return "The weights began from scratch, and a formula made the data."
+    return "Formulas made all data that these weights come from, and they began from scratch."
 
 
 def _results(metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -74,8 +74,9 @@ def _seeds(metric: Mapping[str, Any]) -> str:
     return ", ".join(map(str, metric["seeds"]))
 
 
-def _model_index(data: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _model_index(training: Mapping[str, Any]) -> dict[str, Any]:
     """As the Hub's `model-index` has results; values in %."""
+    name = training["data"]["name"]
     described = [
         {
             "type": "accuracy",
@@ -83,10 +84,10 @@ def _model_index(data: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) 
             "name": f"{each['name']}, {each['split']}, {each['weights']}"
             + ("" if each["std"] is None else f", mean of {len(each['seeds'])} seeds ± {100 * each['std']:.2f}"),
         }
-        for each in metrics
+        for each in training["metrics"]
     ]
-    dataset = {"name": data["name"], "type": data["name"].rpartition("/")[2].lower() or "data"}
-    return {"task": {"type": TASK}, "dataset": dataset, "metrics": described}
+    dataset = {"name": name, "type": name.rpartition("/")[2].lower() or "data"}
+    return {"task": {"type": training["task"]}, "dataset": dataset, "metrics": described}
 
 
 def write_training(folder: Path, training: Training | None) -> None:

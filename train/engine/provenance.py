@@ -16,7 +16,7 @@ from fracgen.shards.urls import is_url, redact
 
 SECTION = "fracgen"
 """Of config.json, which timm passes over."""
-PRE_TRAINED = "pre-trained"
+FINE_TUNED = "fine-tuned"
 """A stage."""
 OPEN_LICENCE = "mit"
 """Of weights that begin with nothing of anybody's, trained on what a formula makes."""
@@ -25,7 +25,7 @@ _METRIC_NAMES = {
     "top5": "top-5 accuracy",
     "mean_per_class": "mean accuracy of the classes",
 }
-TASK, _TASK_WITHOUT_HEAD = "image-classification", "image-feature-extraction"
+_TASK, _TASK_WITHOUT_HEAD = "image-classification", "image-feature-extraction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Training:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metrics: tuple[Metric, ...] = ()
     licence: str = UNKNOWN_LICENCE
-    task: str = TASK
+    task: str = _TASK
     modules: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,16 +89,18 @@ def pretraining(
     *,
     base: str,
     base_sha256: str,
+    from_formula: bool,
     seed: int,
     accuracies: Mapping[str, float],
     metric: str = "top-1 accuracy",
 ) -> Training:
     """How a model was pre-trained. fingerprint: sha256 of the set. base_sha256: of the weights that it began with, ""
-    from scratch. accuracies: the run's last ones, by their names. metric: what these are.
+    from scratch. from_formula: whether nothing but formulas made those. accuracies: the run's last ones, by their
+    names. metric: what these are.
     """
     labels = {"clean_accuracy": "whole training images", "crop_accuracy": "crops of training images"}
     return Training(
-        stage=PRE_TRAINED,
+        stage="pre-trained",
         data=describe_data(shards, fingerprint),
         base=describe_base(base),
         base_sha256=base_sha256,
@@ -108,14 +110,22 @@ def pretraining(
             for name, split in labels.items()
             if name in accuracies
         ),
-        licence=UNKNOWN_LICENCE if base_sha256 else licence_of(shards),
+        licence=licence_of(shards) if from_formula else UNKNOWN_LICENCE,
     )
 
 
-def masked_pretraining(shards: str, fingerprint: str, *, base: str, base_sha256: str) -> Training:
+def masked_pretraining(shards: str, fingerprint: str, *, base: str, base_sha256: str, from_formula: bool) -> Training:
     """How an encoder was pre-trained as a masked autoencoder; arguments as of `pretraining`."""
     return replace(
-        pretraining(shards, fingerprint, base=base, base_sha256=base_sha256, seed=0, accuracies={}),
+        pretraining(
+            shards,
+            fingerprint,
+            base=base,
+            base_sha256=base_sha256,
+            from_formula=from_formula,
+            seed=0,
+            accuracies={},
+        ),
         protocol="masked autoencoding: hidden patches are predicted, and no label is used; the decoder is left out",
         task=_TASK_WITHOUT_HEAD,
     )
@@ -142,7 +152,7 @@ def warm_up(
 def finetuning(data: TrainedOn, *, base: str, base_sha256: str, protocol: str, outcome: Mapping[str, Any]) -> Training:
     """How a model was fine-tuned. base_sha256: of the weights that it began with, "" from scratch."""
     return Training(
-        stage="fine-tuned",
+        stage=FINE_TUNED,
         data=data,
         base=describe_base(base),
         base_sha256=base_sha256,
@@ -186,7 +196,7 @@ def recipe_of(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def licence_of(shards: str) -> str:
-    """The licence of weights that were pre-trained from scratch on a folder of shards.
+    """The licence of weights that were pre-trained on a folder of shards, and on what formulas make before.
 
     Ours to give where the set's card calls it synthetic; else nobody has said.
     """

@@ -7,6 +7,7 @@ Sizes: B images of 3 channels, in N = rows x columns patches of P = 3 x height x
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -161,32 +162,39 @@ def create(
 
     From scratch, weights are a function of settings and seed. As published, linear layers have Xavier's uniform ones,
     tokens normal ones, and the encoder's position embeddings are sines and cosines that are not trained. A closed-form
-    init takes their place in the encoder, and a checkpoint has all of the encoder.
+    init takes their place in the encoder, and what a checkpoint has stays: all of the encoder, or a warm-up's blocks.
     Raises UsageError for a model that is no plain ViT, and what `init_weights.build` raises.
     """
     torch.manual_seed(key(seed, "init"))
     encoder, loaded = build(init, num_classes=0, size=size)
     _check_encoder(encoder, init.model.name)
     model = MaskedAutoencoder(encoder, decoder, masking)
-    _draw_weights(model, but_encoder=not loaded.fresh)
-    if loaded.fresh and init.model.init == "default":
+
+    def is_new(name: str) -> bool:
+        """Whether the encoder's module or parameter of this name is not the checkpoint's."""
+        return loaded.fresh or not init.holds(name)
+
+    _draw_weights(model, is_new)
+    if is_new("pos_embed") and init.model.init == "default":
         _fix_positions(model.encoder)
     initialize(encoder, init.model.init, seed=seed)
     return model, loaded
 
 
 @torch.no_grad()
-def _draw_weights(model: MaskedAutoencoder, *, but_encoder: bool) -> None:
+def _draw_weights(model: MaskedAutoencoder, is_new: Callable[[str], bool]) -> None:
     vit = model.encoder
-    ours = [module for name, module in model.named_modules() if not (but_encoder and name.startswith("encoder."))]
-    for module in ours:
+    for name, module in model.named_modules():
+        if name.startswith("encoder.") and not is_new(name.removeprefix("encoder.")):
+            continue
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    if not but_encoder:
+    if is_new("patch_embed"):
         nn.init.xavier_uniform_(vit.patch_embed.proj.weight.view(vit.embed_dim, -1))  # a linear layer by convolution
-    for token in (model.mask_token, *(() if but_encoder else (vit.cls_token, vit.reg_token))):
+    tokens = {"cls_token": vit.cls_token, "reg_token": vit.reg_token}
+    for token in (model.mask_token, *(token for name, token in tokens.items() if is_new(name))):
         if token is not None:
             nn.init.normal_(token, std=_TOKEN_STD)
 
