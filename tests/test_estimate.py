@@ -8,6 +8,7 @@ import torch
 
 from fracgen.shards.errors import UsageError
 from fracgen.train import dyck, finetune, mae, pretrain
+from fracgen.train.augment.settings import Augmentation
 from fracgen.train.engine import model as models
 from fracgen.train.engine import step_cost
 from fracgen.train.engine.settings import Optim, Run
@@ -110,6 +111,15 @@ def test_other_protocols_are_counted_too(program, folder, tmp_path, capsys, monk
     words = [each for each in TINY if "workers" not in each] + (data if program is mae else ["brackets.types=8"])
     assert program.run([*words, "--steps=2", f"--out={tmp_path / 'run'}"]) == 2
     assert "a batch of 16 on each process takes about" in capsys.readouterr().err
+
+
+def test_patches_of_two_pixels_take_3000_times_the_bytes_of_an_image(monkeypatch):
+    monkeypatch.setattr(step_cost, "free_memory", lambda device: 4_000_000_000)
+    with torch.device("meta"):
+        model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=2)
+    settings, ranks = Pretraining(augment=Augmentation(size=32)), Ranks(rank=0, world=1, device=torch.device("cpu"))
+    with pytest.raises(UsageError, match="a batch of 256 on each process takes about"):
+        step_cost.check_memory(model, settings, ranks, None)
 
 
 def test_a_model_that_cannot_be_counted_is_not_refused(monkeypatch):
