@@ -76,7 +76,7 @@ def jitter_system(maps: Floats, kind: Jitter, unit: Unit) -> Floats:
     for _ in range(JITTER_TRIES):
         copy = maps.copy()
         change(copy, unit)
-        if np.linalg.svd(copy[:, :, :2], compute_uv=False).max() <= 1:
+        if max(greatest for greatest, _ in map(_matrix_singular_values, copy)) <= 1:
             return copy
     return maps
 
@@ -96,16 +96,26 @@ def _change_turns(maps: Floats, unit: Unit) -> None:
     if part == 2:
         maps[j, :, 2] += _uniform(unit, -0.5, 0.5), _uniform(unit, -0.5, 0.5)
         return
-    turn, matrix = np.array(_turn(_uniform(unit, -0.5, 0.5), [1, 1])), maps[j, :, :2]
-    maps[j, :, :2] = matrix @ turn if part else turn @ matrix
+    turn, matrix = _turn(_uniform(unit, -0.5, 0.5), [1, 1]), maps[j, :, :2].tolist()
+    left, right = (matrix, turn) if part else (turn, matrix)
+    # not by numpy, whose last bits follow the processor
+    maps[j, :, :2] = [[row[0] * right[0][k] + row[1] * right[1][k] for k in range(2)] for row in left]
 
 
 def _change_values(maps: Floats, unit: Unit) -> None:
-    shares = np.linalg.svd(maps[:, :, :2], compute_uv=False) @ (1.0, 2.0)
-    j, sigma = _below(unit, len(maps)), float(shares.sum())
-    share = float(shares[j])
+    shares = [s1 + 2 * s2 for s1, s2 in map(_matrix_singular_values, maps)]
+    j, sigma = _below(unit, len(maps)), sum(shares)
+    share = shares[j]
     low, high = ((bound - (sigma - share)) / share for bound in sigma_range(len(maps)))
     maps[j, :, :2] *= _uniform(unit, max(low, 0.0), max(high, 0.0))
+
+
+def _matrix_singular_values(affine: Floats) -> tuple[float, float]:
+    """(s1, s2), s1 >= s2, of the matrix of a map (2, 3): in closed form, so that all machines have the same bits."""
+    (a, b, _), (c, d, _) = affine.tolist()
+    outer = math.sqrt((a + d) * (a + d) + (b - c) * (b - c))
+    inner = math.sqrt((a - d) * (a - d) + (b + c) * (b + c))
+    return (outer + inner) / 2, abs(outer - inner) / 2
 
 
 _CHANGES: dict[str, Callable[[Floats, Unit], None]] = {

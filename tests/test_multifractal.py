@@ -256,6 +256,24 @@ def test_jitter_changes_what_it_says(kind):
     assert changed > 100
 
 
+def test_jitter_follows_no_library_of_linear_algebra(monkeypatch):
+    """LAPACK's last bits differ between processors, and an image shall not."""
+
+    def refuse(*_, **__):
+        raise AssertionError("pixels follow from it")
+
+    maps = sample_system(3, np.random.default_rng(3).random)
+    monkeypatch.setattr(np.linalg, "svd", refuse)
+    for kind in JITTERS:
+        jitter_system(maps, kind, np.random.default_rng(3).random)
+    numbers = iter([0.0, 0.75])  # the first map, turned by a quarter radian from the left
+    turned = jitter_system(maps, "svd", lambda: next(numbers))
+    cos, sin = math.cos(0.25), math.sin(0.25)
+    (a, b, _), (c, d, _) = maps[0].tolist()
+    by_hand = [[cos * a + -sin * c, cos * b + -sin * d], [sin * a + cos * c, sin * b + cos * d]]
+    assert turned[0, :, :2].tolist() == by_hand
+
+
 def test_defaults_are_the_published_set():
     recipe = MultiFractal()
     assert (len(recipe), recipe.num_classes, recipe.image_shape) == (1_000_000, 1000, (224, 224, 3))
