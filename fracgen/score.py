@@ -14,7 +14,7 @@ import numpy.typing as npt
 from fracgen.onepfrac import OnePFrac
 from fracgen.rng import MAX_SEED
 from fracgen.score_images import BLACK, ImageMeasures
-from fracgen.score_sample import Comparison, ImageSource, Viewer, choose_sample
+from fracgen.score_sample import Comparison, ImageSource, Viewer, check_memory, choose_sample
 from fracgen.separability import Bytes, Labels, Pairs, Separability, nearest_correlations, separability
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.files import num_cores
@@ -45,7 +45,7 @@ class ScoreSettings:
         ),
     ] = (0.001, 0.01, 0.05, 0.1, 0.2)
     perturbations: Annotated[
-        int, Setting("Perturbations at each Delta; 0: not judged.", at_least=0, at_most=10_000, panel="1p-frac")
+        int, Setting("Perturbations at each Delta; below 2: not judged.", at_least=0, at_most=10_000, panel="1p-frac")
     ] = 64
 
     def __post_init__(self) -> None:
@@ -139,6 +139,11 @@ def score(
         raise UsageError(f"a score needs two images at least, and there is {len(source.labels)}")
     numbers = choose_sample(source.labels, settings.images, settings.seed)
     labels = source.labels[numbers]
+    deltas = []
+    if recipe is not None and settings.perturbations > 1:
+        deltas = sorted({*settings.delta, recipe.delta} - {0.0})
+        check_memory(settings.perturbations, comparison, "--perturbations")
+    check_memory(len(numbers), comparison, "--images")
     with ThreadPoolExecutor(workers or num_cores()) as pool:
         viewer = Viewer(source, comparison, settings.seed, pool)
         images, thumbnails, pairs = viewer.look(numbers.tolist())
@@ -146,10 +151,7 @@ def score(
         differ = len(np.unique(labels)) > 1
         told_apart, accuracies = separability(pairs, labels, pool) if differ else (None, np.empty(0))
         del thumbnails, pairs
-        nearby = []
-        if recipe is not None and settings.perturbations > 1:
-            deltas = sorted({*settings.delta, recipe.delta} - {0.0})
-            nearby = [_judge(recipe, delta, settings, comparison, pool) for delta in deltas]
+        nearby = [_judge(recipe, delta, settings, comparison, pool) for delta in deltas if recipe is not None]
     return Score(
         numbers=tuple(numbers.tolist()),
         labels=labels,

@@ -49,6 +49,21 @@ class Comparison:
     views: Views | None = None
 
 
+def check_memory(count: int, comparison: Comparison, option: str) -> None:
+    """Raises UsageError where views of so many images are more than memory should hold. option: says how many."""
+    num_bytes = count * comparison.size**2 * 3 * (2 * _num_pairs(count, comparison) + 1)
+    if num_bytes > MAX_VIEW_BYTES:
+        raise UsageError(
+            f"{count} images at {comparison.size} pixels are {shown_size(num_bytes)} of views; at most "
+            f"{shown_size(MAX_VIEW_BYTES)} are held: give fewer {option}, or a smaller --size"
+        )
+
+
+def _num_pairs(count: int, comparison: Comparison) -> int:
+    """Pairs of views of each image."""
+    return -(-MIN_QUERIES // count) if comparison.views is not None else 1
+
+
 def choose_sample(labels: Labels, count: int, seed: int) -> npt.NDArray[np.int64]:
     """At most so many of the images, ascending, the same share of each class; of some classes alone where it is less.
 
@@ -79,13 +94,7 @@ class Viewer:
     def look(self, numbers: Sequence[int], ground: int | None = None) -> tuple[tuple[ImageMeasures, ...], Bytes, Pairs]:
         """(measures of each image; the images at the size of comparison; pairs of views of each)."""
         size, views = self.comparison.size, self.comparison.views
-        num_pairs = -(-MIN_QUERIES // len(numbers)) if views is not None else 1
-        num_bytes = len(numbers) * size * size * 3 * (2 * num_pairs + 1)
-        if num_bytes > MAX_VIEW_BYTES:
-            raise UsageError(
-                f"{len(numbers)} images at {size} pixels are {shown_size(num_bytes)} of views; at most "
-                f"{shown_size(MAX_VIEW_BYTES)} are held: give fewer --images, or a smaller --size"
-            )
+        num_pairs = _num_pairs(len(numbers), self.comparison)
         if ground is None:
             probed = [numbers[place] for place in spread(len(numbers), _PROBED)]
             ground = find_ground(self.source.read(probed))

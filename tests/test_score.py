@@ -19,7 +19,7 @@ from fracgen.noise import Noise
 from fracgen.score import ScoreSettings, score
 from fracgen.score_figure import draw_score
 from fracgen.score_images import BLACK, WHITE, box_sizes, find_ground, measure_boxes, measure_image
-from fracgen.score_sample import Comparison, ImageSource, choose_sample
+from fracgen.score_sample import Comparison, ImageSource, Viewer, choose_sample
 from fracgen.separability import nearest_correlations, separability, squared_distances
 from fracgen.shards.errors import UsageError
 
@@ -218,15 +218,20 @@ def test_workers_have_no_say():
     assert other.numbers != one.numbers
 
 
-def test_shapes_of_a_base_are_told_apart_where_delta_is_large():
+def test_shapes_of_a_base_are_told_apart_where_delta_is_large(capsys):
     recipe = small_recipe(size=64, points=20_000, delta=0.05)
     settings = ScoreSettings(images=8, delta=(1e-6, 0.2, 1e5), perturbations=24)
-    judged = score(ImageSource.of(recipe), settings, Comparison(32), recipe=recipe, workers=2).neighbourhood
+    result = score(ImageSource.of(recipe), settings, Comparison(32), recipe=recipe, workers=2)
+    judged = result.neighbourhood
     assert [each.delta for each in judged] == [1e-6, 0.05, 0.2, 1e5], "the set's own among them"
     least, _, large, absurd = judged
     assert least.shapes.accuracy < 0.5 < 0.95 < large.shapes.accuracy
     assert least.acceptance == 1 > large.acceptance and 0 < large.fill_rate < 1
     assert absurd.views is None and "perturbations could be kept" in absurd.error
+    print_score(result, 32)
+    printed = capsys.readouterr().out.splitlines()
+    (row,) = (line for line in printed if "│" in line and "100000" in line)
+    assert set(row) <= set("│ 100000") and printed[-1] == f"Delta 100000: {absurd.error}", "no number nobody measured"
     filled = replace(recipe, patch="fill")
     judged = score(ImageSource.of(filled), settings, Comparison(32), recipe=filled, workers=2).neighbourhood
     assert judged[0].shapes is None and judged[0].views.accuracy == pytest.approx(1 / 24), "equal images"
@@ -261,12 +266,16 @@ def test_blank_images(capsys):
     assert draw_score(result).startswith(b"\x89PNG") and "blank 6; duplicates 5 exact" in capsys.readouterr().out
 
 
-def test_what_is_refused():
+def test_what_is_refused(monkeypatch):
     images = [np.zeros((8, 8), np.uint8)] * 5000
     with pytest.raises(UsageError, match="a score needs two images at least, and there is 1"):
         score(source_of(images, [0]), SMALL, Comparison(8))
     with pytest.raises(UsageError, match=r"5000 images at 1024 pixels are 47.2 GB .* --images, or a smaller --size"):
         score(source_of(images, range(5000)), ScoreSettings(images=5000), Comparison(1024, views_of))
+    recipe = small_recipe()
+    monkeypatch.setattr(Viewer, "look", lambda *_: pytest.fail("it is said before anything is looked at"))
+    with pytest.raises(UsageError, match=r"9000 images at 1024 pixels are .* fewer --perturbations, or a smaller"):
+        score(ImageSource.of(recipe), ScoreSettings(perturbations=9000), Comparison(1024), recipe=recipe)
     with pytest.raises(UsageError, match="images"):
         ScoreSettings(images=1)
 

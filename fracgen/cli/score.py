@@ -136,7 +136,6 @@ def _of_onepfrac(recipe: Any) -> "OnePFrac | None":
 
 def comparison_of(config: Path | None, size: int | None) -> tuple[Comparison, str]:
     """(how images are compared, what is to be said of it): through training's views where torch is installed."""
-
     values: Any = parse_yaml(read_text(config), str(config)) if config is not None else {}
     if not isinstance(values, dict) or not isinstance(augment := values.get("augment") or {}, dict):
         raise UsageError(f"{config}: no settings of a pre-training, whose `augment` is a mapping")
@@ -207,6 +206,9 @@ def print_score(result: Score, size: int) -> None:
     print(_in_words(result, size))
     if result.neighbourhood:
         console.print(_neighbourhood_table(result.neighbourhood))
+        for each in result.neighbourhood:
+            if each.error:
+                print(f"Delta {each.delta:g}: {each.error}")
 
 
 def _in_words(result: Score, size: int) -> str:
@@ -228,7 +230,7 @@ def _neighbourhood_table(neighbourhood: tuple[Neighbourhood, ...]) -> Any:
     table = Table(*names, title="perturbations of the base, told apart", title_justify="left")
     for each in neighbourhood:
         if each.views is None or each.fill_rate is None or each.acceptance is None:
-            table.add_row(f"{each.delta:g}", *[""] * 5, "0")
+            table.add_row(f"{each.delta:g}")  # a line below the table says why
             continue
         cells = [f"{100 * each.views.accuracy:.1f} ± {100 * each.views.error:.1f}", f"{each.views.auc:.3f}"]
         shapes = each.shapes
