@@ -1,6 +1,7 @@
 """Contact sheets: columns of captioned pictures under a heading."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -97,7 +98,8 @@ def contact_sheet(
                 reduced[-1].append((caption, _reduce(picture, tile)))
     width, height = tile + _GAP, tile + _CAPTION + _GAP
     rows, top = max(map(len, reduced)), _HEADING if heading else 0
-    sheet = PillowImage.new("RGB", (len(reduced) * width + _GAP, top + rows * height + _GAP), _PAPER)
+    sheet_width = max(len(reduced) * width + _GAP, _heading_width(heading, names) if heading else 0)
+    sheet = PillowImage.new("RGB", (sheet_width, top + rows * height + _GAP), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT_SIZE)
     if heading:
         _write_heading(pen, heading, names)
@@ -118,6 +120,13 @@ def _write_heading(pen: ImageDraw.ImageDraw, heading: str, names: tuple[str, str
         pen.rectangle((x, 7, x + 10, 17), fill=color)
         pen.text((x + 15, 4), text, fill=_INK, font=font)
         x += 15 + font.getlength(text) + 3 * _GAP
+
+
+def _heading_width(heading: str, names: tuple[str, str] | None) -> int:
+    """Pixels that the heading takes, and what the colours mean."""
+    font = ImageFont.load_default(_TEXT_SIZE + 2)
+    legend = sum(15 + font.getlength(text) + 3 * _GAP for text, _ in _legend(*names)) if names else 0
+    return math.ceil(_GAP + font.getlength(heading) + (5 * _GAP if names else _GAP) + legend)
 
 
 def _legend(image_name: str, base_name: str) -> list[tuple[str, tuple[int, int, int]]]:

@@ -61,6 +61,13 @@ def test_a_sheet_has_a_heading(recipe):
     assert {(255, 150, 30), (70, 190, 255), (150, 150, 150)} <= legend
 
 
+def test_no_heading_is_cut():
+    column = [("class 7", DIFFERENCE)]
+    narrow, wide = (pixels(contact_sheet([column] * count, heading="a set of one class")) for count in (1, 6))
+    assert narrow.shape[1] < wide.shape[1] == 6 * 198 + 6
+    assert np.array_equal(narrow[:20], wide[:20, : narrow.shape[1]]) and (wide[:20, narrow.shape[1] :] == 245).all()
+
+
 @pytest.mark.parametrize("kind", RECIPES.values(), ids=list(RECIPES))
 def test_every_recipe_has_a_heading(kind):
     assert kind.HEADING[-1] == "seed" and set(kind.HEADING) <= set(kind.__dataclass_fields__)
