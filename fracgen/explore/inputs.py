@@ -54,7 +54,8 @@ class Inputs:
         if recipe.NAME == "photo":
             return self.photograph_words
         if isinstance(recipe, OnePFrac):
-            if recipe.ifs is None or recipe.ifs.is_inline or self.recipe.NAME != recipe.NAME:
+            own = self.recipe.ifs if isinstance(self.recipe, OnePFrac) else None
+            if own is None or own.is_inline or recipe.ifs != own:  # others are searched
                 return InputWords()
             return InputWords(("--recipe", str(self.source)), defaults=self.recipe)
         kind = SpatialCategories if isinstance(recipe, ExFractalDB) else Categories

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fracgen.assets import Stored
 from fracgen.base_fractals import Bases
 from fracgen.exfractaldb import ExFractalDB
 from fracgen.explore.bases import MAX_SECONDS, Base, bounded, draft_base, find_base, find_several, step_base, take_base
@@ -139,7 +140,7 @@ def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) ->
         "warnings": recipe.warnings(resolution.provenance) if complete else [],
         "command": render_command(recipe, resolution.bases, words) if complete else None,
         "command_note": words.note,
-        "yaml": to_yaml(values),
+        "yaml": to_yaml(_without_found(values, resolution, is_given=bool(words.words) or not words.possible)),
         "base_csv": base_csv(resolution.base.recipe.base) if resolution.base else None,
         "base_json": resolution.base.recipe.base.to_plain() if resolution.base else None,
         "base": resolution.base.describe() if resolution.base else None,
@@ -155,6 +156,18 @@ def _values_without_search(resolution: Resolution, request: ResolveRequest) -> d
         if isinstance(sigma := request.recipe.get("sigma"), int | float):
             kept["sigma"] = sigma  # that of a base which was found may differ in its last bit
     return kept
+
+
+def _without_found(values: Mapping[str, Any], resolution: Resolution, *, is_given: bool) -> dict[str, Any]:
+    """The values without the files of bases, categories or states that resolving them finds again: the page saves none.
+
+    is_given: whether a file of the command's source is such.
+    """
+    if is_given or resolution.bases is not None:
+        return dict(values)
+    found = {name: getattr(resolution.recipe, name, None) for name in ("ifs", "systems", "states")}
+    stored = {name for name, value in found.items() if isinstance(value, Stored) and not value.is_inline}
+    return {name: value for name, value in values.items() if name not in stored}
 
 
 def axes(recipe: Recipe) -> list[dict[str, Any]]:
