@@ -37,34 +37,27 @@ NOISE_DOMAIN = 10_000.0
 SHORT = 8
 """Steps of a line that is drawn from a table: four of five of VisualAtom's."""
 
-_HASHES = np.array([*PERMUTATION, PERMUTATION[0]])
+Gradients = npt.NDArray[np.int32]
+"""Of the 256 cells between lattice points: 65536 times the gradient on the left, plus that on the right, plus 16. In
+one number, as looking one up takes as long as computing with it."""
+
+
+def _pair(gradients: npt.NDArray[np.int64]) -> Gradients:
+    return (gradients * 65536 + np.roll(gradients, -1) + 16).astype(np.int32)
+
+
+_HASHES = np.array(PERMUTATION)
 _SIZES = (_HASHES & 7) + 1
-SIGNED_GRADIENTS = np.where(_HASHES & 8, -_SIZES, _SIZES).astype(np.float32)
-"""Of lattice points 0 to 256, as many as a look-up of a point and of the next one needs: (hash & 7) + 1, negated if
-hash & 8, as Perlin's noise in one dimension is meant."""
-LIBRARY_GRADIENTS = np.where(_HASHES & 8, -1, _SIZES).astype(np.float32)
+SIGNED_GRADIENTS = _pair(np.where(_HASHES & 8, -_SIZES, _SIZES))
+"""(hash & 7) + 1, negated if hash & 8, as Perlin's noise in one dimension is meant."""
+LIBRARY_GRADIENTS = _pair(np.where(_HASHES & 8, -1, _SIZES))
 """As the C source of the library noise 1.2.2 has them, which the published code names: -1 wherever hash & 8."""
 
 # Plain numbers would make these expressions signed, or float64.
-_U1, _U2, _U11, _U32, _U56, _U255 = (np.uint64(number) for number in (1, 2, 11, 32, 56, 255))
+_U1, _U2, _U11, _U32, _U56 = (np.uint64(number) for number in (1, 2, 11, 32, 56))
+_I16, _LOW = np.int32(16), np.int32(255)
 _F1, _F6, _F10, _F15, _F04 = (np.float32(number) for number in (1, 6, 10, 15, 0.4))
 _TO_UNIT = 2.0**-53
-
-
-@kernel
-def pnoise1(x: np.float32, gradients: npt.NDArray[np.float32]) -> np.float32:
-    """1-D Perlin noise at 0 <= x < 2^31, in float32; within [-1.6, 1.6], and 0 at whole numbers.
-
-    The gradients of the two lattice points beside x (modulo 256), times the distances from them, interpolated by
-    6t^5 - 15t^4 + 10t^3; the result times 0.4. gradients: (257,), one of the two above.
-    """
-    cell = np.int32(x)
-    point = np.uint64(cell) & _U255
-    t = x - np.float32(cell)
-    fade = t * t * t * (t * (t * _F6 - _F15) + _F10)
-    left, right = gradients[point] * t, gradients[point + _U1] * (t - _F1)
-    noise: np.float32 = (left + fade * (right - left)) * _F04
-    return noise
 
 
 @kernel
@@ -156,10 +149,26 @@ def draw_uniforms(key: np.uint64, number: np.uint64, uniforms: Floats) -> None:
 
 
 @kernel
-def perlin(uniforms: Floats, gradients: npt.NDArray[np.float32], noises: npt.NDArray[np.float32]) -> None:
-    """`pnoise1` at 10,000 u, for all uniforms (V,): in a loop of its own, which takes vector instructions."""
+def perlin(
+    uniforms: Floats, gradients: Gradients, cells: npt.NDArray[np.int32], noises: npt.NDArray[np.float32]
+) -> None:
+    """1-D Perlin noise at x = 10,000 u, in float32: noises (V,), filled; within [-1.6, 1.6], and 0 at whole numbers.
+
+    The gradients of the two lattice points beside x (modulo 256), times the distances from them, interpolated by
+    6t^5 - 15t^4 + 10t^3; the result times 0.4. uniforms: (V,) in [0, 1). cells: (V,), scratch. Loops are split so that
+    all but the look-up take vector instructions.
+    """
     for k in range(uniforms.size):
-        noises[k] = pnoise1(np.float32(uniforms[k] * NOISE_DOMAIN), gradients)
+        x = np.float32(uniforms[k] * NOISE_DOMAIN)
+        cell = np.int32(x)
+        cells[k], noises[k] = cell & _LOW, x - np.float32(cell)
+    for k in range(cells.size):
+        cells[k] = gradients[np.uint32(cells[k])]
+    for k in range(cells.size):
+        t, pair = noises[k], cells[k]
+        fade = t * t * t * (t * (t * _F6 - _F15) + _F10)
+        left, right = np.float32(pair >> _I16) * t, np.float32((pair & _LOW) - _I16) * (t - _F1)
+        noises[k] = (left + fade * (right - left)) * _F04
 
 
 @kernel
@@ -199,7 +208,7 @@ def draw_polyline(
 @kernel
 def draw_atom(
     key: np.uint64,
-    gradients: npt.NDArray[np.float32],
+    gradients: Gradients,
     orbits: int,
     noise: float,
     line_offset: float,
@@ -215,13 +224,14 @@ def draw_atom(
     """
     num_vertices = vertices.shape[1]
     uniforms, noises, table = np.empty(num_vertices), np.empty(num_vertices, np.float32), short_lines(size)
+    cells = np.empty(num_vertices, np.int32)
     number = _U2
     for _ in range(orbits):
         gray = np.uint8(splitmix64(key, number) >> _U56)
         number += _U1
         for axis in range(2):
             draw_uniforms(key, number, uniforms)
-            perlin(uniforms, gradients, noises)
+            perlin(uniforms, gradients, cells, noises)
             move_axis(noises, cycle[2:], cycle[axis], noise, line_offset, vertices[axis])
             number += np.uint64(num_vertices)
         draw_polyline(vertices, (0.0, 0.0), gray, size, table, canvas)

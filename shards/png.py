@@ -5,7 +5,6 @@ deflate stream, so the frame is written here and ISA-L's deflate fills it (0.2 m
 """
 
 import struct
-import zlib
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +63,8 @@ def _deflate(data: npt.NDArray[np.uint8]) -> bytes:
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))])
+    checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+    return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", checksum)])
 
 
 def decode_png(data: bytes, bits: int = 8, *, shape: tuple[int, ...] | None = None) -> Image:

@@ -122,25 +122,28 @@ def test_the_permutation_is_perlins():
     assert atoms.PERMUTATION[:6] == (151, 160, 137, 91, 90, 15) and atoms.PERMUTATION[-3:] == (61, 156, 180)
 
 
+def noise_at(places, gradients=atoms.SIGNED_GRADIENTS):
+    """places: exact in float32, so that dividing and multiplying changes none of them."""
+    noises = np.empty(len(places), np.float32)
+    atoms.perlin(np.asarray(places, np.float64) / 10_000, gradients, np.empty(len(places), np.int32), noises)
+    return noises
+
+
 def test_noise():
-    places = np.random.RandomState(0).uniform(0, 10_000, 2000).astype(np.float32)
-    noise = np.array([atoms.pnoise1(place, atoms.SIGNED_GRADIENTS) for place in places])
+    places = np.random.RandomState(0).uniform(0, 10_000, 2003).astype(np.float32)
+    noise = noise_at(places)
     assert noise.tolist() == [float(pnoise1_plain(place)) for place in places]
-    assert np.array_equal(noise, noise.astype(np.float32)) and np.abs(noise).max() <= 1.6
-    assert all(atoms.pnoise1(np.float32(whole), atoms.SIGNED_GRADIENTS) == 0 for whole in range(10_001))
-    offsets = np.random.RandomState(1).randint(0, 2**10, 200).astype(np.float32) / 2**10  # exact in float32
-    for cell, t in zip(range(0, 1000, 5), offsets, strict=True):
-        assert atoms.pnoise1(np.float32(cell + t), atoms.SIGNED_GRADIENTS) == atoms.pnoise1(
-            np.float32(cell + 1024 + t), atoms.SIGNED_GRADIENTS
-        )
+    assert noise_at(places, atoms.LIBRARY_GRADIENTS).tolist() == [
+        float(pnoise1_plain(place, "library")) for place in places
+    ]
+    assert np.abs(noise).max() <= 1.6
+    assert not noise_at(np.arange(10_001)).any()
+    cells, offsets = np.arange(0, 1000, 5), np.random.RandomState(1).randint(0, 2**10, 200) / 2**10  # exact in float32
+    assert np.array_equal(noise_at(cells + offsets), noise_at(cells + 1024 + offsets))
     # between points 0 and 1, hashes 151 and 160: gradients 8 and 1, fade(1/2) = 1/2
-    assert atoms.pnoise1(np.float32(0.5), atoms.SIGNED_GRADIENTS) == np.float32((8 * 0.5 + 1 * -0.5) / 2) * np.float32(
-        0.4
-    )
     # between points 2 and 3, hashes 137 and 91: gradients -2 and -4
-    assert atoms.pnoise1(np.float32(2.5), atoms.SIGNED_GRADIENTS) == np.float32(
-        (-2 * 0.5 + -4 * -0.5) / 2
-    ) * np.float32(0.4)
+    expected = np.array([(8 * 0.5 + 1 * -0.5) / 2, (-2 * 0.5 + -4 * -0.5) / 2], np.float32) * np.float32(0.4)
+    assert np.array_equal(noise_at([0.5, 2.5]), expected)
 
 
 def test_orbits_grow_by_the_line_offset_and_the_noise_amplitude():
