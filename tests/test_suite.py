@@ -398,6 +398,7 @@ def test_changed_images_and_changed_rules_are_one_line(root, tmp_path, capfd):
         (["--check", "--protocol=lax"], 2, "--protocol"),
         (["--check", "metric=accuracy"], 2, "metric=accuracy: the tasks say it"),
         (["--check", "protocol=published"], 2, "protocol=published: give --protocol"),
+        (["--check", "--config=s.yaml"], 2, "s.yaml: unknown key 'tasks'"),
     ],
 )
 def test_what_is_refused_before_the_first_run(words, code, message, root, tmp_path, capfd):
@@ -482,10 +483,11 @@ def test_the_objects_of_voc(tmp_path):
     for name in ("ImageSets/Main", "Annotations", "JPEGImages"):
         (voc / name).mkdir(parents=True)
     box = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>9</ymax></bndbox></object>"
+    hard = box.format("hen", 1, 16).replace("</name>", "</name><difficult>1</difficult>")
     for number, split in enumerate(("train", "val")):
         (voc / "ImageSets" / "Main" / f"{split}.txt").write_text(f"i{number}\n")
         picture(number, number).save(voc / "JPEGImages" / f"i{number}.jpg")
-        boxes = box.format("cat", 1, 16) + box.format("dog", 3, 6)
+        boxes = box.format("cat", 1, 16) + box.format("dog", 3, 6) + hard
         (voc / "Annotations" / f"i{number}.xml").write_text(f"<annotation>{boxes}</annotation>")
     script("voc_objects.py", voc, tmp_path / "voc12")
     assert {str(each.relative_to(tmp_path / "voc12")) for each in (tmp_path / "voc12").rglob("*.jpg")} == {

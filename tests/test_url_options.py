@@ -14,6 +14,7 @@ from fracgen.cli.app import PROGRAMS, app, run
 SECRET = "s3cr3t"
 URL = f"nosuch://user:{SECRET}@bucket/x?token={SECRET}"
 """Of a protocol that nobody knows, so that no command waits for a server."""
+SUITE = str(Path(__file__).parents[1] / "examples" / "suite-cifar10.yaml")
 STUDY = str(Path(__file__).parents[1] / "examples" / "ablations" / "delta.yaml")
 BASE = {  # words with which a command gets as far as it does without a URL, and no further than it must
     "photo": ["picture.png"],
@@ -21,22 +22,32 @@ BASE = {  # words with which a command gets as far as it does without a URL, and
     "pack": ["images"],
     "inspect": ["set"],
     "verify": ["set"],
+    "score": ["set"],
     "preview": ["set", "--out", "sheet.png"],
+    "explore": ["--no-open"],
     "draw": ["a.csv"],
     "export": ["set", "--to", "parquet"],
     "publish": ["set", "memory://published", "--dry-run"],
     "pretrain": ["--shards", "set", "--out", "run", "--device", "cpu", "--steps", "1"],
+    "mae": ["--shards", "set", "--out", "run", "--device", "cpu", "--steps", "1"],
+    "dyck": ["--out", "run", "--device", "cpu", "--steps", "1"],
     "finetune": ["--data", "images", "--out", "run", "--device", "cpu", "--steps", "1"],
     "probe": ["--data", "images", "--checkpoint", "absent", "--out", "probe", "--device", "cpu"],
     "compare": ["--data", "images", "--start", "a=none", "--out", "compare", "--model", "nosuch"],
+    "suite": [SUITE, "--data", "cifar10-1k=images", "--start", "a=none", "--out", "suite", "--model", "nosuch"],
     "study": [STUDY, "--data", "images", "--out", "study"],
+    "search": ["--out", "base.csv"],
     "render": ["--only", "0/0"],
+    "perturb": ["--only", "0/0"],
     "baseline fractaldb": ["--only", "0/0"],
     "baseline ofdb": ["--only", "0/0"],
     "baseline visualatom": ["--only", "0/0"],
+    "baseline rcdb": ["--only", "0/0"],
+    "baseline exfractaldb": ["--only", "0/0"],
+    "baseline multifractal": ["--only", "0/0"],
     "baseline noise": ["--only", "0/0"],
 }
-PLACES = ("path", "yaml", "dir", "source", "image", "folder", "url", "where")
+PLACES = ("path", "yaml", "dir", "source", "image", "folder", "url", "where", "suite")
 """In the metavar of what is a place, where its type is text."""
 PLACE_NAMES = ("--shards", "--data", "--val", "--test", "--root", "--checkpoint")
 
@@ -69,7 +80,7 @@ def test_the_walk_finds_what_there_is():
     found = {each.id for each in texts()}
     for known in ("render --out", "inspect source", "pretrain --shards", "pack folder", "photo images", "study study"):
         assert known in found
-    assert len(found) > 80
+    assert {each.values[0] for each in texts()} <= set(BASE), "a command's words are missing"
 
 
 @pytest.fixture
@@ -102,11 +113,11 @@ def test_a_url_is_one_line(name, option, number, is_place, place, capsys):
 
 def with_url(words: list[str], option: str, number: int) -> list[str]:
     """The words, with the URL in the place of an option's value or of an argument."""
-    url = f"a={URL}" if option in ("--start",) else URL
     if not option:
         arguments = len([word for word in words if not word.startswith("-")])
-        return [*words[:number], url, *words[number + 1 :]] if number < arguments else [*words, url]
+        return [*words[:number], URL, *words[number + 1 :]] if number < arguments else [*words, URL]
     if option in words:
-        place = words.index(option)
-        return [*words[: place + 1], url, *words[place + 2 :]]
-    return [*words, option, url]
+        place = words.index(option) + 1
+        name, equals, _ = words[place].rpartition("=")  # of NAME=WHERE, the place alone
+        return [*words[:place], f"{name}{equals}{URL}", *words[place + 1 :]]
+    return [*words, option, URL]

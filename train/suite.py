@@ -40,7 +40,7 @@ from fracgen.train.experiments.run_comparison import Report, lock_folder, run_co
 from fracgen.train.experiments.study_report import describe_machine, read_settings
 from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, SubprocessError, SubprocessRunner, python_command
 from fracgen.train.experiments.suite_file import ProtocolName, find_suite, load_suite, refuse_own
-from fracgen.train.experiments.suite_tasks import SuiteSetup, TaskData, parse_places
+from fracgen.train.experiments.suite_tasks import SuiteSetup, TaskData, parse_places, read_base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,8 @@ def main(
     loaded = load_suite(find_suite(suite))
     names = loaded.choose(settings.task)
     places = parse_places(settings.data, list(loaded.tasks))
-    setup = SuiteSetup(suite=loaded, protocol=settings.protocol, root=settings.root, places=places, config=config or "")
+    base = read_base(config or "")
+    setup = SuiteSetup(suite=loaded, protocol=settings.protocol, root=settings.root, places=places, base=base)
     refuse_own(overrides or ())
     run = SuiteRun(setup=setup, settings=settings, names=names, out=out or Path(), overrides=tuple(overrides or ()))
     if check:

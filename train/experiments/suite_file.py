@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import check_local
 from fracgen.shards.settings import Setting, from_plain, nearest, parse_yaml, read_text, to_plain
 from fracgen.train.data.split_rules import check_rule
 from fracgen.train.experiments.comparison import is_folder_name
@@ -147,6 +148,7 @@ def refuse_own(overrides: Sequence[str]) -> None:
 
 def find_suite(name: str) -> Path:
     """The file of a suite: one that is shipped, by name, or a path. Raises UsageError where there is none."""
+    check_local(name)
     path = Path(name)
     shipped = sorted(each.stem for each in SUITES.glob("*.yaml"))
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:

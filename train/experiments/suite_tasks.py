@@ -7,7 +7,7 @@ from typing import Any
 
 from fracgen.shards.errors import AbsentError, DataError, UsageError
 from fracgen.shards.files import write_atomically
-from fracgen.shards.settings import nearest, parse_yaml, read_text, to_plain, to_yaml
+from fracgen.shards.settings import load_settings, nearest, parse_yaml, read_text, to_plain, to_yaml
 from fracgen.shards.urls import is_url
 from fracgen.train.data.examples import Examples
 from fracgen.train.data.opening import is_name
@@ -16,6 +16,7 @@ from fracgen.train.data.split_rules import apply_rule, train_on_both
 from fracgen.train.data.splits import open_sources
 from fracgen.train.data.tars import is_pattern
 from fracgen.train.experiments.comparison import FinetuneCommand
+from fracgen.train.experiments.finetuning import Finetuning
 from fracgen.train.experiments.suite_file import ProtocolName, Suite, Task
 
 SPLIT, SETTINGS = "split.json", "finetune.yaml"
@@ -57,21 +58,22 @@ class TaskData:
 class SuiteSetup:
     """How a suite is run here. root: of the tasks' data. places: where single tasks' images lie, by task.
 
-    config: YAML of settings in the place of the suite's own; "" for those.
+    base: settings in the place of the suite's own; None for those.
     """
 
     suite: Suite
     protocol: ProtocolName
     root: str
     places: Mapping[str, str]
-    config: str = ""
+    base: Mapping[str, Any] | None = None
 
     def open(self, name: str) -> TaskData:
-        """What is there of a task.
+        """What is there of a task, whose settings are looked at first.
 
         Raises UsageError and DataError, which name the task, where there is something, but not what the suite says.
         """
         task = self.suite.tasks[name]
+        self.suite.settings(task, self.protocol, self.base)
         data = TaskData(name=name, task=task, where=self._where(name, task))
         is_path = not (is_url(data.where) or is_name(data.where) or is_pattern(data.where))
         if is_path and not Path(data.where).exists():
@@ -115,20 +117,20 @@ class SuiteSetup:
                 )
         else:
             write_split_file(path, data.sources, data.ids)
-        values = self.suite.settings(data.task, self.protocol, self._base())
+        values = self.suite.settings(data.task, self.protocol, self.base)
         num_classes = _num_classes(data.where, data.task)
         values |= {"split": str(path), "root": self.root, "metric": data.task.metric}
         values |= {"num_classes": num_classes} if num_classes else {}
         write_atomically(folder / SETTINGS, to_yaml(values))
         return FinetuneCommand(config=str(folder / SETTINGS), overrides=tuple(overrides), data=data.where, model=model)
 
-    def _base(self) -> dict[str, Any] | None:
-        if not self.config:
-            return None
-        values = parse_yaml(read_text(self.config), self.config) or {}
-        if not isinstance(values, dict):
-            raise UsageError(f"{self.config}: must be a mapping of settings")
-        return to_plain(values)  # type: ignore[no-any-return]
+
+def read_base(config: str) -> dict[str, Any] | None:
+    """Settings of fine-tuning from a YAML file that take the place of a suite's; None for "". Raises UsageError."""
+    if not config:
+        return None
+    load_settings(Finetuning, config, {})
+    return to_plain(parse_yaml(read_text(config), config) or {})  # type: ignore[no-any-return]
 
 
 def parse_places(words: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
