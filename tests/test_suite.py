@@ -398,7 +398,7 @@ def test_changed_images_and_changed_rules_are_one_line(root, tmp_path, capfd):
         (["--check", "--protocol=lax"], 2, "--protocol"),
         (["--check", "metric=accuracy"], 2, "metric=accuracy: the tasks say it"),
         (["--check", "protocol=published"], 2, "protocol=published: give --protocol"),
-        (["--check", "--config=s.yaml"], 2, "s.yaml: unknown key 'tasks'"),
+        (["--check", "--config=s.yaml"], 2, "s.yaml: unknown key 'about'"),
     ],
 )
 def test_what_is_refused_before_the_first_run(words, code, message, root, tmp_path, capfd):
