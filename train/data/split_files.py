@@ -122,11 +122,10 @@ def check_ids(ids: Ids, name: str) -> None:
     role_of: dict[str, str] = {}
     for role, each in ids.items():
         for sample in each:
-            if (other := role_of.setdefault(sample, role)) != role:
-                raise UsageError(f"{name}: {sample!r} is in {other} and in {role}")
-        if len(set(each)) < len(each):
-            twice = next(sample for number, sample in enumerate(each) if sample in each[:number])
-            raise UsageError(f"{name}: {twice!r} is twice in {role}")
+            if other := role_of.get(sample):
+                where = f"twice in {role}" if other == role else f"in {other} and in {role}"
+                raise UsageError(f"{name}: {sample!r} is {where}")
+            role_of[sample] = role
 
 
 def sample_ids(sources: Sources) -> dict[str, list[str]]:
