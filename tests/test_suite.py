@@ -399,6 +399,7 @@ def test_changed_images_and_changed_rules_are_one_line(root, tmp_path, capfd):
         (["--check", "metric=accuracy"], 2, "metric=accuracy: the tasks say it"),
         (["--check", "protocol=published"], 2, "protocol=published: give --protocol"),
         (["--check", "--config=s.yaml"], 2, "s.yaml: unknown key 'about'"),
+        (["--check", "optim.lrr=3"], 2, "unknown key 'optim.lrr'"),
     ],
 )
 def test_what_is_refused_before_the_first_run(words, code, message, root, tmp_path, capfd):

@@ -25,6 +25,7 @@ from fracgen.shards.files import write_atomically
 from fracgen.shards.settings import Setting
 from fracgen.train import cli as console
 from fracgen.train import options
+from fracgen.train.config import load
 from fracgen.train.engine.settings import Log
 from fracgen.train.experiments import suite_figure, suite_report
 from fracgen.train.experiments.comparison import (
@@ -34,6 +35,7 @@ from fracgen.train.experiments.comparison import (
     parse_starts,
     plan_comparison,
 )
+from fracgen.train.experiments.finetuning import Finetuning
 from fracgen.train.experiments.finished_runs import read_or_none
 from fracgen.train.experiments.report import summarize_runs, write_report
 from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
@@ -118,6 +120,7 @@ def main(
     base = read_base(config or "")
     setup = SuiteSetup(suite=loaded, protocol=settings.protocol, root=settings.root, places=places, base=base)
     refuse_own(overrides or ())
+    load(Finetuning, config, {}, overrides)  # a wrong word is said before any image is opened
     run = SuiteRun(setup=setup, settings=settings, names=names, out=out or Path(), overrides=tuple(overrides or ()))
     if check:
         run.open_tasks()
