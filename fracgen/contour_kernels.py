@@ -44,7 +44,7 @@ def draw_indexed(
     canvas: flat, size x size, white.
     """
     uniforms, noises = np.empty(vertices.shape[1]), np.empty(vertices.shape[1], np.float32)
-    cells = np.empty(vertices.shape[1], np.int32)
+    cells, scratch = np.empty(vertices.shape[1], np.int32), np.empty((7, vertices.shape[1] + 1), np.int32)
     table, grays, number = short_lines(size), np.uint64(size // 2 + 1), np.uint64(0)
     for _ in range(lines):
         gray = np.uint8(min(integer(key, number, grays), np.uint64(255)))
@@ -54,7 +54,7 @@ def draw_indexed(
             perlin(uniforms, LIBRARY_GRADIENTS, cells, noises)
             move_axis(noises, cycle[axis], noise, line_offset, vertices[axis])
             number += np.uint64(uniforms.size)
-        draw_polyline(vertices, centre, gray, size, table, canvas)
+        draw_polyline(vertices, centre, gray, size, table, scratch, canvas)
 
 
 @kernel
@@ -75,7 +75,7 @@ def draw_published(
     words: as of `mersenne_kernels.read_unit`. The rest as of `draw_indexed`.
     """
     uniforms, noises = np.empty(vertices.shape[1]), np.empty(vertices.shape[1], np.float32)
-    cells = np.empty(vertices.shape[1], np.int32)
+    cells, scratch = np.empty(vertices.shape[1], np.int32), np.empty((7, vertices.shape[1] + 1), np.int32)
     table = short_lines(size)
     for _ in range(lines):
         gray, position = read_below(words, position, size // 2 + 1)
@@ -83,7 +83,7 @@ def draw_published(
             position = read_units(words, position, uniforms)
             perlin(uniforms, LIBRARY_GRADIENTS, cells, noises)
             move_axis(noises, cycle[axis], noise, line_offset, vertices[axis])
-        draw_polyline(vertices, centre, np.uint8(min(gray, 255)), size, table, canvas)
+        draw_polyline(vertices, centre, np.uint8(min(gray, 255)), size, table, scratch, canvas)
     return position
 
 

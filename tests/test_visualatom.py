@@ -92,7 +92,6 @@ def test_lines_are_pillows():
     """Given truncated coordinates, as Pillow truncates its own."""
     random = np.random.RandomState(0)
     size = 40
-    table = atoms.short_lines(size)
     for spread in (3, 20, 60, 1000):
         ends = random.uniform(-spread, spread, (1500, 4)) + random.choice([0, size // 2, size], (1500, 4))
         for number, line in enumerate(ends.tolist()):
@@ -100,21 +99,51 @@ def test_lines_are_pillows():
             expected = Image.new("L", (size, size))
             ImageDraw.Draw(expected).line(line, fill=gray, width=1)
             canvas = np.zeros(size * size, np.uint8)
-            atoms.draw_line(*(int(coordinate) for coordinate in line), gray, size, table, canvas)
+            atoms.draw_line(*(int(coordinate) for coordinate in line), gray, size, canvas)
             assert np.array_equal(canvas.reshape(size, size), expected), line
 
 
+def test_the_longest_lines_are_pillows():
+    """From a corner and near it, where rounding errors would be the largest."""
+    size, random = 8192, np.random.RandomState(0)
+    ends = [(size - 1, aside) for aside in (0, 1, 4095, 4096, size - 2, size - 1, *random.randint(0, size, 20))]
+    canvas, expected = np.zeros(size * size, np.uint8), Image.new("L", (size, size))
+    for u, v in ends:
+        atoms.draw_line(0, 0, u, v, 9, size, canvas)
+        ImageDraw.Draw(expected).line((0, 0, u, v), fill=9, width=1)
+        atoms.draw_line(v, u, 1, 2, 9, size, canvas)
+        ImageDraw.Draw(expected).line((v, u, 1, 2), fill=9, width=1)
+    assert np.array_equal(canvas.reshape(size, size), expected)
+
+
+def polyline(vertices, size, centre=(0.0, 0.0)):
+    """The kernel's polyline of vertices (V, 2), and Pillow's lines."""
+    canvas, expected = np.zeros(size * size, np.uint8), Image.new("L", (size, size))
+    scratch, xy = np.full((7, len(vertices) + 1), 1 << 30, np.int32), np.array(vertices, float).T.copy()
+    atoms.draw_polyline(xy, centre, np.uint8(9), size, atoms.short_lines(size), scratch, canvas)
+    moved = [(x + centre[0], y + centre[1]) for x, y in xy.T.tolist()]
+    for first, last in zip([moved[-1], *moved], moved, strict=False):
+        ImageDraw.Draw(expected).line((*first, *last), fill=9, width=1)
+    return canvas.reshape(size, size), np.asarray(expected)
+
+
 def test_all_short_lines_are_pillows():
-    """Of a table and just too long for it, within the canvas and beyond its edge."""
+    """There and back. Of a table and just too long for it, within the canvas and beyond its edge."""
     reach = atoms.SHORT + 2
     for size, start in ((12, 6), (2 * reach + 1, reach)):
-        table = atoms.short_lines(size)
         for u, v in itertools.product(range(-reach, reach + 1), repeat=2):
-            expected = Image.new("L", (size, size))
-            ImageDraw.Draw(expected).line((start, start, start + u, start + v), fill=9, width=1)
-            canvas = np.zeros(size * size, np.uint8)
-            atoms.draw_line(start, start, start + u, start + v, 9, size, table, canvas)
-            assert np.array_equal(canvas.reshape(size, size), expected), (size, u, v)
+            drawn, expected = polyline([(start, start), (start + u, start + v)], size)
+            assert np.array_equal(drawn, expected), (size, u, v)
+
+
+def test_polylines_are_pillows_lines():
+    """Of all lengths and kinds, and where vertices share pixels, so that lines have no steps."""
+    random = np.random.RandomState(0)
+    for number in range(400):
+        steps = random.normal(0, random.choice([0.2, 2, 5, 20]), (random.randint(1, 60), 2))
+        centre = tuple(random.uniform(0, 40, 2).tolist())
+        drawn, expected = polyline(np.cumsum(steps, axis=0), 40, centre)
+        assert np.array_equal(drawn, expected), number
 
 
 def test_the_permutation_is_perlins():
