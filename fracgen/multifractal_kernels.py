@@ -58,26 +58,44 @@ def choose_indexed(key: np.uint64, limits: Floats, numbers: npt.NDArray[np.uint3
 
 
 @kernel
-def trace(maps: Floats, choices: Bytes, xs: Floats, ys: Floats, extent: Floats) -> bool:
-    """Trace an orbit from the fixed point of the first map, which is no point of it; whether all its points are finite.
-
-    maps: (N, 2, 3). choices: (T,). xs, ys: (T,), filled. extent: (4,), filled with min x, max x, min y, max y.
-    """
-    rows = maps.reshape(-1, 6)
+def fixed_point(rows: Floats) -> tuple[float, float]:
+    """The point that the first map, rows[0], a, b, e, c, d, f, leaves in its place."""
     a, b, e, c, d, f = rows[0, 0], rows[0, 1], rows[0, 2], rows[0, 3], rows[0, 4], rows[0, 5]
     scale = 1.0 / (1.0 + (a * d - b * c) - a - d)
-    x, y = scale * ((1.0 - d) * e + b * f), scale * ((1.0 - a) * f + c * e)
+    return scale * ((1.0 - d) * e + b * f), scale * ((1.0 - a) * f + c * e)
+
+
+@kernel
+def trace_pair(
+    first: Floats, second: Floats, choices: Bytes, second_choices: Bytes, xs: Floats, ys: Floats, extents: Floats
+) -> bool:
+    """Trace two orbits in the time of one, each from the fixed point of its first map, which is no point of it.
+
+    Returns whether all their points are finite. first, second: (N, 6), each with an N of its own. choices: (T,) each.
+    xs, ys: (2, T), filled. extents: (2, 4), filled with min x, max x, min y, max y.
+    """
+    (x, y), (u, v) = fixed_point(first), fixed_point(second)
     x_min, x_max, y_min, y_max = np.inf, -np.inf, np.inf, -np.inf
+    u_min, u_max, v_min, v_max = np.inf, -np.inf, np.inf, -np.inf
     for i in range(choices.size):
-        j = np.uint64(choices[i])
-        next_x = rows[j, 0] * x + rows[j, 1] * y + rows[j, 2]
-        y = rows[j, 3] * x + rows[j, 4] * y + rows[j, 5]
+        j, k = np.uint64(choices[i]), np.uint64(second_choices[i])
+        next_x = first[j, 0] * x + first[j, 1] * y + first[j, 2]
+        y = first[j, 3] * x + first[j, 4] * y + first[j, 5]
         x = next_x
-        xs[i], ys[i] = x, y
+        next_u = second[k, 0] * u + second[k, 1] * v + second[k, 2]
+        v = second[k, 3] * u + second[k, 4] * v + second[k, 5]
+        u = next_u
+        xs[0, i], ys[0, i], xs[1, i], ys[1, i] = x, y, u, v
         x_min, x_max = min(x_min, x), max(x_max, x)
         y_min, y_max = min(y_min, y), max(y_max, y)
-    extent[0], extent[1], extent[2], extent[3] = x_min, x_max, y_min, y_max
-    return math.isfinite(x) and math.isfinite(y) and math.isfinite(x_max - x_min) and math.isfinite(y_max - y_min)
+        u_min, u_max = min(u_min, u), max(u_max, u)
+        v_min, v_max = min(v_min, v), max(v_max, v)
+    extents[0, 0], extents[0, 1], extents[0, 2], extents[0, 3] = x_min, x_max, y_min, y_max
+    extents[1, 0], extents[1, 1], extents[1, 2], extents[1, 3] = u_min, u_max, v_min, v_max
+    finite = math.isfinite(x) and math.isfinite(y) and math.isfinite(x_max - x_min) and math.isfinite(y_max - y_min)
+    if finite:
+        finite = math.isfinite(u) and math.isfinite(v) and math.isfinite(u_max - u_min) and math.isfinite(v_max - v_min)
+    return finite
 
 
 @kernel

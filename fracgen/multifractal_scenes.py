@@ -55,8 +55,8 @@ class Painter:
 
         self._picture_kernels = picture_kernels
         self._kernels, self._size, self._points = multifractal_kernels, size, points
-        self._choices, self._extent = np.empty(points, np.uint8), np.empty(4)
-        self._xs, self._ys = np.empty(points), np.empty(points)
+        self._choices, self._extents = np.empty((2, points), np.uint8), np.empty((2, 4))
+        self._xs, self._ys = np.empty((2, points)), np.empty((2, points))
         self._numbers, self._places = np.empty(points + 1, np.uint32), np.empty(points, np.uint32)
         self._lines = np.empty((size, 3 * size), np.float32)
         side = 2 ** max(math.ceil(math.log2(size)), 1) + 1
@@ -69,9 +69,11 @@ class Painter:
             kernels.draw_units(np.uint64(scene.key), self._units)
             kernels.diamond_square(scene.decay, self._units, self._field)
             kernels.paint_background(self._field, np.array(scene.colours), image)
-        for fractal in scene.fractals:
-            is_single = len(fractal.place) == 4
-            pixels = self._paint_fractal(fractal, self._size if is_single else self._size // 2)
+        for number, fractal in enumerate(scene.fractals):
+            is_single, lane = len(fractal.place) == 4, number % 2
+            if lane == 0 and not self._trace(scene.fractals[number : number + 2]):
+                return None
+            pixels = self._paint_fractal(fractal, lane, self._size if is_single else self._size // 2)
             if pixels is None:
                 return None
             left, top = (0, 0) if is_single else (int(place) for place in fractal.place[:2])
@@ -84,14 +86,22 @@ class Painter:
             self._picture_kernels.blur(blur_edge(scene.blur_sigma), self._lines, image)
         return image
 
-    def _paint_fractal(self, fractal: Fractal, size: int) -> Image | None:
-        """A fractal in its colours on black, uint8 (size, size, 3); None where it shows nothing or overflows."""
-        kernels = self._kernels
-        kernels.choose_indexed(np.uint64(fractal.key), fractal.limits, self._numbers, self._choices)
-        if not kernels.trace(fractal.maps, self._choices, self._xs, self._ys, self._extent):
-            return None
-        region = region_of(self._extent, fractal.place) if len(fractal.place) == 4 else self._extent
-        kernels.locate(self._xs, self._ys, region, size, self._places)
+    def _trace(self, fractals: tuple[Fractal, ...]) -> bool:
+        """Trace the orbits of one fractal or two; returns whether all their points are finite."""
+        for fractal, row in zip(fractals, self._choices, strict=False):
+            self._kernels.choose_indexed(np.uint64(fractal.key), fractal.limits, self._numbers, row)
+        maps = [fractal.maps.reshape(-1, 6) for fractal in fractals]
+        choices, last = self._choices, len(fractals) - 1
+        finite: bool = self._kernels.trace_pair(
+            maps[0], maps[last], choices[0], choices[last], self._xs, self._ys, self._extents
+        )
+        return finite
+
+    def _paint_fractal(self, fractal: Fractal, lane: int, size: int) -> Image | None:
+        """A traced fractal in its colours on black, uint8 (size, size, 3); None where it shows nothing."""
+        kernels, extent = self._kernels, self._extents[lane]
+        region = region_of(extent, fractal.place) if len(fractal.place) == 4 else extent
+        kernels.locate(self._xs[lane], self._ys[lane], region, size, self._places)
         points, counts = np.empty(size * size + 1, np.uint32), np.empty((size, size), np.uint32)
         if not (greatest := kernels.count(self._places, fractal.mask, points, counts)):
             return None

@@ -46,8 +46,19 @@ def legacy(seed, count):
 
 
 def count_points(maps, choices, size, mask=16):
-    xs, ys, extent = np.empty(len(choices)), np.empty(len(choices)), np.empty(4)
-    assert kernels.trace(maps, choices, xs, ys, extent)
+    """Of an orbit that is traced beside another, on either side of it."""
+    sides, rows = [], maps.reshape(-1, 6)
+    other, other_choices = rows[::-1].copy(), choices[::-1].copy()
+    for side in range(2):
+        xs, ys, extents = np.empty((2, len(choices))), np.empty((2, len(choices))), np.empty((2, 4))
+        systems, steps = (
+            [(rows, other), (other, rows)][side],
+            [(choices, other_choices), (other_choices, choices)][side],
+        )
+        assert kernels.trace_pair(*systems, *steps, xs, ys, extents)
+        sides.append((xs[side], ys[side], extents[side]))
+    assert all(map(np.array_equal, *sides))
+    xs, ys, extent = sides[0]
     places, points = np.empty(len(choices), np.uint32), np.empty(size * size + 1, np.uint32)
     counts = np.empty((size, size), np.uint32)
     kernels.locate(xs, ys, extent, size, places)
