@@ -420,7 +420,7 @@ def test_a_run_begins_with_the_weights_of_another(folder, straight, tmp_path, ca
     assert all(torch.equal(before[name], after[name]) for name in before.keys() - head)
     assert not torch.equal(before["head.weight"], after["head.weight"])
     training = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["fracgen"]
-    assert training["base"] == "straight" and len(training["base_sha256"]) == 64 and training["licence"] == "unknown"
+    assert training["base"] == "straight" and len(training["base_sha256"]) == 64 and training["licence"] == "mit"
     straight_copy = shutil.copytree(straight, tmp_path / "copy")
     assert train(folder, tmp_path / "paused", "--checkpoint", straight, *words) == 0
     assert train(folder, tmp_path / "paused", "--checkpoint", straight_copy, *words) == 0
