@@ -55,6 +55,7 @@ class RunFolder:
             from fracgen.train.engine.checkpoint import LAST, PREVIOUS
 
             with replacing(self.path / LAST) as temporary:
+                temporary.unlink(missing_ok=True)  # half a checkpoint, of a run that was killed while it wrote
                 temporary.hardlink_to(self.path / PREVIOUS)
 
     def unlock(self) -> None:
