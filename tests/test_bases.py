@@ -183,29 +183,29 @@ def test_the_explorer_draws_them(three, tmp_path):
     write_shards(three, tmp_path / "set", layout=plan(three, num_shards=1))
     explorer = Explorer(read_source(tmp_path / "set", []), tmp_path)
     try:
-        held = json.loads(explorer.session().body)["recipe"]
-        answer = json.loads(explorer.resolve(json.dumps({"recipe": held}).encode()).body)
+        shown = json.loads(explorer.session().body)["recipe"]
+        answer = json.loads(explorer.resolve(json.dumps({"recipe": shown}).encode()).body)
         assert (
             answer["hash"] == recipe_hash(three) and answer["command"] == f"fracgen render --recipe {tmp_path / 'set'}"
         )
         assert answer["axes"] == [{"name": "base", "size": 3}, {"name": "perturbation", "size": 5}]
-        asked = {"recipe": answer["recipe"], "indices": [-1, 7], "mask_index": 7}
-        reply = explorer.images(json.dumps(asked).encode()).body
+        request = {"recipe": answer["recipe"], "indices": [-1, 7], "mask_index": 7}
+        reply = explorer.images(json.dumps(request).encode()).body
         pixels = np.frombuffer(reply, np.uint8)[-2 * 48 * 48 :].reshape(2, 48, 48)
         assert np.array_equal(pixels[1], next(three.render([7])).image)
         assert np.array_equal(pixels[0], draw_plain(three.ifs[1].maps, three.ifs[1].p, three.style, three.mask_key(7)))
-        other = {name: value for name, value in held.items() if name != "ifs"} | {"seed": 4}
+        other = {name: value for name, value in shown.items() if name != "ifs"} | {"seed": 4}
         answer = json.loads(explorer.resolve(json.dumps({"recipe": other}).encode()).body)
         assert answer["hash"] == recipe_hash(replace(three, ifs=None, seed=4).resolve()[0])
         assert "--recipe" not in answer["command"] and "--bases 3" in answer["command"], "the folder's are others"
-        searched = {name: value for name, value in held.items() if name not in ("ifs", "bases")} | {"bases": 2}
+        searched = {name: value for name, value in shown.items() if name not in ("ifs", "bases")} | {"bases": 2}
         answer = json.loads(explorer.resolve(json.dumps({"recipe": searched}).encode()).body)
         assert "--bases 2" in answer["command"] and answer["provenance"]["bases"][0] >= 0
         (tmp_path / "saved.yaml").write_text(answer["yaml"])
         assert recipe_hash(load_recipe(tmp_path / "saved.yaml").resolve()[0]) == answer["hash"], "no file beside it"
         with pytest.raises(UsageError, match="lower bases to 1"):
             explorer.resolve(json.dumps({"recipe": searched, "step": 1}).encode())
-        gone = {**held, "ifs": {"file": "bases.csv", "sha256": "0" * 64}}
+        gone = {**shown, "ifs": {"file": "bases.csv", "sha256": "0" * 64}}
         with pytest.raises(UsageError, match="reload the page"):
             explorer.resolve(json.dumps({"recipe": gone}).encode())
     finally:

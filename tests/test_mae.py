@@ -301,13 +301,13 @@ def test_fine_tuning_and_the_probe_take_it_as_any_start(straight, tmp_path):
         place = tmp_path / "images" / ("train", "test")[split] / f"class{label}"
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(place / f"{number}.png")
-    given = [f"--data={tmp_path}/images", f"--checkpoint={straight}", "--device=cpu"]
+    start = [f"--data={tmp_path}/images", f"--checkpoint={straight}", "--device=cpu"]
     small = ["--steps=2", "--batch-size=4", "--workers=0", "augment.size=32"]
-    assert fracgen(["finetune", *given, *small, f"--out={tmp_path}/tuned"]) == 0
+    assert fracgen(["finetune", *start, *small, f"--out={tmp_path}/tuned"]) == 0
     loaded = json.loads((tmp_path / "tuned" / "results.json").read_text())["loaded"]
     assert sorted(loaded["missing"]) == ["head.bias", "head.weight"] and not loaded["unexpected"]
     sizes = ["--images=16", "--test-images=4", "--k=3", "--batch-size=8"]
-    assert fracgen(["probe", *given, *sizes, f"--out={tmp_path}/probe"]) == 0
+    assert fracgen(["probe", *start, *sizes, f"--out={tmp_path}/probe"]) == 0
 
 
 def test_it_begins_with_the_weights_of_another_run(folder, tmp_path, straight, capsys):

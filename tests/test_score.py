@@ -76,9 +76,9 @@ def test_known_dimensions():
 def test_boxes_are_counted_as_by_hand(height, width, seed, fill):
     lit = np.random.default_rng(seed).random((height, width)) < fill
     boxes = tuple(side for side in (4, 2, 1) if side <= min(height, width))
-    found, lacunarity = measure_boxes(lit, boxes)
+    slope, lacunarity = measure_boxes(lit, boxes)
     if not lit.any():
-        assert np.isnan([found, *lacunarity]).all()
+        assert np.isnan([slope, *lacunarity]).all()
         return
     counts = []
     for side, gliding in zip(boxes, lacunarity, strict=True):
@@ -88,9 +88,9 @@ def test_boxes_are_counted_as_by_hand(height, width, seed, fill):
         masses = [lit[y : y + side, x : x + side].sum() for y, x in np.ndindex(height - side + 1, width - side + 1)]
         assert gliding == pytest.approx(np.mean(np.square(masses)) / np.mean(masses) ** 2, nan_ok=True)
     if len(boxes) > 1:
-        assert found == pytest.approx(np.polyfit(-np.log(boxes), np.log(counts), 1)[0], abs=1e-9)
+        assert slope == pytest.approx(np.polyfit(-np.log(boxes), np.log(counts), 1)[0], abs=1e-9)
     else:
-        assert np.isnan(found)
+        assert np.isnan(slope)
 
 
 def test_lacunarity_is_one_without_gaps_and_grows_with_them():
@@ -145,14 +145,14 @@ def test_separability_is_one_of_distinct_and_chance_of_equal_images(pool):
 def test_separability_across_images(pool):
     levels = np.array([0, 10, 100, 104, 200], np.uint8)
     views = levels[:, None, None].repeat(4, 1).repeat(4, 2)
-    told, of_images = separability([(views, views)], np.array([7, 7, 7, 3, 3]), pool)
-    assert told.accuracy == 1 and told.chance == (3 * 3 + 2 * 2) / 25 and told.classes == 2
-    assert told.across_images == 3 / 5, "100 and 104 are nearest to one another"
+    classes_apart, of_images = separability([(views, views)], np.array([7, 7, 7, 3, 3]), pool)
+    assert classes_apart.accuracy == 1 and classes_apart.chance == (3 * 3 + 2 * 2) / 25 and classes_apart.classes == 2
+    assert classes_apart.across_images == 3 / 5, "100 and 104 are nearest to one another"
     one, _ = separability([(views, views)], np.array([7, 7, 7, 7, 3]), pool)
     assert one.across_images == 1, "the class of one image has no other to be found"
     pairs = [(views, views), (views, np.roll(views, 1, 0))]
-    told, of_images = separability(pairs, np.array([0, 1, 2, 3, 4]), pool)
-    assert of_images.tolist() == [0.5] * 5 and told.pairs == 2
+    classes_apart, of_images = separability(pairs, np.array([0, 1, 2, 3, 4]), pool)
+    assert of_images.tolist() == [0.5] * 5 and classes_apart.pairs == 2
 
 
 @given(st.integers(2, 9), st.integers(2, 40), st.integers(0, 2**32 - 1))
@@ -191,8 +191,7 @@ def test_planted_duplicates_are_counted():
 
 
 def numbers(result):
-    told = result.separability
-    return [result.images, told, result.near.tolist(), result.accuracies.tolist(), result.neighbourhood]
+    return [result.images, result.separability, result.near.tolist(), result.accuracies.tolist(), result.neighbourhood]
 
 
 def views_of(images, seed, count):

@@ -66,10 +66,10 @@ def plain_texture(image: np.ndarray, seed: int, number: int) -> np.ndarray:
 @given(st.integers(0, 2**40), st.integers(0, 2**50), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]))
 def test_the_law(seed, number, height, width, channels):
     batch = images(1, height, width, channels)
-    made = add_textures(batch, 1, seed, [number])[0].numpy().astype(int)
-    apart = np.abs(made - plain_texture(batch[0].numpy(), seed, number))
+    textured = add_textures(batch, 1, seed, [number])[0].numpy().astype(int)
+    apart = np.abs(textured - plain_texture(batch[0].numpy(), seed, number))
     assert apart.max() <= 1 and (apart > 0).mean() <= 0.01 + 2 / apart.size, "float32 rounds another way now and then"
-    assert not made[batch[0].numpy() == 0].any(), "black stays black"
+    assert not textured[batch[0].numpy() == 0].any(), "black stays black"
 
 
 def test_a_texture_depends_on_seed_and_number_alone(monkeypatch):

@@ -19,17 +19,20 @@ from fracgen.shards.errors import UsageError, printable
 from fracgen.shards.settings import Setting
 from fracgen.train import cli as console
 from fracgen.train import options
-from fracgen.train.engine.settings import Log
 from fracgen.train.experiments.comparison import (
     FinetuneCommand,
     FinetuneRun,
+    LogOfRuns,
+    ModelOfStarts,
+    NumSeeds,
+    Starts,
     log_overrides,
     parse_starts,
     plan_comparison,
 )
 from fracgen.train.experiments.report import summarize_runs, write_report
 from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
-from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, SubprocessRunner, python_command
+from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, Launcher, SubprocessRunner, python_command
 from fracgen.train.experiments.tables import to_text
 
 
@@ -37,20 +40,8 @@ from fracgen.train.experiments.tables import to_text
 class CompareOptions:
     """What the command line says of a comparison, beside fine-tuning's settings."""
 
-    start: Annotated[
-        tuple[str, ...],
-        Setting(
-            "Name of a start, and its weights: a --checkpoint of finetune, mimetic or impulse; repeat for more.",
-            metavar="NAME=WHERE",
-            panel="Networks",
-        ),
-    ] = ()
-    model: Annotated[
-        str | None,
-        Setting(
-            "timm model of starts that name none.", default="that of the first start that names one", panel="Networks"
-        ),
-    ] = None
+    start: Starts = ()
+    model: ModelOfStarts = None
     data: Annotated[
         str,
         Setting(
@@ -66,24 +57,15 @@ class CompareOptions:
             panel="Protocol",
         ),
     ] = ()
-    seeds: Annotated[int, Setting("Runs of each start, of consecutive seeds.", at_least=1, panel="Protocol")] = 3
+    seeds: NumSeeds = 3
     seed: Annotated[
         int | None,
         Setting("Seed of the first run; the others follow.", at_least=0, default="the recipe's", panel="Protocol"),
     ] = None
-    log: Annotated[
-        Log, Setting("Where each run is logged too; all are one group, of --out's name.", panel="Output")
-    ] = "none"
+    log: LogOfRuns = "none"
     jobs: Jobs = 1
     keep_going: KeepGoing = False
-    launcher: Annotated[
-        str,
-        Setting(
-            "Program that starts each run, such as 'torchrun --nproc-per-node 8'.",
-            default="this Python",
-            panel="Machine",
-        ),
-    ] = ""
+    launcher: Launcher = ""
 
 
 @options_from(CompareOptions)

@@ -26,11 +26,14 @@ from fracgen.shards.settings import Setting
 from fracgen.train import cli as console
 from fracgen.train import options
 from fracgen.train.config import load
-from fracgen.train.engine.settings import Log
 from fracgen.train.experiments import suite_figure, suite_report
 from fracgen.train.experiments.comparison import (
     Comparison,
     FinetuneRun,
+    LogOfRuns,
+    ModelOfStarts,
+    NumSeeds,
+    Starts,
     log_overrides,
     parse_starts,
     plan_comparison,
@@ -40,7 +43,14 @@ from fracgen.train.experiments.finished_runs import read_or_none
 from fracgen.train.experiments.report import summarize_runs, write_report
 from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
 from fracgen.train.experiments.study_report import describe_machine, read_settings
-from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, SubprocessError, SubprocessRunner, python_command
+from fracgen.train.experiments.subprocesses import (
+    Jobs,
+    KeepGoing,
+    Launcher,
+    SubprocessError,
+    SubprocessRunner,
+    python_command,
+)
 from fracgen.train.experiments.suite_file import ProtocolName, find_suite, load_suite, refuse_own
 from fracgen.train.experiments.suite_tasks import SuiteSetup, TaskData, parse_places, read_base
 
@@ -49,20 +59,8 @@ from fracgen.train.experiments.suite_tasks import SuiteSetup, TaskData, parse_pl
 class SuiteOptions:
     """What the command line says of a suite, beside fine-tuning's settings."""
 
-    start: Annotated[
-        tuple[str, ...],
-        Setting(
-            "Name of a start, and its weights: a --checkpoint of finetune, mimetic or impulse; repeat for more.",
-            metavar="NAME=WHERE",
-            panel="Networks",
-        ),
-    ] = ()
-    model: Annotated[
-        str | None,
-        Setting(
-            "timm model of starts that name none.", default="that of the first start that names one", panel="Networks"
-        ),
-    ] = None
+    start: Starts = ()
+    model: ModelOfStarts = None
     root: Annotated[str, Setting("Folder that the tasks' images lie in, and that timm downloads to.", panel="Data")] = (
         "data"
     )
@@ -79,21 +77,12 @@ class SuiteOptions:
             "honest: no choice by test images. published: as those did whose numbers stand beside.", panel="Protocol"
         ),
     ] = "honest"
-    seeds: Annotated[int, Setting("Runs of each start, of consecutive seeds.", at_least=1, panel="Protocol")] = 3
+    seeds: NumSeeds = 3
     seed: Annotated[int, Setting("Seed of the first run; the others follow.", at_least=0, panel="Protocol")] = 0
-    log: Annotated[
-        Log, Setting("Where each run is logged too; all are one group, of --out's name.", panel="Output")
-    ] = "none"
+    log: LogOfRuns = "none"
     jobs: Jobs = 1
     keep_going: KeepGoing = False
-    launcher: Annotated[
-        str,
-        Setting(
-            "Program that starts each run, such as 'torchrun --nproc-per-node 8'.",
-            default="this Python",
-            panel="Machine",
-        ),
-    ] = ""
+    launcher: Launcher = ""
 
 
 @options_from(SuiteOptions)

@@ -173,8 +173,8 @@ def permutation_p(columns: Sequence[Sequence[float]], y: Sequence[float]) -> lis
     of_y = (of_y - of_y.mean()) / of_y.std()
     random = np.random.default_rng(0)
     shuffled = np.array([random.permutation(of_y) for _ in range(PERMUTATIONS)])
-    found, by_chance = np.abs(standard @ of_y), np.abs(standard @ shuffled.T)
-    least = found[:, None] - 1e-9
+    correlations, by_chance = np.abs(standard @ of_y), np.abs(standard @ shuffled.T)
+    least = correlations[:, None] - 1e-9
     alone, among = (by_chance >= least).sum(1), (by_chance.max(0) >= least).sum(1)
     return [
         ((1 + one) / (1 + PERMUTATIONS), (1 + other) / (1 + PERMUTATIONS))

@@ -60,9 +60,9 @@ def quantities(scores: list[Score]) -> dict[str, float]:
     measures = scores[0].measures()
     values = {name: float(np.mean(each)) for name, each in measures.items()}
     values["dimension_std"] = float(np.std(measures["dimension"]))
-    told = [each.separability for each in scores if each.separability]
-    values["views_accuracy"] = statistics.fmean(each.accuracy for each in told)
-    values["views_auc"] = statistics.fmean(each.auc for each in told)
+    separabilities = [each.separability for each in scores if each.separability]
+    values["views_accuracy"] = statistics.fmean(each.accuracy for each in separabilities)
+    values["views_auc"] = statistics.fmean(each.auc for each in separabilities)
     shapes = next(each.shapes for each in scores[0].neighbourhood if each.delta == SMALL_DELTA)
     if shapes is not None:
         values["small_shapes_accuracy"] = shapes.accuracy

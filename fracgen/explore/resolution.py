@@ -165,8 +165,8 @@ def _without_found(values: Mapping[str, Any], resolution: Resolution, *, is_give
     """
     if is_given or resolution.bases is not None:
         return dict(values)
-    found = {name: getattr(resolution.recipe, name, None) for name in ("ifs", "systems", "states")}
-    stored = {name for name, value in found.items() if isinstance(value, Stored) and not value.is_inline}
+    values_of_files = {name: getattr(resolution.recipe, name, None) for name in ("ifs", "systems", "states")}
+    stored = {name for name, value in values_of_files.items() if isinstance(value, Stored) and not value.is_inline}
     return {name: value for name, value in values.items() if name not in stored}
 
 

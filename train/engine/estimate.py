@@ -73,11 +73,11 @@ def estimate(settings: ProtocolSettings, model: Model, *, num_classes: int, num_
     plan = schedule.resolve(settings.schedule, settings.optim, batch_size=batch_size, num_samples=num_samples)
     samples = plan.steps * batch_size
     network = _create(settings, model, num_classes)
-    there, cost = (
+    on_gpus, cost = (
         _count(network, settings, amp=amp, num_ranks=ranks)
         for amp, ranks in ((torch.bfloat16, GPUS), (precision.autocast_dtype(dtype), 1))
     )
-    total = (_PRODUCTS + settings.run.grad_checkpointing) * there.flops * samples
+    total = (_PRODUCTS + settings.run.grad_checkpointing) * on_gpus.flops * samples
     seconds = total / (GPUS * PEAK_FLOPS * UTILISATION) + samples * AUGMENT_SECONDS / GPUS
     free = free_memory(here.device)
     most = batch_size if here.device.type == "cuda" else max(2, int(_CPU_FLOPS / (_PRODUCTS * cost.flops)))
@@ -86,9 +86,10 @@ def estimate(settings: ProtocolSettings, model: Model, *, num_classes: int, num_
     on_each, accumulate = max(1, batch_size // GPUS), settings.run.accumulate
     say(
         {
-            "model": f"{models.describe(model, network, dtype, here)}, {there.flops / 1e9:.3g} GFLOPs forward an image",
+            "model": f"{models.describe(model, network, dtype, here)}, "
+            f"{on_gpus.flops / 1e9:.3g} GFLOPs forward an image",
             "8 x H100": f"an estimate: {describe_seconds(seconds)}, from {total:.3g} FLOPs at {UTILISATION:.0%} of the "
-            f"peak, which ViT-Tiny/16 takes on an H200; {_in_words(there, on_each, accumulate, int(GPU_BYTES))}",
+            f"peak, which ViT-Tiny/16 takes on an H200; {_in_words(on_gpus, on_each, accumulate, int(GPU_BYTES))}",
             "here": (f"{describe_seconds(samples / rate)} at {rate:.3g} images/s of the model" if rate else "too large")
             + f", from a few steps of {timed}; {_in_words(cost, batch_size, accumulate, free)}",
         }
@@ -96,11 +97,11 @@ def estimate(settings: ProtocolSettings, model: Model, *, num_classes: int, num_
     return {
         "steps": plan.steps,
         "samples": samples,
-        "forward_gflops_per_image": _rounded(there.flops / 1e9),
+        "forward_gflops_per_image": _rounded(on_gpus.flops / 1e9),
         "total_flops": _rounded(total),
         "utilisation": UTILISATION,
         "hours_on_8_h100": _rounded(seconds / 3600),
-        "gb_on_each_h100": _rounded(there.usual_memory(on_each, accumulate) / 1e9),
+        "gb_on_each_h100": _rounded(on_gpus.usual_memory(on_each, accumulate) / 1e9),
         "images_per_second_here": _rounded(rate),
         "hours_here": _rounded(samples / rate / 3600) if rate else None,
         "gb_here": _rounded(cost.usual_memory(batch_size, accumulate) / 1e9),

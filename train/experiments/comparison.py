@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import ONLY_LOCAL
-from fracgen.shards.settings import nearest
+from fracgen.shards.settings import Setting, nearest
 from fracgen.shards.urls import is_url
 from fracgen.train.cli import say
 from fracgen.train.config import load
@@ -34,6 +34,23 @@ _OPTIONS = {
 }
 """Options of train/finetune.py by setting."""
 _PER_RUN_SETTINGS = {"data": "--data", "checkpoint": "--start", "per_class": "--per-class", "run.seed": "--seed"}
+
+Starts = Annotated[
+    tuple[str, ...],
+    Setting(
+        "Name of a start, and its weights: a --checkpoint of finetune, mimetic or impulse; repeat for more.",
+        metavar="NAME=WHERE",
+        panel="Networks",
+    ),
+]
+ModelOfStarts = Annotated[
+    str | None,
+    Setting("timm model of starts that name none.", default="that of the first start that names one", panel="Networks"),
+]
+NumSeeds = Annotated[int, Setting("Runs of each start, of consecutive seeds.", at_least=1, panel="Protocol")]
+LogOfRuns = Annotated[
+    Log, Setting("Where each training is logged too; all are one group, of --out's name.", panel="Output")
+]
 
 
 @dataclass(frozen=True, kw_only=True)

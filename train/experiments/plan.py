@@ -12,10 +12,9 @@ from typing import Annotated
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting
-from fracgen.train.engine.settings import Log
-from fracgen.train.experiments.comparison import SCRATCH, Comparison, FinetuneCommand, log_overrides
+from fracgen.train.experiments.comparison import SCRATCH, Comparison, FinetuneCommand, LogOfRuns, log_overrides
 from fracgen.train.experiments.study_file import Size, Variant
-from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, python_command
+from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, Launcher, python_command
 
 PHOTO, SET_OF = "PHOTO", "@"
 """Words in a variant's `render`: PHOTO stands for the photograph's path, @NAME for the data set of variant NAME."""
@@ -71,17 +70,8 @@ class StudyOptions:
             panel="Protocol",
         ),
     ] = None
-    launcher: Annotated[
-        str,
-        Setting(
-            "Program that starts training, such as 'torchrun --nproc-per-node 8'.",
-            default="this Python",
-            panel="Machine",
-        ),
-    ] = ""
-    log: Annotated[
-        Log, Setting("Where each training is logged too; all are one group, of --out's name.", panel="Output")
-    ] = "none"
+    launcher: Launcher = ""
+    log: LogOfRuns = "none"
     jobs: Jobs = 1
     keep_going: KeepGoing = False
     pretrain: Annotated[tuple[str, ...], Setting("", option="")] = ()

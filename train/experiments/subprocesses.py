@@ -34,6 +34,14 @@ Jobs = Annotated[
         panel="Machine",
     ),
 ]
+Launcher = Annotated[
+    str,
+    Setting(
+        "Program that starts each training, such as 'torchrun --nproc-per-node 8'.",
+        default="this Python",
+        panel="Machine",
+    ),
+]
 KeepGoing = Annotated[bool, Setting("After a failure, go on with all that does not need what failed.", panel="Machine")]
 
 
