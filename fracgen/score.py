@@ -57,9 +57,9 @@ class ScoreSettings:
 class Neighbourhood:
     """Perturbations of 1p-frac's base at one Delta.
 
-    views: told apart by views, as the set itself is. shapes: by whole images, between those of the set and the same
-    with fresh patch masks; None where there are no random masks. acceptance: share of draws that were kept. All are
-    None where a class cannot be rendered, and `error` says why.
+    views: told apart by augmented views, as the set itself is; None without augmentation. shapes: by whole images,
+    between those of the set and the same with fresh patch masks; None where there are no random masks. acceptance:
+    share of draws that were kept. All are None where a class cannot be rendered; `error` says why.
     """
 
     delta: float
@@ -75,7 +75,8 @@ class Score:
     """What a sample of a set is.
 
     images: measures of each, by number. labels: (n,) of them. near: (n,) highest correlation of each with another.
-    accuracies: (n,) of nearest neighbours; empty, and `separability` None, where there is one class.
+    accuracies: (n,) of nearest neighbours; empty, and `separability` None, where there is nothing to compare: one
+    class, or without augmentation one image of each class, which would find itself.
     """
 
     numbers: tuple[int, ...]
@@ -148,8 +149,9 @@ def score(
         viewer = Viewer(source, comparison, settings.seed, pool)
         images, thumbnails, pairs = viewer.look(numbers.tolist())
         near = nearest_correlations(thumbnails, pool)
-        differ = len(np.unique(labels)) > 1
-        told_apart, accuracies = separability(pairs, labels, pool) if differ else (None, np.empty(0))
+        num_classes = len(np.unique(labels))
+        are_comparable = num_classes > 1 and (comparison.views is not None or num_classes < len(labels))
+        told_apart, accuracies = separability(pairs, labels, pool) if are_comparable else (None, np.empty(0))
         del thumbnails, pairs
         nearby = [_judge(recipe, delta, settings, comparison, pool) for delta in deltas if recipe is not None]
     return Score(
@@ -189,7 +191,7 @@ def _judge(
         return Neighbourhood(delta=delta, error=str(error))
     return Neighbourhood(
         delta=delta,
-        views=separability(pairs, moved.labels, pool)[0],
+        views=separability(pairs, moved.labels, pool)[0] if comparison.views is not None else None,
         shapes=shapes,
         fill_rate=float(np.mean([image.fill_rate for image in images])),
         acceptance=len(moved) / (len(moved) + sum(rejected)),

@@ -49,7 +49,7 @@ def _lacunarity(axes: Any, score: Score) -> None:
 def _told_apart(axes: Any, score: Score) -> None:
     """Around a base, AUC by Delta; else accuracy by image."""
     curves = {
-        "augmented views" if score.augmented else "images": [(each.delta, each.views) for each in score.neighbourhood],
+        "augmented views": [(each.delta, each.views) for each in score.neighbourhood],
         "shapes, under fresh masks": [(each.delta, each.shapes) for each in score.neighbourhood],
     }
     if score.neighbourhood:

@@ -233,7 +233,10 @@ def test_shapes_of_a_base_are_told_apart_where_delta_is_large(capsys):
     assert set(row) <= set("│ 100000") and printed[-1] == f"Delta 100000: {absurd.error}", "no number nobody measured"
     filled = replace(recipe, patch="fill")
     judged = score(ImageSource.of(filled), settings, Comparison(32), recipe=filled, workers=2).neighbourhood
-    assert judged[0].shapes is None and judged[0].views.accuracy == pytest.approx(1 / 24), "equal images"
+    assert judged[0].shapes is None and judged[0].views is None, "without augmentation each would find itself"
+    compared = Comparison(16, lambda images, seed, n: views_of(images[:1], seed, n).repeat(len(images), 1))
+    views = score(ImageSource.of(filled), settings, compared, recipe=filled, workers=2).neighbourhood[0].views
+    assert views.accuracy == pytest.approx(1 / 24), "equal images"
 
 
 def test_images_of_any_mode_and_size():
@@ -257,7 +260,7 @@ def test_every_kind_of_set(name):
 
 
 def test_blank_images(capsys):
-    result = score(source_of([np.zeros((32, 32), np.uint8)] * 6, range(6)), SMALL, Comparison(16))
+    result = score(source_of([np.zeros((32, 32), np.uint8)] * 6, range(6)), SMALL, Comparison(16, views_of))
     assert (result.blank, result.exact_duplicates, result.mislabelled, result.near_duplicates) == (6, 5, 6, 0)
     assert result.separability.accuracy == pytest.approx(1 / 6) and result.separability.auc == 0.5
     assert np.isnan(result.measures()["lacunarity"]).all()
@@ -330,7 +333,9 @@ def test_without_the_extra(fracgen, folder, monkeypatch):
     code, out, err = fracgen("score", folder, "--size", 16, "--perturbations", 0, "--json")
     values = json.loads(out)
     assert code == 0 and not values["augmented"] and "without augmentation" in err
-    assert values["separability"]["accuracy"] == 1
+    assert values["separability"] is None and not any(each["views"] for each in values["neighbourhood"])
+    code, out, _ = fracgen("score", folder, "--size", 16, "--perturbations", 0)
+    assert code == 0 and "told apart: not known, as each class has one image" in out, "it would find itself"
     monkeypatch.setattr("fracgen.cli.score.find_spec", lambda name: None)
     code, _, err = fracgen("score", folder, "--plot", "x.png")
     assert code == 2 and "pip install 'fracgen[train]'" in err

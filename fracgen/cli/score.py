@@ -160,9 +160,18 @@ def summary(result: Score) -> dict[str, Any]:
         "mislabelled": result.mislabelled,
         "near_duplicates": result.near_duplicates,
         "measures": {name: _distribution(values) for name, values in result.measures().items()},
-        "separability": asdict(result.separability) if result.separability else None,
+        "separability": _told_apart(result),
         "neighbourhood": [asdict(each) for each in result.neighbourhood],
     }
+
+
+def _told_apart(result: Score) -> dict[str, Any] | None:
+    """What is known of how well classes are told apart: without augmentation, among other images alone."""
+    if result.separability is None:
+        return None
+    values = asdict(result.separability)
+    of_views = () if result.augmented else ("accuracy", "error", "chance", "auc")
+    return {name: value for name, value in values.items() if name not in of_views}
 
 
 def _distribution(values: Any) -> dict[str, float | int]:
@@ -213,14 +222,18 @@ def print_score(result: Score, size: int) -> None:
 
 def _in_words(result: Score, size: int) -> str:
     """How well classes are told apart, in a line."""
-    if (told := result.separability) is None:
-        return "one class: nothing to tell apart"
-    views = "augmented views" if result.augmented else "images, without augmentation,"
-    line = f"told apart: {100 * told.accuracy:.1f} % ± {100 * told.error:.1f} of {views} at {size} pixels have their "
-    line += f"nearest neighbour in their class (chance {100 * told.chance:.1f} %)"
-    if told.across_images is not None:
-        line += f", {100 * told.across_images:.1f} % among views of other images"
-    return f"{line}; AUC {told.auc:.3f}"
+    if (classes := result.separability) is None:
+        is_one = len(set(result.labels.tolist())) == 1
+        return "one class: nothing to tell apart" if is_one else "told apart: not known, as each class has one image"
+    across = classes.across_images
+    if not result.augmented:  # each image would find itself
+        assert across is not None, "some class has several images"
+        return f"told apart, without augmentation: {100 * across:.1f} % of images are nearest to another of their class"
+    line = f"told apart: {100 * classes.accuracy:.1f} % ± {100 * classes.error:.1f} of augmented views at {size} px "
+    line += f"have their nearest neighbour in their class (chance {100 * classes.chance:.1f} %)"
+    if across is not None:
+        line += f", {100 * across:.1f} % among views of other images"
+    return f"{line}; AUC {classes.auc:.3f}"
 
 
 def _neighbourhood_table(neighbourhood: tuple[Neighbourhood, ...]) -> Any:
@@ -229,14 +242,12 @@ def _neighbourhood_table(neighbourhood: tuple[Neighbourhood, ...]) -> Any:
     names = ("Delta", "views, %", "AUC", "shapes, %", "AUC", "fill rate, %", "kept, %")
     table = Table(*names, title="perturbations of the base, told apart", title_justify="left")
     for each in neighbourhood:
-        if each.views is None or each.fill_rate is None or each.acceptance is None:
+        if each.fill_rate is None or each.acceptance is None:
             table.add_row(f"{each.delta:g}")  # a line below the table says why
             continue
-        cells = [f"{100 * each.views.accuracy:.1f} ± {100 * each.views.error:.1f}", f"{each.views.auc:.3f}"]
-        shapes = each.shapes
-        cells += (
-            [f"{100 * shapes.accuracy:.1f} ± {100 * shapes.error:.1f}", f"{shapes.auc:.3f}"] if shapes else [""] * 2
-        )
+        cells = list[str]()
+        for told in (each.views, each.shapes):
+            cells += [f"{100 * told.accuracy:.1f} ± {100 * told.error:.1f}", f"{told.auc:.3f}"] if told else [""] * 2
         table.add_row(f"{each.delta:g}", *cells, f"{100 * each.fill_rate:.1f}", f"{100 * each.acceptance:.1f}")
     for column in table.columns:
         column.justify = "right"
