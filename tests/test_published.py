@@ -160,6 +160,15 @@ KEYS = (*KEYS, "layer1.", "layer1.0.conv1.weight")
     ),
     as_namespace=st.booleans(),
 )
+@hypothesis.example(
+    arguments={}, contents={}, shapes={"patch_embed.proj.weight": [0] * 4, "pos_embed": [0, 1, 0]}, as_namespace=False
+)
+@hypothesis.example(
+    arguments={},
+    contents={},
+    shapes={"patch_embed.proj.weight": [1, 1, 4097, 4097], "pos_embed": [1, 2, 1]},
+    as_namespace=False,
+)
 @hypothesis.settings(deadline=None, max_examples=300, database=None)
 def test_whatever_stands_in_a_file_what_it_tells_can_be_used(arguments, contents, shapes, as_namespace):
     contents |= {"args": argparse.Namespace(**arguments) if as_namespace else arguments}

@@ -163,18 +163,14 @@ def format_stats(mean: Stats | None, std: Stats | None) -> str:
 
 def _find_size(weights: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> int | None:
     """Side of the images, in pixels: by the arguments, or by the number of position embeddings of a plain ViT."""
-    for value in (arguments.get("input_size"), arguments.get("img_size")):
-        side = value[-1] if isinstance(value, list | tuple) and value else value
-        if type(side) is int and 0 < side <= _LARGEST:
-            return side
+    named = (arguments.get("input_size"), arguments.get("img_size"))
+    sides = [value[-1] if isinstance(value, list | tuple) and value else value for value in named]
     positions, patches = weights.get("pos_embed"), weights.get("patch_embed.proj.weight")
-    if positions is None or patches is None or positions.ndim != 3 or patches.ndim != 4:
-        return None
-    for num_prefix in (1, 0, 2):
-        side = round(max(0, positions.shape[1] - num_prefix) ** 0.5)
-        if side and side * side == positions.shape[1] - num_prefix:
-            return int(side * patches.shape[-1])
-    return None
+    if positions is not None and patches is not None and positions.ndim == 3 and patches.ndim == 4:
+        for num_positions in (positions.shape[1] - num_prefix for num_prefix in (1, 0, 2)):
+            if math.isqrt(max(0, num_positions)) ** 2 == num_positions:
+                sides.append(math.isqrt(num_positions) * int(patches.shape[-1]))
+    return next((side for side in sides if type(side) is int and 0 < side <= _LARGEST), None)
 
 
 def _num_classes(weights: Mapping[str, Tensor]) -> int | None:
