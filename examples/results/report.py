@@ -216,7 +216,7 @@ TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
     "full": ("full", lengths),
     "bases": ("bases", bases),
     "cnn": ("cnn", variants),
-    "protocols": ("protocols", arms),
+    "protocols": ("protocols", variants),
     "search": ("search", search),
     **{name: (name, variants) for name in SWEEPS},
 }
