@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from fracgen.shards.errors import DataError
 from fracgen.shards.manifest import Manifest, to_json
 
 FORMULAS = "formulas"
@@ -102,7 +103,10 @@ def label_feature(manifest: Manifest) -> Any:
 
 
 def feature(value: Any) -> dict[str, Any]:
-    """The feature of a value of a sample's metadata, which has one type in the whole set."""
+    """The feature of a value of a sample's metadata, which has one type in the whole set.
+
+    Raises DataError for null, which has none.
+    """
     if isinstance(value, Mapping):
         return {"struct": [{"name": name, **feature(each)} for name, each in value.items()]}
     if isinstance(value, list | tuple):
@@ -110,6 +114,8 @@ def feature(value: Any) -> dict[str, Any]:
         if "struct" in inner:
             return {"list": inner["struct"]}
         return {"sequence": inner["dtype"] if set(inner) == {"dtype"} else inner}
+    if type(value) not in _DTYPES:
+        raise DataError(f"metadata holds {value!r}: must be numbers, texts, truth values, lists or mappings")
     return {"dtype": _DTYPES[type(value)]}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from fracgen.shards.data_card import CardText, card_head, feature, label_feature, to_yaml_head
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.reader import EncodedSample, ShardFolder
+from fracgen.shards.manifest import Manifest
+from fracgen.shards.reader import EncodedSample, ShardFolder, read_labels
 from fracgen.shards.sample import LABELS
 
 FILE_BYTES = 500 << 20
@@ -45,7 +46,7 @@ def export_parquet(shards: ShardFolder, out: Path, text: CardText, *, file_bytes
         with pq.ParquetWriter(out / name, schema, compression="snappy") as writer:
             samples = itertools.chain.from_iterable(map(shards.read_encoded_shard, group))
             for rows in _row_groups(samples):
-                writer.write_table(_table(rows, schema, bool(metadata), manifest.image.extension))
+                writer.write_table(_table(rows, schema, manifest))
         names.append(name)
     (out / "README.md").write_text(_card(shards, text, metadata), "utf-8")
     return names
@@ -75,22 +76,21 @@ def _row_groups(samples: Iterator[EncodedSample]) -> Iterator[list[EncodedSample
         yield rows
 
 
-def _table(rows: Sequence[EncodedSample], schema: Any, with_metadata: bool, extension: str) -> Any:
+def _table(rows: Sequence[EncodedSample], schema: Any, manifest: Manifest) -> Any:
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = {
-        "image": [{"bytes": row.image_bytes, "path": f"{row.key}.{extension}"} for row in rows],
+        "image": [{"bytes": row.image_bytes, "path": f"{row.key}.{manifest.image.extension}"} for row in rows],
         "label": [row.label for row in rows],
         "key": [row.key for row in rows],
     }
-    multi_label = LABELS in schema.names
-    if multi_label:
-        columns[LABELS] = [row.metadata[LABELS] for row in rows]
-    if with_metadata:
-        columns["metadata"] = [_without_labels(row.metadata, multi_label) for row in rows]
+    if manifest.multi_label:
+        columns[LABELS] = [list(read_labels(row, manifest.num_classes)) for row in rows]
+    if "metadata" in schema.names:
+        columns["metadata"] = [_without_labels(row.metadata, manifest.multi_label) for row in rows]
     try:
         return pa.Table.from_pydict(columns, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise DataError(f"samples {rows[0].key} to {rows[-1].key}: metadata of another type ({error})") from error
 
 

@@ -238,9 +238,11 @@ def _fault(manifest: Manifest) -> str | None:
         or not all(fewest - layout.group < number <= fewest + layout.group for number in each)
     ):
         return "its shards are not those of its layout"
+    if not manifest.class_names:
+        return "no classes"
     for shard in shards:
         num_members = shard.samples * (3 if layout.metadata else 2)
-        if shard.samples < 0 or shard.bytes < num_members * _LEAST_MEMBER + _TAR_END:
+        if shard.samples < 1 or shard.bytes < num_members * _LEAST_MEMBER + _TAR_END:
             return f"{shard.name}: {shard.samples} samples in {shard.bytes} bytes"
     return None
 

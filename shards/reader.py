@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import reprlib
 import stat
 import tarfile
@@ -25,10 +26,15 @@ from fracgen.shards.sequence import Numbers, SampleSequence, SampleView, positio
 from fracgen.shards.tar import TarIndex, TarSeries
 from fracgen.shards.tar_members import read_members
 
+_INDEX = re.compile("[0-9]{1,18}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSample:
-    """One sample of a tar, its image not decoded. members: all its bytes, by extension, in their order."""
+    """One sample of a tar, its image not decoded.
+
+    key: digits alone. label: 0 to 2^63 - 1. members: all its bytes, by extension, in their order.
+    """
 
     key: str
     label: int
@@ -77,8 +83,10 @@ class ShardFolder(SampleSequence):
 
     def read_encoded_shard(self, shard: int) -> Iterator[EncodedSample]:
         """The samples of one shard as their bytes. Raises DataError where it is missing or damaged."""
-        with self.files.using(self.manifest.shards[shard].name) as path:
-            yield from read_tar(path, self.manifest.image.extension)
+        name = self.manifest.shards[shard].name
+        with self.files.using(name) as path:
+            for raw in read_tar(path, self.manifest.image.extension):
+                yield self._checked(raw, name)
 
     def read(self, numbers: Iterable[int]) -> Iterator[Sample]:
         """The samples of these numbers, each 0 to len - 1, in their order, each read at its offset.
@@ -96,15 +104,20 @@ class ShardFolder(SampleSequence):
             index = self._index(tar)
             with _one_line(name):
                 data = index.read_members(row)
-        return parse_sample(data, name, index.key(row), self.manifest.image.extension)
+        return self._checked(parse_sample(data, name, index.key(row), self.manifest.image.extension), name)
 
     @cached_property
     def labels(self) -> Numbers:
-        """The label of each sample, (N,) int64, from the tars' headers. Raises DataError for a tar without them."""
-        labels = [np.empty(0, np.int64)]
+        """The label of each sample, (N,) int64; no image is read. Raises DataError where one is no class."""
+        labels, num_classes = list[Numbers](), self.manifest.num_classes
         for tar, shard in enumerate(self.manifest.shards):
             with self.files.using(shard.name):
-                labels.append(self._index(tar).labels)
+                index = self._index(tar)
+            wrong = (index.labels < 0) | (index.labels >= num_classes)
+            if wrong.any():
+                key = index.key(int(wrong.argmax()))
+                raise DataError(f"{shard.name}: sample {key}: its label is not in 0..{num_classes - 1}")
+            labels.append(index.labels)
         return np.concatenate(labels)
 
     @property
@@ -131,6 +144,14 @@ class ShardFolder(SampleSequence):
             if not record.skipped or layout.key(index) not in record.skipped
         ]
         return SampleView(self, np.argsort(np.array(indices)))
+
+    def _checked(self, raw: EncodedSample, name: str) -> EncodedSample:
+        """A sample of the tar `name`, whose label is one of the folder's."""
+        try:
+            check_label(raw, self.manifest.num_classes)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        return raw
 
     def _decode(self, raw: EncodedSample, name: str) -> Sample:
         try:
@@ -199,16 +220,24 @@ def _read_samples(file: BinaryIO, tar_name: str, extension: str) -> Iterator[Enc
 
 def _assemble(tar_name: str, key: str, members: dict[str, bytes], extension: str) -> EncodedSample:
     try:
+        if not _INDEX.fullmatch(key):  # it names files where a folder is exported
+            raise ValueError("its key is no index")
         metadata = json.loads(members["json"], parse_constant=_refuse) if "json" in members else {}
         if not isinstance(metadata, dict):
             raise ValueError("its metadata is no mapping")
-        return EncodedSample(
-            key=key, label=int(members["cls"]), metadata=metadata, image_bytes=members[extension], members=members
-        )
+        if not 0 <= (label := int(members["cls"])) < 1 << 63:
+            raise ValueError(f"label {label}: must be 0 or more")
+        return EncodedSample(key=key, label=label, metadata=metadata, image_bytes=members[extension], members=members)
     except KeyError as error:
         raise DataError(f"{tar_name}: sample {key} has no .{error.args[0]}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{tar_name}: sample {key}: {error}") from None
+
+
+def check_label(raw: EncodedSample, num_classes: int) -> None:
+    """Raises DataError where a sample's label is no class of its folder."""
+    if raw.label >= num_classes:
+        raise DataError(f"sample {raw.key}: label {raw.label} is not in 0..{num_classes - 1}")
 
 
 def parse_sample(data: bytes, tar_name: str, key: str, extension: str) -> EncodedSample:
@@ -226,14 +255,13 @@ def parse_sample(data: bytes, tar_name: str, key: str, extension: str) -> Encode
 def check_original(raw: EncodedSample, image_format: ImageFormat) -> None:
     """Decode an image that was packed as a file, and forget it.
 
-    Raises DataError where it cannot be, is greater than the format says, or its key is no index.
+    Raises DataError where it cannot be, or is greater than the format says.
     """
     try:
-        int(raw.key)
         with open_picture(raw.image_bytes) as picture:
             _check_size((picture.height, picture.width), image_format)
             picture.load()
-    except (DataError, ValueError) as error:
+    except DataError as error:
         raise DataError(f"sample {raw.key}: {error}") from error
 
 

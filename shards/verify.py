@@ -10,7 +10,7 @@ from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, FracgenErr
 from fracgen.shards.files import sha256_of
 from fracgen.shards.folder_files import FolderFiles
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files, file_problem
-from fracgen.shards.reader import EncodedSample, ShardFolder, check_original, decode_sample, read_tar
+from fracgen.shards.reader import EncodedSample, ShardFolder, check_label, check_original, decode_sample, read_tar
 from fracgen.shards.tar_members import TAR_END, encode_member
 
 
@@ -94,11 +94,10 @@ def _verify_samples(path: Path, digest: str, manifest: Manifest, record: ShardRe
         sample_name = f"{record.name}: sample {raw.key}"
         if list(raw.members) != extensions:
             problems.append(f"{sample_name}: members {', '.join(raw.members)}, expected {', '.join(extensions)}")
-        if not 0 <= raw.label < manifest.num_classes:
-            problems.append(f"{sample_name}: label {raw.label} is not in 0..{manifest.num_classes - 1}")
         if manifest.layout.metadata and not raw.metadata:
             problems.append(f"{sample_name}: no metadata")
         try:
+            check_label(raw, manifest.num_classes)
             pixels.update(_digest(raw, manifest))
         except DataError as error:
             problems.append(f"{record.name}: {error}")

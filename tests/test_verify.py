@@ -168,6 +168,21 @@ def test_counts_that_cannot_be_are_refused_before_anything_is_allocated(copy, la
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("lacks", ["0 samples", "no classes"])
+def test_a_folder_without_images_or_classes_is_damaged(copy, lacks):
+    values = json.loads((copy / "dataset.json").read_text())
+    if lacks == "no classes":
+        values["class_names"] = []
+    else:
+        layout = open_shards(copy).manifest.layout
+        for number, shard in enumerate(values["shards"]):
+            skipped = {layout.key(index): "x" for index in layout.indices(number).tolist()}
+            shard |= {"samples": 0, "rejections": {}, "skipped": skipped}
+    forge_manifest(copy, values)
+    with pytest.raises(DataError, match=f"damaged .*{lacks}"):
+        open_shards(copy)
+
+
 def test_undecodable_image_is_named(copy, monkeypatch):
     monkeypatch.setattr("fracgen.shards.writer.encode_png", lambda image, bits: encode_png(image, bits)[:60])
     rewrite(copy, lambda samples: samples)
@@ -247,6 +262,7 @@ def with_extra(members):
         (with_data(".json", b'{"a": NaN}'), "holds NaN"),
         (with_data(".json", b"[" * 100_000), "sample"),
         (with_data(".cls", b"two"), "invalid literal"),
+        (with_data(".cls", b"9" * 30), "must be 0 or more"),
         (with_data(".png", b"%!PS-Adobe-3.0 EPSF-3.0"), "no PNG image"),
         (with_data(".png", b""), "no PNG image"),
     ],

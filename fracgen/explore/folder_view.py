@@ -76,12 +76,11 @@ class FolderView:
         try:
             raw: EncodedSample = self.shards.read_encoded(int(self.samples.numbers[number]))
             return self._values(number, int(raw.key), raw.label, raw.metadata)
-        except (DataError, ValueError) as error:
+        except DataError as error:
             return {"number": number, "error": one_line(str(error))}
 
     def _values(self, number: int, index: int, label: int, metadata: Any) -> dict[str, Any]:
-        names = self.shards.manifest.class_names
-        name = names[label] if 0 <= label < len(names) else str(label)
+        name = self.shards.manifest.class_names[label]
         return {"number": number, "index": index, "label": label, "class_name": name, "metadata": dict(metadata)}
 
     def draw(self, request: FolderImagesRequest, pool: Executor, ticket: Ticket) -> list[Picture]:
