@@ -6,6 +6,7 @@
     CACHE/.lock                   held while room is made, or a folder is opened
 
 The system frees all locks with the process. What a file of a key holds never changes, so any process may fetch it.
+Whatever else lies in a folder that a user names as the cache is no part of it: not counted, and never removed.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +33,7 @@ class CacheError(DataError):
 
 
 _GIGABYTE = 1_000_000_000
+_KEY = re.compile("[0-9a-f]{40}")
 _PART = re.compile(r"\..+\.(\d+)\.part", re.DOTALL)
 _NONCE = re.compile(r"^anew-\w+-")
 """Begins the name of a file that is fetched to be looked at once."""
@@ -111,7 +114,8 @@ class FileCache:
             raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another --cache") from None
 
     def folder_of(self, key: str) -> "CachedFolder":
-        """The folder of what `key` stands for: letters and digits, another one for other content."""
+        """The folder of what `key` stands for: the first 40 hex digits of a hash, another one for other content."""
+        assert _KEY.fullmatch(key), key
         return CachedFolder(self, key)
 
     def make_room(self) -> None:
@@ -141,12 +145,12 @@ class FileCache:
     def _files(self) -> Iterator[tuple[float, int, Path]]:
         """(time of the last use, bytes, path) of each file; one that is being fetched counts as if it were whole."""
         for folder in self.folder.iterdir():
-            if folder.is_dir() and not folder.is_symlink():
+            if _KEY.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
                 for path in folder.iterdir():
                     with contextlib.suppress(FileNotFoundError):
-                        status, part = path.stat(), _PART.fullmatch(path.name)
+                        status, part = path.lstat(), _PART.fullmatch(path.name)
                         size = max(status.st_size, int(part[1])) if part else status.st_size
-                        if path.name != ".lock":
+                        if path.name != ".lock" and stat.S_ISREG(status.st_mode):
                             yield status.st_mtime, size, path
 
     @contextlib.contextmanager
