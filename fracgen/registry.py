@@ -15,6 +15,7 @@ from fracgen.formulas import FORMULAS
 from fracgen.recipe import Recipe as Recipe
 from fracgen.shards.data_card import CardText
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import write_atomically
 from fracgen.shards.manifest import FORMAT, MANIFEST, PACK, hash_json, load_manifest, read_manifest
 from fracgen.shards.plan import read_input, read_plan
 from fracgen.shards.settings import from_plain, nearest, parse_yaml, read_text, to_plain, to_yaml
@@ -192,7 +193,7 @@ def load_source(source: Path | None) -> Recipe:
 
 
 def save_recipe(recipe: Recipe, path: Path | str) -> None:
-    """Write a recipe as YAML, and its `inputs` beside it; `load_recipe` gives it back exactly.
+    """Write a recipe as YAML, its `inputs` beside it, each file whole or not at all; `load_recipe` reads it exactly.
 
     Raises UsageError where that cannot be written, or another file of an input's name is there.
     """
@@ -202,7 +203,7 @@ def save_recipe(recipe: Recipe, path: Path | str) -> None:
             input_path = path.with_name(name)
             if name == path.name or (input_path.exists() and input_path.read_bytes() != data):
                 raise UsageError(f"{input_path}: another recipe's is there, or the YAML itself; save elsewhere")
-            input_path.write_bytes(data)
-        path.write_text(to_yaml(to_dict(recipe)), "utf-8")
+            write_atomically(input_path, data, error=None)
+        write_atomically(path, to_yaml(to_dict(recipe)), error=None)
     except OSError as error:
-        raise UsageError(f"{error.filename or path}: cannot be written ({error.strerror})") from error
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

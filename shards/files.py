@@ -115,16 +115,19 @@ def take_lock(path: Path, *, wait: bool = False) -> TextIO | None:
 
     wait: until that gives it back.
     The file may hold anything, which stays; a link is refused, as what it names is another's.
-    Raises DataError for a link, OSError where the file cannot be opened.
+    Raises DataError for a link, OSError where the file cannot be opened, or its file system has no locks.
     """
     if path.is_symlink():
         raise DataError(f"{path}: is a link, not a lock; remove it")
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+    except BlockingIOError:
         file.close()
         return None
+    except OSError as error:
+        file.close()
+        raise OSError(error.errno, f"cannot be locked: {error.strerror}", str(path)) from None
     _locked_files.add(file)
     return file
 

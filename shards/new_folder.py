@@ -1,6 +1,7 @@
 """A folder written whole or not at all: under another name beside its place, which it takes when it is finished."""
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +16,17 @@ _LOCK = ".lock"
 def new_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder to write to, which becomes `out` at the end; after any error there is nothing.
 
-    What a killed process left is removed by the next one. Raises UsageError where `out` holds anything or another
-    process writes it, DataError where it cannot be written.
+    What a killed process left is removed by the next one. Raises UsageError where `out` holds anything, is the folder
+    of this process, or is written by another one; DataError where it cannot be written.
     """
+    place = Path(os.path.realpath(out))  # a link to a folder cannot be replaced, but what it names
+    if place == Path(os.path.realpath(os.curdir)):
+        raise UsageError(f"{out}: is the current folder, which cannot be replaced; name another one in it with --out")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; name a folder with --out")
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: not empty; name another folder with --out, or remove it")
-    temporary = out.absolute().with_name(f".{out.absolute().name}.unfinished")
+    temporary = place.with_name(f".{place.name}.unfinished")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         lock = take_lock(temporary / _LOCK)
@@ -31,8 +35,8 @@ def new_folder(out: Path) -> Iterator[Path]:
         try:
             _empty(temporary)
             yield temporary
-            (temporary / _LOCK).unlink()
-            temporary.replace(out)
+            temporary.replace(place)  # with the lock in it, or another process could take that, and empty the folder
+            (place / _LOCK).unlink()
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

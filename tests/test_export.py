@@ -12,6 +12,7 @@ import timm
 import torch
 from conftest import contents
 from PIL import Image
+from test_verify import forge_tar
 
 from fracgen.cli.app import run
 from fracgen.export import to_image_folder, to_parquet
@@ -170,6 +171,34 @@ def test_classes_whose_folders_have_other_names_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize("export", [to_parquet, to_image_folder])
+@pytest.mark.parametrize("label", [b"-1", b"24", b"9" * 30])
+def test_a_label_that_is_no_class_is_named(folder, tmp_path, export, label):
+    """Forged so that the file has the sha256 that the manifest says: the last class would have had label -1."""
+    copy = Path(shutil.copytree(folder, tmp_path / "set"))
+    forge_tar(copy, lambda members: [(members[0][0], label), *members[1:]])
+    with pytest.raises(DataError, match=r"000002\.tar: sample 0000\d\d: label -?\d+"):
+        export(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match=r"its label is not in 0\.\.23"):
+        _ = open_shards(copy).labels
+
+
+def test_no_member_of_a_tar_leads_out_of_the_folder(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "set"))
+
+    def lead_away(members):
+        for member, _ in members[:3]:
+            member.name = f"{tmp_path}/away{member.name[member.name.index('.') :]}"
+        return members
+
+    forge_tar(copy, lead_away)
+    for export in (to_image_folder, to_parquet):
+        with pytest.raises(DataError, match="away: its key is no index"):
+            export(copy, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("export", [to_parquet, to_image_folder])
 def test_a_damaged_set_is_not_exported(folder, tmp_path, export):
     copy = Path(shutil.copytree(folder, tmp_path / "set"))
     data = bytearray((copy / "1p-frac-train-000004.tar").read_bytes())
@@ -293,3 +322,32 @@ def test_models_that_cannot_be_exported(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else object())
     assert run(["export", str(model), "--to", "onnx", "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'fracgen[onnx]'" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_taken_while_it_is_finished_stays_whole(tmp_path, monkeypatch):
+    """Another process that comes between the last two steps is refused; it would empty what is being finished."""
+    replace = Path.replace
+
+    def come_between(self, target):
+        with pytest.raises(UsageError, match="another process writes it"), new_folder(tmp_path / "out"):
+            raise AssertionError("two write it")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", come_between)
+    with new_folder(tmp_path / "out") as temporary:
+        (temporary / "x").write_text("whole")
+    assert contents(tmp_path) == {"out/x": b"whole"}
+
+
+def test_where_a_folder_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    with new_folder(tmp_path / "link") as temporary:
+        (temporary / "x").write_text("whole")
+    assert (tmp_path / "empty" / "x").read_text() == "whole" and (tmp_path / "link").is_symlink()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for here in (".", "", "../here", tmp_path / "here"):  # what becomes its place would not be seen in this shell
+        with pytest.raises(UsageError, match="is the current folder"), new_folder(Path(here)):
+            raise AssertionError("it is found when all is written")
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "here", "link"}

@@ -1,5 +1,6 @@
 """Files written whole or not at all; locks."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from conftest import small_recipe
 
 from fracgen.render_shards import write_shards
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import read_json, replacing, take_lock, unique_temporary, write_atomically
+from fracgen.shards.files import lock_file, read_json, replacing, take_lock, unique_temporary, write_atomically
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -61,6 +62,17 @@ def test_a_lock_ends_with_its_holder(tmp_path):
     assert subprocess.check_output([sys.executable, "-c", code], text=True) != "None\n"
     again = take_lock(path)
     assert again is not None
+
+
+def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fracgen.shards.files.fcntl.flock", refuse)
+    for lock in (take_lock, lambda path: lock_file(path).__enter__()):
+        with pytest.raises(OSError, match="cannot be locked: No locks available") as caught:
+            lock(tmp_path / "lock")
+        assert caught.value.filename == str(tmp_path / "lock")
 
 
 def test_no_folder_is_written_at_a_url(tmp_path, monkeypatch):

@@ -25,6 +25,26 @@ def test_yaml_round_trip(tmp_path):
         assert from_dict(json.loads(json.dumps(to_dict(recipe)))) == recipe
 
 
+def test_a_recipe_that_was_interrupted_while_it_was_saved_is_saved_again(tmp_path, monkeypatch):
+    recipe, write = small_recipes()["1p-frac, bases"], Path.write_bytes
+
+    def stop(path, data):
+        write(path, data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    save_recipe(small_recipe(), tmp_path / "a.yaml")
+    monkeypatch.setattr(Path, "write_bytes", stop)
+    with pytest.raises(KeyboardInterrupt):
+        save_recipe(recipe, tmp_path / "a.yaml")
+    monkeypatch.undo()
+    assert load_recipe(tmp_path / "a.yaml") == small_recipe()
+    save_recipe(recipe, tmp_path / "a.yaml")
+    assert load_recipe(tmp_path / "a.yaml") == recipe and {path.name for path in tmp_path.iterdir()} == {
+        "a.yaml",
+        "bases.csv",
+    }
+
+
 def test_hash_names_pixels_not_how_they_were_found():
     recipe = small_recipe()
     assert recipe_hash(replace(recipe, sigma=3.4, max_tries=3, min_acceptance=0.1, max_base_tries=5)) == recipe_hash(
