@@ -121,7 +121,7 @@ class RemoteFiles:
     def __init__(self, url: Url, cache: FileCache) -> None:
         self.url, self.cache = url, cache
         self.num_files = self.num_bytes = self.num_repeated = 0
-        self._counting, self._stopped = threading.Lock(), threading.Event()
+        self._counting = threading.Lock()
         data = self._fetch_manifest()
         key = hashlib.sha256(data).hexdigest()
         self._cached = cache.folder_of(key[:40])
@@ -183,12 +183,16 @@ class RemoteFiles:
                 "give more by --cache-limit"
             )
         self._cached.keep([shard.name for shard in shards])
-        self._stopped.clear()
-        problems = []
+        problems, is_over = list[str](), threading.Event()
+
+        def check_not_over() -> None:
+            if is_over.is_set():
+                raise DataError(f"{self.url}: stopped")
+
         if progress is not None:
             progress(0, len(shards))
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            pending = [pool.submit(self._get, shard.name) for shard in shards]
+            pending = [pool.submit(self._get, shard.name, check_not_over) for shard in shards]
             try:
                 for done, each in enumerate(pending, 1):
                     try:
@@ -200,9 +204,8 @@ class RemoteFiles:
                     if progress is not None:
                         progress(done, len(pending))
             finally:
-                self._stopped.set()  # so that an interrupt need not wait for what is on its way
+                is_over.set()  # so that an interrupt need not wait for what is on its way
                 pool.shutdown(cancel_futures=True)
-                self._stopped.clear()
         return problems
 
     def listing(self) -> Mapping[str, str] | None:
@@ -230,20 +233,29 @@ class RemoteFiles:
         return str(self.url)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_counting", "_stopped")}
+        return {name: value for name, value in vars(self).items() if name != "_counting"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._counting, self._stopped = threading.Lock(), threading.Event()
+        self._counting = threading.Lock()
         self._cached.keep([MANIFEST])
 
-    def _get(self, name: str) -> Path:
+    def _get(self, name: str, on_chunk: Callable[[], None] = lambda: None) -> Path:
+        fetch = partial(self._download, name, limit=_MAX_FILE_BYTES, on_chunk=on_chunk)
         try:
-            return self._cached.get(name, self._expected[name][0], partial(self._download, name, limit=_MAX_FILE_BYTES))
+            return self._cached.get(name, self._expected[name][0], fetch)
         except MissingFileError as error:
             raise DataError(f"{error}, though {MANIFEST} names it") from None
 
-    def _download(self, name: str, path: Path, *, limit: int, check: bool = True) -> None:
+    def _download(
+        self,
+        name: str,
+        path: Path,
+        *,
+        limit: int,
+        check: bool = True,
+        on_chunk: Callable[[], None] = lambda: None,
+    ) -> None:
         num_bytes, sha256 = self._expected[name] if check else (None, None)
         try:
             num_tries = download(
@@ -253,7 +265,7 @@ class RemoteFiles:
                 num_bytes=num_bytes,
                 sha256=sha256,
                 on_mismatch=self._check_unchanged,
-                on_chunk=self._check_not_stopped,
+                on_chunk=on_chunk,
             )
         except MissingFileError:
             self._check_unchanged()
@@ -262,10 +274,6 @@ class RemoteFiles:
             self.num_files += 1
             self.num_bytes += path.stat().st_size
             self.num_repeated += num_tries - 1
-
-    def _check_not_stopped(self) -> None:
-        if self._stopped.is_set():
-            raise DataError(f"{self.url}: stopped")
 
     def _check_unchanged(self) -> None:
         """Raises ChangedError where the server's manifest is another one now."""

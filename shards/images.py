@@ -8,6 +8,7 @@ nowhere in the protocols of this field.
 
 import contextlib
 import io
+import os
 import threading
 from collections.abc import Iterator
 
@@ -75,22 +76,30 @@ class _Budget:
 _budget = _Budget()
 
 
+def _after_fork() -> None:
+    global _budget
+    _budget = _Budget()  # what other threads of the parent were decoding, they do not give back here
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextlib.contextmanager
 def _decoding(num_pixels: int) -> Iterator[None]:
     """Wait until a large image can be decoded beside the others that are."""
     if num_pixels <= _SMALL_PIXELS:
         yield
         return
-    num_pixels = min(num_pixels, _PIXELS_AT_ONCE)
-    with _budget.changed:
-        _budget.changed.wait_for(lambda: _budget.free >= num_pixels)
-        _budget.free -= num_pixels
+    num_pixels, budget = min(num_pixels, _PIXELS_AT_ONCE), _budget
+    with budget.changed:
+        budget.changed.wait_for(lambda: budget.free >= num_pixels)
+        budget.free -= num_pixels
     try:
         yield
     finally:
-        with _budget.changed:
-            _budget.free += num_pixels
-            _budget.changed.notify_all()
+        with budget.changed:
+            budget.free += num_pixels
+            budget.changed.notify_all()
 
 
 def _no_image(formats: tuple[str, ...] | None) -> str:

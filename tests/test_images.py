@@ -1,6 +1,7 @@
 """The one decoder of images that others made: the same pixels by every reader of ours."""
 
 import io
+import multiprocessing
 import struct
 import subprocess
 import sys
@@ -14,7 +15,14 @@ from PIL import Image
 from fracgen.pack import pack, plan
 from fracgen.photo.photographs import load_photographs
 from fracgen.shards.errors import BadImageError
-from fracgen.shards.images import decode_picture, is_gray, resize_and_center_crop, to_gray_or_rgb
+from fracgen.shards.images import (
+    _PIXELS_AT_ONCE,
+    _decoding,
+    decode_picture,
+    is_gray,
+    resize_and_center_crop,
+    to_gray_or_rgb,
+)
 from fracgen.shards.labels.imagefolder import list_images
 from fracgen.shards.reader import open_shards
 from fracgen.train.data.opening import open_examples
@@ -201,3 +209,17 @@ def test_a_small_file_of_a_large_image_does_not_take_copies(tmp_path, threads):
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "x.png"), str(threads)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 200 < int(run.stdout) < 450
+
+
+def test_what_a_thread_decodes_while_the_process_forks_is_not_waited_for_in_the_child():
+    with _decoding(_PIXELS_AT_ONCE):
+        child = multiprocessing.get_context("fork").Process(target=decode_a_large_one)
+        child.start()
+        child.join(20)
+        child.kill()
+    assert child.exitcode == 0
+
+
+def decode_a_large_one() -> None:
+    with _decoding(_PIXELS_AT_ONCE):
+        pass
