@@ -124,6 +124,21 @@ def test_a_branch_that_somebody_changes_meanwhile_is_left(hub, folder, monkeypat
     assert "dataset.json" not in hub.files("datasets/me/set")
 
 
+def test_a_set_that_somebody_publishes_between_the_look_and_the_first_commit_is_left(hub, folder):
+    publish(folder, SET)
+    repo = hub.repos["datasets/me/set"]
+    del repo.branches["main"]["README.md"]  # so that there is something to do
+    repo.commits["main"] += 1
+
+    def replace_all(plan):
+        repo.branches["main"] = {"other-train-000000.tar": b"theirs", "dataset.json": b"theirs"}
+        repo.commits["main"] += 1
+
+    with pytest.raises(DataError, match="was changed by somebody else meanwhile"):
+        publish(folder, SET, on_plan=replace_all)
+    assert set(hub.files("datasets/me/set").values()) == {b"theirs"}
+
+
 def test_another_set_is_not_overwritten(hub, folder, tmp_path, capsys):
     other = tmp_path / "noise"
     assert run(["baseline", "noise", "--classes=4", "--size=32", "--points=500", "--out", str(other)]) == 0

@@ -113,8 +113,11 @@ class HubStore:
         return self._try(read)
 
     def create(self) -> None:
-        """Make the repository and the branch, where they are not there yet."""
-        repo = self.repo
+        """Make the repository and the branch, where they are not there yet.
+
+        Raises ConflictError where the branch is no longer what `listing` saw.
+        """
+        repo, seen = self.repo, self._head
 
         def make() -> None:
             self._api.create_repo(repo.id, repo_type=repo.kind, private=self._private or None, exist_ok=True)
@@ -123,6 +126,8 @@ class HubStore:
 
         self._try(make)
         self._try(self._list)
+        if seen and self._head != seen:
+            raise self._conflict()
 
     def upload(self, files: Sequence[ReleaseFile]) -> None:
         """Commit files, and see that the Hub has them."""
@@ -175,6 +180,12 @@ class HubStore:
         )
         self._head = info.oid
 
+    def _conflict(self) -> ConflictError:
+        return ConflictError(
+            f"{self.repo}: was changed by somebody else meanwhile; nothing of theirs is lost, run the same command to "
+            "go on"
+        )
+
     def _try(self, action: Callable[[], T]) -> T:
         """`retrying`, with what the Hub's library means by its errors, and without the token in any."""
 
@@ -188,10 +199,7 @@ class HubStore:
                 if status == _NOT_FOUND:
                     raise FileNotFoundError(str(error)) from None
                 if status in (_CONFLICT, _PRECONDITION):
-                    raise ConflictError(
-                        f"{self.repo}: was changed by somebody else meanwhile; nothing of theirs is lost, run the "
-                        "same command to go on"
-                    ) from None
+                    raise self._conflict() from None
                 if _REFUSED.search(str(error)):
                     raise PermissionError(str(error)) from None
                 raise
