@@ -19,6 +19,7 @@ from fracgen.noise import Noise
 from fracgen.score import ScoreSettings, score
 from fracgen.score_figure import draw_score
 from fracgen.score_images import BLACK, WHITE, box_sizes, find_ground, measure_boxes, measure_image
+from fracgen.score_kernels import box_moments
 from fracgen.score_sample import Comparison, ImageSource, Viewer, choose_sample
 from fracgen.separability import nearest_correlations, separability, squared_distances
 from fracgen.shards.errors import UsageError
@@ -99,6 +100,13 @@ def test_lacunarity_is_one_without_gaps_and_grows_with_them():
     clumped[:32, :32] = True
     lacunarity = [measure_boxes(lit, (8,))[1][0] for lit in (np.ones((64, 64), bool), even, clumped)]
     assert lacunarity[:2] == [1, 1] and lacunarity[2] > 2
+
+
+def test_lacunarity_of_a_large_image():
+    """The squares of all boxes of 1024 x 1024 pixels in 5300 x 5300 lit ones sum up to more than 2^64."""
+    edges = np.arange(5301, dtype=np.uint32)
+    mean, squares = box_moments(edges[:, None] * edges, 1024)
+    assert (mean, squares) == (1024.0**2, 1024.0**4)
 
 
 def test_measures_of_an_image():
