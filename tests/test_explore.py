@@ -465,9 +465,16 @@ def test_categories_come_a_few_at_a_time(page, tmp_path, monkeypatch):
     source.stop()
 
 
-def test_a_search_that_fails_is_a_line(page, monkeypatch):
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [
+        (DataError("no category among the last candidates"), "no category among the last candidates"),
+        (MemoryError("of a thread that nobody waits for"), "MemoryError: of a thread that nobody waits for"),
+    ],
+)
+def test_a_search_that_fails_is_a_line(page, monkeypatch, failure, line):
     def fail(count, *arguments, **options):
-        raise DataError("no category among the last candidates")
+        raise failure
 
     source = CategorySource(Search())
     monkeypatch.setattr(search, "find_categories", fail)
@@ -478,4 +485,17 @@ def test_a_search_that_fails_is_a_line(page, monkeypatch):
             break
         time.sleep(0.02)
         reply = page.post("resolve", recipe={"recipe": "ofdb"})
-    assert reply["error"] == "no category among the last candidates"
+    assert reply["error"] == line
+
+
+def test_an_image_that_a_set_has_not_is_a_line(page, monkeypatch):
+    """And no category is searched for it, which would take for ever."""
+    asked = list[int]()
+    monkeypatch.setattr(CategorySource, "first", lambda self, count: asked.append(count))
+    values = {"recipe": "ofdb", **FEW["ofdb"]}
+    for index in (3, 2**50):
+        head, _ = page.images(recipe=values, indices=[index])
+        assert head["images"][0]["error"] == f"index {index}: there are images 0 to 2"
+        assert "there are images" in page.post("augmented", recipe=values, indices=[index])["error"]
+    head, _ = page.images(recipe={"recipe": "photo", "classes": 5, "size": 48}, indices=[-1], mask_index=5)
+    assert head["images"][0]["error"] == "index 5: there are images 0 to 4" and not asked

@@ -1,6 +1,7 @@
 """The walls of the server of `fracgen explore`: who may ask, what, how much; newest first; its end."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -218,13 +219,19 @@ def test_requests_wait_for_those_at_work(page):
     assert answers[2] == 200
 
 
-def test_a_bug_is_a_line_and_the_server_lives_on(page, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "failure", [ZeroDivisionError("two\nlines"), PermissionError(errno.EACCES, "Permission denied")]
+)
+def test_a_bug_is_a_line_and_the_server_lives_on(page, monkeypatch, capsys, failure):
+    """So is a file that cannot be read: it is no browser that went away."""
+
     def fail(body):
-        raise ZeroDivisionError("two\nlines")
+        raise failure
 
     monkeypatch.setattr(page.server.explorer, "routes", {"resolve": fail})
     answer = page.ask("POST", "/api/resolve", b"{}")
-    assert answer[0] == 500 and error(answer) == "/api/resolve: ZeroDivisionError: two lines"
+    line = f"{type(failure).__name__}: {failure}".replace("\n", " ")
+    assert answer[0] == 500 and error(answer) == f"/api/resolve: {line}"
     assert page.ask("GET", "/")[0] == 200 and "Traceback" not in capsys.readouterr().err
 
 

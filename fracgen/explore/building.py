@@ -105,7 +105,9 @@ class RecipeBuilder:
 
     def stop(self) -> None:
         """End all searches."""
-        for source in self._sources.values():
+        with self._lock:
+            sources = list(self._sources.values())
+        for source in sources:
             source.stop()
 
     def drawable(self, recipe: Recipe, category: int = 0) -> Recipe:

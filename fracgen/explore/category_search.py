@@ -101,9 +101,9 @@ class CategorySource:
                 )
             except _StoppedError:
                 return
-            except FracgenError as error:
+            except Exception as error:  # nobody waits for this thread: those who ask next are told
                 with self._changed:
-                    self._error = str(error)
+                    self._error = str(error) if isinstance(error, FracgenError) else f"{type(error).__name__}: {error}"
                     self._changed.notify_all()
                 return
             if self._scratch is None and not self._conditions.is_cached(self._cache):  # each step would begin anew

@@ -94,7 +94,8 @@ def _draw_samples(recipe: Recipe, indices: Sequence[int], builder: RecipeBuilder
 
 
 def category_of(recipe: Recipe, index: int) -> int:
-    """The category of an image of a recipe that has such; 0 of others."""
+    """The category of an image; 0 of a recipe that has none. Raises UsageError where there is no such image."""
+    index = recipe.check_index(index)  # or categories would be searched that no image of the recipe has
     return index // (len(recipe) // recipe.num_classes) if hasattr(recipe, "systems") else 0
 
 
@@ -121,8 +122,9 @@ def black(recipe: Recipe, index: int, error: FracgenError) -> Picture:
 def _draw_base(recipe: Recipe, mask_index: int) -> Picture:
     """The base fractal of 1p-frac in the masks of a class, whether it is fit or not; the look of a photograph."""
     try:
+        mask_index = recipe.check_index(mask_index)
         if isinstance(recipe, OnePFrac):
-            return _draw_fractal(recipe, recipe.check_index(mask_index))
+            return _draw_fractal(recipe, mask_index)
         if isinstance(recipe, Photo):
             image = recipe.base(mask_index // recipe.classes)
             return Picture(image, {"index": BASE, "mask_index": mask_index, "fill": fill_rate(image)})

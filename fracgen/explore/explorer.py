@@ -55,6 +55,7 @@ class Explorer:
         self._pool = ThreadPoolExecutor(num_cores(), thread_name_prefix="drawing")
         self._turns, self._at_work = Turns(), threading.BoundedSemaphore(MAX_AT_WORK)
         self._job: Any = None
+        self._job_lock = threading.Lock()
         self.routes: Mapping[str, Callable[[bytes], Reply]] = {
             "resolve": self.resolve,
             "images": self.images,
@@ -218,8 +219,8 @@ class Explorer:
     def _render_job(self) -> Any:
         from fracgen.explore.render_job import RenderJob
 
-        if self._job is None:
-            self._job = RenderJob(self.place)
+        with self._job_lock:
+            self._job = self._job or RenderJob(self.place)
         return self._job
 
     @contextlib.contextmanager

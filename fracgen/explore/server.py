@@ -127,6 +127,10 @@ def page_files(token: str) -> Mapping[str, tuple[str, bytes]]:
     return files
 
 
+def _refusal(message: str) -> Reply:
+    return Reply.of_json({"error": one_line(message)})
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -173,19 +177,19 @@ class Handler(BaseHTTPRequestHandler):
             self._fail(HTTPStatus.FORBIDDEN, "this server answers to its own page only; load the page again")
             return
         try:
-            self._send(HTTPStatus.OK, work())
+            status, reply = HTTPStatus.OK, work()
         except DroppedError:
-            self._send(HTTPStatus.CONFLICT, Reply.of_json({"dropped": True}))
+            status, reply = HTTPStatus.CONFLICT, Reply.of_json({"dropped": True})
         except FracgenError as error:
-            self._fail(HTTPStatus.BAD_REQUEST, str(error))
+            status, reply = HTTPStatus.BAD_REQUEST, _refusal(str(error))
         except MemoryError:
-            self._fail(HTTPStatus.INSUFFICIENT_STORAGE, "out of memory; lower size, points or the number of images")
-        except OSError:
-            raise  # the browser went away
-        except Exception as error:  # the server lives on; the line is a bug's
+            line = "out of memory; lower size, points or the number of images"
+            status, reply = HTTPStatus.INSUFFICIENT_STORAGE, _refusal(line)
+        except Exception as error:  # the server lives on; the line is a disk's or a bug's
             line = f"{self.path}: {type(error).__name__}: {error}"
             print(f"fracgen: {one_line(line)}", file=sys.stderr)
-            self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, line)
+            status, reply = HTTPStatus.INTERNAL_SERVER_ERROR, _refusal(line)
+        self._send(status, reply)
 
     def _is_foreign(self, *, token: bool) -> bool:
         """Whether a request may come from elsewhere than this page."""
@@ -198,7 +202,7 @@ class Handler(BaseHTTPRequestHandler):
         return token and not hmac.compare_digest(sent, self.server.token.encode())
 
     def _fail(self, status: HTTPStatus, message: str) -> None:
-        self._send(status, Reply.of_json({"error": one_line(message)}))
+        self._send(status, _refusal(message))
 
     def _send(self, status: HTTPStatus, reply: Reply) -> None:
         self.send_response(status)
