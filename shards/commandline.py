@@ -148,11 +148,6 @@ def command_app(command: Callable[..., Any]) -> typer.Typer:
     return app
 
 
-def summary_of(text: str | None) -> str:
-    """The first paragraph of a docstring, in a line."""
-    return " ".join((text or "").strip().split("\n\n")[0].split())
-
-
 def _write_sections(formatter: Any, sections: Mapping[str, Sequence[tuple[str, str]]]) -> None:
     """Write titled lists whose second columns begin at one place."""
     width = max((len(name) for rows in sections.values() for name, _ in rows if len(name) <= _MAX_NAME), default=0)

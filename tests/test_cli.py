@@ -395,11 +395,11 @@ def test_version_and_help(fracgen):
 
 def test_the_list_of_commands_says_what_the_commands_say(fracgen, monkeypatch):
     from fracgen.cli.app import COMMANDS, PROGRAMS
-    from fracgen.shards.commandline import summary_of
 
     for name, command in {**COMMANDS, **BASELINES}.items():
         if name != "baseline":
-            assert summary_of(command.load().help) == command.summary, name
+            first_paragraph = command.load().help.strip().split("\n\n")[0]
+            assert " ".join(first_paragraph.split()) == command.summary, name
     monkeypatch.setenv("COLUMNS", "150")
     out = fracgen("--help")[1]
     for name, command in COMMANDS.items():

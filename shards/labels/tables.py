@@ -198,8 +198,9 @@ def _read_json_lines(path: Path, text: str, columns: Columns) -> Table:
         rows.append(row)
         lines.append(number)
         names.update(dict.fromkeys(row))
-    chosen, unread = _choose(list(names), columns, path)
-    by_column = [[row.get(list(names)[place]) for row in rows] for place in chosen]
+    columns_there = list(names)
+    chosen, unread = _choose(columns_there, columns, path)
+    by_column = [[row.get(columns_there[place]) for row in rows] for place in chosen]
     return _table(path, by_column, lines=lines, unread=unread, is_text=False)
 
 
