@@ -171,7 +171,7 @@ def test_search_writes_published_files_and_goes_on(fracgen, tmp_path):
     )
     assert load_categories(tmp_path / "found")[0] == first
     code, out, _ = fracgen("baseline", "ofdb", "--categories", 2, *SMALL, "--out", "set")
-    assert code == 0 and f"of {values['candidates']} candidates" in out
+    assert code == 0 and f"searched, of {values['candidates']} candidates" in out
     assert fracgen("baseline", "ofdb", *SMALL, "--categories-from", "found", "--out", "same")[0] == 0
     assert load_manifest(tmp_path / "set").recipe_hash == load_manifest(tmp_path / "same").recipe_hash
 

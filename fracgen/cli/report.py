@@ -215,7 +215,7 @@ def _origin(manifest: Manifest) -> list[tuple[str, str]]:
         rows += [("bases", f"{len(acceptances)}, {origin}; {passed}")]
     if "candidates" in provenance:
         rejected = listed(provenance.get("candidate_rejections", {}))
-        rows += [("categories", f"of {provenance['candidates']} candidates (rejected: {rejected})")]
+        rows += [("categories", f"searched, of {provenance['candidates']} candidates (rejected: {rejected})")]
     elif "categories" in provenance:
         rows += [("categories", "given")]
     return rows
