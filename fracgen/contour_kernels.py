@@ -7,7 +7,7 @@ each line: one gray, then V uniforms for the noise of x, then V for that of y.
 import numpy as np
 import numpy.typing as npt
 
-from fracgen.atom_kernels import LIBRARY_GRADIENTS, draw_polyline, draw_uniforms, integer, perlin, short_lines
+from fracgen.atom_kernels import LIBRARY_GRADIENTS, Pixels, draw_polyline, draw_uniforms, integer, perlin
 from fracgen.ifs import Floats
 from fracgen.jit import kernel
 from fracgen.mersenne_kernels import Words, read_below, read_unit, read_units, skip_words
@@ -36,16 +36,17 @@ def draw_indexed(
     vertices: Floats,
     centre: tuple[float, float],
     size: int,
+    table: Pixels,
     canvas: npt.NDArray[np.uint8],
 ) -> None:
     """Draw an image of a class from the SplitMix64 stream of `key`, from its number 0 on.
 
     noise, line_offset: q and w. cycle, vertices: (2, V), cos(kA) and sin(kA); x and y before the first line, changed.
-    canvas: flat, size x size, white.
+    table: of `atom_kernels.short_lines`. canvas: flat, size x size, white.
     """
     uniforms, noises = np.empty(vertices.shape[1]), np.empty(vertices.shape[1], np.float32)
-    cells, scratch = np.empty(vertices.shape[1], np.int32), np.empty((7, vertices.shape[1] + 1), np.int32)
-    table, grays, number = short_lines(size), np.uint64(size // 2 + 1), np.uint64(0)
+    cells, scratch = np.empty(vertices.shape[1], np.int32), np.empty((8, vertices.shape[1] + 1), np.int32)
+    grays, number = np.uint64(size // 2 + 1), np.uint64(0)
     for _ in range(lines):
         gray = np.uint8(min(integer(key, number, grays), np.uint64(255)))
         number += _U1
@@ -68,6 +69,7 @@ def draw_published(
     vertices: Floats,
     centre: tuple[float, float],
     size: int,
+    table: Pixels,
     canvas: npt.NDArray[np.uint8],
 ) -> int:
     """Draw an image of a class from the published stream; returns the position after it.
@@ -75,8 +77,7 @@ def draw_published(
     words: as of `mersenne_kernels.read_unit`. The rest as of `draw_indexed`.
     """
     uniforms, noises = np.empty(vertices.shape[1]), np.empty(vertices.shape[1], np.float32)
-    cells, scratch = np.empty(vertices.shape[1], np.int32), np.empty((7, vertices.shape[1] + 1), np.int32)
-    table = short_lines(size)
+    cells, scratch = np.empty(vertices.shape[1], np.int32), np.empty((8, vertices.shape[1] + 1), np.int32)
     for _ in range(lines):
         gray, position = read_below(words, position, size // 2 + 1)
         for axis in range(2):

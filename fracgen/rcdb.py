@@ -216,10 +216,12 @@ class IndexedStream:
 def draw_contours(contour: Contour, placement: Placement, image: Image) -> None:
     """Draw one image of a contour on white pixels (size, size), with grays and noise from the key of its placement."""
     from fracgen import contour_kernels as kernels
+    from fracgen.atom_kernels import short_lines
 
     assert placement.key is not None, "that of an indexed stream"
     numbers = contour.lines, contour.noise, contour.line_offset, contour.cycle, placement.vertices(contour.cycle)
-    kernels.draw_indexed(np.uint64(placement.key), *numbers, placement.centre, len(image), image.reshape(-1))
+    canvas = len(image), short_lines(len(image)), image.reshape(-1)
+    kernels.draw_indexed(np.uint64(placement.key), *numbers, placement.centre, *canvas)
 
 
 @lru_cache(maxsize=1024)

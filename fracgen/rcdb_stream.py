@@ -182,12 +182,12 @@ class ClassStream:
     def draw(self, placement: Placement, image: Image) -> None:
         """Draw the image that `seek` went to on white pixels (size, size), and go on to the next."""
         from fracgen import contour_kernels as kernels
+        from fracgen.atom_kernels import short_lines
 
         contour, ranges = self.contour, self._ranges
         numbers = contour.lines, contour.noise, contour.line_offset, contour.cycle, placement.vertices(contour.cycle)
-        self._position = kernels.draw_published(
-            self._words, self._position, *numbers, placement.centre, ranges.size, image.reshape(-1)
-        )
+        canvas = ranges.size, short_lines(ranges.size), image.reshape(-1)
+        self._position = kernels.draw_published(self._words, self._position, *numbers, placement.centre, *canvas)
         self._position = kernels.read_placement(
             self._words, self._position, ranges.bounds, ranges.size, self._placement
         )

@@ -146,9 +146,9 @@ def draw(atom: Atom, centre: tuple[float, float], image_key: int, size: int, gra
     (cos, sin), (sx, sy), (x, y) = atom.cycle[:2], atom.ellipse, centre
     vertices = np.stack([cos * atom.radius * sx + x, sin * atom.radius * sy + y])
     image = np.zeros((size, size), np.uint8)
-    table = atom_kernels.SIGNED_GRADIENTS if gradients == "signed" else atom_kernels.LIBRARY_GRADIENTS
-    numbers = atom.orbits, atom.noise, atom.line_offset
-    atom_kernels.draw_atom(np.uint64(image_key), table, *numbers, atom.cycle, vertices, size, image.reshape(-1))
+    pairs = atom_kernels.SIGNED_GRADIENTS if gradients == "signed" else atom_kernels.LIBRARY_GRADIENTS
+    numbers, canvas = (atom.orbits, atom.noise, atom.line_offset), (size, atom_kernels.short_lines(size))
+    atom_kernels.draw_atom(np.uint64(image_key), pairs, *numbers, atom.cycle, vertices, *canvas, image.reshape(-1))
     return image
 
 

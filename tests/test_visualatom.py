@@ -119,7 +119,7 @@ def test_the_longest_lines_are_pillows():
 def polyline(vertices, size, centre=(0.0, 0.0)):
     """The kernel's polyline of vertices (V, 2), and Pillow's lines."""
     canvas, expected = np.zeros(size * size, np.uint8), Image.new("L", (size, size))
-    scratch, xy = np.full((7, len(vertices) + 1), 1 << 30, np.int32), np.array(vertices, float).T.copy()
+    scratch, xy = np.full((8, len(vertices) + 1), 1 << 30, np.int32), np.array(vertices, float).T.copy()
     atoms.draw_polyline(xy, centre, np.uint8(9), size, atoms.short_lines(size), scratch, canvas)
     moved = [(x + centre[0], y + centre[1]) for x, y in xy.T.tolist()]
     for first, last in zip([moved[-1], *moved], moved, strict=False):
@@ -129,7 +129,7 @@ def polyline(vertices, size, centre=(0.0, 0.0)):
 
 def test_all_short_lines_are_pillows():
     """There and back. Of a table and just too long for it, within the canvas and beyond its edge."""
-    reach = atoms.SHORT + 2
+    reach = atoms.LONGER + 2
     for size, start in ((12, 6), (2 * reach + 1, reach)):
         for u, v in itertools.product(range(-reach, reach + 1), repeat=2):
             drawn, expected = polyline([(start, start), (start + u, start + v)], size)
