@@ -17,6 +17,7 @@ Counts = npt.NDArray[np.uint32]
 
 _U1, _U11, _U32 = (np.uint64(number) for number in (1, 11, 32))
 _LOW = np.uint64(0xFFFFFFFF)
+_BYTE = np.int32(255)
 _TO_UNIT, _TO_32_BITS = 2.0**-53, 2.0**32
 
 
@@ -156,9 +157,9 @@ def paint(counts: Counts, greatest: int, colour: Floats, flips: int, image: Byte
     that of columns.
     """
     size = counts.shape[0]
-    palette = np.zeros((256, 3), np.uint8)
+    palette, saturation, value = np.empty(256, np.int32), np.int32(colour[1]), np.int32(colour[2])
     for hue in range(256):
-        to_rgb(np.uint8(hue), np.uint8(colour[1]), np.uint8(colour[2]), palette[hue])
+        palette[hue] = to_rgb(np.int32(hue), saturation, value)
     for row in range(size):
         for column in range(size):
             down = size - 1 - row if flips & 2 else row
@@ -166,11 +167,46 @@ def paint(counts: Counts, greatest: int, colour: Floats, flips: int, image: Byte
             number = counts[right, down] if flips & 1 else counts[down, right]
             if number:
                 shifted = np.int64(255.0 * (np.float64(number) / np.float64(greatest)) + colour[0]) & 255
-                for channel in range(3):
-                    image[row, column, channel] = palette[shifted, channel]
+                rgb = palette[shifted]
             else:
-                for channel in range(3):
-                    image[row, column, channel] = 0
+                rgb = np.int32(0)
+            for channel in range(3):
+                image[row, column, channel] = np.uint8(rgb >> 8 * channel)
+
+
+@kernel
+def refine(grid: Floats, low: float, width: float, units: Floats, fine: Floats) -> None:
+    """One level of the diamond-square algorithm: a field of twice as many cells, with neighbours that wrap around.
+
+    grid: (c + 1, c + 1). low + width u is added to each new point. units: in order those of the centres of cells, then
+    row by row of the points between. fine: (2 c + 1, 2 c + 1), filled.
+    """
+    cells = grid.shape[0] - 1
+    for row in range(cells):
+        above, below, line = grid[row], grid[row + 1], fine[2 * row + 1]
+        for k in range(cells):
+            total = above[k] + above[k + 1]
+            total = total + below[k] + below[k + 1]
+            line[2 * k + 1] = total * 0.25 + (low + width * units[cells * row + k])
+    units = units[cells * cells :]
+    for row in range(cells + 1):
+        middle, line = grid[row], fine[2 * row]
+        over, under = fine[2 * row - 1 if row else 2 * cells - 1], fine[2 * row + 1 if row < cells else 1]
+        for k in range(cells):
+            total = over[2 * k + 1] + middle[k] + middle[k + 1] + under[2 * k + 1]
+            line[2 * k], line[2 * k + 1] = middle[k], total * 0.25 + (low + width * units[k])
+        line[2 * cells] = middle[cells]
+        units = units[cells:]
+        if row < cells:
+            below, line = grid[row + 1], fine[2 * row + 1]
+            total = middle[0] + line[2 * cells - 1] + line[1] + below[0]
+            line[0] = total * 0.25 + (low + width * units[0])
+            for k in range(1, cells):
+                total = middle[k] + line[2 * k - 1] + line[2 * k + 1] + below[k]
+                line[2 * k] = total * 0.25 + (low + width * units[k])
+            total = middle[cells] + line[2 * cells - 1] + line[1] + below[cells]
+            line[2 * cells] = total * 0.25 + (low + width * units[cells])
+            units = units[cells + 1 :]
 
 
 @kernel
@@ -180,33 +216,16 @@ def diamond_square(decay: float, units: Floats, field: Floats) -> None:
     decay: the amplitude of level k is exp(decay (1 - k)) / 2. units: ((2^n + 1)^2,) in [0, 1), used in order: corners,
     then level by level the centres, and the points between. field: (2^n + 1, 2^n + 1), filled.
     """
-    side = field.shape[0]
-    field[0, 0], field[0, side - 1], field[side - 1, 0], field[side - 1, side - 1] = (
-        units[0],
-        units[1],
-        units[2],
-        units[3],
-    )
-    place, step, level = 4, (side - 1) // 2, 1
-    while step >= 1:
+    side, cells, level = field.shape[0], 1, 1
+    scratch = np.empty((2, (side // 2 + 1) ** 2))
+    grid, units = units[:4].reshape(2, 2), units[4:]
+    while cells < side - 1:
+        points = (2 * cells + 1) ** 2
+        fine = field if 2 * cells == side - 1 else scratch[level % 2, :points].reshape(2 * cells + 1, 2 * cells + 1)
         amplitude = 0.5 * math.exp(decay * (1 - level))
-        low, width = -amplitude, amplitude - -amplitude
-        for row in range(step, side, 2 * step):
-            for column in range(step, side, 2 * step):
-                total = field[row - step, column - step] + field[row - step, column + step]
-                total = total + field[row + step, column - step] + field[row + step, column + step]
-                field[row, column] = total * 0.25 + (low + width * units[place])
-                place += 1
-        for row in range(0, side, step):
-            above = row - step if row else side - step - 1
-            below = row + step if row < side - 1 else step
-            for column in range(step if row // step % 2 == 0 else 0, side, 2 * step):
-                left = column - step if column else side - step - 1
-                right = column + step if column < side - 1 else step
-                total = field[above, column] + field[row, left] + field[row, right] + field[below, column]
-                field[row, column] = total * 0.25 + (low + width * units[place])
-                place += 1
-        step, level = step // 2, level + 1
+        refine(grid, -amplitude, amplitude - -amplitude, units, fine)
+        units = units[points - (cells + 1) ** 2 :]
+        grid, cells, level = fine, 2 * cells, level + 1
 
 
 @kernel
@@ -216,10 +235,17 @@ def paint_background(field: Floats, colours: Floats, image: Bytes) -> None:
     colours: (6,), scale and shift of hue, saturation and value; the hue is trunc(x scale + shift) mod 256, the others
     trunc(min(x scale + shift, 255)) mod 256.
     """
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            x = field[row, column]
-            hue = np.int64(x * colours[0] + colours[1]) & 255
-            saturation = np.int64(min(x * colours[2] + colours[3], 255.0)) & 255
-            value = np.int64(min(x * colours[4] + colours[5], 255.0)) & 255
-            to_rgb(np.uint8(hue), np.uint8(saturation), np.uint8(value), image[row, column])
+    size, pixels = image.shape[0], np.empty(image.shape[1], np.int32)
+    hue_scale, hue_shift, saturation_scale = colours[0], colours[1], colours[2]
+    saturation_shift, value_scale, value_shift = colours[3], colours[4], colours[5]
+    for row in range(size):
+        xs, line = field[row, :size], image[row].reshape(-1)
+        for column in range(size):
+            x = xs[column]
+            hue = np.int32(x * hue_scale + hue_shift) & _BYTE
+            saturation = np.int32(min(x * saturation_scale + saturation_shift, 255.0)) & _BYTE
+            value = np.int32(min(x * value_scale + value_shift, 255.0)) & _BYTE
+            pixels[column] = to_rgb(hue, saturation, value)
+        for column in range(size):
+            for channel in range(3):
+                line[3 * column + channel] = np.uint8(pixels[column] >> 8 * channel)

@@ -4,40 +4,55 @@ One thing differs: the conversion to RGB of OpenCV (by AVX2) truncates in the fi
 in the rest; this one truncates everywhere, by which a channel may be 1 less. No fastmath.
 """
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
 from fracgen.jit import kernel
 
 Bytes = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.int64]
+Weights = npt.NDArray[np.int32]
 
-_F1, _F255 = np.float32(1), np.float32(255)
-_PER_LEVEL = np.float32(1 / 255)
-_F2, _HALF, _PER_65536 = np.float32(2), np.float32(32768), np.float32(2**-16)
-_BYTE, _SHIFT_8, _SHIFT_16, _SHIFT_24 = (np.uint32(number) for number in (255, 8, 16, 24))
-_HUES = np.arange(256).astype(np.float32) * np.float32(6 / 180)
-"""8-bit hues in sectors of 60 degrees."""
-_PARTS = (_HUES - np.floor(_HUES)).astype(np.float64)
-_RESTS = (_F1 - (_HUES - np.floor(_HUES))).astype(np.float64)
-_SECTORS = np.array([[1, 3, 0], [2, 1, 0], [0, 1, 3], [0, 2, 1], [3, 0, 1], [1, 0, 2]])
-"""Of each sector, which of the four levels p, v, q, t red, green and blue are."""
-_CHANNELS = (8 * _SECTORS[_HUES.astype(np.int64) % 6]).astype(np.uint32)
+_F1, _F2, _F255 = np.float32(1), np.float32(2), np.float32(255)
+_PER_LEVEL, _PER_HUE = np.float32(1 / 255), np.float32(6 / 180)
+_HALF, _PER_65536 = np.float32(32768), np.float32(2**-16)
+_I2, _I8, _I16 = (np.int32(number) for number in (2, 8, 16))
+
+
+@partial(kernel, inline="always")
+def to_rgb(hue: np.int32, saturation: np.int32, value: np.int32) -> np.int32:
+    """OpenCV's 8-bit HSV to RGB, truncated: red + 256 green + 65536 blue. A hue stands for two degrees, wraps at 180.
+
+    Of the three channels one is the greatest, one the least, and one between, by the sector of 60 degrees. Without a
+    branch or a table, and inlined, so that a loop over it takes vector instructions.
+    """
+    s, v, turn = np.float32(saturation) * _PER_LEVEL, np.float32(value) * _PER_LEVEL, np.float32(hue) * _PER_HUE
+    sector = np.int32(turn)
+    part = turn - np.float32(sector)
+    part = part if sector & 1 else _F1 - part
+    least, greatest = np.int32(v * (_F1 - s) * _F255), np.int32(v * _F255)
+    # the product of two float32 is exact in float64, so that the difference is as if fused
+    between = np.int32(v * np.float32(1.0 - np.float64(s) * np.float64(part)) * _F255)
+    sector = np.int32(sector - 6) if sector >= 6 else sector
+    red = greatest if (sector == 0) | (sector == 5) else (between if (sector == 1) | (sector == 4) else least)
+    green = greatest if (sector == 1) | (sector == 2) else (between if (sector == 0) | (sector == 3) else least)
+    blue = greatest if (sector == 3) | (sector == 4) else (between if (sector == 2) | (sector == 5) else least)
+    return np.int32(red | green << _I8 | blue << _I16)
 
 
 @kernel
-def to_rgb(hue: np.uint8, saturation: np.uint8, value: np.uint8, rgb: Bytes) -> None:
-    """OpenCV's 8-bit HSV to RGB, truncated: rgb (3,), filled. A hue stands for two degrees, and wraps at 180."""
-    s, v = np.float32(saturation) * _PER_LEVEL, np.float32(value) * _PER_LEVEL
-    share, part, rest = np.float64(s), _PARTS[hue], _RESTS[hue]
-    levels = (  # products of two float32 are exact in float64, so that the differences of one are as if fused
-        np.uint32(v * (_F1 - s) * _F255)
-        | np.uint32(v * _F255) << _SHIFT_8
-        | np.uint32(v * np.float32(1.0 - share * part) * _F255) << _SHIFT_16
-        | np.uint32(v * np.float32(1.0 - share * rest) * _F255) << _SHIFT_24
-    )
-    rgb[0] = np.uint8(levels >> _CHANNELS[hue, 0] & _BYTE)
-    rgb[1] = np.uint8(levels >> _CHANNELS[hue, 1] & _BYTE)
-    rgb[2] = np.uint8(levels >> _CHANNELS[hue, 2] & _BYTE)
+def _resize_line(source: Bytes, places: Places, weights: Weights, line: Weights) -> None:
+    """One row (n, 3) between columns: line (3 side,), 128 times the levels. places, weights: (2, side)."""
+    for column in range(places.shape[1]):
+        left, right = np.uint64(places[0, column]), np.uint64(places[1, column])
+        first, second = weights[0, column], weights[1, column]
+        if left == right:
+            first, second = np.int32(2048), np.int32(0)
+        for channel in range(3):
+            total = np.int32(source[left, channel] * first) + np.int32(source[right, channel] * second)
+            line[3 * column + channel] = np.int32(total >> 4)
 
 
 @kernel
@@ -47,28 +62,28 @@ def resize(source: Bytes, target: Bytes) -> None:
     Between columns at an edge the nearest is taken; between rows both are clipped, and the weights kept.
     """
     length, side = source.shape[0], target.shape[0]
-    places, weights = np.empty(side, np.int64), np.empty((side, 2), np.int64)
+    places, weights = np.empty((2, side), np.int64), np.empty((2, side), np.int32)
+    lines, numbers = np.empty((2, 3 * side), np.int32), np.full(2, -1)
     for i in range(side):
         place = np.float32((i + 0.5) * (length / side) - 0.5)
         whole = np.floor(place)
         part = place - whole
-        places[i] = np.int64(whole)
-        weights[i, 0] = np.int64(np.rint((_F1 - part) * np.float32(2048)))
-        weights[i, 1] = np.int64(np.rint(part * np.float32(2048)))
+        left = np.int64(whole)
+        weights[0, i] = np.int32(np.rint((_F1 - part) * np.float32(2048)))
+        weights[1, i] = np.int32(np.rint(part * np.float32(2048)))
+        for k in range(2):
+            places[k, i] = min(max(left + k, 0), length - 1)
     for row in range(side):
-        upper = min(max(places[row], 0), length - 1)
-        lower = min(max(places[row] + 1, 0), length - 1)
-        for column in range(side):
-            left, right = places[column], places[column] + 1
-            first, second = weights[column, 0], weights[column, 1]
-            if left < 0 or right >= length:
-                left = right = min(max(left, 0), length - 1)
-                first, second = 2048, 0
-            for channel in range(3):
-                above = source[upper, left, channel] * first + source[upper, right, channel] * second
-                under = source[lower, left, channel] * first + source[lower, right, channel] * second
-                total = (weights[row, 0] * (above >> 4) >> 16) + (weights[row, 1] * (under >> 4) >> 16)
-                target[row, column, channel] = np.uint8((total + 2) >> 2)
+        upper, lower = places[0, row], places[1, row]
+        for number in (upper, lower):
+            if numbers[number % 2] != number:  # two lines that follow each other are kept
+                numbers[number % 2] = number
+                _resize_line(source[number], places, weights, lines[number % 2])
+        above, under, pixels = lines[upper % 2], lines[lower % 2], target[row].reshape(-1)
+        first, second = weights[0, row], weights[1, row]
+        for i in range(pixels.size):
+            total = np.int32(np.int32(first * above[i]) >> _I16) + np.int32(np.int32(second * under[i]) >> _I16)
+            pixels[i] = np.uint8(np.int32(total + _I2) >> _I2)
 
 
 @kernel

@@ -123,15 +123,17 @@ def test_golden_composition():
     assert values["blur_sigma"] is None and np.array_equal(image, expected)
 
 
+def rgb_of(*hsv):
+    packed = int(picture_kernels.to_rgb(*map(np.int32, hsv)))
+    return packed & 255, packed >> 8 & 255, packed >> 16
+
+
 def test_opencv_gives_the_same_pixels():
     """Its colours in rows of whole 32 columns, which it truncates; its sizes; its blur."""
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(0)
     hsv = rng.integers(0, 256, (500, 64, 3), dtype=np.uint8)
-    rgb = np.empty_like(hsv)
-    for row in range(500):
-        for column in range(64):
-            picture_kernels.to_rgb(*hsv[row, column], rgb[row, column])
+    rgb = np.array([[rgb_of(*pixel) for pixel in row] for row in hsv.tolist()], np.uint8)
     reference = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     assert np.abs(reference.astype(int) - rgb).max() <= 1, "other machines than AVX2's round"
     for _ in range(200):
@@ -155,11 +157,9 @@ def test_colours_are_rounded_once():
     for part in np.unique([parts, np.float32(1) - parts]):
         once = (1 - shares.astype(np.longdouble) * np.longdouble(part)).astype(np.float32)
         assert np.array_equal((1 - shares.astype(np.float64) * np.float64(part)).astype(np.float32), once)
-    rgb = np.empty(3, np.uint8)
     for hue in range(256):
         for saturation, value in ((0, 0), (0, 255), (255, 255), (77, 200), (hue, 255 - hue)):
-            picture_kernels.to_rgb(np.uint8(hue), np.uint8(saturation), np.uint8(value), rgb)
-            assert tuple(rgb.tolist()) == plain_rgb(hue, saturation, value)
+            assert rgb_of(hue, saturation, value) == plain_rgb(hue, saturation, value)
 
 
 @compositions
