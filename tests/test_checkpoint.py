@@ -328,6 +328,7 @@ def test_folders_that_are_none(tmp_path):
         RunFolder(tmp_path / "run", "never")
 
 
+@pytest.mark.curves
 def test_lines_after_the_checkpoint_are_dropped(tmp_path):
     journal = metrics.MetricLogger(tmp_path, steps=10, start=0)
     for step in (2, 4, 6):

@@ -94,13 +94,8 @@ class Ended:
 
 
 def start_here(self, argv, log):
-    """What SubprocessRunner.start_process does, in this process and without a run's figures.
-
-    A program that is started imports torch first; figures are half of the time of the rest.
-    """
-    with contextlib.redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
-        for module in ("evaluate", "metrics"):
-            patch.setattr(f"fracgen.train.engine.{module}.write_figure", lambda path, figure: None)
+    """What SubprocessRunner.start_process does, in this process: a program that is started imports torch first."""
+    with contextlib.redirect_stdout(io.StringIO()):
         if list(argv[1:3]) == ["-m", "fracgen"]:
             return Ended(fracgen.cli.app.run(list(argv[3:])))
         return Ended(importlib.import_module(f"fracgen.train.{Path(argv[1]).stem}").run(list(argv[2:])))

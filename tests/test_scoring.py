@@ -59,6 +59,7 @@ def test_no_image_is_no_division_by_zero():
 
 
 @pytest.mark.parametrize("classes", [3, 50])
+@pytest.mark.curves
 def test_the_confusion_as_picture_and_table(tmp_path, classes):
     names = ["with, comma", r"$\foo$", *(f"class {n}" for n in range(classes - 2))]
     scores = Scores(images=0, right=0, in_top5=None, confusion=np.arange(classes**2).reshape(classes, classes))

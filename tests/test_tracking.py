@@ -27,6 +27,7 @@ from fracgen.train.experiments.plan import StudyOptions, plan_study
 from fracgen.train.experiments.study_file import load_study
 from fracgen.train.finetune import Finetuning
 
+pytestmark = pytest.mark.curves  # the confusion matrix is sent
 ROOT = Path(__file__).parents[1]
 TINY = [
     "--model=vit_tiny_patch16_224", "--checkpoint=none", "--batch-size=8", "--device=cpu", "--precision=fp32",
