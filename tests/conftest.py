@@ -1,18 +1,23 @@
 import functools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
+from forked_program import run_program
 from hub_server import TOKEN, Hub
 from matplotlib.figure import Figure
 from PIL import Image
@@ -46,6 +51,8 @@ FAULTS = Counter()
 """Kills, flips and fuzzed inputs of this session, by kind; `--long` prints them at its end."""
 SMALL = {"classes": 24, "size": 48, "pad": 3, "points": 1500, "min_fill": 0.1, "seed": 3, "base_candidates": 1}
 """A recipe of which an image takes well under a millisecond, and of which some draws are rejected."""
+PATIENCE = 180
+"""Seconds that two processes may take."""
 PROVENANCE = {"base": 0, "base_tries": 1, "base_acceptance": 0.8}
 
 
@@ -142,14 +149,87 @@ def hub(monkeypatch) -> Iterator[Hub]:
     server.server_close()
 
 
-def two_processes(script: str, arguments: list[object], place: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(script: str, arguments: list[object], place: Path) -> subprocess.CompletedProcess[str]:
     """A script that torchrun starts twice, in a folder of its own, with one thread each."""
     (place / "ranks.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "ranks.py"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, *map(str, arguments)], cwd=place, env=environment, timeout=180, capture_output=True, text=True
+        [*command, *map(str, arguments)], cwd=place, env=environment, timeout=PATIENCE, capture_output=True, text=True
     )
+
+
+def fork_program(
+    script: str, arguments: Iterable[object], output: Path, variables: Mapping[str, str] = MappingProxyType({})
+) -> BaseProcess:
+    """Start a script, which is written beside the file `output`, in a fork of what `fracgen compare` starts runs from.
+
+    That has imported torch and timm, which takes a program of its own longer than a small run. The script's working
+    directory is its own; what it prints is added to `output`; it has as many threads as this process.
+    """
+    import torch
+
+    from fracgen.train.experiments.fork_server import start_server
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    path = output.with_name("program.py")
+    path.write_text(script)
+    output.touch()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), **variables}
+    start_server({"OMP_NUM_THREADS": "1"})
+    call = (path, [str(argument) for argument in arguments], environment, output)
+    process = multiprocessing.get_context("forkserver").Process(target=run_program, args=call)
+    process.start()
+    return process
+
+
+def run_until_killed(script: str, arguments: Iterable[object], output: Path) -> None:
+    """Run a script that ends itself by SIGKILL, as `fork_program` does; what it printed is shown where it does not."""
+    process = fork_program(script, arguments, output)
+    process.join(PATIENCE)
+    code = process.exitcode
+    process.kill()  # in case that it goes on
+    assert code == -signal.SIGKILL, output.read_text()
+
+
+def killed_run(protocol: str, arguments: Iterable[object], folder: Path, *, step: int) -> None:
+    """Run train/PROTOCOL.py with `arguments` until it comes to `step`, where SIGKILL ends it."""
+    script = (
+        "import os, signal, sys\n"
+        f"from fracgen.train import {protocol}\n"
+        "from fracgen.train.engine.train_step import TrainStep\n"
+        "take = TrainStep.__call__\n"
+        "def killed(self, number, *rest):\n"
+        f"    if number == {step}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return take(self, number, *rest)\n"
+        "TrainStep.__call__ = killed\n"
+        f"sys.exit({protocol}.run(sys.argv[1:]))\n"
+    )
+    run_until_killed(script, arguments, folder / "killed.txt")
+
+
+def two_processes(script: str, arguments: list[object], place: Path) -> subprocess.CompletedProcess[str]:
+    """What `torchrun` does, by forks. The exit code is the first failing rank's; stderr is all that they printed."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "OMP_NUM_THREADS": "1"}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    outputs = [place / f"output{rank}.txt" for rank in "01"]
+    ranks = [
+        fork_program(script, arguments, output, {**shared, "RANK": rank, "LOCAL_RANK": rank})
+        for rank, output in zip("01", outputs, strict=True)
+    ]
+    until = time.monotonic() + PATIENCE
+    for process in ranks:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+    code = next((process.exitcode for process in ranks if process.exitcode), 0)
+    return subprocess.CompletedProcess(script, code, stdout="", stderr="".join(each.read_text() for each in outputs))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

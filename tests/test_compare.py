@@ -478,7 +478,7 @@ def test_a_killed_fork_server_is_no_interrupt(tmp_path, monkeypatch):
     def killed(*_):
         raise EOFError
 
-    monkeypatch.setattr(fork_server, "_start_server", lambda environment: None)
+    monkeypatch.setattr(fork_server, "start_server", lambda environment: None)
     monkeypatch.setattr("multiprocessing.forkserver.connect_to_new_process", killed)
     with pytest.raises(DataError, match="was killed; the same command goes on"):
         fork_server.ForkedProgram("finetune", [], tmp_path / "log", {})

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -37,7 +36,6 @@ TINY = [
 ]
 PLAIN = [each for each in TINY[1:] if each not in MODEL]
 EASY = ["mix.mixup=0", "mix.cutmix=0", "augment.rand_augment=''", "augment.color_jitter=0", "augment.erase=0"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TIMES = ("seconds", "images_per_second", "run", "model")
 
 

@@ -1,19 +1,14 @@
 """Fine-tuning that was stopped, killed, finished or changed, and in several processes: one result."""
 
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import two_processes
+from conftest import killed_run, two_processes
 from test_finetune import (
-    ENVIRONMENT,
     PLAIN,
-    ROOT,
     STRAIGHT,
     TINY,
     lines,
@@ -57,16 +52,8 @@ def test_a_paused_run_goes_on_bit_for_bit(data, tmp_path, options, straight):
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(data, tmp_path, straight):
     arguments = ["--data", data, "--out", tmp_path / "run", *TINY, *STRAIGHT, "run.checkpoint_every=2"]
-    command = [sys.executable, str(ROOT / "train" / "finetune.py"), *map(str, arguments)]
-    as_here = {**ENVIRONMENT, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=as_here)
-    for _ in range(1200):
-        if (tmp_path / "run" / "last.pt").exists():
-            break
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
+    killed_run("finetune", arguments, tmp_path, step=11)
+    assert checkpoint.load(tmp_path / "run" / "last.pt").step == 10
     assert run(*arguments) == 0
     same_weights(straight, tmp_path / "run")
     same_weights(straight, tmp_path / "run", "best.pt")

@@ -1,9 +1,6 @@
 """`python train/mae.py`: masked autoencoding against a slow oracle, its runs, and what fine-tuning makes of them."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +8,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import contents, two_processes
+from conftest import contents, killed_run, two_processes
 from PIL import Image
-from test_pretrain import same, wait_for, weights
+from test_pretrain import same, weights
 
 from fracgen.cli.app import run as fracgen
 from fracgen.shards.errors import UsageError
@@ -242,12 +239,8 @@ def test_a_paused_run_goes_on_bit_for_bit(folder, tmp_path, options, straight):
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(folder, tmp_path, straight):
     arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=12", "run.checkpoint_every=2"]
-    command = [sys.executable, str(ROOT / "train" / "mae.py"), *map(str, arguments)]
-    as_here = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=tmp_path, env=as_here)
-    wait_for(tmp_path / "run" / "last.pt", process)
-    process.kill()
-    process.wait()
+    killed_run("mae", arguments, tmp_path, step=7)
+    assert load(tmp_path / "run" / "last.pt").step == 6
     assert run(*arguments) == 0
     assert same(weights(straight), weights(tmp_path / "run"))
     assert (tmp_path / "run" / PICTURE).read_bytes() == (straight / PICTURE).read_bytes()

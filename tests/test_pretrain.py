@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import timm
 import torch
 import webdataset
 import yaml
-from conftest import small_recipe, two_processes
+from conftest import killed_run, small_recipe, torchrun, two_processes
 from PIL import Image
 
 from fracgen.render_shards import plan, write_shards
@@ -134,12 +133,8 @@ def test_residual_networks_too(folder, tmp_path):
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(folder, tmp_path, straight):
     arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=20", "run.checkpoint_every=2"]
-    command = [sys.executable, str(ROOT / "train" / "pretrain.py"), *map(str, arguments)]
-    as_here = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=tmp_path, env=as_here)
-    wait_for(tmp_path / "run" / "last.pt", process)
-    process.kill()
-    process.wait()
+    killed_run("pretrain", arguments, tmp_path, step=13)
+    assert load(tmp_path / "run" / "last.pt").step == 12
     assert run(*arguments) == 0
     assert same(weights(straight), weights(tmp_path / "run"))
 
@@ -214,7 +209,7 @@ def test_two_processes_are_one(folder, tmp_path):
         "sys.exit(pretrain.run(sys.argv[1:]))\n"
     )
     arguments = ["--shards", folder, "--out", tmp_path / "run", *TINY, "--steps=6", "--loader=memory"]
-    two_processes(script, arguments, tmp_path).check_returncode()
+    torchrun(script, arguments, tmp_path).check_returncode()
     ranks = [eval((tmp_path / f"rank{rank}.txt").read_text()) for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1]) == 24
     assert sorted(ranks[0] + ranks[1]) == list(range(48)), "two epochs of 24 samples, each position once"

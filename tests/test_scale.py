@@ -1,15 +1,12 @@
 """Settings for large models: what each means, and that a run which was killed ends as one that was not."""
 
 import json
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import timm
 import torch
-from conftest import two_processes
+from conftest import run_until_killed, two_processes
 from safetensors.torch import load_file
 
 from fracgen.shards.errors import UsageError
@@ -242,8 +239,8 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(folder, tmp_path):
         "TrainStep._part_gradients = killed\n"
         "sys.exit(pretrain.run(sys.argv[1:]))\n"
     )
-    arguments = ["--shards", str(folder), "--out", str(tmp_path / "killed"), *TINY, *words]
-    assert subprocess.run([sys.executable, "-c", script, *arguments], check=False).returncode == -signal.SIGKILL
+    arguments = ["--shards", folder, "--out", tmp_path / "killed", *TINY, *words]
+    run_until_killed(script, arguments, tmp_path / "killed.txt")
     assert load(tmp_path / "killed" / "last.pt").step == 3
     assert train(folder, tmp_path / "killed", *words) == 0 and train(folder, tmp_path / "straight", *words) == 0
     killed, straight = load(tmp_path / "killed" / "last.pt"), load(tmp_path / "straight" / "last.pt")

@@ -7,14 +7,13 @@ import json
 import os
 import sqlite3
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import two_processes
+from conftest import run_until_killed, two_processes
 from PIL import Image
 
 from fracgen.shards.settings import to_plain
@@ -90,11 +89,7 @@ def kill(data, out, *arguments):
         "metrics.MetricLogger.advance = killed\n"
         "finetune.run(sys.argv[1:])\n"
     )
-    words = ["--data", str(data), "--out", str(out), *TINY, *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])}
-    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    ended = subprocess.run([sys.executable, "-c", script, *words], env=environment, capture_output=True, timeout=180)
-    assert ended.returncode == -9, ended.stderr.decode()
+    run_until_killed(script, ["--data", data, "--out", out, *TINY, *arguments], out.with_name("killed.txt"))
     assert checkpoint.load(out / "last.pt").step == 8
 
 
@@ -192,7 +187,7 @@ def test_pretraining_is_logged_too(folder, tmp_path):
 
 def test_one_process_of_several_logs(data, tmp_path):
     script = "import sys\nfrom fracgen.train import finetune\nsys.exit(finetune.run(sys.argv[1:]))\n"
-    words = ["--data", data, "--out", tmp_path / "run", *TINY, "run.log=tensorboard"]  # --log: torchrun takes it
+    words = ["--data", data, "--out", tmp_path / "run", *TINY, "--log=tensorboard"]
     ended = two_processes(script, words, tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1

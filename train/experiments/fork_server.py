@@ -49,7 +49,7 @@ class ForkedProgram:
         log: its stderr is appended there. environment: of the server, which the first program starts.
         Raises DataError where the server has been killed, as for want of memory; an EOFError would read "interrupted".
         """
-        _start_server({**environment, **_ENVIRONMENT})
+        start_server(environment)
         context = multiprocessing.get_context("forkserver")
         self._process = context.Process(target=_run, args=(script, list(argv), str(log)))
         try:
@@ -75,13 +75,13 @@ class ForkedProgram:
         self.send_signal(signal.SIGTERM)
 
 
-def _start_server(environment: Mapping[str, str]) -> None:
-    """Start the server with variables of its own, unless it runs."""
+def start_server(environment: Mapping[str, str]) -> None:
+    """Start the server, with variables of its own, unless it runs."""
     forkserver.set_forkserver_preload(list(PRELOADED))
     resource_tracker.ensure_running()  # by the server it would be started with signals blocked, and unblock ours
     ours = dict(os.environ)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
-    os.environ.update(environment)
+    os.environ.update({**environment, **_ENVIRONMENT})
     try:
         forkserver.ensure_running()
     finally:
