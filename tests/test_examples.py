@@ -226,6 +226,8 @@ def test_bad_samples_of_tars(tmp_path):
 
 def test_refused_folders(where, tmp_path):
     refused("no such folder, nor a name that timm knows", tmp_path / "nowhere")
+    refused("timm knows, did you mean 'torch/cifar10'?", "cifar-10")
+    refused("timm knows, as torch/cifar100", "my-images")
     refused("no such folder", where, test=str(tmp_path / "nowhere"))
     refused("no train/ in it", where / "train")
     (tmp_path / "empty" / "train").mkdir(parents=True)

@@ -226,9 +226,10 @@ def test_the_published_size_needs_a_test_split_before_anything_is_made(tmp_path,
 
 
 def test_without_a_photograph(monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert run(ROOT / "examples" / "ablations" / "photo.yaml", "--data", "D", "--out", "o", "--dry-run") == 2
-    assert "--photo: give a photograph" in capsys.readouterr().err
+    for absent, message in (("skimage", "--photo: give a photograph"), ("cv2", "pip install 'fracgen[photo]'")):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, absent=absent: None if name == absent else True)
+        assert run(ROOT / "examples" / "ablations" / "photo.yaml", "--data", "D", "--out", "o", "--dry-run") == 2
+        assert message in capsys.readouterr().err
 
 
 def test_from_rendering_to_a_table(tmp_path, monkeypatch, capfd):

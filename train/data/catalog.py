@@ -1,5 +1,6 @@
 """Examples by timm's names of labelled sets: torch/cifar100, hfds/..., tfds/..."""
 
+import difflib
 import hashlib
 import re
 from collections import Counter
@@ -25,8 +26,11 @@ _VAL_SPLITS = ("validation", "val", "valid", "dev")
 
 def nearest_name(data: str) -> str:
     """ ", did you mean 'torch/cifar100'?", where a name of torchvision's is near; else nothing."""
+    if "/" not in data:  # a folder's name, most often: 'my-images' means no 'torch/imagenet'
+        near = difflib.get_close_matches(data, _OF_TIMM, n=1, cutoff=0.75)
+        return f", did you mean 'torch/{near[0]}'?" if near else ""
     names = [f"torch/{name}" for name in _OF_TIMM]
-    return "" if data in names else nearest(data if "/" in data else f"torch/{data}", names)
+    return "" if data in names else nearest(data, names)
 
 
 def open_named(data: str, root: str, progress: Progress | None = None) -> dict[str, Examples]:

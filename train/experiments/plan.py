@@ -209,6 +209,8 @@ def _render_step(
     after: list[Step] = []
     for word in shlex.split(f"{variant.render} {size.render}"):
         if word == PHOTO:
+            if importlib.util.find_spec("cv2") is None:  # now, and not after hours of other variants
+                raise UsageError(f"variants.{name}: photographs need OpenCV: pip install 'fracgen[photo]'")
             inputs.append(options.photo or _astronaut())
             words.append(str(inputs[-1]))
         elif word.startswith(SET_OF):
