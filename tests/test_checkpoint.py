@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import hypothesis
 import hypothesis.strategies as st
@@ -246,6 +247,21 @@ def test_logs_checkpoints_and_the_last_step():
     assert scribe.logs[11]["loss"] == 9.5, "of the last four steps, though the last log is three steps ago"
     assert scribe.logs[6] == {"clean_accuracy": 0.25} and scribe.logs[11]["clean_accuracy"] == 0.25
     assert scribe.logs[8]["samples"] == 80 and scribe.logs[8]["lr"] == 0.5
+
+
+def test_the_rate_is_that_of_the_steps(monkeypatch):
+    """A step takes 1 s, and an evaluation or a checkpoint, whether or not it falls on a log, 100 s."""
+    clock, scribe = [0.0], Scribe()
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def wait(seconds, value):
+        clock[0] += seconds
+        return value
+
+    scribe.loss = lambda step: wait(1, 1.0)
+    scribe.saved = SimpleNamespace(append=lambda step: wait(100, None))
+    scribe.run(steps=12, log_every=4, checkpoint_every=6, evaluate_every=7, evaluate=lambda: wait(100, {}))
+    assert [scribe.logs[step]["images_per_second"] for step in (4, 8, 12)] == [10, 10, 10]
 
 
 def test_a_run_pauses_and_goes_on():

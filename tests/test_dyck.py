@@ -11,7 +11,7 @@ import yaml
 from conftest import two_processes
 from hypothesis import given
 
-from fracgen.train import dyck, finetune, pretrain
+from fracgen.train import dyck, finetune, mae, pretrain
 from fracgen.train.engine import metrics
 from fracgen.train.engine.checkpoint import load
 from fracgen.train.engine.init_weights import build, load_init
@@ -140,6 +140,24 @@ def test_a_paused_run_goes_on_bit_for_bit(straight, tmp_path):
     assert same(weights(straight), weights(tmp_path / "run"))
     lines = [metrics.read(out / "metrics.jsonl")[-1]["masked_accuracy"] for out in (straight, tmp_path / "run")]
     assert lines[0] == lines[1]
+
+
+def test_a_card_says_no_accuracy_that_was_not_measured(tmp_path):
+    for stop_after, measured in (("--stop-after=1", []), ("--stop-after=0", ["accuracy on hidden tokens"])):
+        assert train(tmp_path / "run", "--steps=2", stop_after) == 0
+        training = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["fracgen"]
+        assert [metric["name"] for metric in training["metrics"]] == measured
+
+
+@pytest.mark.parametrize("program", [pretrain, mae, finetune], ids=lambda program: program.__name__)
+def test_a_run_of_another_program_is_refused(straight, folder, capsys, program):
+    words = ["--data" if program is finetune else "--shards", folder, "--out", straight, "--device=cpu", "--workers=0"]
+    words += ["--batch-size=8", "--steps=6", "augment.size=32", *NET]
+    own = {mae: ["decoder.width=16", "decoder.depth=1", "decoder.heads=2"], finetune: ["val_share=0"]}
+    words += own.get(program, [])
+    assert program.run([str(word) for word in words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "is of another run" in error and "brackets.types None, was 15" in error
 
 
 def test_another_run_is_refused_with_the_difference(straight, capsys):

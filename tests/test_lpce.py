@@ -118,6 +118,13 @@ def test_warm_up_is_clipped_to_short_runs():
     assert rates[500] == pytest.approx(1e-5 + (1e-3 - 1e-5) / 2) and 1e-5 < rates[-1] < 1.1e-5
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.0, 50), (0.2, 0), (1.0, 2)])
+def test_a_warm_up_in_epochs_replaces_that_in_steps(epochs, steps):
+    """Of 100 images, in batches of 64: a fifth of an epoch is no step, and not the 5000 of the default."""
+    plan = resolve(Schedule(steps=1000, warmup_epochs=epochs), Optim(), batch_size=64, num_samples=100)
+    assert plan.warmup_steps == steps
+
+
 def test_the_shortest_runs_have_rates():
     for steps in (1, 2, 3):
         plan = resolve(Schedule(steps=steps), Optim(), batch_size=512, num_samples=10)

@@ -17,6 +17,7 @@ from PIL import Image
 from fracgen.train import probe
 from fracgen.train.data.splits import open_splits
 from fracgen.train.data.subsets import stratified_subset
+from fracgen.train.engine.closed_form import sinusoidal_positions
 from fracgen.train.engine.model import create, export
 from fracgen.train.engine.settings import Model
 from fracgen.train.probing import figure
@@ -275,6 +276,15 @@ def test_a_random_network_of_each_architecture(model, tmp_path):
     assert names(str(model), str(other)) == ["mine", "other", "random init"]
     assert names("none", name="resnet10t") == ["none"]
     assert names("none", str(weights), name="resnet10t") == ["none", "resnet"]
+
+
+def test_a_closed_form_is_probed_as_such():
+    options = {"depth": 1, "embed_dim": 16, "num_heads": 2}
+    architecture = Model(name="vit_tiny_patch16_224", drop_path=0.0, options=options, init="mimetic")
+    settings = ProbeSettings(checkpoints=("none",), model=architecture, size=32)  # two patches a side
+    (backbone,) = load_backbones(settings, torch.device("cpu"))
+    expected = sinusoidal_positions((2, 2), 16, 1).float()
+    assert torch.equal(backbone.network.pos_embed[0], expected) and backbone.random
 
 
 def test_options_of_a_probe(data, model, tmp_path, capsys):

@@ -355,18 +355,21 @@ def test_it_goes_on_after_a_stop_to_the_same_report(root, tmp_path, monkeypatch,
 
 
 def test_a_failed_task_and_the_others(root, tmp_path, monkeypatch, capfd):
-    path = write_suite(tmp_path / "s.yaml", tasks={"a": task(), "b": task()})
+    path = write_suite(tmp_path / "s.yaml", tasks={name: task() for name in ("fails", "b", "fails-too")})
     monkeypatch.setattr(
         SubprocessRunner,
         "start_process",
         lambda self, argv, log: (
-            Ended(1) if f"{tmp_path / 'out' / 'a'}" in " ".join(argv) else start_here(self, argv, log)
+            Ended(3) if f"{tmp_path / 'out' / 'fails'}" in " ".join(argv) else start_here(self, argv, log)
         ),
     )
     words = [path, "--root", root, "--start=x=none", "--seeds=1", "--out", tmp_path / "out", *NET]
-    assert run(*words, "--keep-going") == 1
+    assert run(*words, "--keep-going") == 3
+    error = last_line(capfd)
+    assert "task fails: x, seed 0: ended with exit code 3" in error and error.endswith("; 1 more task failed")
     report = json.loads((tmp_path / "out" / "suite.json").read_text())
-    assert report["tasks"]["a"]["measures"] == {} and report["tasks"]["b"]["measures"]["last"]["x"]["n_runs"] == 1
+    measures = {name: each["measures"] for name, each in report["tasks"].items()}
+    assert measures["fails"] == measures["fails-too"] == {} and measures["b"]["last"]["x"]["n_runs"] == 1
 
 
 def test_changed_images_and_changed_rules_are_one_line(root, tmp_path, capfd):

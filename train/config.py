@@ -54,12 +54,13 @@ def _refuse_old_name(name: str, source: str) -> None:
 def continue_as_begun(settings: S, begun: Mapping[str, Any]) -> S:
     """Settings whose `auto` of loader.mode and run.precision is replaced by what the run began with.
 
-    begun: plain values of the resolved settings.
+    begun: plain values of the resolved settings, if need be of another program, whose run is refused once all that
+    differs is known.
     """
     groups: Any = settings
     loader, run = groups.loader, groups.run
     if getattr(loader, "mode", "") == "auto":
-        loader = dataclasses.replace(loader, mode=begun["loader"]["mode"])
+        loader = dataclasses.replace(loader, mode=begun["loader"].get("mode", loader.mode))
     if run.precision == "auto":
         run = dataclasses.replace(run, precision=begun["run"]["precision"])
     changed: S = dataclasses.replace(groups, loader=loader, run=run)

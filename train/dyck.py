@@ -182,7 +182,7 @@ def warm_up(
         trainer.fingerprint,
         init=settings.model.init,
         seed=seed,
-        accuracy=logged.get("masked_accuracy", 0.0),
+        accuracy=logged.get("masked_accuracy"),
         modules=token_model.trained_modules(model),
     )
     outcome: dict[str, Any] = {

@@ -173,12 +173,13 @@ class SuiteRun:
                 with lock_folder(comparison.out):
                     run_comparison(comparison, runner, program, partial(self._write, runner, name, comparison))
             except SubprocessError as error:
-                failures.append(error)
+                failures.append(SubprocessError(f"task {name}: {error}", error.exit_code))
                 if not self.settings.keep_going:
                     break
         self._write_suite()
         if failures:
-            raise failures[0]
+            more = f"; {len(failures) - 1} more task{'s' * (len(failures) > 2)} failed" if len(failures) > 1 else ""
+            raise SubprocessError(f"{failures[0]}{more}", failures[0].exit_code)
 
     def _refuse_other_report(self) -> None:
         """Raise UsageError where --out has the table of another suite or protocol, which would be overwritten."""

@@ -128,12 +128,11 @@ def _call_back(state: TrainState, due: _Due, callbacks: Callbacks, batch_size: i
         callbacks.log(state.step, dict(evaluate()))
     if due.save:
         callbacks.save()
-    if due.log or evaluate is not None:
-        rate.restart(state.step)
+    rate.restart(state.step)
 
 
 class _Rate:
-    """Steps per second since the last log, without the time that logs, evaluations and checkpoints took."""
+    """Steps per second since the last log, evaluation or checkpoint, without the time that these took."""
 
     def __init__(self, step: int) -> None:
         self.restart(step)

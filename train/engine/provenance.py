@@ -132,17 +132,22 @@ def masked_pretraining(shards: str, fingerprint: str, *, base: str, base_sha256:
 
 
 def warm_up(
-    data: str, fingerprint: str, *, init: str, seed: int, accuracy: float, modules: tuple[str, ...]
+    data: str, fingerprint: str, *, init: str, seed: int, accuracy: float | None, modules: tuple[str, ...]
 ) -> Training:
-    """How blocks were warmed up on tokens. accuracy: on hidden ones. modules: as of `Training`."""
-    metric = Metric(name="accuracy on hidden tokens", value=accuracy, split="fresh", weights="last", seeds=(seed,))
+    """How blocks were warmed up on tokens. accuracy: on hidden ones, None where it was not measured at the last step.
+
+    modules: as of `Training`.
+    """
+    name = "accuracy on hidden tokens"
     return Training(
         stage="warmed up",
         data=TrainedOn(name=data, sha256=fingerprint),
         base="scratch" if init == "default" else f"scratch, {init} init",
         base_sha256="",
         protocol=f"hidden tokens are predicted; {' and '.join(modules)} were trained so, and all else is random",
-        metrics=(metric,),
+        metrics=()
+        if accuracy is None
+        else (Metric(name=name, value=accuracy, split="fresh", weights="last", seeds=(seed,)),),
         licence=OPEN_LICENCE,
         task=_TASK_WITHOUT_HEAD,
         modules=modules,

@@ -55,7 +55,8 @@ def resolve(schedule: Schedule, optim: Optim, *, batch_size: int, num_samples: i
     samples = schedule.samples or schedule.epochs * num_samples or PUBLISHED_SAMPLES
     steps = schedule.steps or max(math.ceil(samples / batch_size), 1)
     num_images = steps * batch_size
-    warmup = round(schedule.warmup_epochs * num_samples / batch_size) or schedule.warmup_steps
+    by_epochs = round(schedule.warmup_epochs * num_samples / batch_size)
+    warmup = by_epochs if schedule.warmup_epochs else schedule.warmup_steps
     scale = batch_size / _LR_BATCH
     return ResolvedSchedule(
         steps=steps,

@@ -124,6 +124,7 @@ class SubprocessRunner:
         Raises StopError after a signal, SubprocessError for a program that failed.
         """
         waiting, ended = list(tasks), set[Task]()
+        self._failures.clear()
         try:
             while True:
                 while self._may_start() and (task := _first_ready(waiting, ended)):

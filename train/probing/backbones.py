@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fracgen.shards.errors import UsageError
+from fracgen.train.engine.closed_form import initialize
 from fracgen.train.engine.init_weights import InitWeights, build, load_init
 from fracgen.train.engine.published import default_stats, format_stats
 from fracgen.train.engine.settings import TIMM, Model
@@ -105,6 +106,7 @@ def _load(init: InitWeights, settings: ProbeSettings, device: torch.device) -> B
     size = settings.size or init.size or _SIZE
     torch.manual_seed(key(settings.seed, "init"))
     network, _ = build(init, num_classes=0, size=size)
+    initialize(network, init.model.init, seed=settings.seed)
     mean, std = default_stats(init.model.name) or (_MEAN_STD, _MEAN_STD)
     backbone = Backbone(
         name=init.name,
