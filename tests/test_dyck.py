@@ -13,8 +13,9 @@ from hypothesis import given
 
 from fracgen.train import dyck, finetune, mae, pretrain
 from fracgen.train.engine import metrics
+from fracgen.train.engine.build import build
 from fracgen.train.engine.checkpoint import load
-from fracgen.train.engine.init_weights import build, load_init
+from fracgen.train.engine.init_weights import load_init
 from fracgen.train.engine.settings import Model
 from fracgen.train.procedural.brackets import FIRST, MASK, NO_TARGET, PAD, Brackets, draw, nest
 

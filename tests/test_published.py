@@ -24,7 +24,8 @@ from timm.utils import CheckpointSaver
 
 from fracgen.shards.errors import UsageError
 from fracgen.train import compare, finetune, probe
-from fracgen.train.engine.init_weights import InitWeights, build, load_init
+from fracgen.train.engine.build import build
+from fracgen.train.engine.init_weights import InitWeights, load_init
 from fracgen.train.engine.published import identify, model_by_shapes
 from fracgen.train.engine.settings import Model
 from fracgen.train.engine.weight_files import WeightFile

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from fracgen.shards.errors import UsageError
 from fracgen.train.engine import model as models
-from fracgen.train.engine.init_weights import build, load_init
+from fracgen.train.engine.build import build
+from fracgen.train.engine.init_weights import load_init
 from fracgen.train.engine.settings import Model
 
 OPTIONS = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}

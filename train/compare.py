@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError, printable
@@ -66,26 +66,25 @@ class CompareOptions:
     jobs: Jobs = 1
     keep_going: KeepGoing = False
     launcher: Launcher = ""
+    out: options.Out = None
+    config: options.Config = None
+    as_json: options.AsJson = False
 
 
-@options_from(CompareOptions)
+@options_from(CompareOptions, into="settings", build=True)
 def main(
     *,
     overrides: options.Overrides = None,
-    option_values: dict[str, Any],
-    out: options.Out = None,
-    config: options.Config = None,
-    as_json: options.AsJson = False,
+    settings: CompareOptions,
 ) -> None:
     """Fine-tune from several starts under the same settings and seeds, and compare them."""
-    settings = CompareOptions(**option_values)
-    starts, per_class = parse_starts(settings.start), settings.per_class
+    starts, per_class, out = parse_starts(settings.start), settings.per_class, settings.out
     if out is None:
         raise UsageError("--out: give a folder for the runs and the table")
     if len(set(per_class)) < len(per_class):
         raise UsageError(f"--per-class {' '.join(map(str, per_class))}: each once")
     logged = (*log_overrides(settings.log, out.absolute().name), *(overrides or []))
-    command = FinetuneCommand(config=config, overrides=logged, data=settings.data, model=settings.model)
+    command = FinetuneCommand(config=settings.config, overrides=logged, data=settings.data, model=settings.model)
     first = command.settings({"run.seed": settings.seed}).run.seed
     program = python_command("finetune", shlex.split(settings.launcher))
     with SubprocessRunner(settings.jobs, keep_going=settings.keep_going) as runner:
@@ -100,7 +99,7 @@ def main(
 
         with lock_folder(out):
             report = run_comparison(comparison, runner, program, write)
-    if as_json:
+    if settings.as_json:
         print(json.dumps(report))
         return
     print(f"{to_text(report)}\n{printable(str(out / 'compare'))}.json, .md, .png")

@@ -58,35 +58,23 @@ _LEFT_OUT = ("schedule.epochs", "loader.mode", "loader.augment", "loader.resize"
 
 
 @options_from(WarmUp, [*_NAMES, *(name for name in options.NAMES if name not in (*_NAMES, *_LEFT_OUT))])
+@options_from(options.RunOptions, into="run_options", build=True)
 def main(
     *,
     overrides: options.Overrides = None,
     option_values: dict[str, Any],
-    out: options.Out = None,
-    config: options.Config = None,
-    resume: options.Resume = "auto",
-    allow_changes: options.AllowChanges = False,
-    stop_after: options.StopAfter = 0,
-    benchmark: options.Benchmark = False,
-    as_json: options.AsJson = False,
+    run_options: options.RunOptions,
 ) -> None:
     """Warm up a ViT's blocks on sequences of brackets (k-Dyck), without images; by default for 15,000 steps."""
-    settings = load(WarmUp, config, option_values, overrides)
-    with open_run_folder(out, resume, benchmark=benchmark) as folder:
-        warm_up(settings, folder, allow_changes=allow_changes, stop_after=stop_after, as_json=as_json)
+    settings = load(WarmUp, run_options.config, option_values, overrides)
+    with open_run_folder(run_options.out, run_options.resume, benchmark=run_options.benchmark) as folder:
+        warm_up(settings, folder, run_options)
 
 
 app = command_app(main)
 
 
-def warm_up(
-    settings: WarmUp,
-    folder: RunFolder | None,
-    *,
-    allow_changes: bool = False,
-    stop_after: int = 0,
-    as_json: bool = False,
-) -> None:
+def warm_up(settings: WarmUp, folder: RunFolder | None, run_options: options.RunOptions) -> None:
     """Train, from the last checkpoint in the folder on; without a folder, measure the speed."""
     began = time.perf_counter()
     import numpy as np
@@ -108,9 +96,9 @@ def warm_up(
     schedule = settings.schedule
     if schedule.epochs or schedule.warmup_epochs:
         raise UsageError("schedule: sequences are drawn anew, so there are no epochs; give --steps or --samples")
-    if not (schedule.steps or schedule.samples):
+    if not schedule.has_length:
         settings = replace(settings, schedule=replace(schedule, steps=_STEPS))
-    trainer = Trainer(settings, folder, ranks, began=began, allow_changes=allow_changes)
+    trainer = Trainer(settings, folder, ranks, began=began, allow_changes=run_options.allow_changes)
     settings = trainer.settings
     brackets, seed, size = settings.brackets, settings.run.seed, settings.augment.size
     batch_size, per_rank = settings.loader.batch_size, check_batch(settings.loader, ranks)
@@ -165,11 +153,13 @@ def warm_up(
     if folder is None:
         measured = trainer.measure(batches, inputs)
         if ranks.first:
-            cli.result(measured, as_json=as_json)
+            cli.result(measured, as_json=run_options.as_json)
         return
 
     # steps, and what is left of them
-    ending = trainer.fit(batches, inputs, evaluate=accuracy, evaluate_every=settings.check_every, stop_after=stop_after)
+    ending = trainer.fit(
+        batches, inputs, evaluate=accuracy, evaluate_every=settings.check_every, stop_after=run_options.stop_after
+    )
     leave()
     if not ranks.first:
         return
@@ -192,7 +182,7 @@ def warm_up(
         **{name: float(f"{logged[name]:.4g}") for name in ("loss", "masked_accuracy") if name in logged},
         "model": trainer.export(training, model=images),
     }
-    cli.result(outcome, as_json=as_json, labels={"masked_accuracy": "accuracy on hidden brackets"})
+    cli.result(outcome, as_json=run_options.as_json, labels={"masked_accuracy": "accuracy on hidden brackets"})
     trainer.raise_if_interrupted()
 
 

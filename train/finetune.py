@@ -24,7 +24,7 @@ from fracgen.shards.files import write_atomically
 from fracgen.train import cli, options
 from fracgen.train.config import load
 from fracgen.train.engine import results
-from fracgen.train.engine.run_folder import CONFIG, RunFolder
+from fracgen.train.engine.run_folder import CONFIG, RunFolder, open_run_folder
 from fracgen.train.experiments.finetuning import (
     COMPARABLE,
     Finetuning,
@@ -46,6 +46,7 @@ _NAMES = ("checkpoint", "data", *_COLUMNS, *_SPLITS, "root", "num_classes", "per
 
 
 @options_from(Finetuning, (*_NAMES, "protocol", "metric", *options.NAMES, *options.CACHE), defaults=Finetuning())
+@options_from(options.RunOptions, into="run_options", build=True)
 def main(
     *,
     overrides: options.Overrides = None,
@@ -54,32 +55,27 @@ def main(
         int,
         typer.Option(help="Number of runs, of consecutive seeds from --seed on.", min=1, rich_help_panel="Protocol"),
     ] = 1,
-    out: options.Out = None,
-    config: options.Config = None,
-    resume: options.Resume = "auto",
-    allow_changes: options.AllowChanges = False,
-    stop_after: options.StopAfter = 0,
-    benchmark: options.Benchmark = False,
+    run_options: options.RunOptions,
     estimate: options.Estimate = False,
-    as_json: options.AsJson = False,
     feed: options.OldFeed = None,
     tensorboard: options.OldTensorboard = False,
 ) -> None:
     """Fine-tune a model on labelled images, by default for 1000 epochs, and report its accuracy."""
     options.refuse_old_feed(feed)
     options.refuse_old_tensorboard(tensorboard)
-    settings = load(Finetuning, config, option_values, overrides)
-    if not (settings.schedule.steps or settings.schedule.samples or settings.schedule.epochs):
+    settings = load(Finetuning, run_options.config, option_values, overrides)
+    if not settings.schedule.has_length:
         settings = replace(settings, schedule=replace(settings.schedule, epochs=_EPOCHS))
     if estimate:
         from fracgen.train.engine.estimate import estimate_run
 
-        cli.result(estimate_run(settings, settings.data, lambda: splits_of(settings).train), as_json=as_json)
+        cli.result(
+            estimate_run(settings, settings.data, lambda: splits_of(settings).train), as_json=run_options.as_json
+        )
         return
     if not settings.data:
         raise UsageError("--data: give an image folder, a table, shards, or a name that timm knows, as torch/cifar100")
-    if out is None and not benchmark:
-        raise UsageError("--out: give a folder for the run")
+    out = None if run_options.benchmark else run_options.out
     if out is not None and seeds > 1 and (out / CONFIG).exists():
         raise UsageError(f"{out}: holds the run of one seed; give another --out for {seeds}")
     from fracgen.train.engine.model_card import write_metrics
@@ -90,27 +86,23 @@ def main(
     if settings.run.log != "none" and not settings.run.log_group and out is not None and seeds > 1:
         settings = replace(settings, run=replace(settings.run, log_group=out.absolute().name))
     outcomes = []
-    for number in range(1 if benchmark else seeds):
+    for number in range(1 if out is None else seeds):
         one = replace(settings, run=replace(settings.run, seed=settings.run.seed + number))
-        path = None if out is None or benchmark else out if seeds == 1 else out / f"seed-{one.run.seed}"
-        folder = RunFolder(path, resume) if path is not None else None
-        try:
-            outcome = finetune(one, folder, ranks, allow_changes=allow_changes, stop_after=stop_after)
-        finally:
-            if folder is not None:
-                folder.unlock()
-        outcomes.append(outcome)
+        path = out if out is None or seeds == 1 else out / f"seed-{one.run.seed}"
+        with open_run_folder(path, run_options.resume, benchmark=run_options.benchmark) as folder:
+            outcomes.append(finetune(one, folder, ranks, run_options))
     leave()
     if not ranks.first:
         return
-    if out is None or seeds == 1 or benchmark:
-        cli.result(outcomes[0], as_json=as_json)
+    if out is None or seeds == 1:
+        cli.result(outcomes[0], as_json=run_options.as_json)
         return
     together = results.summary(outcomes)
     write_atomically(out / results.RESULTS, json.dumps(together, indent=1))
     for outcome in outcomes:
         if "model" in outcome:
             write_metrics(Path(outcome["model"]), accuracies_of(together, seeds=together["seeds"]))
+    as_json = run_options.as_json
     cli.result(together if as_json else results.in_words(together), as_json=as_json)
 
 
@@ -118,12 +110,7 @@ app = command_app(main)
 
 
 def finetune(
-    settings: Finetuning,
-    folder: RunFolder | None,
-    ranks: "Ranks",
-    *,
-    allow_changes: bool = False,
-    stop_after: int = 0,
+    settings: Finetuning, folder: RunFolder | None, ranks: "Ranks", run_options: options.RunOptions
 ) -> dict[str, Any]:
     """Fine-tune, from the last checkpoint in the folder on, and return the outcome; without a folder, the speed."""
     began = time.perf_counter()
@@ -136,15 +123,16 @@ def finetune(
     from fracgen.train.data.skipped import Skipped
     from fracgen.train.engine import provenance
     from fracgen.train.engine.best_weights import BestWeights
+    from fracgen.train.engine.build import build, check
     from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import evaluate
-    from fracgen.train.engine.init_weights import build, check, load_init
+    from fracgen.train.engine.init_weights import load_init
     from fracgen.train.engine.losses import cross_entropy
     from fracgen.train.engine.trainer import Trainer
     from fracgen.train.seeding import key
 
     # where the run goes on; what cannot work is refused before any data is opened
-    trainer = Trainer(settings, folder, ranks, began=began, allow_changes=allow_changes)
+    trainer = Trainer(settings, folder, ranks, began=began, allow_changes=run_options.allow_changes)
     settings = trainer.settings
     augment, seed, batch_size = settings.augment, settings.run.seed, settings.loader.batch_size
     settings.mix.check_batch(check_batch(settings.loader, ranks))
@@ -189,7 +177,7 @@ def finetune(
         fingerprint=fingerprint_of(splits, init),
         resolved={"model": init.model, "loader": replace(settings.loader, mode=loader.mode)},
     )
-    if folder is not None and trainer.is_finished and not allow_changes:
+    if folder is not None and trainer.is_finished and not run_options.allow_changes:
         kind, config, fingerprint = type(settings), trainer.config, trainer.fingerprint
         earlier = results.read(folder.path, kind, fingerprint=fingerprint, config=config) if ranks.first else None
         if (earlier := ranks.agree(earlier)) is not None:
@@ -243,7 +231,7 @@ def finetune(
         inputs,
         evaluate=choose if published or splits.val is not None else None,
         evaluate_every=max(1, round(settings.check_epochs * loader.num_samples / batch_size)),
-        stop_after=stop_after,
+        stop_after=run_options.stop_after,
     )
     outcome: dict[str, Any] = {"run": str(folder.path), "start": init.name, "seed": seed, "ending": ending}
     trainer.raise_if_interrupted()

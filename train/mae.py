@@ -56,37 +56,25 @@ class MaskedPretraining(ShardsSettings):
     MaskedPretraining,
     ("shards", "checkpoint", "num_classes", "mask.ratio", "mask.norm_pix", *options.NAMES, *options.CACHE),
 )
+@options_from(options.RunOptions, into="run_options", build=True)
 def main(
     *,
     overrides: options.Overrides = None,
     option_values: dict[str, Any],
-    out: options.Out = None,
-    config: options.Config = None,
-    resume: options.Resume = "auto",
-    allow_changes: options.AllowChanges = False,
-    stop_after: options.StopAfter = 0,
-    benchmark: options.Benchmark = False,
-    as_json: options.AsJson = False,
+    run_options: options.RunOptions,
 ) -> None:
     """Pre-train a ViT as a masked autoencoder, without labels; by default for 800 epochs, as published."""
-    settings = load(MaskedPretraining, config, option_values, overrides)
+    settings = load(MaskedPretraining, run_options.config, option_values, overrides)
     if not settings.shards:
         raise UsageError("--shards: give a folder of shards, as `fracgen render` writes them")
-    with open_run_folder(out, resume, benchmark=benchmark) as folder:
-        pretrain(settings, folder, allow_changes=allow_changes, stop_after=stop_after, as_json=as_json)
+    with open_run_folder(run_options.out, run_options.resume, benchmark=run_options.benchmark) as folder:
+        pretrain(settings, folder, run_options)
 
 
 app = command_app(main)
 
 
-def pretrain(
-    settings: MaskedPretraining,
-    folder: RunFolder | None,
-    *,
-    allow_changes: bool = False,
-    stop_after: int = 0,
-    as_json: bool = False,
-) -> None:
+def pretrain(settings: MaskedPretraining, folder: RunFolder | None, run_options: options.RunOptions) -> None:
     """Pre-train, from the last checkpoint in the folder on; without a folder, measure the speed."""
     began = time.perf_counter()
     import torch
@@ -104,9 +92,9 @@ def pretrain(
 
     # where the run goes on; what cannot work is refused before any data is opened
     ranks = join(settings.run.device)
-    if not (settings.schedule.steps or settings.schedule.samples or settings.schedule.epochs):
+    if not settings.schedule.has_length:
         settings = replace(settings, schedule=replace(settings.schedule, epochs=_EPOCHS))
-    trainer = Trainer(settings, folder, ranks, began=began, allow_changes=allow_changes)
+    trainer = Trainer(settings, folder, ranks, began=began, allow_changes=run_options.allow_changes)
     settings = trainer.settings
     augment, seed = settings.augment, settings.run.seed
     check_batch(settings.loader, ranks)
@@ -117,12 +105,11 @@ def pretrain(
     transform = timm_transform(augment) if settings.loader.augment == "timm" else None
     examples, loader = open_shards(settings, seed=seed, ranks=ranks, transform=transform)
     device_augment = DeviceAugment(augment, seed=seed, device=ranks.device)
-    base_sha256 = init.sha256
     trainer.set_up(
         model,
         model.loss,
         num_samples=loader.num_samples,
-        fingerprint=join_fingerprints(examples.fingerprint, base_sha256),
+        fingerprint=join_fingerprints(examples.fingerprint, init.sha256),
         resolved={"model": init.model, "loader": replace(settings.loader, mode=loader.mode)},
     )
 
@@ -152,7 +139,7 @@ def pretrain(
     if folder is None:
         measured = trainer.measure(loader.batches, inputs)
         if ranks.first:
-            cli.result(measured, as_json=as_json)
+            cli.result(measured, as_json=run_options.as_json)
         return
     pictured = open_pictured() if ranks.first and settings.run.draw_images else None
 
@@ -169,7 +156,7 @@ def pretrain(
         inputs,
         evaluate=draw if settings.run.draw_images else None,
         evaluate_every=settings.run.draw_every,
-        stop_after=stop_after,
+        stop_after=run_options.stop_after,
     )
     num_skipped = sum(loader.skipped().values())
     leave()
@@ -181,7 +168,7 @@ def pretrain(
         settings.shards,
         examples.fingerprint,
         base=init.base,
-        base_sha256=base_sha256,
+        base_sha256=init.sha256,
         from_formula=init.from_formula,
     )
     outcome: dict[str, Any] = {
@@ -192,7 +179,7 @@ def pretrain(
         "skipped": num_skipped,
         "model": trainer.export(training, model=trainer.state.eval_model.get_submodule("encoder")),
     }
-    cli.result(outcome, as_json=as_json, labels={"clean_loss": "clean loss (whole images)"})
+    cli.result(outcome, as_json=run_options.as_json, labels={"clean_loss": "clean loss (whole images)"})
     trainer.raise_if_interrupted()
 
 

@@ -1,11 +1,13 @@
 """Options that several commands of training share: which settings have one, and what is no setting."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.settings import Setting
 
 NAMES = (
     "model.name",
@@ -35,37 +37,37 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME=VALUE]...", help="Any setting by its dotted name, as in model.options.depth=4."),
 ]
-Out = Annotated[
-    Path | None, typer.Option(help="Folder to write the run to, or to resume it from.", rich_help_panel="Output")
-]
+Out = Annotated[Path | None, Setting("Folder to write the run to, or to resume it from.", panel="Output")]
 Config = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE.yaml", help="YAML file of settings; options and NAME=VALUE override it.", rich_help_panel="Output"
-    ),
+    Setting("YAML file of settings; options and NAME=VALUE override it.", metavar="FILE.yaml", panel="Output"),
 ]
-Resume = Annotated[
-    Literal["auto", "never"],
-    typer.Option(help="auto: go on with the run that --out holds. never: refuse to.", rich_help_panel="Output"),
-]
-AllowChanges = Annotated[
-    bool,
-    typer.Option(
-        "--allow-changes", help="Go on with a run even if its settings were others.", rich_help_panel="Output"
-    ),
-]
-StopAfter = Annotated[
-    int,
-    typer.Option(
-        help="Pause when the run has taken this many steps in all; 0: do not pause.", min=0, rich_help_panel="Training"
-    ),
-]
-Benchmark = Annotated[
-    bool,
-    typer.Option(
-        "--benchmark", help="Measure images/s of model, data and both, and keep nothing.", rich_help_panel="Output"
-    ),
-]
+AsJson = Annotated[bool, Setting("Print the result as JSON.", option="--json", panel="Output")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What the command line says of one run of training, beside its settings."""
+
+    out: Out = None
+    config: Config = None
+    resume: Annotated[
+        Literal["auto", "never"],
+        Setting("auto: go on with the run that --out holds. never: refuse to.", panel="Output"),
+    ] = "auto"
+    allow_changes: Annotated[bool, Setting("Go on with a run even if its settings were others.", panel="Output")] = (
+        False
+    )
+    stop_after: Annotated[
+        int,
+        Setting("Pause when the run has taken this many steps in all; 0: do not pause.", at_least=0, panel="Training"),
+    ] = 0
+    benchmark: Annotated[
+        bool, Setting("Measure images/s of model, data and both, and keep nothing.", panel="Output")
+    ] = False
+    as_json: AsJson = False
+
+
 Estimate = Annotated[
     bool,
     typer.Option(
@@ -75,7 +77,6 @@ Estimate = Annotated[
         rich_help_panel="Output",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
 OldFeed = Annotated[str | None, typer.Option("--feed", hidden=True)]
 """A spelling that fracgen 0.2 had for what --loader is now."""
 

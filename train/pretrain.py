@@ -39,18 +39,13 @@ class Pretraining(ShardsSettings):
 
 
 @options_from(Pretraining, ("shards", "checkpoint", "num_classes", *options.NAMES, *options.CACHE))
+@options_from(options.RunOptions, into="run_options", build=True)
 def main(
     *,
     overrides: options.Overrides = None,
     option_values: dict[str, Any],
-    out: options.Out = None,
-    config: options.Config = None,
-    resume: options.Resume = "auto",
-    allow_changes: options.AllowChanges = False,
-    stop_after: options.StopAfter = 0,
-    benchmark: options.Benchmark = False,
+    run_options: options.RunOptions,
     estimate: options.Estimate = False,
-    as_json: options.AsJson = False,
     data: Annotated[str | None, typer.Option("--data", hidden=True)] = None,
     feed: options.OldFeed = None,
     tensorboard: options.OldTensorboard = False,
@@ -60,30 +55,23 @@ def main(
     options.refuse_old_tensorboard(tensorboard)
     if data is not None:
         raise UsageError(f"--data {data}: give --shards PATH for the set, --loader memory or stream for how it is read")
-    settings = load(Pretraining, config, option_values, overrides)
+    settings = load(Pretraining, run_options.config, option_values, overrides)
     if estimate:
         from fracgen.train.data.loader import examples_of
         from fracgen.train.engine.estimate import estimate_run
 
-        cli.result(estimate_run(settings, settings.shards, lambda: examples_of(settings)), as_json=as_json)
+        cli.result(estimate_run(settings, settings.shards, lambda: examples_of(settings)), as_json=run_options.as_json)
         return
     if not settings.shards:
         raise UsageError("--shards: give a folder of shards, as `fracgen render` writes them")
-    with open_run_folder(out, resume, benchmark=benchmark) as folder:
-        pretrain(settings, folder, allow_changes=allow_changes, stop_after=stop_after, as_json=as_json)
+    with open_run_folder(run_options.out, run_options.resume, benchmark=run_options.benchmark) as folder:
+        pretrain(settings, folder, run_options)
 
 
 app = command_app(main)
 
 
-def pretrain(
-    settings: Pretraining,
-    folder: RunFolder | None,
-    *,
-    allow_changes: bool = False,
-    stop_after: int = 0,
-    as_json: bool = False,
-) -> None:
+def pretrain(settings: Pretraining, folder: RunFolder | None, run_options: options.RunOptions) -> None:
     """Pre-train, from the last checkpoint in the folder on; without a folder, measure the speed.
 
     A set whose images have several labels is learned by binary cross entropy; its accuracy is the share of images whose
@@ -99,9 +87,10 @@ def pretrain(
     from fracgen.train.data.skipped import Skipped
     from fracgen.train.data.subsets import evenly_spaced
     from fracgen.train.engine import metrics, provenance
+    from fracgen.train.engine.build import build, check
     from fracgen.train.engine.closed_form import initialize
     from fracgen.train.engine.evaluate import FIRST_OF_SEVERAL, evaluate
-    from fracgen.train.engine.init_weights import build, check, load_init
+    from fracgen.train.engine.init_weights import load_init
     from fracgen.train.engine.losses import lpce, multi_label_cross_entropy
     from fracgen.train.engine.trainer import Trainer
     from fracgen.train.ranks import join, leave
@@ -109,7 +98,7 @@ def pretrain(
 
     # where the run goes on; what cannot work is refused before any data is opened
     ranks = join(settings.run.device)
-    trainer = Trainer(settings, folder, ranks, began=began, allow_changes=allow_changes)
+    trainer = Trainer(settings, folder, ranks, began=began, allow_changes=run_options.allow_changes)
     settings = trainer.settings
     augment, seed = settings.augment, settings.run.seed
     settings.mix.check_batch(check_batch(settings.loader, ranks))
@@ -132,14 +121,13 @@ def pretrain(
 
     # the model, whose weights depend on the seed alone, and what trains it
     torch.manual_seed(key(seed, "init"))
-    base_sha256 = init.sha256
     model, loaded = build(init, num_classes=num_classes, size=augment.size)
     initialize(model, init.model.init, seed=seed)
     trainer.set_up(
         model,
         multi_label_cross_entropy if examples.multi_label else lpce,
         num_samples=loader.num_samples,
-        fingerprint=join_fingerprints(examples.fingerprint, base_sha256),
+        fingerprint=join_fingerprints(examples.fingerprint, init.sha256),
         resolved={
             "num_classes": num_classes,
             "model": init.model,
@@ -177,7 +165,7 @@ def pretrain(
     if folder is None:
         measured = trainer.measure(loader.batches, inputs)
         if ranks.first:
-            cli.result(measured, as_json=as_json)
+            cli.result(measured, as_json=run_options.as_json)
         return
 
     # steps, and what is left of them
@@ -186,7 +174,7 @@ def pretrain(
         inputs,
         evaluate=accuracies if len(clean_numbers) else None,
         evaluate_every=settings.run.clean_every,
-        stop_after=stop_after,
+        stop_after=run_options.stop_after,
     )
     num_skipped = sum(loader.skipped().values())
     leave()
@@ -199,7 +187,7 @@ def pretrain(
             settings.shards,
             examples.fingerprint,
             base=init.base,
-            base_sha256=base_sha256,
+            base_sha256=init.sha256,
             from_formula=init.from_formula,
             seed=seed,
             accuracies=logged,
@@ -218,7 +206,7 @@ def pretrain(
         "skipped": num_skipped,
         "model": exported,
     }
-    cli.result(outcome, as_json=as_json, labels=labels)
+    cli.result(outcome, as_json=run_options.as_json, labels=labels)
     trainer.raise_if_interrupted()
 
 

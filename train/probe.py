@@ -17,15 +17,14 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
 
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import check_local, write_atomically
-from fracgen.shards.settings import load_settings
+from fracgen.shards.settings import Setting, load_settings
 from fracgen.train import cli as console
 from fracgen.train import options
 from fracgen.train.probing.settings import OPTIONS, ProbeSettings
@@ -34,15 +33,21 @@ if TYPE_CHECKING:
     from fracgen.train.probing.backbones import Backbone
 
 
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where the results go."""
+
+    out: Annotated[Path | None, Setting("Folder for probe.json and the figures.", panel="Output")] = None
+    as_json: options.AsJson = False
+
+
 @options_from(ProbeSettings, OPTIONS)
+@options_from(Output, into="output", build=True)
 def main(
     *,
     option_values: Mapping[str, Any],
     overrides: options.Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for probe.json and the figures.", rich_help_panel="Output")
-    ] = None,
-    as_json: options.AsJson = False,
+    output: Output,
     feed: options.OldFeed = None,
 ) -> None:
     """Linear probe and nearest neighbours by block, few-shot accuracy, and attention maps of frozen networks."""
@@ -52,10 +57,10 @@ def main(
         raise UsageError("--checkpoint: give the folder of a run, a timm folder, timm:NAME, or a file of weights")
     if not settings.data:
         raise UsageError("--data: give a folder of train/ and test/ with class folders or shards, or a timm name")
-    if out is None:
+    if (out := output.out) is None:
         raise UsageError("--out: give a folder for probe.json and the figures")
     result = probe(settings, out)
-    if as_json:
+    if output.as_json:
         print(json.dumps(result))
         return
     from fracgen.train.probing import figure

@@ -21,7 +21,6 @@ from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import UsageError, printable
 from fracgen.shards.urls import redact
 from fracgen.train import cli as console
-from fracgen.train import options
 from fracgen.train.experiments.comparison import FinetuneRun, check_data
 from fracgen.train.experiments.plan import StudyOptions, plan_study
 from fracgen.train.experiments.report import write_report
@@ -47,7 +46,6 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the commands in order, and run none.", rich_help_panel="Output")
     ] = False,
-    as_json: options.AsJson = False,
     pretrain: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
     finetune: Annotated[list[str] | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -83,7 +81,7 @@ def main(
                 runner=runner,
             )
             report = run_study(study_report, out / "study", shlex.split(settings.launcher))
-    if as_json:
+    if settings.as_json:
         print(json.dumps(report))
         return
     print(f"{to_text(report)}\n{printable(str(out / 'study'))}.json, .md, .png")

@@ -83,48 +83,46 @@ class SuiteOptions:
     jobs: Jobs = 1
     keep_going: KeepGoing = False
     launcher: Launcher = ""
+    out: options.Out = None
+    config: options.Config = None
+    check: Annotated[bool, Setting("Say what is there of each task, and run none.", panel="Output")] = False
+    as_json: options.AsJson = False
 
 
-@options_from(SuiteOptions)
+@options_from(SuiteOptions, into="settings", build=True)
 def main(
     *,
     suite: Annotated[
         str, typer.Argument(metavar="SUITE", help="seven, vtab-1k, or a YAML file such as those (docs/suites.md).")
     ],
     overrides: options.Overrides = None,
-    option_values: dict[str, Any],
-    out: options.Out = None,
-    config: options.Config = None,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Say what is there of each task, and run none.", rich_help_panel="Output"),
-    ] = False,
-    as_json: options.AsJson = False,
+    settings: SuiteOptions,
 ) -> None:
     """Fine-tune from several starts on every task of a suite, and report one table."""
-    settings = SuiteOptions(**option_values)
     loaded = load_suite(find_suite(suite))
     names = loaded.choose(settings.task)
     places = parse_places(settings.data, list(loaded.tasks))
-    base = read_base(config or "")
+    base = read_base(settings.config)
     setup = SuiteSetup(suite=loaded, protocol=settings.protocol, root=settings.root, places=places, base=base)
     refuse_own(overrides or ())
-    load(Finetuning, config, {}, overrides)  # a wrong word is said before any image is opened
-    run = SuiteRun(setup=setup, settings=settings, names=names, out=out or Path(), overrides=tuple(overrides or ()))
-    if check:
+    load(Finetuning, settings.config, {}, overrides)  # a wrong word is said before any image is opened
+    run = SuiteRun(
+        setup=setup, settings=settings, names=names, out=settings.out or Path(), overrides=tuple(overrides or ())
+    )
+    if settings.check:
         run.open_tasks()
     else:
-        if out is None:
+        if settings.out is None:
             raise UsageError("--out: give a folder for the runs and the table")
         parse_starts(settings.start)
-        with SubprocessRunner(settings.jobs, keep_going=settings.keep_going) as runner, lock_folder(out):
+        with SubprocessRunner(settings.jobs, keep_going=settings.keep_going) as runner, lock_folder(settings.out):
             run.do(runner)
     report = run.gather()
-    if as_json:
+    if settings.as_json:
         print(json.dumps(report))
     else:
-        print(suite_report.to_text(report) if not check else suite_report.to_check(report))
-        if not check:
+        print(suite_report.to_text(report) if not settings.check else suite_report.to_check(report))
+        if not settings.check:
             print(f"{printable(str(run.out / 'suite'))}.json, .md, .png")
     if absent := [name for name, data in run.tasks.items() if data.absent]:
         shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")

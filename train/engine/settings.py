@@ -15,6 +15,8 @@ Init = Literal["default", "mimetic", "impulse"]
 """What a model begins with where no checkpoint is given: timm's random weights, or a closed form (`closed_form.py`)."""
 CLOSED_FORMS: tuple[Init, ...] = ("mimetic", "impulse")
 DEFAULT_MODEL = "vit_tiny_patch16_224"
+SCRATCH = "none"
+"""The value of --checkpoint that stands for no checkpoint."""
 TIMM = "timm:"
 """What stands before the name of weights that timm knows, in the place of a checkpoint."""
 _TRAINING, _MACHINE = "Training", "Machine"
@@ -149,6 +151,11 @@ class Schedule:
     def __post_init__(self) -> None:
         """Raise UsageError for values out of range."""
         check_settings(self)
+
+    @property
+    def has_length(self) -> bool:
+        """Whether one of steps, samples and epochs is given."""
+        return bool(self.steps or self.samples or self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,9 @@ from fracgen.shards.settings import Setting, nearest
 from fracgen.shards.urls import is_url
 from fracgen.train.cli import say
 from fracgen.train.config import load
-from fracgen.train.engine.settings import CLOSED_FORMS, TIMM, Log, Model
+from fracgen.train.engine.settings import CLOSED_FORMS, SCRATCH, TIMM, Log, Model
 from fracgen.train.experiments.finetuning import Finetuning, splits_of
 
-SCRATCH = "none"
-"""What stands for no weights at all."""
 RESERVED_PREFIXES = ("per-class-", "seed-", "compare.")
 """Names in the folder of a comparison that are no start's."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -227,7 +225,8 @@ def plan_comparison(
 
     Raises UsageError for what is missing or cannot be compared.
     """
-    from fracgen.train.engine.init_weights import build, load_init
+    from fracgen.train.engine.build import build
+    from fracgen.train.engine.init_weights import load_init
 
     comparison = Comparison(command=command, starts=starts, seeds=seeds, per_class=per_class, out=out)
     _ = comparison.model

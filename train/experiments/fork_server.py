@@ -23,7 +23,7 @@ PRELOADED = (
     *(f"fracgen.train.{script}" for script in _SCRIPTS),
     *(f"fracgen.train.augment.{name}" for name in ("device", "evaluation", "inputs")),
     *(f"fracgen.train.data.{name}" for name in ("loader", "opening", "splits")),
-    *(f"fracgen.train.engine.{name}" for name in ("best_weights", "closed_form", "trainer", "init_weights", "losses")),
+    *(f"fracgen.train.engine.{name}" for name in ("best_weights", "build", "closed_form", "losses", "trainer")),
     "matplotlib.backends.backend_agg",
 )
 _ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTHONSAFEPATH": "1"}

@@ -12,9 +12,11 @@ from typing import Annotated
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting
-from fracgen.train.experiments.comparison import SCRATCH, Comparison, FinetuneCommand, LogOfRuns, log_overrides
+from fracgen.train.engine.settings import SCRATCH
+from fracgen.train.experiments.comparison import Comparison, FinetuneCommand, LogOfRuns, log_overrides
 from fracgen.train.experiments.study_file import Size, Variant
 from fracgen.train.experiments.subprocesses import Jobs, KeepGoing, Launcher, python_command
+from fracgen.train.options import AsJson
 
 PHOTO, SET_OF = "PHOTO", "@"
 """Words in a variant's `render`: PHOTO stands for the photograph's path, @NAME for the data set of variant NAME."""
@@ -74,6 +76,7 @@ class StudyOptions:
     log: LogOfRuns = "none"
     jobs: Jobs = 1
     keep_going: KeepGoing = False
+    as_json: AsJson = False
     pretrain: Annotated[tuple[str, ...], Setting("", option="")] = ()
     finetune: Annotated[tuple[str, ...], Setting("", option="")] = ()
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting, from_plain, parse_yaml, read_text
-from fracgen.train.engine.settings import Init
-from fracgen.train.experiments.comparison import SCRATCH, parse_starts
+from fracgen.train.engine.settings import SCRATCH, Init
+from fracgen.train.experiments.comparison import parse_starts
 
 SizeName = Literal["laptop", "published"]
 Program = Literal["pretrain", "mae", "dyck"]

@@ -125,9 +125,9 @@ class SuiteSetup:
         return FinetuneCommand(config=str(folder / SETTINGS), overrides=tuple(overrides), data=data.where, model=model)
 
 
-def read_base(config: str) -> dict[str, Any] | None:
-    """Settings of fine-tuning from a YAML file that take the place of a suite's; None for "". Raises UsageError."""
-    if not config:
+def read_base(config: str | None) -> dict[str, Any] | None:
+    """Settings of fine-tuning from a YAML file that take the place of a suite's, if any. Raises UsageError."""
+    if config is None:
         return None
     load_settings(Finetuning, config, {})
     return to_plain(parse_yaml(read_text(config), config) or {})  # type: ignore[no-any-return]

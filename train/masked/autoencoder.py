@@ -17,8 +17,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from fracgen.shards.errors import UsageError
+from fracgen.train.engine.build import Loaded, build
 from fracgen.train.engine.closed_form import initialize
-from fracgen.train.engine.init_weights import InitWeights, Loaded, build
+from fracgen.train.engine.init_weights import InitWeights
 from fracgen.train.engine.settings import DEFAULT_MODEL
 from fracgen.train.masked.settings import Decoder, Masking
 from fracgen.train.seeding import key
@@ -163,7 +164,7 @@ def create(
     From scratch, weights are a function of settings and seed. As published, linear layers have Xavier's uniform ones,
     tokens normal ones, and the encoder's position embeddings are sines and cosines that are not trained. A closed-form
     init takes their place in the encoder, and what a checkpoint has stays: all of the encoder, or a warm-up's blocks.
-    Raises UsageError for a model that is no plain ViT, and what `init_weights.build` raises.
+    Raises UsageError for a model that is no plain ViT, and what `build` raises.
     """
     torch.manual_seed(key(seed, "init"))
     encoder, loaded = build(init, num_classes=0, size=size)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fracgen.train.engine.model import Stats
 from fracgen.train.engine.run_folder import write_figure
 from fracgen.train.masked.autoencoder import MaskedAutoencoder
 from fracgen.train.seeding import generator
@@ -14,7 +15,6 @@ from fracgen.train.seeding import generator
 PICTURE = "reconstructions.png"
 _INCHES, _NARROWEST, _WIDEST = 1.1, 3, 16
 """Side of an image in the picture; for how many a line has place, at least and at most."""
-Stats = tuple[float, float, float]
 Rows = dict[str, npt.NDArray[np.float32]]
 """By what a row shows: levels in [0, 1], (n, H, W, 3)."""
 

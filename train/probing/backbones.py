@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fracgen.shards.errors import UsageError
+from fracgen.train.engine.build import build
 from fracgen.train.engine.closed_form import initialize
-from fracgen.train.engine.init_weights import InitWeights, build, load_init
+from fracgen.train.engine.init_weights import InitWeights, load_init
 from fracgen.train.engine.published import default_stats, format_stats
 from fracgen.train.engine.settings import TIMM, Model
 from fracgen.train.probing.settings import Feature, ProbeSettings
