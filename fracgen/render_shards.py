@@ -176,7 +176,8 @@ def _existing_plan(folder: Path) -> FolderPlan:
 
 def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:
     named = ", ".join(f"{shard:06d}" for shard in missing[:8]) + (", ..." if len(missing) > 8 else "")
-    message = f"{folder}: {len(missing)} shards are missing ({named})"
+    one = len(missing) == 1
+    message = f"{folder}: {len(missing)} shard{' is' if one else 's are'} missing ({named})"
     if count is None:
         return f"{message}; run the command that began the folder once more"
     parts = sorted({shard % count + 1 for shard in missing})

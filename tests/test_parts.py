@@ -342,7 +342,7 @@ def test_a_record_that_is_not_the_shards_costs_the_shard(recipe, folder, tmp_pat
     path = tmp_path / "set" / ".partial" / "000001.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {change[0]: change[1]} if change[1] is not None else {}))
-    with pytest.raises(DataError, match=r"1 shards are missing \(000001\); render part 1/1"):
+    with pytest.raises(DataError, match=r"1 shard is missing \(000001\); render part 1/1"):
         merge(tmp_path / "set")
     assert 0 < write(recipe, tmp_path / "set", part=Part(1, 1)).new_samples < 6
     merge(tmp_path / "set")
@@ -381,7 +381,7 @@ def test_a_finished_folder_is_mended_by_parts(recipe, folder, tmp_path):
     write(recipe, tmp_path / "set")
     (tmp_path / "set" / "1p-frac-train-000003.tar").unlink()
     before = contents(tmp_path / "set")
-    with pytest.raises(DataError, match=r"1 shards are missing \(000003\)"):
+    with pytest.raises(DataError, match=r"1 shard is missing \(000003\)"):
         merge(tmp_path / "set")
     assert contents(tmp_path / "set") == before, "a merge that fails changes nothing"
     assert write(recipe, tmp_path / "set", part=Part(1, 2)).manifest is None, "another part's shard is missing"

@@ -23,7 +23,6 @@ from fracgen.train.seeding import uniforms
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-ATTEMPTS = 10
 OPERATIONS = (
     "Invert",
     "Posterize",
