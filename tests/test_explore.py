@@ -22,6 +22,7 @@ from fracgen.cli.app import run
 from fracgen.explore import bases, category_search
 from fracgen.explore.category_search import CategorySource
 from fracgen.explore.inputs import read_source
+from fracgen.explore.render_job import RenderJob
 from fracgen.onepfrac import OnePFrac
 from fracgen.registry import RECIPES, from_dict, recipe_hash, save_recipe, to_dict
 from fracgen.render_shards import write_shards
@@ -499,3 +500,18 @@ def test_an_image_that_a_set_has_not_is_a_line(page, monkeypatch):
         assert "there are images" in page.post("augmented", recipe=values, indices=[index])["error"]
     head, _ = page.images(recipe={"recipe": "photo", "classes": 5, "size": 48}, indices=[-1], mask_index=5)
     assert head["images"][0]["error"] == "index 5: there are images 0 to 4" and not asked
+
+
+def test_a_set_is_rendered_after_one_for_which_no_thread_was_to_be_had(tmp_path, monkeypatch):
+    job, recipe = RenderJob(tmp_path), small_recipe()
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="can't start"):
+        patch.setattr("threading.Thread.start", refuse)
+        job.start(recipe, {})
+    assert job.status()["state"] == "none" and job.stop() == ""
+    job.start(recipe, {})
+    job._thread.join()
+    assert job.status()["state"] == "done"

@@ -65,9 +65,9 @@ class RenderJob:
             self._folder, self._error = str(default_folder(recipe)), ""
             self._done, self._total, self._earlier, self._cancelled = 0, len(recipe), 0, False
             self._started, self._pool = time.monotonic(), _Pool(self._begin)
-            self._thread = threading.Thread(target=self._run, args=(recipe, dict(provenance)), name="rendering")
-            self._thread.start()
-            self._state = "running"  # last: where no thread is to be had, nothing runs
+            thread = threading.Thread(target=self._run, args=(recipe, dict(provenance)), name="rendering")
+            thread.start()
+            self._thread, self._state = thread, "running"  # last: where no thread is to be had, nothing runs
         return self.status()
 
     def _run(self, recipe: Recipe, provenance: dict[str, Any]) -> None:
