@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import os
 import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -204,6 +205,10 @@ def save_recipe(recipe: Recipe, path: Path | str) -> None:
             if name == path.name or (input_path.exists() and input_path.read_bytes() != data):
                 raise UsageError(f"{input_path}: another recipe's is there, or the YAML itself; save elsewhere")
             write_atomically(input_path, data, error=None)
-        write_atomically(path, to_yaml(to_dict(recipe)), error=None)
+        text = to_yaml(to_dict(recipe))
+        if path.exists() and not path.is_file():  # a pipe, or the screen
+            path.write_text(text, "utf-8")
+        else:
+            write_atomically(Path(os.path.realpath(path)), text, error=None)  # a link stays one
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error

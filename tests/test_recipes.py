@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_a_recipe_that_was_interrupted_while_it_was_saved_is_saved_again(tmp_pat
         "a.yaml",
         "bases.csv",
     }
+
+
+def test_a_recipe_is_saved_through_links_and_to_pipes(tmp_path):
+    (tmp_path / "link.yaml").symlink_to("a.yaml")
+    for _ in range(2):
+        save_recipe(small_recipe(), tmp_path / "link.yaml")
+    assert (tmp_path / "link.yaml").is_symlink() and load_recipe(tmp_path / "a.yaml") == small_recipe()
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    save_recipe(small_recipe(), tmp_path / "pipe")
+    assert os.read(reader, 1 << 16) == (tmp_path / "a.yaml").read_bytes()
+    os.close(reader)
 
 
 def test_hash_names_pixels_not_how_they_were_found():
