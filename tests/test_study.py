@@ -225,11 +225,20 @@ def test_the_published_size_needs_a_test_split_before_anything_is_made(tmp_path,
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_without_a_photograph(monkeypatch, capsys):
+def test_without_a_photograph(tmp_path, monkeypatch, capsys):
     for absent, message in (("skimage", "--photo: give a photograph"), ("cv2", "pip install 'fracgen[photo]'")):
         monkeypatch.setattr("importlib.util.find_spec", lambda name, absent=absent: None if name == absent else True)
         assert run(ROOT / "examples" / "ablations" / "photo.yaml", "--data", "D", "--out", "o", "--dry-run") == 2
         assert message in capsys.readouterr().err
+    (tmp_path / "photo.png").touch()
+    (tmp_path / "study.yaml").write_text(SMALL.replace("render --delta 0.1", "photo PHOTO"))
+    words = ["--data", "D", "--out", tmp_path / "o", "--photo", tmp_path / "photo.png", "--dry-run"]
+    for name in ("pretrain", "finetune"):
+        (tmp_path / f"{name}.yaml").touch()
+    assert run(tmp_path / "study.yaml", *words) == 2 and "pip install 'fracgen[photo]'" in capsys.readouterr().err
+    (tmp_path / "o" / "data" / "small").mkdir(parents=True)
+    (tmp_path / "o" / "data" / "small" / "dataset.json").touch()
+    assert run(tmp_path / "study.yaml", *words) == 0, "a set that is there, from another machine say, needs none"
 
 
 def test_from_rendering_to_a_table(tmp_path, monkeypatch, capfd):

@@ -210,9 +210,11 @@ def _render_step(
     words: list[str] = []
     inputs: list[Path] = []
     after: list[Step] = []
+    out = _folder(options.out / "data" / name, base)
+    product = out / "dataset.json"
     for word in shlex.split(f"{variant.render} {size.render}"):
         if word == PHOTO:
-            if importlib.util.find_spec("cv2") is None:  # now, and not after hours of other variants
+            if not product.exists() and importlib.util.find_spec("cv2") is None:  # now, not after hours of others
                 raise UsageError(f"variants.{name}: photographs need OpenCV: pip install 'fracgen[photo]'")
             inputs.append(options.photo or _astronaut())
             words.append(str(inputs[-1]))
@@ -224,9 +226,8 @@ def _render_step(
         else:
             words.append(word)
     words += [] if base is None else ["--seed", str(base)]
-    out = _folder(options.out / "data" / name, base)
     argv = (sys.executable, "-m", "fracgen", *words, "--out", str(out))
-    return _step(f"render {_title(name, base)}", argv, out / "dataset.json", inputs, *after)
+    return _step(f"render {_title(name, base)}", argv, product, inputs, *after)
 
 
 def _pretrain_step(
