@@ -76,6 +76,13 @@ def _row_groups(samples: Iterator[EncodedSample]) -> Iterator[list[EncodedSample
         yield rows
 
 
+def _labels_of(row: EncodedSample, num_classes: int) -> list[int]:
+    try:
+        return list(read_labels(row, num_classes))
+    except DataError as error:
+        raise DataError(f"sample {row.key}: {error}") from error
+
+
 def _table(rows: Sequence[EncodedSample], schema: Any, manifest: Manifest) -> Any:
     import pyarrow as pa
 
@@ -85,7 +92,7 @@ def _table(rows: Sequence[EncodedSample], schema: Any, manifest: Manifest) -> An
         "key": [row.key for row in rows],
     }
     if manifest.multi_label:
-        columns[LABELS] = [list(read_labels(row, manifest.num_classes)) for row in rows]
+        columns[LABELS] = [_labels_of(row, manifest.num_classes) for row in rows]
     if "metadata" in schema.names:
         columns["metadata"] = [_without_labels(row.metadata, manifest.multi_label) for row in rows]
     try:

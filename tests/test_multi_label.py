@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from conftest import small_recipes
 from torch import nn
 
+from fracgen.export import to_parquet
 from fracgen.render_shards import plan, write_shards
-from fracgen.shards.reader import open_shards
+from fracgen.shards.errors import DataError
+from fracgen.shards.reader import ShardFolder, open_shards
 from fracgen.train import compare, finetune, pretrain, probe
 from fracgen.train.augment.mix import Mixer
 from fracgen.train.augment.settings import Mix
@@ -158,3 +161,14 @@ def test_a_sample_without_its_labels(folder, tmp_path, capsys):
 def test_programs_of_single_labels_refuse_them(program, words, folder, tmp_path, capfd):
     assert program.run([*words, f"--data={folder}", f"--out={tmp_path / 'out'}"]) == 2
     assert "its images have several labels, which only `fracgen pretrain` learns" in capfd.readouterr().err
+
+
+def test_an_export_names_the_image_whose_labels_are_wrong(folder, tmp_path, monkeypatch):
+    read = ShardFolder.read_encoded_shard
+
+    def read_with_wrong_labels(self, shard):
+        return (replace(raw, metadata={**raw.metadata, "labels": [4]}) for raw in read(self, shard))
+
+    monkeypatch.setattr(ShardFolder, "read_encoded_shard", read_with_wrong_labels)
+    with pytest.raises(DataError, match=r"^sample \d+: labels \[4\]: must ascend, each 0 to 3"):
+        to_parquet(folder, tmp_path / "out")
