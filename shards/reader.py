@@ -226,7 +226,7 @@ def _assemble(tar_name: str, key: str, members: dict[str, bytes], extension: str
         if not isinstance(metadata, dict):
             raise ValueError("its metadata is no mapping")
         if not 0 <= (label := int(members["cls"])) < 1 << 63:
-            raise ValueError(f"label {label}: must be 0 or more")
+            raise ValueError(f"label {reprlib.repr(label)}: is the number of no class")
         return EncodedSample(key=key, label=label, metadata=metadata, image_bytes=members[extension], members=members)
     except KeyError as error:
         raise DataError(f"{tar_name}: sample {key} has no .{error.args[0]}") from None
