@@ -491,15 +491,15 @@ def test_a_search_that_fails_is_a_line(page, monkeypatch, failure, line):
 
 def test_an_image_that_a_set_has_not_is_a_line(page, monkeypatch):
     """And no category is searched for it, which would take for ever."""
-    asked = list[int]()
-    monkeypatch.setattr(CategorySource, "first", lambda self, count: asked.append(count))
+    searched_counts = list[int]()
+    monkeypatch.setattr(CategorySource, "first", lambda self, count: searched_counts.append(count))
     values = {"recipe": "ofdb", **FEW["ofdb"]}
     for index in (3, 2**50):
         head, _ = page.images(recipe=values, indices=[index])
         assert head["images"][0]["error"] == f"index {index}: there are images 0 to 2"
         assert "there are images" in page.post("augmented", recipe=values, indices=[index])["error"]
     head, _ = page.images(recipe={"recipe": "photo", "classes": 5, "size": 48}, indices=[-1], mask_index=5)
-    assert head["images"][0]["error"] == "index 5: there are images 0 to 4" and not asked
+    assert head["images"][0]["error"] == "index 5: there are images 0 to 4" and not searched_counts
 
 
 def test_a_set_is_rendered_after_one_for_which_no_thread_was_to_be_had(tmp_path, monkeypatch):
