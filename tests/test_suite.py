@@ -330,7 +330,24 @@ def test_every_kind_of_source(every_source, root, tmp_path, capfd):
     assert str(tmp_path) not in json.dumps([each["settings"] for each in tasks.values()]), "no paths"
     assert run(*words, "--out", tmp_path / "out", "--task=folder", "--task=hub") == 0
     shown = capfd.readouterr()
-    assert "run " not in shown.err and "folder" in shown.out and "saved" not in shown.out
+    assert "run " not in shown.err and "folder" in shown.out
+
+
+def test_task_by_task_gives_the_table_of_all(root, tmp_path, capfd):
+    path = write_suite(tmp_path / "s.yaml", tasks={"a": task(), "b": task(), "absent": task("cars")})
+    words = [path, "--root", root, "--start=x=none", "--seeds=1", *NET]
+    assert run(*words, "--out", tmp_path / "all") == 1
+    assert run(*words, "--out", tmp_path / "out", "--task=b") == 0
+    report = json.loads((tmp_path / "out" / "suite.json").read_text())
+    assert list(report["tasks"]) == ["b"] and report["complete"]
+    assert run(*words, "--out", tmp_path / "out", "--task=absent") == 1
+    assert run(*words, "--out", tmp_path / "out", "--task=a") == 0
+    whole, by_task = ((tmp_path / name / "suite.json").read_text() for name in ("all", "out"))
+    assert by_task == whole and not json.loads(whole)["complete"], "in the suite's order, with means over both"
+    for other in (["--start=x=impulse"], ["--start=x=none", "--start=y=impulse"], ["--start=x=none", "--seeds=2"]):
+        assert run(path, "--root", root, "--seeds=1", *other, *NET, "--out", tmp_path / "out", "--task=a") == 2
+        assert "out: holds task b with other starts or seeds; give another --out" in last_line(capfd)
+    assert (tmp_path / "out" / "suite.json").read_text() == whole
 
 
 def test_it_goes_on_after_a_stop_to_the_same_report(root, tmp_path, monkeypatch, capfd):

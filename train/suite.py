@@ -134,7 +134,10 @@ app = command_app(main)
 
 @dataclass(kw_only=True)
 class SuiteRun:
-    """A suite as it runs. names: of the tasks to do. tasks, reports: what is known of each by now."""
+    """A suite as it runs. names: of the tasks to do. tasks, reports: what is known of each by now.
+
+    kept: entries of suite.json of tasks that were done before and are not among these.
+    """
 
     setup: SuiteSetup
     settings: SuiteOptions
@@ -143,6 +146,7 @@ class SuiteRun:
     overrides: tuple[str, ...]
     tasks: dict[str, TaskData] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -157,7 +161,7 @@ class SuiteRun:
 
     def do(self, runner: SubprocessRunner) -> None:
         """Do the runs that are not finished, task by task. With `keep_going`, a failure ends its task alone."""
-        self._refuse_other_report()
+        self._read_earlier_report()
         self.open_tasks()
         for name, data in self.tasks.items():
             if data.absent:
@@ -179,14 +183,23 @@ class SuiteRun:
             more = f"; {len(failures) - 1} more task{'s' * (len(failures) > 2)} failed" if len(failures) > 1 else ""
             raise SubprocessError(f"{failures[0]}{more}", failures[0].exit_code)
 
-    def _refuse_other_report(self) -> None:
-        """Raise UsageError where --out has the table of another suite or protocol, which would be overwritten."""
+    def _read_earlier_report(self) -> None:
+        """Keep what suite.json in --out has of other tasks.
+
+        Raises UsageError where it is of another suite or protocol, or they are of other starts or seeds.
+        """
         if (earlier := read_or_none(self.out / "suite.json")) is None:
             return
-        ours = (self.setup.suite.name, self.setup.protocol)
-        theirs = (earlier.get("suite"), (earlier.get("protocol") or {}).get("name"))
-        if theirs != ours:
-            raise UsageError(f"{self.out}: holds suite {theirs[0]}, protocol {theirs[1]}; give another --out")
+        suite, protocol = earlier.get("suite"), (earlier.get("protocol") or {}).get("name")
+        if (suite, protocol) != (self.setup.suite.name, self.setup.protocol):
+            raise UsageError(f"{self.out}: holds suite {suite}, protocol {protocol}; give another --out")
+        kept = {name: each for name, each in (earlier.get("tasks") or {}).items() if name not in self.names}
+        starts = dict(parse_starts(self.settings.start))
+        for name in (name for name, each in kept.items() if each["measures"]):
+            report = read_or_none(self.out / name / "compare.json") or {}
+            if earlier.get("seeds") != list(self.seeds) or report.get("starts") != starts:
+                raise UsageError(f"{self.out}: holds task {name} with other starts or seeds; give another --out")
+        self.kept = kept
 
     def _plan(self, data: TaskData) -> Comparison:
         settings, folder = self.settings, self.out / data.name
@@ -225,6 +238,7 @@ class SuiteRun:
             seeds=self.seeds,
             tasks=self.tasks.values(),
             reports=self.reports,
+            kept=self.kept,
             machine=self.machine,
         )
 

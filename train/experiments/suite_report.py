@@ -39,10 +39,15 @@ def gather(
     seeds: Sequence[int],
     tasks: Iterable[TaskData],
     reports: Mapping[str, Mapping[str, Any]],
+    kept: Mapping[str, Any],
     machine: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What suite.json holds. reports: what `summarize_runs` says of the tasks that have runs, and `settings`."""
-    entries = {data.name: _entry(data, reports.get(data.name)) for data in tasks}
+    """What suite.json holds.
+
+    reports: what `summarize_runs` says of the tasks that have runs, and `settings`. kept: entries of further tasks.
+    """
+    known = {**kept, **{data.name: _entry(data, reports.get(data.name)) for data in tasks}}
+    entries = {name: known[name] for name in suite.tasks if name in known}
     groups = {group: names for group, names in suite.groups().items() if any(name in entries for name in names)}
     return {
         "format": "fracgen-suite",
@@ -52,7 +57,9 @@ def gather(
         "protocol": {"name": protocol, "about": getattr(suite.protocols, protocol).about},
         "starts": list(starts),
         "seeds": list(seeds),
-        "complete": all(name in reports and reports[name]["complete"] for name in entries),
+        "complete": all(
+            any(_has_all(entry, measure, starts, seeds) for measure in entry["measures"]) for entry in entries.values()
+        ),
         "tasks": entries,
         "means": {group: _mean(names, entries, starts, seeds) for group, names in groups.items()},
         "published": {
@@ -85,13 +92,11 @@ def _mean(
     names: Sequence[str], entries: Mapping[str, Any], starts: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, Any]:
     """The mean over a group's tasks that are complete, seed by seed, as summaries by measure and start."""
-    wanted = {str(seed) for seed in seeds}
-
-    def has_all(name: str, measure: str) -> bool:
-        summaries = entries.get(name, {}).get("measures", {}).get(measure, {})
-        return all(wanted <= set(_by_seed(summaries, start)) for start in starts)
-
-    complete = {measure: [name for name in names if has_all(name, measure)] for measure in MEASURES}
+    known = {name: entries[name] for name in names if name in entries}
+    complete = {
+        measure: [name for name, entry in known.items() if _has_all(entry, measure, starts, seeds)]
+        for measure in MEASURES
+    }
     measures = {}
     for measure, tasks in complete.items():
         if tasks:
@@ -101,6 +106,12 @@ def _mean(
                 by_start[start] = {0: {seed: statistics.fmean(each[str(seed)] for each in values) for seed in seeds}}
             measures[measure] = nested.summarize(by_start)
     return {"of": len(names), "tasks": complete, "measures": measures}
+
+
+def _has_all(entry: Mapping[str, Any], measure: str, starts: Sequence[str], seeds: Sequence[int]) -> bool:
+    """Whether a task has all runs by this measure."""
+    summaries = entry["measures"].get(measure, {})
+    return all({str(seed) for seed in seeds} <= set(_by_seed(summaries, start)) for start in starts)
 
 
 def _by_seed(summaries: Mapping[str, Any], start: str) -> Mapping[str, float]:
