@@ -86,6 +86,15 @@ def test_the_card_of_a_fine_tuned_model_has_the_spread_over_seeds(runs):
         assert config["label_names"] == ["class0", "class1", "class2"] and "class0, class1, class2" in card.text
 
 
+def test_initial_weights_from_a_formula_are_named_alike(runs, tmp_path):
+    init, common = ["model.init=mimetic"], [*SMALL, *MODEL, "--steps=1"]
+    assert run(["pretrain", "--shards", str(runs / "set"), "--out", str(tmp_path / "pretrained"), *common, *init]) == 0
+    data = str(runs / "my-images")
+    assert run(["finetune", "--data", data, "--out", str(tmp_path / "tuned"), *common, *init, "model.name=vit_tiny_patch16_224"]) == 0
+    for name in ("pretrained", "tuned"):
+        assert "- began with: scratch, mimetic init\n" in (tmp_path / name / "model" / "README.md").read_text()
+
+
 def test_no_path_of_the_machine_is_in_an_export(runs):
     for model in runs.rglob("model"):
         texts = (model / "README.md").read_text() + (model / "config.json").read_text()

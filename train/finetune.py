@@ -261,7 +261,7 @@ def finetune(
     if ranks.first:
         training = provenance.finetuning(
             provenance.describe_data(settings.data, images_fingerprint(splits)),
-            base=init.name,
+            base=init.base,
             base_sha256=init.sha256,
             protocol=settings.protocol,
             outcome=outcome,
