@@ -26,6 +26,7 @@ from fracgen.explore.render_job import RenderJob
 from fracgen.onepfrac import OnePFrac
 from fracgen.registry import RECIPES, from_dict, recipe_hash, save_recipe, to_dict
 from fracgen.render_shards import write_shards
+from fracgen.renderer import borrow_renderer
 from fracgen.search_settings import Search
 from fracgen.shards.errors import DataError
 from fracgen.shards.manifest import load_manifest
@@ -255,6 +256,32 @@ def test_a_base_that_never_passes_is_drawn_all_the_same(changes, reason, page):
     assert images[0].any() == ("error" not in head["images"][0])
     assert "none of 100 perturbations" in head["images"][1]["error"] and not images[1].any()
     assert page.post("render", recipe=reply["recipe_given"])["error"].startswith(reply["reason"][:20])
+
+
+def test_several_bases_that_are_not_searched_are_drawn_all_the_same(page):
+    """While a slider moves: those of the same numbers. Where none passes: the first, with the reason."""
+    few = {**SMALL, "bases": 3, "classes": 4}
+    numbers = resolved(page, few)["provenance"]["bases"]
+    changed = OnePFrac(**{**few, "sigma": 3.7, "delta": 0.2})
+    values = {**few, "sigma": 3.7, "delta": 0.2}
+    draft = page.post("resolve", recipe=values, bases=numbers, draft=True)
+    assert draft["draft"] and draft["hash"] is draft["command"] is None and draft["provenance"] == {"bases": numbers}
+    expected = changed.with_bases(*(changed.candidate(number) for number in numbers))
+    _, images = page.images(recipe=draft["recipe"], indices=[4, 9])
+    for image, sample in zip(images, expected.render([4, 9]), strict=True):
+        assert np.array_equal(image, sample.image)
+    never = resolved(page, {**few, "min_fill": 1.0, "max_base_tries": 5})
+    assert never["reason"].startswith("base 0 of 3: no base fractal in 5 tries") and never["hash"] is None
+    _, (base,) = page.images(recipe=never["recipe"], indices=[-1], mask_index=5)
+    recipe = OnePFrac(**few)
+    still = recipe.with_bases(*(recipe.candidate(number) for number in range(3)))
+    with borrow_renderer(still.style) as renderer:
+        renderer.trace(still.ifs[1].p, still.ifs[1].maps)
+        assert np.array_equal(base, renderer.draw(mask_key=still.mask_key(5)))
+    given = page.post(
+        "resolve", recipe={key: few[key] for key in few if key != "bases"} | {"ifs": draft["recipe"]["ifs"]}
+    )
+    assert given["passes"] and given["command"] is None, "no option names bases that no file of the user's has"
 
 
 def test_a_search_that_takes_long_is_given_up(page, monkeypatch):

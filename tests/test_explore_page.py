@@ -387,6 +387,42 @@ def test_a_sweep_of_a_base_of_ones_own_is_not_of_sigma(tab):
     assert recipe.base == before and (recipe.perturbation, recipe.delta) == ("multiplicative", 0.01)
 
 
+def test_several_bases(browser, address):
+    """Each image is compared with its own base, whose badges it has; a sweep is of that base."""
+    tab = Tab(browser, address).open(
+        "recipe=1p-frac&bases=4&classes=5&size=48&pad=3&points=1500&min_fill=0.1&seed=3&base_candidates=2"
+    )
+    recipe, provenance = tab.recipe.resolve()
+    images = {sample.index: sample.image for sample in recipe.render(range(0, 20, 5))}
+    shown = tab.pixels("#grid canvas")
+    assert list(shown) == [0, 5, 10, 15] and all(np.array_equal(shown[each], rgb(images[each])) for each in images)
+    tab.page.click("#grid button >> nth=2")
+    tab.settle()
+    assert tab.page.eval_on_selector_all("#axes input", "all => all.map(each => each.value)") == ["2", "0"]
+    badges, base = tab.page.inner_text("#badges"), recipe.base_of(10)
+    assert f"{round(64 * provenance['base_acceptances'][2])} of 64" in badges
+    assert [f"{s[0]:.3f}" in badges for s in np.linalg.svd(base.maps[:, :, :2], compute_uv=False)] == [True, True]
+    tab.type("#axes input >> nth=1", "3")
+    assert tab.page.inner_text("#large-title") == "base 2, perturbation 3"
+    assert np.array_equal(tab.pixels("#large")[13], rgb(next(recipe.render([13])).image))
+    tab.page.click("#compare label:has-text('Difference')")
+    tab.settle()
+    images = {sample.index: sample.image for sample in recipe.render(range(3, 20, 5))}
+    for index, pixels in tab.pixels("#grid canvas").items():
+        with borrow_renderer(recipe.style) as renderer:
+            renderer.trace(recipe.base_of(index).p, recipe.base_of(index).maps)
+            own = renderer.draw(mask_key=recipe.mask_key(index))
+        assert np.array_equal(pixels, preview.STYLE.pixels(Difference(image=images[index], base=own, names=("", ""))))
+    tab.page.click("#tab-sweep")
+    tab.settle()
+    assert tab.page.input_value("#sweep-rows") == "sigma" and tab.page.inner_text("#problems") == ""
+    tab.type("#sweep-columns-values", "0.1, 0.2")
+    tab.page.click("#sweep-table button >> nth=5")
+    assert (tab.settle().recipe.sigma, tab.recipe.delta, tab.recipe.bases) == (4, 0.2, 4)
+    tab.context.close()
+    assert tab.complaints == []
+
+
 def test_an_orbit_that_runs_off_has_no_frames(browser, address):
     tab = Tab(browser, address).open("recipe=1p-frac&maps=1&ifs=1.27,0,0,1.27,1,1&v.frames=true&size=64&points=2900")
     assert tab.page.is_hidden("#frames") and tab.page.inner_text("#problems") == ""

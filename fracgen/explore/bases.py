@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,8 +101,19 @@ def find_several(recipe: OnePFrac, ticket: Ticket) -> tuple[OnePFrac, dict[str, 
 
     Raises DataError where that takes longer than somebody waits, or there are none.
     """
-    slow = f"{recipe.bases} bases take longer than {MAX_SECONDS:g} seconds; `fracgen render` finds them. Lower --bases"
+    slow = f"the search takes longer than {MAX_SECONDS:g} seconds; `fracgen render` goes on with it. Lower --bases"
     return recipe.resolve(bounded(ticket, slow))
+
+
+def take_several(recipe: OnePFrac, numbers: Sequence[int], ticket: Ticket) -> tuple[OnePFrac, dict[str, Any]]:
+    """The recipe with the bases of these numbers, to be drawn at once, and those; with the first where none are given.
+
+    In the place of a degenerate one stands the next that is not.
+    """
+    found = [next(candidates(recipe, number, 1, ticket)) for number in numbers[: recipe.bases]]
+    first = found[-1][0] + 1 if found else 0
+    found += itertools.islice(candidates(recipe, first, 1, ticket), recipe.bases - len(found))
+    return recipe.with_bases(*(ifs for _, ifs in found)), {"bases": [number for number, _ in found]}
 
 
 def take_base(recipe: OnePFrac, number: int, ticket: Ticket) -> Base:

@@ -146,6 +146,7 @@ def _draw_fractal(recipe: OnePFrac, mask_index: int) -> Picture:
             "fill": renderer.fill_rate(),
             "extent": finite(renderer.extent()),
             "sigma": base.sigma,
+            **({"maps": base.maps.tolist()} if recipe.bases > 1 else {}),  # which the page does not have
         }
     return Picture(image, values)
 

@@ -46,13 +46,15 @@ class ResolveRequest(Request):
     """Resolve a recipe; step: to the next base fractal (1) or the one before (-1), counted from number `base`.
 
     base without a step, and without an ifs in the recipe: the base of that number, as sigma changes.
-    draft: that base, or the first that fills an image, without its perturbations, which a slider does not wait for.
+    draft: that base, or the first that fills an image, without its perturbations, which a slider does not wait for; of
+    several bases, those of the numbers `bases`.
     """
 
     recipe: Mapping[str, Any]
     step: Annotated[int, Setting("", at_least=-1, at_most=1)] = 0
     base: Annotated[int | None, Setting("", at_least=0, at_most=10**9)] = None
     draft: bool = False
+    bases: Annotated[tuple[int, ...], Setting("", at_least=0, at_most=10**9)] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

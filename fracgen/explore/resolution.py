@@ -7,7 +7,17 @@ from typing import Any
 from fracgen.assets import Stored
 from fracgen.base_fractals import Bases
 from fracgen.exfractaldb import ExFractalDB
-from fracgen.explore.bases import MAX_SECONDS, Base, bounded, draft_base, find_base, find_several, step_base, take_base
+from fracgen.explore.bases import (
+    MAX_SECONDS,
+    Base,
+    bounded,
+    draft_base,
+    find_base,
+    find_several,
+    step_base,
+    take_base,
+    take_several,
+)
 from fracgen.explore.building import RecipeBuilder, has_categories, page_values
 from fracgen.explore.inputs import Inputs
 from fracgen.explore.messages import ResolveRequest
@@ -27,8 +37,8 @@ class Resolution:
     """A recipe that is resolved, or as far as it can be.
 
     recipe: to draw. bases: its base fractals, where those are not to be searched. reason: why it cannot be rendered, or
-    "". base: of 1p-frac; it is not rendered while none of its perturbations was tried. search: (categories found,
-    wanted) while some are still searched.
+    "". base: of 1p-frac. draft: none of the perturbations of its bases was tried, so that it is not rendered. search:
+    (categories found, wanted) while some are still searched.
     """
 
     def __init__(
@@ -39,16 +49,16 @@ class Resolution:
         bases: Bases | None = None,
         reason: str = "",
         base: Base | None = None,
+        draft: bool = False,
         search: tuple[int, int] | None = None,
     ) -> None:
         self.recipe, self.provenance, self.bases = recipe, provenance, bases
-        self.reason, self.base, self.search = reason, base, search
+        self.reason, self.base, self.draft, self.search = reason, base, draft, search
 
     @property
     def is_complete(self) -> bool:
         """Whether it can be rendered as it is."""
-        is_draft = self.base is not None and not self.base.tried
-        return not self.reason and self.search is None and not is_draft
+        return not self.reason and self.search is None and not self.draft
 
 
 def resolve(request: ResolveRequest, builder: RecipeBuilder, ticket: Ticket) -> Resolution:
@@ -74,17 +84,24 @@ def _resolve_base(recipe: OnePFrac, request: ResolveRequest, ticket: Ticket) -> 
     if recipe.bases > 1:
         if request.step:
             raise UsageError(f"{recipe.bases} bases: none to step from; lower bases to 1")
+        if request.draft and recipe.ifs is None:
+            resolved, provenance = take_several(recipe, request.bases, ticket)
+            return Resolution(resolved, provenance=provenance, draft=True)
         try:
             resolved, provenance = find_several(recipe, ticket)
         except DataError as error:
-            return Resolution(recipe, provenance={}, bases=recipe.ifs, reason=one_line(str(error)))
+            shown = recipe if recipe.ifs is not None else take_several(recipe, (), ticket)[0]
+            return Resolution(shown, provenance={}, bases=recipe.ifs, reason=one_line(str(error)))
         return Resolution(resolved, provenance=provenance, bases=recipe.ifs)
     if not request.step and recipe.ifs is None and (request.draft or request.base is not None):
         if request.draft or request.base is None:
             base = draft_base(recipe, request.base, ticket)
         else:
             base = take_base(recipe, request.base, ticket)
-        return Resolution(base.recipe, provenance=base.provenance, bases=base.recipe.ifs, reason=base.reason, base=base)
+        bases, draft = base.recipe.ifs, request.draft
+        return Resolution(
+            base.recipe, provenance=base.provenance, bases=bases, reason=base.reason, base=base, draft=draft
+        )
     if not request.step:
         base = find_base(recipe, ticket)
         return Resolution(base.recipe, provenance=base.provenance, bases=recipe.ifs, reason=base.reason, base=base)
@@ -144,6 +161,7 @@ def describe(resolution: Resolution, request: ResolveRequest, inputs: Inputs) ->
         "base_csv": base_csv(resolution.base.recipe.base) if resolution.base else None,
         "base_json": resolution.base.recipe.base.to_plain() if resolution.base else None,
         "base": resolution.base.describe() if resolution.base else None,
+        "draft": resolution.draft,
         "search": dict(zip(("found", "wanted"), resolution.search, strict=True)) if resolution.search else None,
     }
 

@@ -43,7 +43,7 @@ def render_command(recipe: Recipe, bases: Bases | None, inputs: InputWords) -> s
     bases: the base fractals, where they are not to be searched: one the command writes to a file first, several the
     inputs bring.
     """
-    if not inputs.possible:
+    if not inputs.possible or (bases is not None and not bases.is_inline and not inputs.words):
         return None
     words = [*shlex.split(WORDS.get(recipe.NAME, f"fracgen baseline {recipe.NAME}")), *inputs.words]
     prefix = ""

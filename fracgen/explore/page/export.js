@@ -32,7 +32,7 @@ export class Export {
   show() {
     const { resolved } = this.model;
     this.#enable();
-    if (!resolved || resolved.base?.acceptance.tried === 0) return; // a draft: its texts come when the slider rests
+    if (!resolved || resolved.draft) return; // a draft: its texts come when the slider rests
     for (const [name, [, read]] of Object.entries(this.texts)) {
       const text = read(resolved);
       byId(`text-${name}`).textContent = text ?? "";

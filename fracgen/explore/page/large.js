@@ -7,6 +7,8 @@ import { sigma, singularValues } from "./linear.js";
 import { colourOf, Frames, isBounded } from "./frames.js";
 import { differenceData, imagesOf, paint, toImageData } from "./pictures.js";
 
+const PROBES = 64; // perturbations of a base that vetting tries
+
 export class Large {
   constructor(state, model, flicker) {
     Object.assign(this, { state, model, flicker, base: null, image: null });
@@ -32,7 +34,7 @@ export class Large {
       const images = imagesOf(answer);
       this.base = hasBase ? images[0] : null;
       this.image = largeIndex >= 0 ? images.at(-1) : null;
-      this.frames.place(this.base, recipe.ifs);
+      this.frames.place(this.base, recipe.ifs?.maps ? recipe.ifs : null); // of several bases there is only a name
       this.show();
       this.badges();
       if (started) performance.measure("fracgen:input-to-base", { start: started });
@@ -78,6 +80,7 @@ export class Large {
     const about = this.model.resolved?.base;
     place.replaceChildren();
     if (this.image) place.append(...imageBadges(this.image));
+    if (this.image && this.model.isOfSeveral) place.append(...this.#badgesOfBase());
     if (!about || this.image) return;
     const fill = this.base?.fill ?? about.fill;
     const wanted = this.model.state.values.min_fill;
@@ -86,24 +89,36 @@ export class Large {
     if (acceptance?.tried === 0) {
       place.append(badge("Accepted", "\u2026", "", "Perturbations are tried when the slider rests"));
     } else if (acceptance) {
-      const share = acceptance.kept / acceptance.tried;
-      const state = share >= (this.model.state.values.min_acceptance ?? 0) ? "good" : "bad";
-      const title = "Perturbations of this base that pass the fill test, of those that were tried";
-      place.append(badge("Accepted", `${acceptance.kept} of ${acceptance.tried}`, state, title));
+      place.append(this.#accepted(acceptance));
     }
     const ifs = this.model.ifs;
-    if (ifs) {
-      place.append(badge("\u03c3", short(sigma(ifs.maps), 6), "", "Sigma-factor of the base as it is"));
-      ifs.maps.slice(0, 8).forEach((map, number) => {
-        const [s1] = singularValues(map);
-        const chip = badge(`Map ${number + 1}`, fixed(s1), s1 < 1 ? "" : "bad", "Contraction: the largest singular value");
-        chip.style.setProperty("--swatch", colourOf(number));
-        chip.classList.add("swatch");
-        place.append(chip);
-      });
-    }
+    if (ifs) place.append(...mapBadges(ifs.maps));
     if (about.passes === false) place.append(element("p", { class: "verdict" }, about.reason ?? "does not pass"));
   }
+
+  // Of several: of the base of the image, which was found or given.
+  #badgesOfBase() {
+    const share = this.model.resolved.provenance.base_acceptances?.[this.model.basePlace];
+    const accepted = share === undefined ? [] : [this.#accepted({ kept: Math.round(share * PROBES), tried: PROBES })];
+    return [...accepted, ...mapBadges(this.base?.maps ?? [])];
+  }
+
+  #accepted({ kept, tried }) {
+    const state = kept / tried >= (this.model.state.values.min_acceptance ?? 0) ? "good" : "bad";
+    const title = "Perturbations of this base that pass the fill test, of those that were tried";
+    return badge("Accepted", `${kept} of ${tried}`, state, title);
+  }
+}
+
+function mapBadges(maps) {
+  const chips = maps.slice(0, 8).map((map, number) => {
+    const [s1] = singularValues(map);
+    const chip = badge(`Map ${number + 1}`, fixed(s1), s1 < 1 ? "" : "bad", "Contraction: the largest singular value");
+    chip.style.setProperty("--swatch", colourOf(number));
+    chip.classList.add("swatch");
+    return chip;
+  });
+  return [badge("\u03c3", short(sigma(maps), 6), "", "Sigma-factor of the base as it is"), ...chips];
 }
 
 /** A badge: a name, a value, and whether it is "good" or "bad" (in words too, for who does not see the colour). */
@@ -125,7 +140,7 @@ function imageBadges(image) {
   const { metadata = {} } = image;
   const chips = [badge("Index", count(image.index)), badge("Label", count(image.label))];
   for (const [name, value] of Object.entries(metadata)) {
-    if (["formula", "mask_key"].includes(name) || typeof value === "object") continue;
+    if (["formula", "mask_key", "base", "perturbation"].includes(name) || typeof value === "object") continue;
     const isShare = name === "fill_rate";
     chips.push(badge(name.replaceAll("_", " "), isShare ? percent(value) : typeof value === "number" ? short(value) : value));
   }

@@ -154,8 +154,14 @@ class Page {
       place.dataset.key = key;
       place.replaceChildren(...axes.map((axis, number) => this.#axis(axis, number)));
     }
-    [...place.querySelectorAll("input, select")].forEach((box, axis) => {
-      if (document.activeElement !== box) box.value = String(this.model.at(axis));
+    this.#places();
+  }
+
+  // Where the large picture stands.
+  #places() {
+    const places = this.model.placesOf(this.model.largeIndex);
+    [...byId("axes").querySelectorAll("input, select")].forEach((box, axis) => {
+      if (document.activeElement !== box) box.value = String(places[axis]);
     });
   }
 
@@ -164,7 +170,7 @@ class Page {
       ? element("select", {}, ...labels.map((label, value) => element("option", { value: String(value) }, label)))
       : element("input", { type: "number", min: 0, max: size - 1, step: 1 });
     box.addEventListener("input", () => {
-      const at = this.model.axes.map((_, other) => this.model.at(other));
+      const at = this.model.placesOf(this.model.largeIndex);
       at[axis] = Math.min(Math.max(Math.round(Number(box.value)) || 0, 0), size - 1);
       this.state.set({ view: { at, shown: -1 } }, { live: true });
     });
@@ -178,10 +184,11 @@ class Page {
     if (WITH_LARGE.includes(tab)) this.#once("large", `${this.model.largeIndex};${found}`, () => this.large.draw());
     if (tab === "explore") this.#once("grid", `${grid};${found}`, () => this.grid.draw());
     const { sample, label, rows, rowValues, columns, columnValues } = this.state.view;
-    const sweep = [rows, rowValues, columns, columnValues].join(";");
+    const sweep = [rows, rowValues, columns, columnValues, this.model.largeIndex].join(";");
     if (tab === "sweep") this.#once("sweep", sweep, () => this.views.sweep.draw());
     if (tab === "network") this.#once("network", this.views.network.key, () => this.views.network.draw());
     if (tab === "folder") this.#once("folder", `${sample};${label}`, () => this.views.folder.draw(), false);
+    if (!byId("axes").hidden) this.#places();
     this.export.show();
     this.#busy();
   }

@@ -39,13 +39,24 @@ export class Model extends EventTarget {
 
   /** The number of the base among those of its seed; null where it is none of them. */
   get baseNumber() {
+    if (this.isOfSeveral) return this.resolved.provenance.bases?.[this.basePlace] ?? null;
     const { base } = this.state.view;
     return this.isLocked ? (base >= 0 ? base : null) : (this.resolved?.base?.number ?? null);
   }
 
+  /** Whether there are several base fractals, each with images of its own. */
+  get isOfSeveral() {
+    return (this.resolved?.recipe.bases ?? 1) > 1;
+  }
+
+  /** Of several base fractals, that of the large picture. */
+  get basePlace() {
+    return this.placesOf(this.largeIndex)[0];
+  }
+
   /** Whether images can be compared with a base: 1p-frac's fractal, the look of a photograph. */
   get hasBase() {
-    return Boolean(this.resolved?.base) || this.state.recipe === "photo";
+    return Boolean(this.resolved?.base) || this.isOfSeveral || this.state.recipe === "photo";
   }
 
   /** [{name, size}] of the axes of the index, slowest first. */
@@ -64,7 +75,7 @@ export class Model extends EventTarget {
     this.#wait(0);
     const values = structuredClone(this.state.values);
     const isSame = this.resolved?.recipe.recipe === values.recipe;
-    if (live && isSame && !values.ifs && this.resolved.base) return this.#draft(values);
+    if (live && isSame && !values.ifs && this.#hasDrafts(values)) return this.#draft(values);
     if (!values.ifs || !isSame) return this.#resolve(values, true);
     this.#draw({ ...values, sigma: undefined, maps: undefined });
     if (live) this.#wait(SETTLE, () => this.#resolve(values, false));
@@ -159,12 +170,20 @@ export class Model extends EventTarget {
     if (draws) this.#draw(answer.recipe);
   }
 
-  // While a slider moves: the base of the same number, at once. Which one a search takes is asked when the slider rests.
+  // Several bases of another seed are not to be told before they are searched, as few systems fill an image.
+  #hasDrafts(values) {
+    const { recipe, base } = this.resolved;
+    if (values.bases !== (recipe.bases ?? 1)) return false;
+    return Boolean(base) || (this.isOfSeveral && values.seed === recipe.seed && values.maps === recipe.maps);
+  }
+
+  // While a slider moves: the bases of the same numbers, at once. Which one a search takes is asked when the slider rests.
   async #draft(values) {
     this.#wait(SETTLE, () => this.refresh());
     const { recipe, base } = this.resolved;
     const isOfOthers = values.seed !== recipe.seed || values.maps !== recipe.maps;
-    const answer = await this.#ask({ recipe: values, base: isOfOthers ? null : base.number, draft: true });
+    const numbers = base ? { base: isOfOthers ? null : base.number } : { bases: this.resolved.provenance.bases ?? [] };
+    const answer = await this.#ask({ recipe: values, ...numbers, draft: true });
     if (!answer) return;
     this.#take(answer);
     this.#draw(answer.recipe);

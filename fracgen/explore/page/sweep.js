@@ -124,7 +124,7 @@ export class Sweep {
     if (image.error) cell.append(element("span", { class: "caption" }, element("span", {}, image.error)));
     cell.classList.toggle("failed", Boolean(image.error));
     cell.addEventListener("click", () => {
-      const taken = image.recipe ?? { ...values, ...(this.state.recipe === "1p-frac" ? { ifs: null } : {}) };
+      const taken = this.model.isOfSeveral ? values : image.recipe; // that of the cell is of one base
       this.state.set({ values: taken, view: { tab: "explore", shown: -1 } }, { push: true });
     });
     return cell;
