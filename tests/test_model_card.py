@@ -90,7 +90,21 @@ def test_initial_weights_from_a_formula_are_named_alike(runs, tmp_path):
     init, common = ["model.init=mimetic"], [*SMALL, *MODEL, "--steps=1"]
     assert run(["pretrain", "--shards", str(runs / "set"), "--out", str(tmp_path / "pretrained"), *common, *init]) == 0
     data = str(runs / "my-images")
-    assert run(["finetune", "--data", data, "--out", str(tmp_path / "tuned"), *common, *init, "model.name=vit_tiny_patch16_224"]) == 0
+    assert (
+        run(
+            [
+                "finetune",
+                "--data",
+                data,
+                "--out",
+                str(tmp_path / "tuned"),
+                *common,
+                *init,
+                "model.name=vit_tiny_patch16_224",
+            ]
+        )
+        == 0
+    )
     for name in ("pretrained", "tuned"):
         assert "- began with: scratch, mimetic init\n" in (tmp_path / name / "model" / "README.md").read_text()
 

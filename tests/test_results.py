@@ -260,6 +260,32 @@ def test_runs_that_do_not_belong_together_are_refused(scripts, studied, how, lin
         scripts["collect"].collect([studied.parents[3]])
 
 
+def test_runs_are_added_to_those_of_an_earlier_file(scripts, studied, tmp_path, monkeypatch):
+    collect, path = scripts["collect"], tmp_path / "some.json"
+    monkeypatch.setattr(collect, "HERE", tmp_path)
+    (machine := tmp_path / "machine.json").write_text('{"cpu": "x"}')
+    runs = str(studied.parents[3])
+    collect.main("some", "noise.yaml", runs, machine=machine)
+    set_result(studied / "results.json", outcome={"seconds": 7})
+    shutil.copytree(studied, studied.with_name("seed-2"))
+    config = json.loads((studied / "results.json").read_text())["config"]
+    set_result(studied.with_name("seed-2") / "results.json", config={**config, "run": {"seed": 2}})
+    collect.main("some", "noise.yaml", str(path), runs, machine=machine)
+    both = json.loads(path.read_text())
+    assert [(run["seed"], run["seconds"]) for run in both["finetuning"]] == [(1, 7), (2, 7)]
+    assert len(both["pretraining"]) == 1
+    shutil.rmtree(studied)
+    collect.main("some", "noise.yaml", str(path), runs, machine=machine)
+    assert json.loads(path.read_text())["finetuning"] == both["finetuning"], "what is in the file alone is kept"
+    set_result(studied.with_name("seed-2") / "results.json", last={"top1": 0.5})
+    with pytest.raises(DataError, match=r"some.json: noise, base 0: another accuracy than now"):
+        collect.main("some", "noise.yaml", str(path), runs, machine=machine)
+    machine.write_text('{"cpu": "y"}')
+    with pytest.raises(DataError, match=r"is of {'cpu': 'x'}, not of {'cpu': 'y'}"):
+        collect.main("some", "noise.yaml", str(path), runs, machine=machine)
+    assert json.loads(path.read_text())["machine"] == {"cpu": "x"}
+
+
 def test_the_machine_may_be_another(tmp_path):
     argv = [sys.executable, "examples/results/collect.py", "--machine"]
     ended = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)

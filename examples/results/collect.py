@@ -2,14 +2,16 @@
 
 python examples/results/collect.py equal-budget examples/equal-budget/study.yaml runs/equal-budget
 python examples/results/collect.py length examples/equal-budget/length.yaml runs/length-300 runs/length-1000
+python examples/results/collect.py length examples/equal-budget/length.yaml examples/results/length.json runs/more
 python examples/results/collect.py --machine
 python examples/results/collect.py --machine=machine.json length examples/equal-budget/length.yaml runs/length-300
 
 It writes equal-budget.json beside this file: a line for each pre-training run, a line for each fine-tuning run.
 Runs that are not finished are left out, so that a study can be collected while it runs. Runs that do not belong
 together are refused: other settings than their neighbours have, results that are older than the weights that they began
-with, numbers that are none. The first form describes this machine; where the runs were made on another, the second
-prints what the third reads.
+with, numbers that are none. The third form adds runs to those of an earlier file: of the same machine and versions, and
+where both have a run, with the same numbers to the last digit. The first form describes this machine; where the runs
+were made on another, the fourth prints what the fifth reads.
 """
 
 import json
@@ -40,6 +42,7 @@ HERE = Path(__file__).parent
 _RUN = re.compile(r"compare/(?:per-class-\d+/)?(?P<variant>[^/]+?)(?:\.base-(?P<base>\d+))?/seed-\d+/results\.json")
 _PER_RUN = ("checkpoint", "data", "num_classes", "per_class", "model", "run.seed", "loader.mode")
 """Settings of fine-tuning that may differ from run to run of a study."""
+_TIMES = ("images_per_second", "seconds")
 VERSIONS = ("fracgen", "torch", "timm", "numpy", "numba")
 
 
@@ -239,6 +242,32 @@ def collect(folders: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[st
     return list(pretraining.values()), finetuning
 
 
+def add_to(
+    path: Path,
+    machine: Mapping[str, Any],
+    pretraining: list[dict[str, Any]],
+    finetuning: list[dict[str, Any]],
+) -> None:
+    """Add the runs of an earlier file that are not in these lists.
+
+    Raises DataError where it is of another machine or other versions, or a run has other numbers, times left aside.
+    """
+    earlier = read_json(path)
+    if earlier["machine"] != machine:
+        raise DataError(f"{path}: is of {earlier['machine']}, not of {dict(machine)}")
+    for name, runs in (("pretraining", pretraining), ("finetuning", finetuning)):
+        ours = {_identity(run): run for run in runs}
+        for run in earlier[name]:
+            if (same := ours.get(_identity(run))) is None:
+                runs.append(run)
+            elif differ := [key for key in {*run, *same} - set(_TIMES) if run.get(key) != same.get(key)]:
+                raise DataError(f"{path}: {run['variant']}, base {run['base']}: another {min(differ)} than now")
+
+
+def _identity(run: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(run.get(name) for name in ("variant", "base", "per_class", "seed", "steps"))
+
+
 def _shards_of(trained: Path) -> Path | None:
     """The set of a pre-training run, as its settings name it; None for one on sequences."""
     shards = yaml.safe_load((trained / "config.yaml").read_text("utf-8")).get("shards")
@@ -253,13 +282,17 @@ def _check_finite(run: Path, values: Mapping[str, Any]) -> None:
 
 def main(name: str, study: str, *folders: str, machine: Path | None = None) -> None:
     """Write NAME.json beside this file. machine: a file that holds what `describe_machine` gave where the runs were."""
-    pretraining, finetuning = collect([Path(folder) for folder in folders])
+    described = read_json(machine) if machine else describe_machine()
+    pretraining, finetuning = collect([Path(folder) for folder in folders if not folder.endswith(".json")])
+    for folder in folders:
+        if folder.endswith(".json"):
+            add_to(Path(folder), described, pretraining, finetuning)
     if not finetuning:
         raise DataError(f"{' '.join(folders)}: no finished run")
     write(
         HERE / f"{name}.json",
         study=study,
-        machine=read_json(machine) if machine else describe_machine(),
+        machine=described,
         pretraining=pretraining,
         finetuning=finetuning,
     )
