@@ -402,7 +402,9 @@ def test_several_bases(browser, address):
     badges, base = tab.page.inner_text("#badges"), recipe.base_of(10)
     assert f"{round(64 * provenance['base_acceptances'][2])} of 64" in badges
     assert [f"{s[0]:.3f}" in badges for s in np.linalg.svd(base.maps[:, :, :2], compute_uv=False)] == [True, True]
-    tab.type("#axes input >> nth=1", "3")
+    for typed, place in (("99", "4"), ("3", "3")):
+        tab.type("#axes input >> nth=1", typed)
+        assert tab.page.input_value("#axes input >> nth=1") == place
     assert tab.page.inner_text("#large-title") == "base 2, perturbation 3"
     assert np.array_equal(tab.pixels("#large")[13], rgb(next(recipe.render([13])).image))
     tab.page.click("#compare label:has-text('Difference')")
@@ -455,11 +457,16 @@ def test_a_folder_is_browsed(browser, folder, place):
         (image,) = tab.pixels("#folder-large").values()
         assert np.array_equal(image, rgb(samples[7].image))
         assert "mask key" in tab.page.inner_text("#folder-facts")
+        for typed, first in (("5", "5"), ("-5", "0"), ("far", "0"), ("99", "23"), ("0", "0")):
+            tab.type("#folder-first", typed)
+            assert tab.page.input_value("#folder-first") == first
         tab.page.select_option("#folder-label", "11")
         tab.settle()
         assert shown.count() == 1 and "11" in shown.first.inner_text()
         tab.page.click("#folder-recipe")
         tab.settle()
         assert assert_drawn(tab).base == small_recipe().base
+        tab.open("recipe=1p-frac&v.tab=folder&v.sample=-3&v.label=99&v.drawSeed=-1")
+        assert shown.count() == 24 and tab.page.inner_text("#problems") == ""
         tab.context.close()
         assert tab.complaints == []

@@ -17,7 +17,11 @@ export class Folder {
     if (!folder) return;
     byId("folder-about").textContent = about(folder);
     this.#listClasses(folder);
-    const go = (sample) => state.set({ view: { sample: Math.min(Math.max(sample, 0), Math.max(this.total - 1, 0)) } }, { push: true });
+    const go = (to) => {
+      const sample = Math.min(Math.max(to, 0), Math.max(this.total - 1, 0));
+      byId("folder-first").value = String(sample); // where it is as before, nothing is drawn anew
+      state.set({ view: { sample } }, { push: true });
+    };
     byId("folder-first").addEventListener("change", (event) => go(Math.round(Number(event.target.value)) || 0));
     byId("folder-back").addEventListener("click", () => go(state.view.sample - PAGE));
     byId("folder-on").addEventListener("click", () => go(state.view.sample + PAGE));
@@ -31,7 +35,9 @@ export class Folder {
   /** Ask for the samples and draw them. */
   async draw() {
     if (!this.state.session.folder) return;
-    const { sample: offset, label } = this.state.view;
+    const { folder } = this.state.session;
+    const { sample: offset } = this.state.view;
+    const label = Number(this.state.view.label) < folder.num_classes ? this.state.view.label : ""; // a link may say any
     byId("folder-label").value = label;
     const chosen = label === "" ? {} : { label: Number(label) };
     try {

@@ -28,7 +28,9 @@ export class Grid {
   /** Go to another range, clamped to what there is. */
   move(first) {
     const last = Math.max(this.model.axes[this.model.gridAxis].size - 1, 0);
-    this.state.set({ view: { first: Math.min(Math.max(Math.round(first), 0), last) } }, { push: true });
+    const clamped = Math.min(Math.max(Math.round(first), 0), last);
+    byId("grid-first").value = String(clamped); // as it is shown while somebody types there too
+    this.state.set({ view: { first: clamped } }, { push: true });
   }
 
   /** Ask for the images and draw them. */

@@ -174,6 +174,7 @@ class Page {
       at[axis] = Math.min(Math.max(Math.round(Number(box.value)) || 0, 0), size - 1);
       this.state.set({ view: { at, shown: -1 } }, { live: true });
     });
+    box.addEventListener("change", () => (box.value = String(this.model.at(axis))));
     return element("label", { title: `${size} of them` }, words(name), box);
   }
 

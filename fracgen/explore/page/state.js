@@ -196,6 +196,6 @@ function read(field, text) {
 function readView(key, text, usual) {
   if (Array.isArray(usual)) return text.split(",").map(Number).filter(Number.isSafeInteger);
   if (typeof usual === "boolean") return text === "true";
-  if (typeof usual === "number") return Number.isSafeInteger(Number(text)) ? Number(text) : usual;
+  if (typeof usual === "number") return Number.isSafeInteger(Number(text)) ? Math.max(Number(text), Math.min(usual, 0)) : usual;
   return CHOICES[key]?.includes(text) ?? true ? text : usual;
 }
