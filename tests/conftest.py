@@ -132,6 +132,14 @@ def golden() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def golden_family(golden) -> Path:
+    """Images and lists from the published programs of RCDB, ExFractalDB and MultiFractal, likewise."""
+    if not (golden / "family").is_dir():
+        pytest.skip("the images of the other published programs are not here")
+    return golden / "family"
+
+
 @pytest.fixture
 def hub(monkeypatch) -> Iterator[Hub]:
     """A stand-in of the Hugging Face Hub, which huggingface_hub takes for it; nothing waits between two tries."""

@@ -27,17 +27,15 @@ from fracgen.rng import generator
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.reader import EncodedSample, decode_sample, open_shards
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "family"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "multifractal.yaml"
 SMALL = {"classes": 6, "instances": 4, "seed": 7, "size": 40, "points": 600}
-golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the published program's own images are not at hand")
 compositions = pytest.mark.parametrize("composition", ["multi", "single"])
 JITTERS = ["basic", "fractaldb-1", "fractaldb-2", "fractaldb-3", "fractaldb-4", "svd", "sval"]
 
 
-def case(name):
-    values = json.loads((GOLDEN / f"multifractal_{name}.json").read_text())
-    return values, np.asarray(Image.open(GOLDEN / f"multifractal_{name}.png"))
+def case(golden_family, name):
+    values = json.loads((golden_family / f"multifractal_{name}.json").read_text())
+    return values, np.asarray(Image.open(golden_family / f"multifractal_{name}.png"))
 
 
 def legacy(seed, count):
@@ -71,9 +69,8 @@ def painted(counts, greatest, colour, flips=0):
     return image
 
 
-@golden
-def test_golden_system_orbit_and_colours():
-    values, expected = case("1_points")
+def test_golden_system_orbit_and_colours(golden_family):
+    values, expected = case(golden_family, "1_points")
     maps, num_points = np.array(values["system"]), values["T"]
     sampler = values["sampler"]
     rng = np.random.default_rng(sampler["default_rng_seed"])
@@ -87,9 +84,8 @@ def test_golden_system_orbit_and_colours():
     assert np.array_equal(painted(counts, greatest, colour), expected)
 
 
-@golden
-def test_golden_background():
-    values, expected = case("3_background")
+def test_golden_background(golden_family):
+    values, expected = case(golden_family, "3_background")
     side = 2 ** values["n"] + 1
     field, image = np.empty((side, side)), np.empty_like(expected)
     kernels.diamond_square(values["decay"], legacy(values["mt_seed"], side * side), field)
@@ -101,10 +97,9 @@ def test_golden_background():
     assert np.array_equal(image, expected)
 
 
-@golden
-def test_golden_composition():
-    values, expected = case("4_multi")
-    image = np.array(Image.open(GOLDEN / values["background"]))
+def test_golden_composition(golden_family):
+    values, expected = case(golden_family, "4_multi")
+    image = np.array(Image.open(golden_family / values["background"]))
     for number, foreground in enumerate(values["foregrounds"]):
         maps = np.array(foreground["system"])
         assert np.array_equal(sample_system(len(maps), np.random.default_rng(number).random), maps)

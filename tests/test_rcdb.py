@@ -3,7 +3,6 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from fracgen.shards.errors import DataError, UsageError
 
 SMALL = {"classes": 6, "instances": 4, "seed": 7, "size": 48, "max_lines": 30, "max_radius": 20, "max_shift": 30}
 PUBLISHED = {"stream": "published", "classes": 6, "instances": 3, "size": 64, "max_shift": 40, "processes": 2}
-GOLDEN = Path(__file__).parents[2] / "shared/golden/family"
 SCHEMA = {
     "formula": str,
     "vertices": int,
@@ -192,10 +190,9 @@ def test_the_published_stream_at_the_published_ranges():
     )
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="the published program's own images are not at hand")
 @pytest.mark.parametrize("case", ["rcdb_1", "rcdb_2", "rcdb_4_native"])
-def test_golden(case):
-    values = json.loads((GOLDEN / f"{case}.json").read_text())
+def test_golden(case, golden_family):
+    values = json.loads((golden_family / f"{case}.json").read_text())
     recipe, _ = RCDB(
         stream="published",
         classes=values["classes"],
@@ -205,7 +202,9 @@ def test_golden(case):
         max_shift=values["start_pos"],
     ).resolve()
     sample = recipe[values["category"] * values["instances"] + values["image"]]
-    assert np.array_equal(np.asarray(Image.open(GOLDEN / f"{case}.png").convert("RGB")), np.dstack([sample.image] * 3))
+    assert np.array_equal(
+        np.asarray(Image.open(golden_family / f"{case}.png").convert("RGB")), np.dstack([sample.image] * 3)
+    )
     names = {"vertices": "V", "lines": "L", "noise": "q", "line_offset": "w", "radius": "radius"}
     assert {name: sample.metadata[name] for name in names} == {name: values[key] for name, key in names.items()}
 
