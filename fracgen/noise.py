@@ -39,6 +39,9 @@ class Noise(MaskedRecipe):
 
     NAME: ClassVar[str] = "noise"
     PAPER: ClassVar[str] = citations.SCALING_BACKWARDS
+    NOTE: ClassVar[str] = (
+        "The paper tells neither the numbers of its noise nor how its classes differ: those here are fracgen's own."
+    )
     HEADING: ClassVar[tuple[str, ...]] = ("kind", "seed")
 
     kind: Annotated[

@@ -149,6 +149,7 @@ class Perturbed(Recipe):
 
     NAME: ClassVar[str] = "perturbed"
     PAPER: ClassVar[str] = citations.SCALING_BACKWARDS
+    NOTE: ClassVar[str] = "It is fracgen's own design: the paper perturbs a fractal, and a photograph."
     HEADING: ClassVar[tuple[str, ...]] = ("formula", "base", "delta", "perturbation", "seed")
 
     formula: Annotated[

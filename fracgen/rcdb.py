@@ -116,6 +116,20 @@ class RCDB(InstancesRecipe):
             raise UsageError(f"states: of {len(self.states)} classes, not of {self.classes}")
 
     @property
+    def note(self) -> str:
+        """Whose random numbers the set has."""
+        if self.stream == "published":
+            return (
+                "Its random numbers are those of the published program: with its settings, of 1,000 classes by 10\n"
+                "processes or 21,000 by 40, the images are the published ones, pixel for pixel (there RGB, of equal\n"
+                "channels)."
+            )
+        return (
+            "It has the published distribution and drawing, not the published images: its random numbers are\n"
+            "fracgen's own, by seed and index. `--stream published` has the published ones."
+        )
+
+    @property
     def group(self) -> int:
         """Images of a class share its stream, if it is the published one."""
         return self.instances if self.stream == "published" else 1

@@ -58,7 +58,7 @@ class Recipe(SampleSequence):
     Labels are consecutive: sample i has label i // (samples of a class).
 
     SOURCE: what its images are made from, in a word. PAPER: BibTeX of the formula's paper, "" where there is none.
-    NOTE: what the data card says of how the set compares with the published one, in sentences.
+    NOTE: what the data card says of how the set compares with the published one, in sentences; "" where it is that.
     PROVENANCE: fields that lead to others, and bounds; no pixel of a finished set depends on them, nor does the hash.
     HEADING: fields that a sheet's heading states. LATER: fields that came after folders of the recipe were written. At
     their default they are left out of its plain values, so that hashes and folders stay what they were.
@@ -118,6 +118,11 @@ class Recipe(SampleSequence):
         on_try: called again and again where that takes long, with the number of what is tried; what it raises ends it.
         """
         return self, {}
+
+    @property
+    def note(self) -> str:
+        """What the data card says of how the set compares with the published one: NOTE."""
+        return self.NOTE
 
     @classmethod
     def rebased(cls, values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

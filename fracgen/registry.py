@@ -97,7 +97,7 @@ def inputs(recipe: Recipe) -> dict[str, bytes]:
 def card_text(recipe: Recipe) -> CardText:
     """What the data card says of a resolved recipe, beside the manifest."""
     carried = {value.FILE: value.CONTENT for value in _stored(recipe)}
-    return CardText(source=recipe.SOURCE, title=recipe.heading, paper=recipe.PAPER, note=recipe.NOTE, carried=carried)
+    return CardText(source=recipe.SOURCE, title=recipe.heading, paper=recipe.PAPER, note=recipe.note, carried=carried)
 
 
 def _stored(recipe: Recipe) -> list[Stored]:

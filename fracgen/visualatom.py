@@ -59,6 +59,10 @@ class VisualAtom(InstancesRecipe):
 
     NAME: ClassVar[str] = "visualatom"
     PAPER: ClassVar[str] = citations.VISUAL_ATOMS
+    NOTE: ClassVar[str] = (
+        "It has the published distribution and drawing, not the published images, whose random numbers depend on the\n"
+        "number of threads."
+    )
     RANGES: ClassVar[tuple[str, ...]] = ("vertices", "orbits", "radius", "ellipse")
     HEADING: ClassVar[tuple[str, ...]] = ("classes", "instances", "gradients", "seed")
 

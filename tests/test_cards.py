@@ -90,6 +90,23 @@ def test_the_features_of_each_formula_are_those_that_datasets_finds(name, recipe
     assert by_card["json"] == inferred["json"] and recipe.PAPER.startswith("@inproceedings{")
 
 
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("rcdb", "the published distribution and drawing, not the published images"),
+        ("rcdb, published", "Its random numbers are those of the published program"),
+        ("exfractaldb", "the published distribution, not the published images"),
+        ("multifractal", "the published distribution, not the published images"),
+        ("visualatom", "the published distribution and drawing, not the published images"),
+        ("perturbed", "is fracgen's own design"),
+        ("noise", "those here are fracgen's own"),
+    ],
+)
+def test_a_card_says_what_is_not_the_published_set(name, note, recipes, tmp_path):
+    write_shards(recipes[name], tmp_path / "set", layout=plan(recipes[name], num_shards=1))
+    assert note in " ".join((tmp_path / "set" / "README.md").read_text().split())
+
+
 def run_code(folder: Path) -> dict:
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     names: dict = {}
