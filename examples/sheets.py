@@ -41,9 +41,22 @@ def main(out: Path) -> None:
     heading = "1p-frac, sigma 3.5, seed 0"
     save(contact_sheet(perturbations({}), 136, heading=heading), out / "1p-frac.png")
     save(contact_sheet(augmented(), 256), out / "ofdb-augmented.png")
+    save(contact_sheet(other_formulas(), 216, heading="perturbed, Delta 0.1"), out / "perturbed.png", num_colours=128)
     for name in ("1p-frac-bases", "fractaldb", "ofdb", "exfractaldb", "visualatom", "rcdb", "multifractal", "noise"):
         recipe, _ = fracgen.load_recipe(HERE / f"{name}.yaml").resolve()
         save(recipe_sheet(recipe), out / f"{name}.png", num_colours=256 if name == "multifractal" else 64)
+
+
+def other_formulas() -> Sequence[Column]:
+    """One image of each other formula, two of its perturbations, and where the second differs from it."""
+    columns = list[list[Any]]()
+    for formula in ("rcdb", "visualatom", "exfractaldb", "multifractal"):
+        recipe, _ = fracgen.Perturbed(formula=formula, classes=6).resolve()
+        [original], *_, [first, _], [second, (_, difference)] = recipe.preview()
+        names = (f"{formula}, original", first[0], second[0], second[0])
+        pictures = (original[1], first[1], second[1], difference)
+        columns.append(list(zip(names, pictures, strict=True)))
+    return columns
 
 
 def augmented() -> Sequence[Column]:
