@@ -17,6 +17,7 @@ from fracgen.train.pretrain import Pretraining
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted([*(ROOT / "examples").glob("pretrain-*.yaml"), *(ROOT / "examples").glob("finetune-*.yaml")])
+OTHERS = sorted([*(ROOT / "examples").glob("mae-*.yaml"), *(ROOT / "examples").glob("dyck-*.yaml")])
 LARGE = [path for path in EXAMPLES if re.search("vitb|resnet|convnext", path.stem)]
 SMALL_MODELS = {
     "resnet": {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]},
@@ -55,13 +56,19 @@ def test_each_takes_steps_in_the_small(path, images, folder, tmp_path):
     assert (tmp_path / "run" / "model" / "config.json").exists()
 
 
+@pytest.mark.parametrize("path", [*EXAMPLES, *OTHERS], ids=lambda path: path.stem)
+def test_each_says_what_it_should_give_and_whose_number_that_is(path):
+    text = re.sub(r"\n# *", " ", path.read_text())
+    assert re.search(r"[Ss]hould give|be held against|gives", text)
+    assert re.search(r"paper|second-hand|\(ours|docs/results\.md|not known|unpublished", text)
+
+
 @pytest.mark.parametrize("path", LARGE, ids=lambda path: path.stem)
 def test_large_ones_tell_what_is_published_from_what_is_ours(path):
     text = re.sub(r"\n# *", " ", path.read_text())
     assert f"examples/{path.name}" in text and "Published" in text
     assert "Not run by us" in text or "unpublished" in text
     assert "Ours:" in text or "all below" in text
-    assert re.search(r"[Ss]hould give|be held against", text)
     for command in re.findall(r"train/(\w+)\.py (--config .*?--out \S+)", text):
         program, words = command[0], shlex.split(command[1].replace("\\", ""))
         assert program == path.stem.split("-")[0] and (ROOT / words[1]) == path
