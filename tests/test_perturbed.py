@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import yaml
 from conftest import spatial_systems
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracle_atom import draw_plain_atom, splitmix64
 
 import fracgen
@@ -15,6 +17,7 @@ from fracgen.perturbed import Perturbed
 from fracgen.plain_contours import draw_plain_contours
 from fracgen.plain_multifractal import colour_plain_counts, plain_counts, plain_orbit
 from fracgen.plain_space import plain_cloud
+from fracgen.recipe import UnmakeableError
 from fracgen.registry import load_recipe, recipe_hash
 from fracgen.rng import generator, stream_key
 from fracgen.shards.errors import DataError, UsageError
@@ -46,21 +49,45 @@ def test_numbers_are_moved_as_documented(recipe, perturbation):
         assert (sample.label, len(original.names)) == (sample.index, len(numbers))
 
 
+def plain_contour(recipe, sample):
+    """The image of a class of RCDB's contour, drawn by the plain program from the numbers in its metadata."""
+    base = fracgen.RCDB(classes=recipe.base + 1, instances=1, seed=recipe.seed, size=recipe.size)[recipe.base].metadata
+    noise, line_offset, radius, *oval = (max(number, 0.0) for number in sample.metadata["numbers"])
+    stream = splitmix64(int(base["image_key"], 16))
+    return draw_plain_contours(
+        lambda count: next(stream) // 2**32 * count // 2**32,
+        lambda: next(stream) // 2**11 / 2**53 * 10000,
+        numbers=(base["vertices"], base["lines"], noise, line_offset),
+        radii=(radius, *oval),
+        centre=(recipe.size / 2, recipe.size / 2),
+        size=recipe.size,
+    )
+
+
 def test_a_contour_is_the_plain_programs():
-    recipe = RECIPES["rcdb"]
-    base = fracgen.RCDB(classes=3, instances=1, seed=3, size=64)[2].metadata
-    for sample in recipe:
-        noise, line_offset, radius, *oval = sample.metadata["numbers"]
-        stream = splitmix64(int(base["image_key"], 16))
-        expected = draw_plain_contours(
-            lambda count, stream=stream: next(stream) // 2**32 * count // 2**32,
-            lambda stream=stream: next(stream) // 2**11 / 2**53 * 10000,
-            numbers=(base["vertices"], base["lines"], noise, line_offset),
-            radii=(radius, *oval),
-            centre=(32.0, 32.0),
-            size=64,
-        )
-        assert np.array_equal(sample.image, expected)
+    for sample in RECIPES["rcdb"]:
+        assert np.array_equal(sample.image, plain_contour(RECIPES["rcdb"], sample))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    base=st.integers(0, 9),
+    size=st.integers(8, 64),
+    delta=st.floats(0, 20),
+    perturbation=st.sampled_from(["additive", "multiplicative"]),
+)
+def test_any_contour_is_the_plain_programs_or_cannot_be_made(seed, base, size, delta, perturbation):
+    """Numbers below 0 too, contours that are out of sight, and those of which nothing is left."""
+    recipe = Perturbed(seed=seed, base=base, size=size, delta=delta, perturbation=perturbation, classes=2, max_tries=3)
+    try:
+        samples = list(recipe)
+    except UnmakeableError as error:
+        assert "all 3 perturbations overflow or show nothing" in str(error)
+        return
+    for sample in samples:
+        assert np.array_equal(sample.image, plain_contour(recipe, sample))
+        assert sample.image.min() < sample.image.max() and set(sample.rejected) <= {"empty"}
 
 
 def test_an_atom_is_the_plain_programs():
