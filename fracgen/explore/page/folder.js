@@ -6,6 +6,7 @@ import { imagesOf, paint, toImageData } from "./pictures.js";
 import { words } from "./controls.js";
 
 const PAGE = 24;
+const MOST_LABELS = 50_000; // of the list of classes; any sample is found by its number
 
 export class Folder {
   constructor(state) {
@@ -58,7 +59,7 @@ export class Folder {
   #listClasses({ num_classes: total, class_names: names }) {
     const list = byId("folder-label");
     list.append(element("option", { value: "" }, "all classes"));
-    for (let label = 0; label < Math.min(total, 5000); label++) {
+    for (let label = 0; label < Math.min(total, MOST_LABELS); label++) {
       const name = names?.[label];
       list.append(element("option", { value: String(label) }, name && name !== String(label) ? `${label} (${name})` : String(label)));
     }
