@@ -79,10 +79,11 @@ export class Grid {
     tile.dataset.index = image.index;
     const name = `${words(this.model.axes[this.model.gridAxis].name)} ${this.model.placesOf(image.index)[this.model.gridAxis]}`;
     const { fill } = image;
-    const note = image.error ? "cannot be rendered" : fill === undefined ? "" : percent(fill);
+    const isSearched = Boolean(image.error && this.model.resolved?.search);
+    const note = isSearched ? "not found yet" : image.error ? "cannot be rendered" : fill === undefined ? "" : percent(fill);
     caption.replaceChildren(element("b", {}, name.split(" ").at(-1)), element("span", {}, note));
     tile.title = image.error ?? describe(image);
-    tile.classList.toggle("failed", Boolean(image.error));
+    tile.classList.toggle("failed", Boolean(image.error) && !isSearched);
     tile.setAttribute("aria-label", `${name}, ${note || "image"}; shows it large`);
     tile.setAttribute("aria-pressed", String(this.state.view.shown === image.index));
   }

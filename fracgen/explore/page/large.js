@@ -45,8 +45,9 @@ export class Large {
 
   /** Show what was drawn last, as the view says. */
   show() {
-    const compare = this.image && this.base ? this.state.view.compare : "images";
-    const shown = compare === "flicker" && this.flicker.showsBase ? this.base : (this.image ?? this.base);
+    const compare = this.image && this.base && !this.#standsIn ? this.state.view.compare : "images";
+    const isBase = this.#standsIn || (compare === "flicker" && this.flicker.showsBase);
+    const shown = isBase ? this.base : (this.image ?? this.base);
     if (!shown) return;
     const data = (compare === "difference" && differenceData(this.image, this.base)) || toImageData(shown);
     paint(this.canvas, data);
@@ -56,11 +57,17 @@ export class Large {
     const isFramed = this.state.view.frames && !this.image && isBounded(this.base);
     byId("frames").toggleAttribute("hidden", !isFramed);
     byId("easel").classList.toggle("framed", isFramed);
-    byId("large-error").textContent = shown.error ?? "";
+    byId("large-error").textContent = (this.image ?? shown).error ?? "";
     byId("show-base").hidden = !(this.image && this.model.resolved?.base);
   }
 
+  // Whether one of several bases is shown in the place of its image, which cannot be rendered.
+  get #standsIn() {
+    return Boolean(this.model.isOfSeveral && this.image?.error && this.base);
+  }
+
   #title() {
+    if (this.#standsIn) return `base ${this.model.basePlace} itself`;
     if (!this.image) {
       const { baseNumber, state } = this.model;
       return baseNumber === null ? "Base of your own" : `Base ${baseNumber} of seed ${state.values.seed}`;
