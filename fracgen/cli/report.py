@@ -59,7 +59,7 @@ def searched(count: int, provenance: Mapping[str, Any], out: Path | None, *, kep
     rejected = listed(provenance["candidate_rejections"])
     rows = [("categories", f"{count}, of {provenance['candidates']} candidates (rejected: {rejected})")]
     if out:
-        rows += [("folder", f"{out}, {count} files")]
+        rows += [("folder", f"{out}, {count} file{'s' * (count != 1)}")]
     elif kept:
         rows += [("kept", "for `fracgen baseline`; --out writes files")]
     _print_rows(rows)
