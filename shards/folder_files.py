@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from fracgen.shards.cache import CacheSettings, FileCache
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import shown_size
+from fracgen.shards.files import sha256_of, shown_size
 from fracgen.shards.manifest import MANIFEST, DamagedManifestError, Manifest, load_manifest, read_manifest
 from fracgen.shards.remote import AccessError, MissingFileError, Url, connect, download, retrying
 from fracgen.shards.urls import is_url
@@ -150,12 +150,14 @@ class RemoteFiles:
 
     @contextlib.contextmanager
     def anew(self, name: str) -> Iterator[Path]:
-        """A file fetched now, whatever it holds, and removed in the end. Raises FileNotFoundError."""
-        copy, expected = f"anew-{secrets.token_hex(4)}-{name}", self._expected[name][0]
-        limit = max(_MAX_FILE_BYTES, 2 * (expected or 0))
+        """A file fetched now, whatever it holds, and removed in the end.
+
+        Raises FileNotFoundError, ChangedError where the set on the server has become another one.
+        """
+        copy = f"anew-{secrets.token_hex(4)}-{name}"
         with self._cached.using(copy):
             try:
-                path = self._cached.get(copy, expected, partial(self._download, name, limit=limit, check=False))
+                path = self._cached.get(copy, self._expected[name][0], partial(self._download_anew, name))
             except MissingFileError as error:
                 raise FileNotFoundError(str(error)) from None
             try:
@@ -274,6 +276,17 @@ class RemoteFiles:
             self.num_files += 1
             self.num_bytes += path.stat().st_size
             self.num_repeated += num_tries - 1
+
+    def _download_anew(self, name: str, path: Path) -> None:
+        """Fetch a file as it is; twice where it is not as the manifest says, as it may have been cut on the way."""
+        num_bytes, sha256 = self._expected[name]
+        limit = max(_MAX_FILE_BYTES, 2 * (num_bytes or 0))
+        self._download(name, path, limit=limit, check=False)
+        if num_bytes not in (None, path.stat().st_size) or sha256_of(path) != sha256:
+            self._check_unchanged()
+            self._download(name, path, limit=limit, check=False)
+            with self._counting:
+                self.num_repeated += 1
 
     def _check_unchanged(self) -> None:
         """Raises ChangedError where the server's manifest is another one now."""

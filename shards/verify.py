@@ -8,7 +8,7 @@ from pathlib import Path
 from fracgen.shards.cache import CacheError
 from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, FracgenError
 from fracgen.shards.files import sha256_of
-from fracgen.shards.folder_files import FolderFiles
+from fracgen.shards.folder_files import ChangedError, FolderFiles
 from fracgen.shards.manifest import MANIFEST, PARTIAL, Manifest, PixelHash, ShardRecord, differing_files, file_problem
 from fracgen.shards.reader import EncodedSample, ShardFolder, check_label, check_original, decode_sample, read_tar
 from fracgen.shards.tar_members import TAR_END, encode_member
@@ -21,7 +21,8 @@ def verify_folder(shards: ShardFolder, *, workers: int = 1) -> list[str]:
     puts there, in that order, and nothing else; that labels are in range and images decode to the stated size and
     mode; the hash of pixels and labels (of files as they were found: of bytes and labels); and that the manifest's
     totals and hash follow from what it lists. A file that is a link counts as what it points to. Of a URL, every file
-    is fetched anew, though it may be in the cache.
+    is fetched anew, though it may be in the cache, and once more where it is not as it should be.
+    Raises ChangedError where the set at a URL has become another one, CacheError where the cache cannot hold a file.
     """
     files, manifest = shards.files, shards.manifest
     with ThreadPoolExecutor(workers) as pool:
@@ -63,7 +64,7 @@ def _verify_shard(files: FolderFiles, shard: int) -> list[str]:
             return _verify_tar(path, files.manifest, shard)
     except OSError as error:
         return [f"{record.name}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}"]
-    except CacheError:
+    except (CacheError, ChangedError):
         raise
     except FracgenError as error:
         return [str(error)]
@@ -128,7 +129,7 @@ def _verify_small_files(files: FolderFiles) -> list[str]:
                 problem = file_problem(name, path, digest)
         except FileNotFoundError:
             problem = f"{name}: missing"
-        except CacheError:
+        except (CacheError, ChangedError):
             raise
         except FracgenError as error:
             problem = str(error)

@@ -272,6 +272,17 @@ def test_verify_reads_the_server_not_the_cache(s3, copy):
     assert not [path for path in shards.files.folder.iterdir() if "anew" in path.name]
 
 
+def test_verify_does_not_call_a_set_bad_for_what_befell_on_the_way(server, folder, copy):
+    server.faults |= {tar(folder, 0): ["short"], tar(folder, 1): ["wrong"], "README.md": ["short"]}
+    shards = open_shards(f"{server.url}/set")
+    assert verify_folder(shards, workers=2) == [] and "3 tries repeated" in shards.files.cache_note()
+    other = small_recipe(seed=4)
+    shutil.rmtree(copy)
+    write_shards(other, copy, layout=plan(other, num_shards=5), provenance=PROVENANCE)
+    with pytest.raises(DataError, match="changed on the server while it was read"):
+        verify_folder(shards, workers=2)
+
+
 def test_a_cache_that_is_too_small_is_no_problem_of_the_set(server, capsys):
     for command in (["verify"], ["preview"]):
         assert run([*command, f"{server.url}/set", "--cache-limit", "0.000005"]) == 1
