@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fracgen.shards.cache import CacheSettings, FileCache
-from fracgen.shards.errors import DataError, UsageError
+from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.files import sha256_of, shown_size
 from fracgen.shards.manifest import MANIFEST, DamagedManifestError, Manifest, load_manifest, read_manifest
 from fracgen.shards.remote import AccessError, MissingFileError, Url, connect, download, retrying
@@ -45,6 +45,9 @@ class FolderFiles(Protocol):
 
     def small_files(self) -> Path:
         """A folder of this machine that holds all that the manifest names beside the tars."""
+
+    def keep_small(self, name: str) -> None:
+        """Have a small file in `folder` as long as this process lives, if it can be had."""
 
     def fetch_tars(self, *, skip_bad: bool = False, progress: Progress | None = None) -> list[str]:
         """Have all tars on this machine. Returns what is wrong with those that cannot be had, where `skip_bad` is."""
@@ -94,6 +97,9 @@ class LocalFiles:
     def small_files(self) -> Path:
         """The folder itself."""
         return self.folder
+
+    def keep_small(self, name: str) -> None:
+        """Nothing: it is there, or it is not."""
 
     def fetch_tars(self, *, skip_bad: bool = False, progress: Progress | None = None) -> list[str]:
         """Nothing: they are where they are."""
@@ -171,6 +177,13 @@ class RemoteFiles:
         for name in self.manifest.files:
             self._get(name)
         return self.folder
+
+    def keep_small(self, name: str) -> None:
+        """Fetch a file that the manifest names; it stays in the cache while this process lives."""
+        if name in self.manifest.files:
+            self._cached.keep([name])
+            with contextlib.suppress(FracgenError):
+                self._get(name)
 
     def fetch_tars(self, *, skip_bad: bool = False, progress: Progress | None = None) -> list[str]:
         """Fetch all tars, several at a time; they stay in the cache while this process lives.

@@ -325,8 +325,9 @@ def test_a_set_in_a_bucket(s3, folder, monkeypatch):
     assert {name: files.cat_file(f"bucket/published/set/{name}") for name in names} == contents(folder)
     assert publish(folder, "s3://bucket/published/set").plan.upload == ()
     assert not verify_folder(open_shards("s3://bucket/published/set"))
-    with pytest.raises((UsageError, DataError), match="s3://no-such-bucket/set"):
-        publish(folder, "s3://no-such-bucket/set")
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=r"s3://no-such-bucket/set: not there .*bucket does not exist"):
+            publish(folder, "s3://no-such-bucket/set", dry_run=dry_run)
     assert not files.exists("no-such-bucket"), "buckets are not made"
 
 

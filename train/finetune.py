@@ -260,7 +260,7 @@ def finetune(
     outcome |= {"skipped": sum(skipped.values()), "seconds": trainer.speed.seconds}
     if ranks.first:
         training = provenance.finetuning(
-            provenance.describe_data(settings.data, images_fingerprint(splits)),
+            provenance.describe_data(settings.data, images_fingerprint(splits), splits.train.folder),
             base=init.base,
             base_sha256=init.sha256,
             protocol=settings.protocol,

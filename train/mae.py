@@ -165,11 +165,10 @@ def pretrain(settings: MaskedPretraining, folder: RunFolder | None, run_options:
     trainer.end_log(figures={"reconstructions": folder / PICTURE} if pictured is not None else None)
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
     training = provenance.masked_pretraining(
-        settings.shards,
-        examples.fingerprint,
+        provenance.describe_data(settings.shards, examples.fingerprint, examples.folder),
         base=init.base,
         base_sha256=init.sha256,
-        from_formula=init.from_formula,
+        licence=provenance.licence_of(examples.folder, from_formula=init.from_formula),
     )
     outcome: dict[str, Any] = {
         "run": str(folder.path),

@@ -184,11 +184,10 @@ def pretrain(settings: Pretraining, folder: RunFolder | None, run_options: optio
     logged = metrics.last_values(folder / metrics.METRICS, step=trainer.state.step)
     exported = trainer.export(
         provenance.pretraining(
-            settings.shards,
-            examples.fingerprint,
+            provenance.describe_data(settings.shards, examples.fingerprint, examples.folder),
             base=init.base,
             base_sha256=init.sha256,
-            from_formula=init.from_formula,
+            licence=provenance.licence_of(examples.folder, from_formula=init.from_formula),
             seed=seed,
             accuracies=logged,
             **({"metric": FIRST_OF_SEVERAL} if examples.multi_label else {}),

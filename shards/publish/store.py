@@ -62,21 +62,29 @@ class FsspecStore:
         self.url = url
 
     def listing(self) -> dict[str, RemoteFile]:
-        """The files at the URL, by name."""
+        """The files at the URL, by name. Raises MissingFileError where S3 says that there is no such bucket."""
 
         def list_files() -> dict[str, RemoteFile]:
             file_system, path = connect(self.url)
             file_system.invalidate_cache()
-            entries = file_system.ls(path, detail=True)
+            try:
+                entries = file_system.ls(path, detail=True)
+            except FileNotFoundError as error:
+                if error.__cause__ is not None:  # the server's word, as of a bucket; else the library's, of a folder
+                    raise
+                return {}
             return {
                 entry["name"].rstrip("/").rpartition("/")[2]: RemoteFile(num_bytes=int(entry["size"] or 0))
                 for entry in entries
                 if entry["type"] == "file"
             }
 
-        with contextlib.suppress(MissingFileError):
+        try:
             return retrying(list_files, self.url)
-        return {}
+        except MissingFileError:
+            if self.url.scheme in ("s3", "s3a"):
+                raise
+            return {}
 
     def is_same(self, file: ReleaseFile, remote: RemoteFile) -> bool:
         """Whether the size is the same and, read from there, the sha256."""

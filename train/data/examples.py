@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -77,7 +78,7 @@ class Examples:
     shape: where a manifest tells it. block: how many neighbours are best read together; 1 where it makes no difference.
     multi_label: whether an image has several labels.
     place: how they lie, for the screen, as in "in 64 tars". cache_note: of a set at a URL, the cache and what was
-    fetched, for the screen.
+    fetched, for the screen. folder: of shards of ours, where their manifest and card lie on this machine.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Examples:
     multi_label: bool = False
     place: str = ""
     cache_note: str = ""
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)

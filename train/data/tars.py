@@ -17,6 +17,7 @@ from fracgen.shards.cache import CacheSettings, FileCache
 from fracgen.shards.errors import LFS_ADVICE, DataError, UsageError
 from fracgen.shards.folder_files import FolderFiles, open_folder
 from fracgen.shards.manifest import DamagedManifestError
+from fracgen.shards.publish.release import CARD
 from fracgen.shards.reader import series_of
 from fracgen.shards.remote import Url
 from fracgen.shards.remote_tars import fetch_tars
@@ -88,7 +89,8 @@ def open_shards_folder(
     shape = ImageShape(channels[0] if channels else 1, height, width, differing)
     fingerprint = hashlib.sha256(manifest.to_bytes()).hexdigest()
     examples = _examples(str(files), manifest.class_names, fingerprint, store, shape)
-    return replace(examples, multi_label=manifest.multi_label, cache_note=files.cache_note())
+    files.keep_small(CARD)
+    return replace(examples, multi_label=manifest.multi_label, cache_note=files.cache_note(), folder=folder)
 
 
 def _open_finished(place: Path | str, cache: CacheSettings | None) -> FolderFiles:

@@ -10,8 +10,9 @@ from typing import Any
 from fracgen.shards.data_card import UNKNOWN_LICENCE
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.fields import fields_of
-from fracgen.shards.manifest import MANIFEST, PACK, load_manifest
+from fracgen.shards.manifest import PACK, load_manifest
 from fracgen.shards.publish.release import CARD, read_card
+from fracgen.shards.remote import Url
 from fracgen.shards.urls import is_url, redact
 
 SECTION = "fracgen"
@@ -84,24 +85,22 @@ _STAGES["published"] = "weights are chosen on the test images, as papers do: a m
 
 
 def pretraining(
-    shards: str,
-    fingerprint: str,
+    data: TrainedOn,
     *,
     base: str,
     base_sha256: str,
-    from_formula: bool,
+    licence: str,
     seed: int,
     accuracies: Mapping[str, float],
     metric: str = "top-1 accuracy",
 ) -> Training:
-    """How a model was pre-trained. fingerprint: sha256 of the set. base_sha256: of the weights that it began with, ""
-    from scratch. from_formula: whether nothing but formulas made those. accuracies: the run's last ones, by their
-    names. metric: what these are.
+    """How a model was pre-trained. base_sha256: of the weights that it began with, "" from scratch. accuracies: the
+    run's last ones, by their names. metric: what these are.
     """
     labels = {"clean_accuracy": "whole training images", "crop_accuracy": "crops of training images"}
     return Training(
         stage="pre-trained",
-        data=describe_data(shards, fingerprint),
+        data=data,
         base=describe_base(base),
         base_sha256=base_sha256,
         protocol="the classes of the set are told apart; accuracy is on training images",
@@ -110,22 +109,14 @@ def pretraining(
             for name, split in labels.items()
             if name in accuracies
         ),
-        licence=licence_of(shards) if from_formula else UNKNOWN_LICENCE,
+        licence=licence,
     )
 
 
-def masked_pretraining(shards: str, fingerprint: str, *, base: str, base_sha256: str, from_formula: bool) -> Training:
+def masked_pretraining(data: TrainedOn, *, base: str, base_sha256: str, licence: str) -> Training:
     """How an encoder was pre-trained as a masked autoencoder; arguments as of `pretraining`."""
     return replace(
-        pretraining(
-            shards,
-            fingerprint,
-            base=base,
-            base_sha256=base_sha256,
-            from_formula=from_formula,
-            seed=0,
-            accuracies={},
-        ),
+        pretraining(data, base=base, base_sha256=base_sha256, licence=licence, seed=0, accuracies={}),
         protocol="masked autoencoding: hidden patches are predicted, and no label is used; the decoder is left out",
         task=_TASK_WITHOUT_HEAD,
     )
@@ -166,18 +157,23 @@ def finetuning(data: TrainedOn, *, base: str, base_sha256: str, protocol: str, o
     )
 
 
-def describe_data(source: str, fingerprint: str) -> TrainedOn:
-    """Data by the last part of its path, or by its name or URL. fingerprint: sha256 (hex) of it, or several."""
+def describe_data(source: str, fingerprint: str, folder: Path | None) -> TrainedOn:
+    """Data by the last part of its path or URL, or by its name, there or on the Hub.
+
+    fingerprint: sha256 (hex) of it, or several. folder: where the manifest of shards of ours lies.
+    """
     sha256 = fingerprint if len(fingerprint) == 64 else hashlib.sha256(fingerprint.encode()).hexdigest()
-    if is_url(source):
-        return TrainedOn(name=redact(source), sha256=sha256)
     path = Path(source)
-    name = path.absolute().name if path.exists() or path.is_absolute() else source
-    if (path / MANIFEST).is_file():
-        manifest = load_manifest(path)
-        recipe = str(manifest.recipe.get("recipe", ""))
-        return TrainedOn(name=name, sha256=sha256, recipe=recipe, recipe_sha256=manifest.recipe_hash)
-    return TrainedOn(name=name, sha256=sha256)
+    if is_url(source):
+        url = Url.parse(source)
+        name = url.base.removeprefix("hf://datasets/") if url.scheme == "hf" else url.name
+    else:
+        name = path.absolute().name if path.exists() or path.is_absolute() else source
+    if folder is None:
+        return TrainedOn(name=name, sha256=sha256)
+    manifest = load_manifest(folder)
+    recipe = str(manifest.recipe.get("recipe", ""))
+    return TrainedOn(name=name, sha256=sha256, recipe=recipe, recipe_sha256=manifest.recipe_hash)
 
 
 def describe_base(name: str) -> str:
@@ -200,14 +196,17 @@ def recipe_of(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in groups.items() if value != {}}
 
 
-def licence_of(shards: str) -> str:
-    """The licence of weights that were pre-trained on a folder of shards, and on what formulas make before.
+def licence_of(folder: Path | None, *, from_formula: bool) -> str:
+    """The licence of weights that were pre-trained on a folder of shards of ours; None for data of another origin.
 
-    Ours to give where the set's card calls it synthetic; else nobody has said.
+    Ours to give where the set's card calls it synthetic, and nothing but formulas made the weights that they began
+    with (`from_formula`); else nobody has said.
     """
+    if folder is None or not from_formula:
+        return UNKNOWN_LICENCE
     try:
-        is_formula = load_manifest(Path(shards)).recipe.get("recipe") != PACK
-        tags = read_card(Path(shards) / CARD)[0].get("tags", [])
+        is_formula = load_manifest(folder).recipe.get("recipe") != PACK
+        tags = read_card(folder / CARD)[0].get("tags", [])
     except (DataError, UsageError, OSError):
         return UNKNOWN_LICENCE
     return OPEN_LICENCE if is_formula and "synthetic" in tags else UNKNOWN_LICENCE
