@@ -63,8 +63,9 @@ class Tab:
 
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
         self.address, self.complaints, self.outstanding, self.most = address, [], Counter(), Counter()
+        self.origin = address.partition("/?")[0]
         self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
-        self.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address.rstrip("/"))
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=self.origin)
         self.context.set_default_timeout(120_000)  # ms; the first picture may wait for kernels to be compiled
         self.page = self.context.new_page()
         self.page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
@@ -77,7 +78,7 @@ class Tab:
         return (json.loads(request.post_data or "{}") if request.method == "POST" else {}).get("channel", "")
 
     def _started(self, request: Any) -> None:
-        if not request.url.startswith((self.address, "data:", "blob:")):
+        if not request.url.startswith((f"{self.origin}/", "data:", "blob:")):
             self.complaints.append(f"a request to {request.url}")
         channel = self._channel(request)
         self.outstanding[channel] += 1

@@ -5,6 +5,7 @@ import json
 import re
 import struct
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
@@ -21,16 +22,18 @@ from fracgen.explore.server import ExploreServer
 class ExplorePage:
     """What the page asks of a server, each time over a connection of its own."""
 
-    def __init__(self, port: int, server: Any = None) -> None:
-        """server: an `ExploreServer`, where it runs in this process."""
-        self.port, self.server, self.token = port, server, ""
+    def __init__(self, address: str, server: Any = None) -> None:
+        """address: as the command prints it. server: an `ExploreServer`, where it runs in this process."""
+        parts = urllib.parse.urlsplit(address)
+        self.port, self.server, self.token, self.cookie = parts.port, server, "", ""
+        self.cookie = self.ask("GET", f"/?{parts.query}")[2]["Set-Cookie"].partition(";")[0]
         self.token = re.search('name="fracgen-token" content="(.*?)"', self.ask("GET", "/")[1].decode())[1]
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, HTTPMessage]:
         """Status, body and headers of the answer."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
-            own = {"X-Fracgen-Token": self.token}
+            own = {"X-Fracgen-Token": self.token, "Cookie": self.cookie}
             connection.request(method, path, body, own | {key.replace("_", "-"): text for key, text in headers.items()})
             answer = connection.getresponse()
             return answer.status, answer.read(), answer.headers
@@ -65,7 +68,7 @@ def explore(inputs: Inputs, place: Path) -> Iterator[ExplorePage]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield ExplorePage(server.server_port, server)
+            yield ExplorePage(server.address, server)
         finally:
             server.shutdown()
             thread.join()

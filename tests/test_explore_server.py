@@ -96,6 +96,23 @@ def test_the_page_itself_is_for_its_own_host(page):
     assert page.ask("GET", "/", Host=f"localhost:{port}", Origin=f"http://localhost:{port}")[0] == 200
 
 
+def test_the_page_is_for_who_has_the_printed_address(page):
+    printed, cookie = page.server.address, page.cookie
+    for path in ("/", "/?token=", "/?token=guess", "/?token=%C3%A4", "/?" + "token=x&" * 9, "/page/index.html"):
+        for name in ("", "fracgen-1=x", cookie.replace("=", "-"), f"{cookie}x", "\u00e4", ";;="):
+            status, body, headers = page.ask("GET", path, Cookie=name)
+            assert status == (404 if "index" in path else 403)
+            assert page.token.encode() not in body and "Set-Cookie" not in headers
+    assert error(page.ask("GET", "/", Cookie="")).startswith("open the whole address that `fracgen explore` printed")
+    status, body, headers = page.ask("GET", f"/?{printed.partition('/?')[2]}", Cookie="")
+    assert (status, body, headers["Location"]) == (303, b"", "/")
+    assert headers["Set-Cookie"] == f"{cookie}; HttpOnly; SameSite=Lax; Path=/"
+    assert page.ask("GET", "/", Cookie=f"other=1; {cookie}")[0] == 200
+    assert page.ask("GET", "/api/session", X_Fracgen_Token="")[0] == 403, (
+        "a cookie alone is what any page's request has"
+    )
+
+
 def test_it_listens_on_loopback_only(page):
     assert page.server.socket.getsockname()[0] == "127.0.0.1"
 
@@ -297,7 +314,7 @@ def test_ctrl_c_ends_it_with_a_line_and_two_have_two_ports(tmp_path):
 
 def test_ctrl_c_keeps_what_was_rendered(tmp_path):
     process, address = start("--out", str(tmp_path / "sets"), cwd=tmp_path)
-    page = ExplorePage(int(address.rpartition(":")[2].strip("/")))
+    page = ExplorePage(address)
     values = {**SMALL, "classes": 100_000}
     folder = page.post("render", recipe=values)["folder"]
     while not page.post("render/status")["done"]:

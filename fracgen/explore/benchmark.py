@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,16 @@ from fracgen.shards.errors import DataError
 SIZE, GRID = 256, 16
 _GRID, _BASE = f"grid of {GRID}", "base fractal"
 _STARTS = 5
-_TOKEN = b'<meta name="fracgen-token" content="'
 
 
 class _Page:
     """What the page asks, over one connection that stays open."""
 
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        self._connection.request("GET", "/")
-        self._token = self._connection.getresponse().read().partition(_TOKEN)[2].partition(b'"')[0].decode()
+    def __init__(self, address: str) -> None:
+        """address: as the command prints it."""
+        parts = urllib.parse.urlsplit(address)
+        self._connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        self._token = parts.query.removeprefix("token=")
 
     def ask(self, path: str, **values: Any) -> bytes:
         """The body of an answer. Raises DataError where the server refuses."""
@@ -107,7 +108,7 @@ def _serving(place: Path) -> Iterator[_Page]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield _Page(server.server_port)
+            yield _Page(server.address)
         finally:
             server.shutdown()
             thread.join()
@@ -123,7 +124,7 @@ def _first_picture(place: Path) -> tuple[float, float]:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().decode()
-            page = _Page(int(address.rpartition(":")[2].strip("/\n")))
+            page = _Page(address.strip())
             recipe = page.resolve(**page.session()["recipe"])["recipe"]
             picture = page.ask("images", recipe=recipe, indices=[-1])
             seconds = time.perf_counter() - started

@@ -1,7 +1,8 @@
 """The server of `fracgen explore`: loopback only, for its own page only, of bounded requests.
 
 Another page in the same browser can send requests to any address, so each must name this host, come from this page
-where it says whence it comes, and bear the token that stands in this page.
+where it says whence it comes, and bear the token that stands in this page. Other users of this machine can reach the
+server too, so the page itself is for who has the address that was printed, which holds the token; a cookie keeps it.
 """
 
 import contextlib
@@ -10,8 +11,10 @@ import hmac
 import secrets
 import sys
 import threading
+import urllib.parse
 from collections.abc import Mapping
 from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from socketserver import TCPServer
@@ -60,6 +63,7 @@ class ExploreServer(ThreadingHTTPServer):
         """port: none takes the usual one, or any that is free. Raises UsageError where the port is taken."""
         self.explorer, self.token = explorer, secrets.token_urlsafe(24)
         self.files = page_files(self.token)
+        self.page = self.files.pop("index.html")
         self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         try:
             super().__init__((HOST, DEFAULT_PORT if port is None else port), Handler)
@@ -77,8 +81,8 @@ class ExploreServer(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """The page's address."""
-        return f"http://{HOST}:{self.server_port}/"
+        """The page's address, with the token."""
+        return f"http://{HOST}:{self.server_port}/?token={self.token}"
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -110,7 +114,7 @@ class ExploreServer(ThreadingHTTPServer):
             print(f"fracgen: {one_line(f'{type(error).__name__}: {error}')}", file=sys.stderr)
 
 
-def page_files(token: str) -> Mapping[str, tuple[str, bytes]]:
+def page_files(token: str) -> dict[str, tuple[str, bytes]]:
     """The page's files by name: media type and bytes. token: stands in the page.
 
     Raises UsageError where they are missing.
@@ -141,18 +145,38 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page, its files, and the session."""
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         if path == "/api/session":
             self._answer_checked(lambda: self.server.explorer.session())
             return
-        name = "index.html" if path == "/" else path.removeprefix("/page/") if path.startswith("/page/") else ""
-        if self._is_foreign(token=False):
+        name = path.removeprefix("/page/") if path.startswith("/page/") else ""
+        if self._is_foreign():
             self._fail(HTTPStatus.FORBIDDEN, "this server answers to its own page only")
+        elif path == "/":
+            self._send_page(urllib.parse.parse_qs(query).get("token", [""])[0])
         elif name in self.server.files:
-            media_type, data = self.server.files[name]
-            self._send(HTTPStatus.OK, Reply(data, media_type))
+            self._send_file(self.server.files[name])
         else:
             self._fail(HTTPStatus.NOT_FOUND, "no such page")
+
+    def _send_page(self, token: str) -> None:
+        """The page, whose address then holds no token: what is copied from there gives nothing away."""
+        cookie = f"fracgen-{self.server.server_port}"
+        if self._is_token(token):
+            kept = f"{cookie}={token}; HttpOnly; SameSite=Lax; Path=/"
+            self._send(HTTPStatus.SEE_OTHER, Reply(b"", "text/plain"), {"Location": "/", "Set-Cookie": kept})
+            return
+        cookies = SimpleCookie()
+        with contextlib.suppress(CookieError):
+            cookies.load(self.headers.get("Cookie", ""))
+        if cookie in cookies and self._is_token(cookies[cookie].value):
+            self._send_file(self.server.page)
+        else:
+            self._fail(HTTPStatus.FORBIDDEN, "open the whole address that `fracgen explore` printed: it has a token")
+
+    def _send_file(self, file: tuple[str, bytes]) -> None:
+        media_type, data = file
+        self._send(HTTPStatus.OK, Reply(data, media_type))
 
     def do_POST(self) -> None:
         """A request of the page."""
@@ -173,8 +197,9 @@ class Handler(BaseHTTPRequestHandler):
         self._answer_checked(lambda: route(body))
 
     def _answer_checked(self, work: Any) -> None:
-        if self._is_foreign(token=True):
-            self._fail(HTTPStatus.FORBIDDEN, "this server answers to its own page only; load the page again")
+        if self._is_foreign() or not self._is_token(self.headers.get(TOKEN_HEADER, "")):
+            line = "this server answers to its own page only; open the address that `fracgen explore` printed"
+            self._fail(HTTPStatus.FORBIDDEN, line)
             return
         try:
             status, reply = HTTPStatus.OK, work()
@@ -191,22 +216,22 @@ class Handler(BaseHTTPRequestHandler):
             status, reply = HTTPStatus.INTERNAL_SERVER_ERROR, _refusal(line)
         self._send(status, reply)
 
-    def _is_foreign(self, *, token: bool) -> bool:
+    def _is_token(self, sent: str) -> bool:
+        return hmac.compare_digest(sent.encode("utf-8", "replace"), self.server.token.encode())
+
+    def _is_foreign(self) -> bool:
         """Whether a request may come from elsewhere than this page."""
         hosts, origin = self.server.hosts, self.headers.get("Origin")
         if self.headers.get("Host") not in hosts or len(self.headers.get_all("Host", [])) != 1:
             return True
-        if origin is not None and origin not in [f"http://{host}" for host in hosts]:
-            return True
-        sent = self.headers.get(TOKEN_HEADER, "").encode("latin-1", "replace")
-        return token and not hmac.compare_digest(sent, self.server.token.encode())
+        return origin is not None and origin not in [f"http://{host}" for host in hosts]
 
     def _fail(self, status: HTTPStatus, message: str) -> None:
         self._send(status, _refusal(message))
 
-    def _send(self, status: HTTPStatus, reply: Reply) -> None:
+    def _send(self, status: HTTPStatus, reply: Reply, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in HEADERS.items():
+        for name, value in {**HEADERS, **(headers or {})}.items():
             self.send_header(name, value)
         self.send_header("Content-Type", reply.media_type)
         self.send_header("Content-Length", str(len(reply.body)))
