@@ -156,12 +156,14 @@ def test_a_slider_that_is_held_draws_before_the_search_ends(tab):
     draft = replace(recipe, sigma=float(tab.page.input_value("#field-sigma")))
     draft = replace(draft, ifs=draft.candidate(number))
     assert draft.sigma > 4.5
-    drawn = (
-        tab.page.wait_for_timeout(20) or tab.pixels("#large")[-1] for _ in range(500)
-    )  # the last reply may be late
-    assert any(np.array_equal(pixels, rgb(base_of(draft))) for pixels in drawn)
-    grid = tab.pixels("#grid canvas")
-    assert all(np.array_equal(grid[sample.index], rgb(sample.image)) for sample in draft.render(list(grid)))
+    wanted = {-1: rgb(base_of(draft)), **{each.index: rgb(each.image) for each in draft.render(range(16))}}
+    for _ in range(500):  # the last replies may be late
+        drawn = tab.pixels("#large, #grid canvas")
+        if drawn.keys() == wanted.keys() and all(np.array_equal(drawn[index], wanted[index]) for index in wanted):
+            break
+        tab.page.wait_for_timeout(20)
+    else:
+        raise AssertionError("the draft's base and its images are not drawn")
     for search in searches:
         search.continue_()
     tab.page.unroute("**/api/resolve")
