@@ -107,7 +107,8 @@ def test_the_page_is_for_who_has_the_printed_address(page):
     status, body, headers = page.ask("GET", f"/?{printed.partition('/?')[2]}", Cookie="")
     assert (status, body, headers["Location"]) == (303, b"", "/")
     assert headers["Set-Cookie"] == f"{cookie}; HttpOnly; SameSite=Lax; Path=/"
-    assert page.ask("GET", "/", Cookie=f"other=1; {cookie}")[0] == 200
+    for other in ("other=1", 'json={"x": 1}', "path=/", "name", "a b=1", "\u00e4=\u00e4", 'open="1', ""):
+        assert page.ask("GET", "/", Cookie=f"{other}; {cookie}")[0] == 200, "of other programs on this host"
     assert page.ask("GET", "/api/session", X_Fracgen_Token="")[0] == 403, (
         "a cookie alone is what any page's request has"
     )

@@ -14,7 +14,6 @@ import threading
 import urllib.parse
 from collections.abc import Mapping
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from socketserver import TCPServer
@@ -27,7 +26,7 @@ from fracgen.shards.errors import FracgenError, UsageError, one_line
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8642
-"""Where it is free: a link that restores a state then works again after the next start."""
+"""Where it is free: a link that restores a state then works after the next start, once its address was opened."""
 MAX_BODY = 1 << 20
 MAX_CONNECTIONS = 64
 IDLE_SECONDS = 60
@@ -163,13 +162,12 @@ class Handler(BaseHTTPRequestHandler):
         """The page, whose address then holds no token: what is copied from there gives nothing away."""
         cookie = f"fracgen-{self.server.server_port}"
         if self._is_token(token):
-            kept = f"{cookie}={token}; HttpOnly; SameSite=Lax; Path=/"
-            self._send(HTTPStatus.SEE_OTHER, Reply(b"", "text/plain"), {"Location": "/", "Set-Cookie": kept})
+            headers = {"Location": "/", "Set-Cookie": f"{cookie}={token}; HttpOnly; SameSite=Lax; Path=/"}
+            self._send(HTTPStatus.SEE_OTHER, Reply(b"", "text/plain"), headers)
             return
-        cookies = SimpleCookie()
-        with contextlib.suppress(CookieError):
-            cookies.load(self.headers.get("Cookie", ""))
-        if cookie in cookies and self._is_token(cookies[cookie].value):
+        cookies = ";".join(self.headers.get_all("Cookie", [])).split(";")  # other programs' too, in whatever form
+        kept = [value for name, _, value in (each.strip().partition("=") for each in cookies) if name == cookie]
+        if any(map(self._is_token, kept)):
             self._send_file(self.server.page)
         else:
             self._fail(HTTPStatus.FORBIDDEN, "open the whole address that `fracgen explore` printed: it has a token")
