@@ -20,6 +20,7 @@ from fracgen.cli.app import run
 from fracgen.publish import publish
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.train.engine.init_weights import load_init
+from fracgen.train.engine.provenance import describe_data
 from fracgen.train.engine.settings import Model
 
 MODEL = [f"model.options.{option}" for option in ("patch_size=8", "depth=2", "embed_dim=16", "num_heads=2")]
@@ -107,6 +108,20 @@ def test_initial_weights_from_a_formula_are_named_alike(runs, tmp_path):
     )
     for name in ("pretrained", "tuned"):
         assert "- began with: scratch, mimetic init\n" in (tmp_path / name / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("s3://bucket/a/set", "set"),
+        ("hf://datasets/me/set", "me/set"),
+        ("https://me:pass@host/set?token=abcd", "set"),
+        ("s3://key:pass@bucket", "***@bucket"),
+        ("s3://key:pa/ss@bucket", "***@bucket"),
+    ],
+)
+def test_a_set_at_a_url_is_named_without_secrets(url, name):
+    assert describe_data(url, "0" * 64, None).name == name
 
 
 def test_no_path_of_the_machine_is_in_an_export(runs):

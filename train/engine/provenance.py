@@ -165,7 +165,7 @@ def describe_data(source: str, fingerprint: str, folder: Path | None) -> Trained
     sha256 = fingerprint if len(fingerprint) == 64 else hashlib.sha256(fingerprint.encode()).hexdigest()
     path = Path(source)
     if is_url(source):
-        url = Url.parse(source)
+        url = Url.parse(redact(source))  # where there is no path, the last part is the host, with user and password
         name = url.base.removeprefix("hf://datasets/") if url.scheme == "hf" else url.name
     else:
         name = path.absolute().name if path.exists() or path.is_absolute() else source
