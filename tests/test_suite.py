@@ -335,7 +335,7 @@ def test_every_kind_of_source(every_source, root, tmp_path, capfd):
 
 def test_task_by_task_gives_the_table_of_all(root, tmp_path, capfd):
     path = write_suite(tmp_path / "s.yaml", tasks={"a": task(), "b": task(), "absent": task("cars")})
-    words = [path, "--root", root, "--start=x=none", "--seeds=1", *NET]
+    words = [path, "--root", root, "--start=x=none", "--start=y=impulse", "--seeds=1", *NET]
     assert run(*words, "--out", tmp_path / "all") == 1
     assert run(*words, "--out", tmp_path / "out", "--task=b") == 0
     report = json.loads((tmp_path / "out" / "suite.json").read_text())
@@ -344,9 +344,15 @@ def test_task_by_task_gives_the_table_of_all(root, tmp_path, capfd):
     assert run(*words, "--out", tmp_path / "out", "--task=a") == 0
     whole, by_task = ((tmp_path / name / "suite.json").read_text() for name in ("all", "out"))
     assert by_task == whole and not json.loads(whole)["complete"], "in the suite's order, with means over both"
-    for other in (["--start=x=impulse"], ["--start=x=none", "--start=y=impulse"], ["--start=x=none", "--seeds=2"]):
+    ours = ["--start=x=none", "--start=y=impulse"]
+    for other in (["--start=x=impulse", ours[1]], ours[:1], ours[::-1], [*ours, "--seeds=2"]):
         assert run(path, "--root", root, "--seeds=1", *other, *NET, "--out", tmp_path / "out", "--task=a") == 2
-        assert "out: holds task b with other starts or seeds; give another --out" in last_line(capfd)
+        assert "out: holds task b with other starts, or in another order, or other seeds; give" in last_line(capfd)
+    (tmp_path / "out" / "b" / "compare.json").write_text("{")
+    assert run(*words, "--out", tmp_path / "out", "--task=a") == 2
+    assert "b/compare.json: missing or damaged; give --task b too" in last_line(capfd)
+    assert (tmp_path / "out" / "suite.json").read_text() == whole
+    assert run(*words, "--out", tmp_path / "out", "--task=a", "--task=b") == 0
     assert (tmp_path / "out" / "suite.json").read_text() == whole
 
 

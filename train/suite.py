@@ -186,20 +186,24 @@ class SuiteRun:
     def _read_earlier_report(self) -> None:
         """Keep what suite.json in --out has of other tasks.
 
-        Raises UsageError where it is of another suite or protocol, or they are of other starts or seeds.
+        Raises UsageError where it is of another suite or protocol, or they are of other starts, or in another
+        order, or of other seeds.
         """
         if (earlier := read_or_none(self.out / "suite.json")) is None:
             return
         suite, protocol = earlier.get("suite"), (earlier.get("protocol") or {}).get("name")
         if (suite, protocol) != (self.setup.suite.name, self.setup.protocol):
             raise UsageError(f"{self.out}: holds suite {suite}, protocol {protocol}; give another --out")
-        kept = {name: each for name, each in (earlier.get("tasks") or {}).items() if name not in self.names}
-        starts = dict(parse_starts(self.settings.start))
-        for name in (name for name, each in kept.items() if each["measures"]):
-            report = read_or_none(self.out / name / "compare.json") or {}
-            if earlier.get("seeds") != list(self.seeds) or report.get("starts") != starts:
-                raise UsageError(f"{self.out}: holds task {name} with other starts or seeds; give another --out")
-        self.kept = kept
+        known = {name: each for name, each in (earlier.get("tasks") or {}).items() if name in self.setup.suite.tasks}
+        self.kept = {name: each for name, each in known.items() if name not in self.names}
+        starts = list(parse_starts(self.settings.start).items())  # in order, as differences are from the first
+        for name in (name for name, each in self.kept.items() if each["measures"]):
+            path = self.out / name / "compare.json"
+            if (report := read_or_none(path)) is None:
+                raise UsageError(f"{path}: missing or damaged; give --task {name} too, which writes it again")
+            if earlier.get("seeds") != list(self.seeds) or list((report.get("starts") or {}).items()) != starts:
+                line = f"{self.out}: holds task {name} with other starts, or in another order, or other seeds"
+                raise UsageError(f"{line}; give another --out")
 
     def _plan(self, data: TaskData) -> Comparison:
         settings, folder = self.settings, self.out / data.name
