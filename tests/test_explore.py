@@ -278,10 +278,10 @@ def test_several_bases_that_are_not_searched_are_drawn_all_the_same(page):
     with borrow_renderer(still.style) as renderer:
         renderer.trace(still.ifs[1].p, still.ifs[1].maps)
         assert np.array_equal(base, renderer.draw(mask_key=still.mask_key(5)))
-    given = page.post(
+    reply = page.post(
         "resolve", recipe={key: few[key] for key in few if key != "bases"} | {"ifs": draft["recipe"]["ifs"]}
     )
-    assert given["passes"] and given["command"] is None, "no option names bases that no file of the user's has"
+    assert reply["passes"] and reply["command"] is None, "no option names bases that no file of the user's has"
 
 
 def test_a_search_that_takes_long_is_given_up(page, monkeypatch):

@@ -76,9 +76,9 @@ def test_pretraining_from_s3_is_that_from_disk(s3, folder, tmp_path, capsys, wor
     assert f"data      {url}: 24 images of 24 classes, in 5 tars" in shown
     assert f"cache     {tmp_path / 'cache' / 'shards'} (" in shown and "6 files, " in shown
     assert same(weights(tmp_path / "disk"), weights(tmp_path / "url"))
-    told = [json.loads((tmp_path / run / "model" / "config.json").read_text())["fracgen"] for run in ("disk", "url")]
-    assert [each["data"].pop("name") for each in told] == [folder.name, f"pretrain{workers}"]
-    assert told[0] == told[1] and told[1]["licence"] == "mit" and told[1]["data"]["recipe"] == "1p-frac"
+    cards = [json.loads((tmp_path / run / "model" / "config.json").read_text())["fracgen"] for run in ("disk", "url")]
+    assert [each["data"].pop("name") for each in cards] == [folder.name, f"pretrain{workers}"]
+    assert cards[0] == cards[1] and cards[1]["licence"] == "mit" and cards[1]["data"]["recipe"] == "1p-frac"
 
 
 def test_a_run_begun_on_disk_goes_on_from_a_url(server, folder, tmp_path, capsys):

@@ -354,6 +354,9 @@ def test_task_by_task_gives_the_table_of_all(root, tmp_path, capfd):
     assert (tmp_path / "out" / "suite.json").read_text() == whole
     assert run(*words, "--out", tmp_path / "out", "--task=a", "--task=b") == 0
     assert (tmp_path / "out" / "suite.json").read_text() == whole
+    (tmp_path / "out" / "suite.json").write_text(json.dumps({**json.loads(whole), "tasks": {"b": {}}}))
+    assert run(*words, "--out", tmp_path / "out", "--task=a") == 2
+    assert "suite.json: damaged; remove it" in last_line(capfd)
 
 
 def test_it_goes_on_after_a_stop_to_the_same_report(root, tmp_path, monkeypatch, capfd):

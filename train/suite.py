@@ -196,6 +196,8 @@ class SuiteRun:
             raise UsageError(f"{self.out}: holds suite {suite}, protocol {protocol}; give another --out")
         known = {name: each for name, each in (earlier.get("tasks") or {}).items() if name in self.setup.suite.tasks}
         self.kept = {name: each for name, each in known.items() if name not in self.names}
+        if not all(isinstance(each, dict) and isinstance(each.get("measures"), dict) for each in self.kept.values()):
+            raise UsageError(f"{self.out / 'suite.json'}: damaged; remove it, and do all tasks again: runs are kept")
         starts = list(parse_starts(self.settings.start).items())  # in order, as differences are from the first
         for name in (name for name, each in self.kept.items() if each["measures"]):
             path = self.out / name / "compare.json"

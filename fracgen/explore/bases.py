@@ -110,10 +110,10 @@ def take_several(recipe: OnePFrac, numbers: Sequence[int], ticket: Ticket) -> tu
 
     In the place of a degenerate one stands the next that is not.
     """
-    found = [next(candidates(recipe, number, 1, ticket)) for number in numbers[: recipe.bases]]
-    first = found[-1][0] + 1 if found else 0
-    found += itertools.islice(candidates(recipe, first, 1, ticket), recipe.bases - len(found))
-    return recipe.with_bases(*(ifs for _, ifs in found)), {"bases": [number for number, _ in found]}
+    bases = [next(candidates(recipe, number, 1, ticket)) for number in numbers[: recipe.bases]]
+    first = bases[-1][0] + 1 if bases else 0
+    bases += itertools.islice(candidates(recipe, first, 1, ticket), recipe.bases - len(bases))
+    return recipe.with_bases(*(ifs for _, ifs in bases)), {"bases": [number for number, _ in bases]}
 
 
 def take_base(recipe: OnePFrac, number: int, ticket: Ticket) -> Base:
