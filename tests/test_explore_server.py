@@ -313,6 +313,18 @@ def test_ctrl_c_ends_it_with_a_line_and_two_have_two_ports(tmp_path):
         assert err.splitlines() == ["fracgen: Ctrl-C ends it", "fracgen: ended"]
 
 
+def test_ctrl_c_is_not_lost_while_a_connection_is_handed_to_its_thread(page, monkeypatch):
+    def interrupted(server, request, address):
+        server.process_request_thread(request, address)  # which has ended by then
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serving.ThreadingHTTPServer, "process_request", interrupted)
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with pytest.raises(KeyboardInterrupt):
+        page.server.process_request(ours, ("127.0.0.1", 1))
+
+
 def test_ctrl_c_keeps_what_was_rendered(tmp_path):
     process, address = start("--out", str(tmp_path / "sets"), cwd=tmp_path)
     page = ExplorePage(address)

@@ -95,7 +95,7 @@ class ExploreServer(ThreadingHTTPServer):
             return
         try:
             super().process_request(request, client_address)
-        except BaseException:
+        except Exception:  # no thread was to be had; Ctrl-C may come after the thread that releases has begun
             self._connections.release()
             raise
 
