@@ -255,6 +255,26 @@ def test_a_frame_is_dragged_and_sigma_follows(tab):
     assert_drawn(tab)
 
 
+def test_a_frame_is_dragged_by_a_finger(browser, address):
+    tab = Tab(browser, address, has_touch=True, is_mobile=True)
+    tab.page.set_viewport_size({"width": 390, "height": 844})
+    before = tab.open().press("m").recipe
+    finger = tab.context.new_cdp_session(tab.page)
+    frame = tab.page.locator('[data-map="0"][data-handle="body"]')
+    frame.scroll_into_view_if_needed()
+    box, scrolled = frame.bounding_box(), tab.page.evaluate("scrollY")
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    for kind, moved in (("Start", 0), *(("Move", each) for each in range(5, 65, 5)), ("End", None)):
+        points = [] if moved is None else [{"x": x + moved, "y": y - moved}]
+        finger.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+    after = assert_drawn(tab.settle())
+    assert after.base.maps[0][0, 2] > before.base.maps[0][0, 2] and after.base.maps[0][1, 2] > before.base.maps[0][1, 2]
+    assert np.array_equal(after.base.maps[0][:, :2], before.base.maps[0][:, :2])
+    assert tab.page.evaluate("scrollY") == scrolled  # the page does not scroll under the finger
+    tab.context.close()
+    assert tab.complaints == []
+
+
 def test_coefficients_and_singular_values_are_edited_as_numbers(tab):
     searched = tab.press("2").recipe.base
     tab.type('#map-cards section:nth-child(2) [data-name="s1"]', "0.75")

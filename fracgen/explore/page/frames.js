@@ -30,6 +30,8 @@ export class Frames {
     svg.addEventListener("pointermove", (event) => this.#move(event));
     for (const end of ["pointerup", "pointercancel"]) svg.addEventListener(end, () => this.#release());
     svg.addEventListener("keydown", (event) => this.#key(event));
+    // A finger on a frame drags it and does not scroll; `touch-action` ends with its element, which a move replaces.
+    svg.addEventListener("touchstart", (event) => this.drag && event.preventDefault(), { passive: false });
   }
 
   /** Show the frames of a base that has been drawn. */
@@ -82,7 +84,7 @@ export class Frames {
     const focused = this.svg.contains(document.activeElement) ? document.activeElement.dataset : null;
     const [map, handle] = [focused?.map, focused?.handle];
     this.svg.replaceChildren(...this.ifs.maps.slice(0, 24).map((_, number) => this.#group(number)));
-    if (map !== undefined) this.svg.querySelector(`[data-map="${map}"][data-handle="${handle}"]`)?.focus();
+    if (map !== undefined) this.svg.querySelector(`[data-map="${map}"][data-handle="${handle}"]`)?.focus({ preventScroll: true });
   }
 
   #group(number) {
@@ -133,7 +135,7 @@ export class Frames {
     const { map, handle } = event.target.dataset ?? {};
     if (map === undefined || this.drag) return;
     event.preventDefault();
-    event.target.focus();
+    event.target.focus({ preventScroll: true });
     this.svg.setPointerCapture(event.pointerId);
     const from = this.#toPlane(this.#pointer(event), this.view);
     this.drag = { number: Number(map), handle, from, ifs: this.ifs, view: this.view };
