@@ -29,11 +29,12 @@ from analysis import (
 )
 
 from fracgen.shards.files import write_atomically
+from fracgen.train.experiments import nested
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-SWEEPS = ("delta", "sigma", "classes", "noise", "photo", "augmentation", "masks", "perturbation")
+SWEEPS = ("delta", "sigma", "classes", "noise", "photo", "augmentation", "masks", "perturbation", "formula")
 Rows = list[list[str]]
 
 
@@ -122,9 +123,10 @@ def search(study: Study) -> Rows:
     return rows
 
 
-def told_apart(study: Study, arm: str) -> str:
-    """The share of whole images whose class the pre-trained net names, in %: mean over bases; "" without classes."""
-    clean = [run["clean_accuracy"] for run in study.pretraining if run["variant"] == arm and "clean_accuracy" in run]
+def told_apart(study: Study, arm: str, base: int | None = None) -> str:
+    """The share of whole images whose class the net names, in %: of a base, or the mean of all; "" without classes."""
+    runs = [run for run in study.pretraining if run["variant"] == arm and base in (None, run["base"])]
+    clean = [run["clean_accuracy"] for run in runs if "clean_accuracy" in run]
     return number(mean(clean), percent=True) if clean else ""
 
 
@@ -143,10 +145,15 @@ def gap(study: Study, arm: str, other: str, **where: Any) -> str:
     summary = None if arm == other else summarize(study, arm, other, **where)
     if summary is None or summary["difference"] is None:
         return ""
-    text = f"{100 * summary['difference']['mean']:+.1f}"
-    if summary["difference"]["interval"] is None:
+    return gap_text(summary["difference"])
+
+
+def gap_text(difference: Mapping[str, Any]) -> str:
+    """A `difference` of `nested.summarize` as `gap` shows it."""
+    text = f"{100 * difference['mean']:+.1f}"
+    if difference["interval"] is None:
         return text
-    low, high = (100 * each for each in summary["difference"]["interval"])
+    low, high = (100 * each for each in difference["interval"])
     text += f" [{low:+.1f}, {high:+.1f}]"
     return f"**{text}**" if low > 0 or high < 0 else text
 
@@ -167,6 +174,27 @@ def replication(studies: Mapping[str, Study]) -> Rows:
             row += [gap(study, arm, study.arms[0], per_class=count) for study in (now, before)]
         rows.append(row)
     return rows
+
+
+def sums(studies: Mapping[str, Study]) -> Rows:
+    """What 1p-frac adds to impulse weights with 500 images a class, base by base: of the study, then of more bases.
+
+    Each base is held against the impulse weights that were fine-tuned on its machine.
+    """
+    less, more = "impulse", "impulse+1p-frac"
+    rows = [["base", "machine", "told apart, %", less, more, "difference"]]
+    pooled: dict[str, dict[int, Mapping[int, float]]] = {less: {}, more: {}}
+    machines: dict[int, Study] = {}
+    for study in (studies[name] for name in ("equal-budget", "sum") if name in studies):
+        for base, accuracies in study.accuracies(more, per_class=500).items():
+            pooled[less][base], pooled[more][base] = study.accuracies(less, per_class=500)[0], accuracies
+            machines[base] = study
+    summary = nested.summarize(pooled)
+    for base, study in machines.items():
+        cells = [f"{100 * mean(list(pooled[arm][base].values())):.1f}" for arm in (less, more)]
+        difference = f"{100 * summary[more]['difference']['by_base'][str(base)]:+.1f}"
+        rows.append([str(base), study.machine, told_apart(study, more, base=base), *cells, difference])
+    return [*rows, ["all", "", "", "", "", gap_text(summary[more]["difference"])]]
 
 
 def probes(studies: Mapping[str, Study]) -> Rows:
@@ -227,6 +255,7 @@ OF_ALL: dict[str, Callable[[Mapping[str, Study]], Rows]] = {
     "probes": probes,
     "replication": replication,
     "scores": scores,
+    "sums": sums,
 }
 """Tables of several studies, or of none."""
 
