@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 import pytest
 
-from fracgen.train.experiments.nested import interval, student_t, summarize
+from fracgen.train.experiments.nested import interval, student_t, summarize, welch_interval
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_both_spreads_are_found_again():
 
 
 def test_differences_are_paired_by_seed_over_bases():
-    scratch = {0: {0: 0.30, 1: 0.34, 2: 0.38}}
+    scratch = {None: {0: 0.30, 1: 0.34, 2: 0.38}}
     bases = [{0: 0.33, 1: 0.36, 2: 0.42}, {0: 0.31, 1: 0.33, 2: 0.39}]
     summary = summarize({"scratch": scratch, "x": dict(enumerate(bases))})["x"]
     difference = summary["difference"]
@@ -58,15 +58,41 @@ def test_a_first_variant_of_several_bases_is_paired_base_by_base():
     first = {0: {0: 0.2, 1: 0.2}, 1: {0: 0.4, 1: 0.4}}
     summary = summarize({"a": first, "b": {0: {0: 0.3, 1: 0.3}, 1: {0: 0.5, 1: 0.5}}})["b"]
     assert summary["difference"]["interval"] == [0.1, 0.1] and summary["std_between"] == pytest.approx(0.141421)
-    one = summarize({"a": first, "scratch": {0: {0: 0.2, 1: 0.3}}})["scratch"]["difference"]
-    assert one["by_seed"] == {"0": -0.1, "1": 0.0} and one["unit"] == "seeds", "from the mean of all bases"
+    assert summary["difference"]["by_base"] == {"0": 0.1, "1": 0.1}
+    one = summarize({"a": first, "b": {1: {0: 0.3, 1: 0.5}}})["b"]["difference"]
+    assert one["by_seed"] == {"0": -0.1, "1": 0.1} and one["unit"] == "seeds", "of one base, from that of its number"
+
+
+def test_a_variant_without_a_set_is_paired_with_each_base_in_either_order():
+    bases, scratch = {0: {0: 0.2, 1: 0.25}, 1: {0: 0.4, 1: 0.41}}, {None: {0: 0.2, 1: 0.3}}
+    there = summarize({"scratch": scratch, "a": bases})["a"]["difference"]
+    back = summarize({"a": bases, "scratch": scratch})["scratch"]["difference"]
+    assert back["unit"] == there["unit"] == "bases" and back["interval"] == [-end for end in there["interval"][::-1]]
+    assert back["by_base"] == {base: -value for base, value in there["by_base"].items()} and back["mean"] == -0.065
+    alone = summarize({"scratch": scratch, "impulse": {None: {0: 0.3, 1: 0.3}}})["impulse"]
+    assert alone["difference"]["by_base"] == {"0": 0.05} and list(alone["accuracies"]) == ["0"]
+
+
+def test_bases_that_are_not_matched_may_have_any_numbers():
+    """Welch's interval of two means: by hand, s2/n = 0.01/3 and 0.04/3, their sum's freedom 2.94, t(2) = 4.303."""
+    first = {base: dict.fromkeys((0, 1), value) for base, value in enumerate((0.2, 0.3, 0.4))}
+    bases = {base: dict.fromkeys((0, 1), value) for base, value in enumerate((0.3, 0.5, 0.7))}
+    half = 4.30265 * (0.05 / 3) ** 0.5
+    for order in ((0, 1, 2), (2, 0, 1)):
+        other = {base: bases[at] for base, at in enumerate(order)}
+        difference = summarize({"a": first, "b": other}, matched=False)["b"]["difference"]
+        assert difference["mean"] == pytest.approx(0.2) and difference["unit"] == "bases"
+        assert difference["interval"] == pytest.approx([0.2 - half, 0.2 + half], abs=1e-5)
+    assert welch_interval([1.0], [1.0, 2.0]) is None and welch_interval([1.0, 1.0], [0.5, 0.5]) == (0.5, 0.5)
+    one = summarize({"a": first, "b": {0: bases[0]}}, matched=False)["b"]["difference"]
+    assert one["unit"] == "seeds" and one["mean"] == 0.0
 
 
 def test_what_is_not_there_yet():
-    summary = summarize({"a": {0: {}}, "b": {0: {3: 0.5}, 1: {}}})
+    summary = summarize({"a": {None: {}}, "b": {0: {3: 0.5}, 1: {}}})
     assert summary["a"]["mean"] is None and summary["a"]["n_runs"] == 0
     assert summary["b"]["n_bases"] == 1 and summary["b"]["std_within"] is None and summary["b"]["difference"] is None
-    summary = summarize({"a": {0: {3: 0.25}}, "b": {0: {3: 0.5, 4: 0.7}, 1: {3: 0.25}}})["b"]
+    summary = summarize({"a": {None: {3: 0.25}}, "b": {0: {3: 0.5, 4: 0.7}, 1: {3: 0.25}}})["b"]
     assert summary["difference"]["by_base"] == {"0": 0.25, "1": 0.0} and summary["std_between"] is None
     assert summarize({}) == {}
 
@@ -79,7 +105,7 @@ def test_intervals_hold_the_true_difference(bases, spread):
     """
     rng, hits = np.random.default_rng(0), 0
     for _ in range(200):
-        scratch = {0: dict(enumerate(rng.normal(0.30, 0.01, 3).tolist()))}
+        scratch = {None: dict(enumerate(rng.normal(0.30, 0.01, 3).tolist()))}
         table = rng.normal(0.35, 0.01, (bases, 3)) + rng.normal(0, spread, (bases, 1))
         summaries = summarize({"scratch": scratch, "x": {base: dict(enumerate(row)) for base, row in enumerate(table)}})
         low, high = summaries["x"]["difference"]["interval"]

@@ -65,12 +65,20 @@ class Study:
             if run["variant"] == arm and all(run[name] == value for name, value in where.items())
         ]
 
-    def accuracies(self, arm: str, **where: Any) -> dict[int, dict[int, float]]:
-        """Accuracies of an arm, 0 to 1, by base (0 for an arm without a set) and fine-tuning seed."""
-        by_base: dict[int, dict[int, float]] = {}
+    def accuracies(self, arm: str, **where: Any) -> dict[int | None, dict[int, float]]:
+        """Accuracies of an arm, 0 to 1, by base (None for an arm without a set) and fine-tuning seed."""
+        by_base: dict[int | None, dict[int, float]] = {}
         for run in self.select(arm, **where):
-            by_base.setdefault(run["base"] or 0, {})[run["seed"]] = run["accuracy"]
+            by_base.setdefault(run["base"], {})[run["seed"]] = run["accuracy"]
         return by_base
+
+    def have_equal_fractals(self, arm: str, other: str) -> bool:
+        """Whether bases of one number are the same fractal in two arms."""
+        one, two = (
+            {run["base"]: run.get("contraction") for run in self.pretraining if run["variant"] == each}
+            for each in (arm, other)
+        )
+        return all(one[base] == two[base] is not None for base in one.keys() & two.keys())
 
     def size_of(self, arm: str, **where: Any) -> str:
         """How many bases and seeds there are, as in "3 x 3"; seeds alone for an arm without a set; "" of no runs.
@@ -123,12 +131,13 @@ def mean(values: Sequence[float]) -> float:
 def summarize(study: Study, arm: str, other: str | None = None, **where: Any) -> dict[str, Any] | None:
     """`nested.summarize` of an arm, whose `difference` is that from another arm; None where the arm was not run.
 
-    where: per_class and steps, for a study with several of them.
+    Bases are paired by number where they are the same fractals. where: per_class and steps, for a study with several of
+    them.
     """
     accuracies = {name: study.accuracies(name, **where) for name in dict.fromkeys((other or arm, arm))}
     if not all(accuracies.values()):
         return None
-    return nested.summarize(accuracies)[arm]
+    return nested.summarize(accuracies, matched=other is None or study.have_equal_fractals(arm, other))[arm]
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> tuple[float, tuple[float, float]]:

@@ -141,21 +141,26 @@ def accuracy(study: Study, arm: str, **where: Any) -> str:
 
 
 def gap(study: Study, arm: str, other: str, **where: Any) -> str:
-    """The mean difference of two arms in points and its 95 % interval; bold where the interval holds no zero."""
+    """The mean difference of two arms in points and its 95 % interval.
+
+    Bold where the interval holds no zero, and is over two seeds or more and, of arms with a set, two bases or more.
+    """
     summary = None if arm == other else summarize(study, arm, other, **where)
     if summary is None or summary["difference"] is None:
         return ""
-    return gap_text(summary["difference"])
+    has_sets = any(run["base"] is not None for each in (arm, other) for run in study.select(each, **where))
+    return gap_text(summary["difference"], has_sets=has_sets)
 
 
-def gap_text(difference: Mapping[str, Any]) -> str:
+def gap_text(difference: Mapping[str, Any], *, has_sets: bool) -> str:
     """A `difference` of `nested.summarize` as `gap` shows it."""
     text = f"{100 * difference['mean']:+.1f}"
     if difference["interval"] is None:
         return text
     low, high = (100 * each for each in difference["interval"])
     text += f" [{low:+.1f}, {high:+.1f}]"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    is_over_enough = len(difference["by_seed"]) > 1 and (len(difference["by_base"]) > 1 or not has_sets)
+    return f"**{text}**" if is_over_enough and (low > 0 or high < 0) else text
 
 
 def number(value: float, *, percent: bool) -> str:
@@ -183,18 +188,18 @@ def sums(studies: Mapping[str, Study]) -> Rows:
     """
     less, more = "impulse", "impulse+1p-frac"
     rows = [["base", "machine", "told apart, %", less, more, "difference"]]
-    pooled: dict[str, dict[int, Mapping[int, float]]] = {less: {}, more: {}}
-    machines: dict[int, Study] = {}
+    pooled: dict[str, dict[int | None, Mapping[int, float]]] = {less: {}, more: {}}
+    machines: dict[int | None, Study] = {}
     for study in (studies[name] for name in ("equal-budget", "sum") if name in studies):
         for base, accuracies in study.accuracies(more, per_class=500).items():
-            pooled[less][base], pooled[more][base] = study.accuracies(less, per_class=500)[0], accuracies
+            pooled[less][base], pooled[more][base] = study.accuracies(less, per_class=500)[None], accuracies
             machines[base] = study
     summary = nested.summarize(pooled)
     for base, study in machines.items():
         cells = [f"{100 * mean(list(pooled[arm][base].values())):.1f}" for arm in (less, more)]
         difference = f"{100 * summary[more]['difference']['by_base'][str(base)]:+.1f}"
         rows.append([str(base), study.machine, told_apart(study, more, base=base), *cells, difference])
-    return [*rows, ["all", "", "", "", "", gap_text(summary[more]["difference"])]]
+    return [*rows, ["all", "", "", "", "", gap_text(summary[more]["difference"], has_sets=True)]]
 
 
 def probes(studies: Mapping[str, Study]) -> Rows:

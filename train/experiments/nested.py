@@ -9,12 +9,15 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-Accuracies = Mapping[int, Mapping[int, float]]
-"""Accuracy, 0 to 1, by base and fine-tuning seed. A variant without a set has one base, 0."""
+Accuracies = Mapping[int | None, Mapping[int, float]]
+"""Accuracy, 0 to 1, by base and fine-tuning seed. A variant without a set has one base, None, which JSON calls 0."""
 
 
-def summarize(variants: Mapping[str, Accuracies]) -> dict[str, dict[str, Any]]:
+def summarize(variants: Mapping[str, Accuracies], *, matched: bool = True) -> dict[str, dict[str, Any]]:
     """By variant, what `study.json` holds of it; differences are from the first variant.
+
+    matched: bases of one number in two variants have something in common, as a fractal or the seed of pre-training, and
+        are compared with each other; else which of them has which number means nothing.
 
     accuracies: all of them, by base and seed. n_bases, n_runs: how many have results.
     mean: of the means of the bases, None where there is no run.
@@ -28,11 +31,13 @@ def summarize(variants: Mapping[str, Accuracies]) -> dict[str, dict[str, Any]]:
     first = next(iter(variants.values()), {})
     return {
         name: {
-            "accuracies": {str(base): {str(seed): each[seed] for seed in sorted(each)} for base, each in bases.items()},
+            "accuracies": {
+                str(base or 0): {str(seed): each[seed] for seed in sorted(each)} for base, each in bases.items()
+            },
             "n_bases": sum(bool(each) for each in bases.values()),
             "n_runs": sum(len(each) for each in bases.values()),
             **_spreads([each for each in bases.values() if each]),
-            "difference": _difference(bases, first) if number else None,
+            "difference": _difference(bases, first, matched) if number else None,
         }
         for number, (name, bases) in enumerate(variants.items())
     }
@@ -64,31 +69,30 @@ def _between(bases: Sequence[Mapping[int, float]], std_base_means: float | None)
     return math.sqrt(max(0.0, std_base_means**2 - residual / len(seeds)))
 
 
-def _difference(bases: Accuracies, first: Accuracies) -> dict[str, Any] | None:
+def _difference(bases: Accuracies, first: Accuracies, matched: bool) -> dict[str, Any] | None:
     """Accuracies minus those of the first variant with the same fine-tuning seed.
 
-    Of the first variant's bases, each is compared with the base of the same number, and a variant of a single base
-    with the mean of them all.
+    Bases are paired by number. A variant without a set is paired with each base of the other, and so is, where they are
+    not matched, the mean of the first variant's bases.
 
     n, better: pairs, and how many of them are above 0. mean: of the means of the bases. by_base, by_seed: means.
     interval: 95 % interval of the mean by Student's t over `unit`: "bases" or "seeds", whichever is the wider; None
-        for a single one of both. Over bases alone it would hold for these seeds only: the first variant's runs are
-        three, say, whatever the number of bases, and their chance is in all differences alike. Simulated with 3 to 12
-        bases and 3 seeds it covered 70 to 94 %, the wider of both 95 to 98 %.
+        for a single one of both. Over bases that are not matched it is Welch's, of two means. Over bases alone it would
+        hold for these seeds only: the first variant's runs are three, say, whatever the number of bases, and their
+        chance is in all differences alike. Simulated with 3 to 12 bases and 3 seeds it covered 70 to 94 %, the wider of
+        both 95 to 98 %.
     Returns None where there is no pair.
     """
-    several = min(sum(map(bool, each.values())) for each in (bases, first)) > 1
-    together = _mean_by_seed(first.values())
-    pairs: dict[int, dict[int, float]] = {}
-    for base, by_seed in bases.items():
-        others = first.get(base, {}) if several else together
-        if paired := {seed: value - others[seed] for seed, value in by_seed.items() if seed in others}:
-            pairs[base] = paired
+    pairs = _pair(bases, first, matched)
     if not pairs:
         return None
     by_base = {base: statistics.fmean(each.values()) for base, each in pairs.items()}
     by_seed = _mean_by_seed(pairs.values())
-    ends = {unit: interval(list(each.values())) for unit, each in (("bases", by_base), ("seeds", by_seed))}
+    over_bases = interval(list(by_base.values()))
+    if not (matched or None in bases or None in first):
+        means = [[statistics.fmean(each.values()) for each in of.values() if each] for of in (bases, first)]
+        over_bases = welch_interval(means[0], means[1])
+    ends = {"bases": over_bases, "seeds": interval(list(by_seed.values()))}
     widths = {unit: each[1] - each[0] for unit, each in ends.items() if each is not None}
     unit = max(widths, key=widths.__getitem__, default="seeds")
     low_high = ends[unit]
@@ -99,9 +103,25 @@ def _difference(bases: Accuracies, first: Accuracies) -> dict[str, Any] | None:
         "mean": _rounded(statistics.fmean(by_base.values())),
         "unit": unit,
         "interval": None if low_high is None else [_rounded(each) for each in low_high],
-        "by_base": {str(base): _rounded(value) for base, value in by_base.items()},
+        "by_base": {str(base or 0): _rounded(value) for base, value in by_base.items()},
         "by_seed": {str(seed): _rounded(value) for seed, value in by_seed.items()},
     }
+
+
+def _pair(bases: Accuracies, first: Accuracies, matched: bool) -> dict[int | None, dict[int, float]]:
+    """By base and seed, the differences of what is paired."""
+    couples: dict[int | None, tuple[Mapping[int, float], Mapping[int, float]]]
+    if None in first or not (matched or None in bases):
+        together = _mean_by_seed(first.values())
+        couples = {base: (each, together) for base, each in bases.items()}
+    elif None in bases:
+        couples = {base: (bases[None], each) for base, each in first.items()}
+    else:
+        couples = {base: (each, first[base]) for base, each in bases.items() if base in first}
+    pairs = {
+        base: {seed: one[seed] - other[seed] for seed in one if seed in other} for base, (one, other) in couples.items()
+    }
+    return {base: each for base, each in pairs.items() if each}
 
 
 def _mean_by_seed(bases: Collection[Mapping[int, float]]) -> dict[int, float]:
@@ -119,6 +139,23 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
         return None
     mean = statistics.fmean(values)
     half = student_t(len(values) - 1, confidence) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def welch_interval(
+    values: Sequence[float], others: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """The interval of the mean of normal values less that of others (Welch, 1947): (low, high); None for one of either.
+
+    The degrees of freedom are rounded down.
+    """
+    if min(len(values), len(others)) < 2:
+        return None
+    parts = [(statistics.variance(each) / len(each), len(each) - 1) for each in (values, others)]
+    square = sum(part for part, _ in parts)
+    freedom = square**2 / sum(part**2 / each for part, each in parts) if square else 1.0
+    half = student_t(int(freedom + 1e-9), confidence) * math.sqrt(square)
+    mean = statistics.fmean(values) - statistics.fmean(others)
     return mean - half, mean + half
 
 

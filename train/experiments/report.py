@@ -34,14 +34,15 @@ def write_report(report: Mapping[str, Any], path: Path, *, heading: str = "") ->
 def summarize_runs(
     comparison: Comparison,
     finished: Collection[FinetuneRun],
-    bases: Mapping[str, tuple[str, int]] | None = None,
+    bases: Mapping[str, tuple[str, int | None]] | None = None,
 ) -> dict[str, Any]:
     """What a report says of runs of fine-tuning: seeds, split, complete, sections (see `study_report`).
 
-    bases: by start, the variant that it is a base of, and its number; without it, each start is a variant of one base.
+    bases: by start, the variant that it is a base of, and its number, None for one without a set; without `bases`, each
+        start is a variant of its own.
     Raises DataError for results that cannot be read.
     """
-    bases = bases or {name: (name, 0) for name in comparison.starts}
+    bases = bases or {name: (name, None) for name in comparison.starts}
     results = {run: _results(run) for run in finished}
     return {
         "seeds": list(comparison.seeds),
@@ -63,11 +64,11 @@ def _results(run: FinetuneRun) -> dict[str, Any]:
 
 
 def _section(
-    per_class: int, results: Mapping[FinetuneRun, Mapping[str, Any]], bases: Mapping[str, tuple[str, int]]
+    per_class: int, results: Mapping[FinetuneRun, Mapping[str, Any]], bases: Mapping[str, tuple[str, int | None]]
 ) -> dict[str, Any]:
     measures = {}
     for measure in tables.MEASURES:
-        accuracies: dict[str, dict[int, dict[int, float]]] = {variant: {} for variant, _ in bases.values()}
+        accuracies: dict[str, dict[int | None, dict[int, float]]] = {variant: {} for variant, _ in bases.values()}
         for run, each in results.items():
             variant, base = bases[run.start]
             best = "best_test" if each["protocol"] == "published" else "chosen"
@@ -84,7 +85,7 @@ def score_of(results: Mapping[str, Any]) -> str:
     return "mean_per_class" if results.get("config", {}).get("metric") == "mean-per-class" else "top1"
 
 
-def _curves(runs: Iterable[FinetuneRun], bases: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+def _curves(runs: Iterable[FinetuneRun], bases: Mapping[str, tuple[str, int | None]]) -> dict[str, Any]:
     """The accuracy that the epoch was chosen by where there is one, else the loss; by variant, over all its runs."""
     lines = {run: metrics.read(run.path / metrics.METRICS) for run in runs}
     logged = {name for each in lines.values() for line in each for name in line}

@@ -89,7 +89,9 @@ class StudyReport:
                 for name, variant in self.variants.items()
             },
             **summarize_runs(
-                self.comparison, finished, {name: (start.variant, start.base) for name, start in starts.items()}
+                self.comparison,
+                finished,
+                {name: (each.variant, each.base if each.pretraining else None) for name, each in starts.items()},
             ),
             "pretraining": pretraining,
             "settings": settings,

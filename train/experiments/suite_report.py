@@ -100,10 +100,10 @@ def _mean(
     measures = {}
     for measure, tasks in complete.items():
         if tasks:
-            by_start = {}
+            by_start: dict[str, nested.Accuracies] = {}
             for start in starts:
                 values = [_by_seed(entries[name]["measures"][measure], start) for name in tasks]
-                by_start[start] = {0: {seed: statistics.fmean(each[str(seed)] for each in values) for seed in seeds}}
+                by_start[start] = {None: {seed: statistics.fmean(each[str(seed)] for each in values) for seed in seeds}}
             measures[measure] = nested.summarize(by_start)
     return {"of": len(names), "tasks": complete, "measures": measures}
 
