@@ -400,7 +400,7 @@ def test_a_study_of_two_bases(tmp_path, monkeypatch, capfd):
     (section,) = two["sections"]
     small, scratch = (section["measures"]["last"][name] for name in ("small", "scratch"))
     assert small["accuracies"].keys() == {"0", "1"} and scratch["accuracies"].keys() == {"0"}
-    assert (small["n_bases"], small["n_runs"], scratch["n_runs"]) == (2, 4, 2) and scratch["difference"]["n"] == 2
+    assert (small["n_bases"], small["n_runs"], scratch["n_runs"]) == (2, 4, 2) and scratch["difference"]["n"] == 4
     assert section["curves"]["quantity"] == "loss" and [row[0] for row in section["curves"]["variants"]["small"]] == [
         1,
         2,
