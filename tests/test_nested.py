@@ -97,6 +97,14 @@ def test_what_is_not_there_yet():
     assert summarize({}) == {}
 
 
+@pytest.mark.parametrize("matched", [True, False])
+def test_an_interval_lies_around_the_mean_where_runs_are_missing(matched):
+    first = {0: {0: 0.2, 1: 0.4}, 1: {0: 0.3, 1: 0.5}}
+    difference = summarize({"a": first, "b": {0: {0: 0.3, 1: 0.6}, 1: {1: 0.7}}}, matched=matched)["b"]["difference"]
+    assert difference["mean"] == pytest.approx(statistics.fmean(difference["by_base"].values()))
+    assert statistics.fmean(difference["interval"]) == pytest.approx(difference["mean"])
+
+
 @pytest.mark.parametrize(("bases", "spread"), [(3, 0.0), (12, 0.01)])
 def test_intervals_hold_the_true_difference(bases, spread):
     """Planted: scratch and each base with the same 3 seeds, chance 0.01, a true difference of 0.05; 200 studies.

@@ -16,8 +16,8 @@ Accuracies = Mapping[int | None, Mapping[int, float]]
 def summarize(variants: Mapping[str, Accuracies], *, matched: bool = True) -> dict[str, dict[str, Any]]:
     """By variant, what `study.json` holds of it; differences are from the first variant.
 
-    matched: bases of one number in two variants have something in common, as a fractal or the seed of pre-training, and
-        are compared with each other; else which of them has which number means nothing.
+    matched: bases of one number in two variants are compared with each other, as they have something in common: a
+        fractal, or the seed of pre-training alone; else which of them has which number counts for nothing.
 
     accuracies: all of them, by base and seed. n_bases, n_runs: how many have results.
     mean: of the means of the bases, None where there is no run.
@@ -76,7 +76,7 @@ def _difference(bases: Accuracies, first: Accuracies, matched: bool) -> dict[str
     not matched, the mean of the first variant's bases.
 
     n, better: pairs, and how many of them are above 0. mean: of the means of the bases. by_base, by_seed: means.
-    interval: 95 % interval of the mean by Student's t over `unit`: "bases" or "seeds", whichever is the wider; None
+    interval: 95 % interval around the mean by Student's t over `unit`: "bases" or "seeds", whichever is the wider; None
         for a single one of both. Over bases that are not matched it is Welch's, of two means. Over bases alone it would
         hold for these seeds only: the first variant's runs are three, say, whatever the number of bases, and their
         chance is in all differences alike. Simulated with 3 to 12 bases and 3 seeds it covered 70 to 94 %, the wider of
@@ -95,12 +95,13 @@ def _difference(bases: Accuracies, first: Accuracies, matched: bool) -> dict[str
     ends = {"bases": over_bases, "seeds": interval(list(by_seed.values()))}
     widths = {unit: each[1] - each[0] for unit, each in ends.items() if each is not None}
     unit = max(widths, key=widths.__getitem__, default="seeds")
-    low_high = ends[unit]
+    mean = statistics.fmean(by_base.values())  # where runs are missing, not the middle of `ends`
+    low_high = [mean - widths[unit] / 2, mean + widths[unit] / 2] if widths else None
     every = [value for each in pairs.values() for value in each.values()]
     return {
         "n": len(every),
         "better": sum(value > 0 for value in every),
-        "mean": _rounded(statistics.fmean(by_base.values())),
+        "mean": _rounded(mean),
         "unit": unit,
         "interval": None if low_high is None else [_rounded(each) for each in low_high],
         "by_base": {str(base or 0): _rounded(value) for base, value in by_base.items()},
