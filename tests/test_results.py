@@ -136,6 +136,19 @@ def test_tables(scripts, study):
     assert "34.0" in report.fill(empty, {"cnn": study})
 
 
+def test_what_is_bold_is_of_two_bases_or_more_of_each_arm(scripts, study):
+    others = [run("noise", base, seed, 0.20 + 0.02 * seed + 0.001 * base) for base in (0, 1, 2) for seed in (0, 1)]
+    sets = [{"variant": "noise", "base": base} for base in (0, 1, 2)]
+    both = dataclasses.replace(study, runs=[*study.runs, *others], pretraining=[*study.pretraining, *sets])
+    less = [each for each in both.runs if (each["variant"], each["base"]) != ("1p-frac", 1)]
+    one_base = dataclasses.replace(both, runs=less)
+    gap = scripts["report"].gap
+    assert gap(both, "noise", "scratch") == "**-9.9 [-10.1, -9.7]**"
+    assert gap(one_base, "1p-frac", "noise") == "+13.9 [+13.9, +13.9]", "plain, without zero though it is"
+    assert gap(one_base, "noise", "1p-frac") == "-13.9 [-13.9, -13.9]"
+    assert gap(one_base, "1p-frac", "scratch") == "+4.0 [+4.0, +4.0]"
+
+
 def test_sizes_and_correlation(scripts, study):
     assert [study.size_of(arm) for arm in ("scratch", "1p-frac", "ofdb")] == ["2", "2 x 2", ""]
     assert dataclasses.replace(study, runs=study.runs[:-1]).size_of("1p-frac") == "3 of 2 x 2"

@@ -143,23 +143,27 @@ def accuracy(study: Study, arm: str, **where: Any) -> str:
 def gap(study: Study, arm: str, other: str, **where: Any) -> str:
     """The mean difference of two arms in points and its 95 % interval.
 
-    Bold where the interval holds no zero, and is over two seeds or more and, of arms with a set, two bases or more.
+    Bold where the interval holds no zero, and is over two seeds or more and, of each arm with a set, two bases or more.
     """
     summary = None if arm == other else summarize(study, arm, other, **where)
     if summary is None or summary["difference"] is None:
         return ""
-    has_sets = any(run["base"] is not None for each in (arm, other) for run in study.select(each, **where))
-    return gap_text(summary["difference"], has_sets=has_sets)
+    bases = [study.accuracies(each, **where).keys() - {None} for each in (arm, other)]
+    return gap_text(summary["difference"], num_bases=min((len(each) for each in bases if each), default=None))
 
 
-def gap_text(difference: Mapping[str, Any], *, has_sets: bool) -> str:
-    """A `difference` of `nested.summarize` as `gap` shows it."""
+def gap_text(difference: Mapping[str, Any], *, num_bases: int | None) -> str:
+    """A `difference` of `nested.summarize` as `gap` shows it.
+
+    num_bases: of the arm that has the fewer; None where neither has a set.
+    """
     text = f"{100 * difference['mean']:+.1f}"
     if difference["interval"] is None:
         return text
     low, high = (100 * each for each in difference["interval"])
     text += f" [{low:+.1f}, {high:+.1f}]"
-    is_over_enough = len(difference["by_seed"]) > 1 and (len(difference["by_base"]) > 1 or not has_sets)
+    has_bases = num_bases is None or min(num_bases, len(difference["by_base"])) > 1
+    is_over_enough = has_bases and len(difference["by_seed"]) > 1
     return f"**{text}**" if is_over_enough and (low > 0 or high < 0) else text
 
 
@@ -199,7 +203,7 @@ def sums(studies: Mapping[str, Study]) -> Rows:
         cells = [f"{100 * mean(list(pooled[arm][base].values())):.1f}" for arm in (less, more)]
         difference = f"{100 * summary[more]['difference']['by_base'][str(base)]:+.1f}"
         rows.append([str(base), study.machine, told_apart(study, more, base=base), *cells, difference])
-    return [*rows, ["all", "", "", "", "", gap_text(summary[more]["difference"], has_sets=True)]]
+    return [*rows, ["all", "", "", "", "", gap_text(summary[more]["difference"], num_bases=len(machines))]]
 
 
 def probes(studies: Mapping[str, Study]) -> Rows:
