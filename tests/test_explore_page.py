@@ -264,11 +264,24 @@ def test_a_frame_is_dragged_by_a_finger(browser, address):
     frame.scroll_into_view_if_needed()
     box, scrolled = frame.bounding_box(), tab.page.evaluate("scrollY")
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    for kind, moved in (("Start", 0), *(("Move", each) for each in range(5, 65, 5)), ("End", None)):
-        points = [] if moved is None else [{"x": x + moved, "y": y - moved}]
+    other = {"x": x - 20, "y": y + 20, "id": 1}
+
+    def touch(kind, *points):
         finger.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    touch("Start", {"x": x, "y": y, "id": 0})
+    for moved in range(5, 35, 5):
+        touch("Move", {"x": x + moved, "y": y - moved, "id": 0})
+    resting = {"x": x + moved, "y": y - moved, "id": 0}
+    touch("Start", resting, other)  # a second finger neither drags nor ends it
+    touch("Move", resting, {**other, "x": x - 40, "y": y + 40})
+    touch("Move", resting)  # without the other, which has been lifted
+    middle = tab.settle().recipe
+    touch("Move", {"x": x + 60, "y": y - 60, "id": 0})
+    touch("End")
     after = assert_drawn(tab.settle())
-    assert after.base.maps[0][0, 2] > before.base.maps[0][0, 2] and after.base.maps[0][1, 2] > before.base.maps[0][1, 2]
+    places = np.array([recipe.base.maps[0][:, 2] for recipe in (before, middle, after)])
+    assert (np.diff(places, axis=0) > 0).all()
     assert np.array_equal(after.base.maps[0][:, :2], before.base.maps[0][:, :2])
     assert tab.page.evaluate("scrollY") == scrolled  # the page does not scroll under the finger
     tab.context.close()

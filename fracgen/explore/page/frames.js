@@ -28,7 +28,7 @@ export class Frames {
     Object.assign(this, { svg, canvas, model, ifs: null, view: null, drag: null });
     svg.addEventListener("pointerdown", (event) => this.#grab(event));
     svg.addEventListener("pointermove", (event) => this.#move(event));
-    for (const end of ["pointerup", "pointercancel"]) svg.addEventListener(end, () => this.#release());
+    for (const end of ["pointerup", "pointercancel"]) svg.addEventListener(end, (event) => this.#release(event));
     svg.addEventListener("keydown", (event) => this.#key(event));
     // A finger on a frame drags it and does not scroll; `touch-action` ends with its element, which a move replaces.
     svg.addEventListener("touchstart", (event) => this.drag && event.preventDefault(), { passive: false });
@@ -138,18 +138,18 @@ export class Frames {
     event.target.focus({ preventScroll: true });
     this.svg.setPointerCapture(event.pointerId);
     const from = this.#toPlane(this.#pointer(event), this.view);
-    this.drag = { number: Number(map), handle, from, ifs: this.ifs, view: this.view };
+    this.drag = { pointer: event.pointerId, number: Number(map), handle, from, ifs: this.ifs, view: this.view };
   }
 
   #move(event) {
-    if (!this.drag) return;
+    if (this.drag?.pointer !== event.pointerId) return; // nor a second finger
     const to = this.#toPlane(this.#pointer(event), this.drag.view);
     this.model.inputAt = event.timeStamp;
     this.#apply(this.drag, [to[0] - this.drag.from[0], to[1] - this.drag.from[1]], { live: true });
   }
 
-  #release() {
-    if (!this.drag) return;
+  #release(event) {
+    if (this.drag?.pointer !== event.pointerId) return;
     const { ifs } = this;
     this.drag = null;
     this.canvas.style.transform = "";
