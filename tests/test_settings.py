@@ -305,7 +305,8 @@ def test_an_interrupt_while_an_object_is_destroyed_is_not_lost(capsys):
     def work() -> None:
         Interrupted()
         assert destroyed
-        time.sleep(30)
+        for _ in range(3000):
+            time.sleep(0.01)
 
     assert call(capsys, app=command_app(work)) == (130, "", "train: interrupted\n")
 
