@@ -284,8 +284,17 @@ class _LostInterrupts:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             sys.__unraisablehook__(unraisable)
         elif self._is_open:
-            timer = threading.Timer(_SECONDS_TO_DESTROY, _thread.interrupt_main)
-            timer.daemon = True
             with contextlib.suppress(RuntimeError, MemoryError):  # no thread is to be had
-                timer.start()
-                self._timer = timer
+                while not self._start_timer():
+                    pass
+
+    def _start_timer(self) -> bool:
+        """Whether it was started before it went off: an interrupt within the hook would be dropped as well."""
+        timer = threading.Timer(_SECONDS_TO_DESTROY, _thread.interrupt_main)
+        timer.daemon = True
+        try:
+            timer.start()  # waits for its thread, on a busy machine for longer than the thread waits
+            self._timer = timer
+        except KeyboardInterrupt:
+            return False
+        return True

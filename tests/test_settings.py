@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -294,8 +295,16 @@ def test_a_second_interrupt_while_the_first_clears_away_says_nothing(capsys):
     assert call(capsys, app=command_app(fail)) == (130, "", "train: interrupted\n")
 
 
-def test_an_interrupt_while_an_object_is_destroyed_is_not_lost(capsys):
-    destroyed = []
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_an_interrupt_while_an_object_is_destroyed_is_not_lost(is_busy, capsys, monkeypatch):
+    destroyed, started = [], []
+
+    class SlowTimer(threading.Timer):
+        def start(self):
+            super().start()
+            started.append(self)
+            if is_busy and len(started) == 1:
+                time.sleep(0.5)  # so that it goes off before the hook has ended
 
     class Interrupted:
         def __del__(self):
@@ -308,7 +317,9 @@ def test_an_interrupt_while_an_object_is_destroyed_is_not_lost(capsys):
         for _ in range(3000):
             time.sleep(0.01)
 
+    monkeypatch.setattr("threading.Timer", SlowTimer)
     assert call(capsys, app=command_app(work)) == (130, "", "train: interrupted\n")
+    assert len(started) >= 1 + is_busy
 
 
 def test_streams_that_are_closed_or_lack_letters(monkeypatch):
