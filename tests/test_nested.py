@@ -65,10 +65,12 @@ def test_a_first_variant_of_several_bases_is_paired_base_by_base():
 
 def test_a_variant_without_a_set_is_paired_with_each_base_in_either_order():
     bases, scratch = {0: {0: 0.2, 1: 0.25}, 1: {0: 0.4, 1: 0.41}}, {None: {0: 0.2, 1: 0.3}}
-    there = summarize({"scratch": scratch, "a": bases})["a"]["difference"]
-    back = summarize({"a": bases, "scratch": scratch})["scratch"]["difference"]
-    assert back["unit"] == there["unit"] == "bases" and back["interval"] == [-end for end in there["interval"][::-1]]
-    assert back["by_base"] == {base: -value for base, value in there["by_base"].items()} and back["mean"] == -0.065
+    from_scratch = summarize({"scratch": scratch, "a": bases})["a"]["difference"]
+    from_bases = summarize({"a": bases, "scratch": scratch})["scratch"]["difference"]
+    assert from_bases["unit"] == from_scratch["unit"] == "bases"
+    assert from_bases["interval"] == [-end for end in from_scratch["interval"][::-1]]
+    assert from_bases["by_base"] == {base: -value for base, value in from_scratch["by_base"].items()}
+    assert from_bases["mean"] == -0.065
     alone = summarize({"scratch": scratch, "impulse": {None: {0: 0.3, 1: 0.3}}})["impulse"]
     assert alone["difference"]["by_base"] == {"0": 0.05} and list(alone["accuracies"]) == ["0"]
 
