@@ -73,7 +73,7 @@ class Study:
         return by_base
 
     def have_equal_fractals(self, arm: str, other: str) -> bool:
-        """Whether bases of one number are the same fractal in two arms."""
+        """Whether bases of one number are the same fractal in two arms, as their contraction tells."""
         one, two = (
             {run["base"]: run.get("contraction") for run in self.pretraining if run["variant"] == each}
             for each in (arm, other)
