@@ -217,7 +217,8 @@ def store(tmp_path_factory) -> Path:
         patch.chdir(path)
         assert run(["render", *SMALL_RECIPE, "--out=1p-frac"]) == 0
         assert run(["pretrain", "--shards=1p-frac", "--out=runs/1p-frac", *SMALL["pretrain"]]) == 0
-    (path / "1p-frac-64").symlink_to("1p-frac")
+    for name in ("1p-frac-64", "redrawn-masks"):
+        (path / name).symlink_to("1p-frac")
     for name in ("laptop", "noise"):
         shutil.copytree(path / "runs" / "1p-frac", path / "runs" / name)
     return path

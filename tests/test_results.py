@@ -1,4 +1,4 @@
-"""docs/results.md is what examples/results/report.py makes of the files there; and the nested analysis behind it."""
+"""The pages of results are what examples/results/report.py makes of the files there; and the analysis behind it."""
 
 import dataclasses
 import importlib
@@ -88,13 +88,12 @@ def study(scripts):
 
 def test_the_pages_are_what_the_script_makes(scripts):
     studies = scripts["analysis"].load(RESULTS)
-    for name in ("results.md", "why.md"):
-        page = (ROOT / "docs" / name).read_text("utf-8")
-        assert scripts["report"].fill(page, studies) == page, "run python examples/results/report.py"
-    page = (ROOT / "docs" / "results.md").read_text("utf-8")
-    blocks = [match[2] for match in scripts["report"].BLOCK.finditer(page)]
-    tables = [*scripts["report"].TABLES, *scripts["report"].OF_ALL]
-    assert sorted(blocks) == sorted(tables), "each table stands on the page once"
+    report = scripts["report"]
+    pages = [(ROOT / "docs" / name).read_text("utf-8") for name in report.PAGES]
+    assert [report.fill(page, studies) for page in pages] == pages, "run python examples/results/report.py"
+    blocks = [match[2] for page in pages for match in report.BLOCK.finditer(page)]
+    tables = [*report.TABLES, *report.OF_ALL]
+    assert sorted(blocks) == sorted(tables), "each table stands on one page, once"
 
 
 def test_the_readme_has_the_numbers_of_the_studies(scripts):

@@ -1,4 +1,4 @@
-"""Makes every table and plot of docs/results.md from the JSON files beside this script.
+"""Makes every table and plot of docs/results.md and docs/sweeps.md from the JSON files beside this script.
 
 python examples/results/report.py
 
@@ -34,6 +34,7 @@ from fracgen.train.experiments import nested
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- results: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = ("results.md", "sweeps.md")
 SWEEPS = ("delta", "sigma", "classes", "noise", "photo", "augmentation", "masks", "perturbation", "formula")
 Rows = list[list[str]]
 
@@ -291,11 +292,11 @@ def fill(page: str, studies: Mapping[str, Study]) -> str:
 
 
 def main() -> None:
-    """Write the page and the plots."""
+    """Write the pages and the plots."""
     import plots
 
     studies = load(HERE)
-    for name in ("results.md", "why.md"):
+    for name in PAGES:
         page = DOCS / name
         write_atomically(page, fill(page.read_text("utf-8"), studies))
     plots.draw(studies, DOCS / "plots", probed_arms(HERE))
