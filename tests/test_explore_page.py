@@ -312,6 +312,18 @@ def test_coefficients_and_singular_values_are_edited_as_numbers(tab):
     assert np.array_equal(scaled.maps[..., 2], before.maps[..., 2]) and abs(scaled.sigma - before.sigma) > 0.2
 
 
+def test_small_coefficients_can_be_read(tab):
+    typed = {"a": 0.00098765, "b": -0.00098765, "e": -0.012345, "c": -1.2345e-12, "d": 0.71234, "f": -1234567.8}
+    tab.press("2")
+    for name, value in typed.items():
+        tab.type(f'#map-cards section:nth-child(1) [data-name="{name}"]', str(value))
+    boxes = tab.page.eval_on_selector_all(
+        "#map-cards input", "all => all.map(each => [each.dataset.name, each.value, each.scrollWidth - each.clientWidth])"
+    )
+    assert [name for name, _, hidden in boxes if hidden > 0] == []
+    assert all(np.isclose(float(text), typed[name], rtol=0.05) for name, text, _ in boxes[:6])
+
+
 def test_what_is_typed_out_of_range_is_clamped_and_a_line_says_so(tab):
     for text, value, line in (("99", 6.0, "99 is outside above 0"), ("wide", 3.5, '"wide" is no number')):
         tab.type("#field-sigma", text)

@@ -37,6 +37,7 @@ from fracgen.shards.errors import FracgenError, UsageError
 from fracgen.shards.files import num_cores
 from fracgen.style import fill_rate
 from fracgen.sweep import MAX_VALUES, base_number, check_sweep, sweep_cells, sweep_sheet
+from fracgen.vetting import PROBES
 
 MAX_AT_WORK = 4
 """Requests that are worked on at a time: each may hold the memory of a few images. The others wait."""
@@ -87,6 +88,7 @@ class Explorer:
                 "base": self.inputs.base,
                 "working_folder": self.place.resolve().name,
                 "limits": {"images": MAX_IMAGES, "values": MAX_VALUES},
+                "probes": PROBES,
                 "augment": self._augmenter.describe() if self._augmenter is not None else None,
                 "note": self.inputs.note,
             }

@@ -24,6 +24,16 @@ export function short(value, digits = 4) {
   return String(Number(value.toPrecision(digits)));
 }
 
+/** A number in so few letters that a narrow box shows all of it: with fewer digits, or as in 9.88e-4. */
+export function narrow(value, letters = 7) {
+  for (const digits of [4, 3, 2, 1]) {
+    const forms = [short(value, digits), value.toExponential(digits - 1).replace("e+", "e")];
+    const text = forms.find((form) => form.length <= letters);
+    if (text) return text;
+  }
+  return value.toExponential(0);
+}
+
 /** A number with a fixed number of decimals, for columns. */
 export function fixed(value, decimals = 3) {
   return Number.isFinite(value) ? value.toFixed(decimals).replace("-", "\u2212") : "-";

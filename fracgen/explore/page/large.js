@@ -7,8 +7,6 @@ import { sigma, singularValues } from "./linear.js";
 import { colourOf, Frames, isBounded } from "./frames.js";
 import { differenceData, imagesOf, paint, toImageData } from "./pictures.js";
 
-const PROBES = 64; // perturbations of a base that vetting tries
-
 export class Large {
   constructor(state, model, flicker) {
     Object.assign(this, { state, model, flicker, base: null, image: null });
@@ -106,7 +104,8 @@ export class Large {
   // Of several: of the base of the image, which was found or given.
   #badgesOfBase() {
     const share = this.model.resolved.provenance.base_acceptances?.[this.model.basePlace];
-    const accepted = share === undefined ? [] : [this.#accepted({ kept: Math.round(share * PROBES), tried: PROBES })];
+    const { probes } = this.state.session;
+    const accepted = share === undefined ? [] : [this.#accepted({ kept: Math.round(share * probes), tried: probes })];
     return [...accepted, ...mapBadges(this.base?.maps ?? [])];
   }
 

@@ -1,6 +1,6 @@
 // The maps of the base fractal as numbers: six coefficients, probability and singular values, each editable.
 
-import { byId, element, fixed, report, short } from "./elements.js";
+import { byId, element, fixed, narrow, report } from "./elements.js";
 import { colourOf } from "./frames.js";
 import { followsDeterminants, probabilities, sigmaOf, singularValues, withMaps, withSingularValues } from "./linear.js";
 
@@ -63,7 +63,7 @@ export class Maps {
     for (const box of card.querySelectorAll("input")) {
       if (document.activeElement === box && box.dataset.typing) continue;
       const value = values[box.dataset.name];
-      box.value = value === undefined ? "" : short(value, 4);
+      box.value = value === undefined ? "" : narrow(value);
       box.title = value === undefined ? "" : String(value);
     }
     const mirrors = map[0][0] * map[1][1] - map[0][1] * map[1][0] < 0;
