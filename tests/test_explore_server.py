@@ -114,6 +114,30 @@ def test_the_page_is_for_who_has_the_printed_address(page):
     )
 
 
+def test_the_address_that_a_browser_is_started_with_works_once(tmp_path):
+    with explore(read_source(None, []), tmp_path) as page:
+        path = page.server.address_once.rpartition("/")[2]
+        assert page.server.address_once.startswith(page.server.address.partition("?")[0]) and page.token not in path
+        for guess in ("?once=", "?once=guess", f"?token={path.partition('=')[2]}", f"{path}x"):
+            assert page.ask("GET", f"/{guess}", Cookie="")[0] == 403
+        answers = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(page.ask("GET", f"/{path}", Cookie=""))) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(answer[0] for answer in answers) == [303, *[403] * 7]
+        for status, body, headers in answers:
+            assert page.token.encode() not in body and (headers["Set-Cookie"] or "").startswith(
+                page.cookie if status == 303 else ""
+            )
+            assert status == 303 or "was opened before" in json.loads(body)["error"]
+        assert page.ask("GET", f"/{path}")[0] == 200, "its own browser may come again"
+        assert page.ask("GET", "/?once=", Cookie="")[0] == 403
+
+
 def test_it_listens_on_loopback_only(page):
     assert page.server.socket.getsockname()[0] == "127.0.0.1"
 
@@ -289,12 +313,12 @@ def test_an_older_request_is_dropped_in_the_midst(page):
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
-def start(*arguments: str, cwd: Path) -> tuple[subprocess.Popen[str], str]:
-    """The command in a process of its own, and the address that it prints."""
+def start(*arguments: str, cwd: Path, browser: str = "") -> tuple[subprocess.Popen[str], str]:
+    """The command in a process of its own, and the address that it prints. browser: which it opens that in."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "fracgen", "explore", "--no-open", *arguments],
+        [sys.executable, "-m", "fracgen", "explore", *([] if browser else ["--no-open"]), *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "DISPLAY": ":0", "BROWSER": browser},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -311,6 +335,23 @@ def test_ctrl_c_ends_it_with_a_line_and_two_have_two_ports(tmp_path):
         out, err = process.communicate(timeout=30)
         assert process.returncode == 0 and out == ""
         assert err.splitlines() == ["fracgen: Ctrl-C ends it", "fracgen: ended"]
+
+
+def test_a_browser_is_started_without_the_token(tmp_path):
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/.words && mv {tmp_path}/.words {tmp_path}/words\n')
+    browser.chmod(0o755)
+    process, address = start(cwd=tmp_path, browser=str(browser))
+    words = tmp_path / "words"
+    for _ in range(600):
+        if words.exists():
+            break
+        time.sleep(0.05)
+    started_with = words.read_text().strip()
+    page = ExplorePage(started_with)
+    assert page.session()["recipe"] and page.token in address and page.token not in started_with
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
 
 
 def test_ctrl_c_is_not_lost_while_a_connection_is_handed_to_its_thread(page, monkeypatch):

@@ -55,7 +55,7 @@ def explore(
         print(server.address, flush=True)
         print("fracgen: Ctrl-C ends it", file=sys.stderr)
         if open_page and _has_screen():
-            threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
+            threading.Thread(target=webbrowser.open, args=(server.address_once,), daemon=True).start()
         try:
             with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever(poll_interval=0.1)

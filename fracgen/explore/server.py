@@ -3,6 +3,7 @@
 Another page in the same browser can send requests to any address, so each must name this host, come from this page
 where it says whence it comes, and bear the token that stands in this page. Other users of this machine can reach the
 server too, so the page itself is for who has the address that was printed, which holds the token; a cookie keeps it.
+They see the command line of a browser that is started with an address: that one gives the cookie once, and no token.
 """
 
 import contextlib
@@ -63,6 +64,7 @@ class ExploreServer(ThreadingHTTPServer):
         self.explorer, self.token = explorer, secrets.token_urlsafe(24)
         self.files = page_files(self.token)
         self.page = self.files.pop("index.html")
+        self._ticket, self._ticket_lock = secrets.token_urlsafe(24), threading.Lock()
         self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         try:
             super().__init__((HOST, DEFAULT_PORT if port is None else port), Handler)
@@ -82,6 +84,19 @@ class ExploreServer(ThreadingHTTPServer):
     def address(self) -> str:
         """The page's address, with the token."""
         return f"http://{HOST}:{self.server_port}/?token={self.token}"
+
+    @property
+    def address_once(self) -> str:
+        """The page's address as it may stand in a command line: it opens the page for who comes first."""
+        return f"http://{HOST}:{self.server_port}/?once={self._ticket}"
+
+    def take_ticket(self, sent: str) -> bool:
+        """Whether a request has the ticket of `address_once`, which nobody has used before."""
+        with self._ticket_lock:
+            if not self._ticket or not _is_same(sent, self._ticket):
+                return False
+            self._ticket = ""
+            return True
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -130,6 +145,10 @@ def page_files(token: str) -> dict[str, tuple[str, bytes]]:
     return files
 
 
+def _is_same(sent: str, secret: str) -> bool:
+    return hmac.compare_digest(sent.encode("utf-8", "replace"), secret.encode())
+
+
 def _refusal(message: str) -> Reply:
     return Reply.of_json({"error": one_line(message)})
 
@@ -152,17 +171,18 @@ class Handler(BaseHTTPRequestHandler):
         if self._is_foreign():
             self._fail(HTTPStatus.FORBIDDEN, "this server answers to its own page only")
         elif path == "/":
-            self._send_page(urllib.parse.parse_qs(query).get("token", [""])[0])
+            self._send_page(dict(urllib.parse.parse_qsl(query)))
         elif name in self.server.files:
             self._send_file(self.server.files[name])
         else:
             self._fail(HTTPStatus.NOT_FOUND, "no such page")
 
-    def _send_page(self, token: str) -> None:
+    def _send_page(self, query: Mapping[str, str]) -> None:
         """The page, whose address then holds no token: what is copied from there gives nothing away."""
-        cookie = f"fracgen-{self.server.server_port}"
-        if self._is_token(token):
-            headers = {"Location": "/", "Set-Cookie": f"{cookie}={token}; HttpOnly; SameSite=Lax; Path=/"}
+        cookie, once = f"fracgen-{self.server.server_port}", query.get("once", "")
+        if self._is_token(query.get("token", "")) or self.server.take_ticket(once):
+            kept = f"{cookie}={self.server.token}; HttpOnly; SameSite=Lax; Path=/"
+            headers = {"Location": "/", "Set-Cookie": kept}
             self._send(HTTPStatus.SEE_OTHER, Reply(b"", "text/plain"), headers)
             return
         cookies = ";".join(self.headers.get_all("Cookie", [])).split(";")  # other programs' too, in whatever form
@@ -170,7 +190,9 @@ class Handler(BaseHTTPRequestHandler):
         if any(map(self._is_token, kept)):
             self._send_file(self.server.page)
         else:
-            self._fail(HTTPStatus.FORBIDDEN, "open the whole address that `fracgen explore` printed: it has a token")
+            line = "open the whole address that `fracgen explore` printed: it has a token"
+            used = "this address was opened before, by you or by another user of this machine, and works once; "
+            self._fail(HTTPStatus.FORBIDDEN, (used if once else "") + line)
 
     def _send_file(self, file: tuple[str, bytes]) -> None:
         media_type, data = file
@@ -215,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, reply)
 
     def _is_token(self, sent: str) -> bool:
-        return hmac.compare_digest(sent.encode("utf-8", "replace"), self.server.token.encode())
+        return _is_same(sent, self.server.token)
 
     def _is_foreign(self) -> bool:
         """Whether a request may come from elsewhere than this page."""
