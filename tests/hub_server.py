@@ -34,7 +34,9 @@ class Repo:
         return next((name for name in self.branches if self.head(name) == revision), revision)
 
     def head(self, branch: str) -> str:
-        return hashlib.sha1(f"{branch} {self.commits[branch]}".encode(), usedforsecurity=False).hexdigest()
+        """Of one content another one: branches that begin where another one is have its head."""
+        files = [(path, hashlib.sha1(data).hexdigest()) for path, data in sorted(self.branches[branch].items())]
+        return hashlib.sha1(f"{self.commits[branch]} {files}".encode(), usedforsecurity=False).hexdigest()
 
 
 class Hub(ThreadingHTTPServer):
@@ -176,8 +178,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def api(self, repo: Repo, name: str, action: str, branch: str, body: bytes) -> tuple[int, Any, dict[str, str]]:
         if action == "branch":
-            repo.branches.setdefault(branch, dict(repo.branches["main"]))
-            repo.commits.setdefault(branch, 1)
+            if branch in repo.branches:
+                return 409, {"error": "Reference already exists"}, {}
+            first = repo.branch(json.loads(body or b"{}").get("startingPoint", "main"))
+            repo.branches[branch], repo.commits[branch] = dict(repo.branches[first]), repo.commits[first]
             return 200, {}, {}
         branch = repo.branch(branch)
         if branch not in repo.branches:

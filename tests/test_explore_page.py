@@ -318,7 +318,7 @@ def test_small_coefficients_can_be_read(tab):
     for name, value in typed.items():
         tab.type(f'#map-cards section:nth-child(1) [data-name="{name}"]', str(value))
     boxes = tab.page.eval_on_selector_all(
-        "#map-cards input", "all => all.map(each => [each.dataset.name, each.value, each.scrollWidth - each.clientWidth])"
+        "#map-cards input", "all => all.map(box => [box.dataset.name, box.value, box.scrollWidth - box.clientWidth])"
     )
     assert [name for name, _, hidden in boxes if hidden > 0] == []
     assert all(np.isclose(float(text), typed[name], rtol=0.05) for name, text, _ in boxes[:6])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import contents
-from hub_server import TOKEN, Hub
+from hub_server import TOKEN, Hub, Repo
 from servers import file_system
 
 from fracgen.cli.app import run
@@ -137,6 +137,40 @@ def test_a_set_that_somebody_publishes_between_the_look_and_the_first_commit_is_
     with pytest.raises(DataError, match="was changed by somebody else meanwhile"):
         publish(folder, SET, on_plan=replace_all)
     assert set(hub.files("datasets/me/set").values()) == {b"theirs"}
+
+
+@pytest.mark.parametrize("branch", ["main", "v1"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_branch_that_somebody_makes_between_the_look_and_the_first_commit_is_left(hub, folder, branch, is_there):
+    """is_there: the repository, and in it main."""
+    if is_there and branch == "main":
+        pytest.skip("the test above")
+    theirs = {".gitattributes": b"", "other-train-000000.tar": b"theirs", "dataset.json": b"theirs"}
+    if is_there:
+        hub.repos["datasets/me/set"] = Repo(private=False)
+
+    def make(plan):
+        repo = hub.repos.setdefault("datasets/me/set", Repo(private=False))
+        repo.branches[branch], repo.commits[branch] = dict(theirs), 2
+
+    with pytest.raises(DataError, match="was changed by somebody else meanwhile"):
+        publish(folder, SET, revision=branch, on_plan=make)
+    assert hub.repos["datasets/me/set"].branches[branch] == theirs
+
+
+def test_a_branch_that_is_made_begins_as_main_and_holds_one_set(hub, folder, tmp_path, capsys):
+    other = tmp_path / "noise"
+    assert run(["baseline", "noise", "--classes=4", "--size=32", "--points=500", "--out", str(other)]) == 0
+    publish(other, SET)
+    before = hub.files("datasets/me/set")
+    capsys.readouterr()
+    assert run(["publish", str(folder), f"{SET}@v1"]) == 2
+    assert "holds another data set (dataset.json, noise-train-000000.tar" in capsys.readouterr().err
+    assert set(hub.repos["datasets/me/set"].branches) == {"main"}
+    publish(folder, f"{SET}@v1", replace=True)
+    assert hub.files("datasets/me/set", "v1") == contents(folder) and hub.files("datasets/me/set") == before
+    assert len(publish(folder, f"{SET}@v1").plan.present) == len(contents(folder))
+    assert publish(other, f"{SET}@same").plan.upload == () and hub.files("datasets/me/set", "same") == before
 
 
 def test_another_set_is_not_overwritten(hub, folder, tmp_path, capsys):

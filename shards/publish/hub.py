@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ T = TypeVar("T")
 _REPO = re.compile(
     r"hf:/{1,2}(?P<datasets>datasets/)?(?P<id>(?!datasets/|spaces/|buckets/)[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?/?"
 )
+_HUBS_OWN = ".gitattributes"
+"""All that a repository holds which the Hub has just made."""
 _NOT_FOUND, _CONFLICT, _PRECONDITION = 404, 409, 412
 _REFUSED = re.compile(r"HTTP status client error \(40[13]")
 """In the words of hf_xet, whose errors have no status."""
@@ -76,21 +79,25 @@ class HubStore:
         if not self._token:
             raise UsageError(f"{repo}: no token; run `hf auth login`, or set HF_TOKEN")
         self._api = HfApi(token=self._token)
-        self._head = ""
+        self._head, self._is_there = "", False
 
     def listing(self) -> dict[str, RemoteFile]:
-        """The files of the branch, by path."""
-        with contextlib.suppress(MissingFileError):
-            return self._try(self._list)
+        """The files of the branch, by path; of one that is not there yet those of main, with which it will begin."""
+        for revision in (self.repo.revision, "main"):
+            with contextlib.suppress(MissingFileError):
+                files = self._try(partial(self._list, revision))
+                self._is_there = revision == self.repo.revision
+                return files
         return {}
 
-    def _list(self) -> dict[str, RemoteFile]:
-        info = self._api.repo_info(self.repo.id, repo_type=self.repo.kind, revision=self.repo.revision)
+    def _list(self, revision: str = "") -> dict[str, RemoteFile]:
+        revision = revision or self.repo.revision
+        info = self._api.repo_info(self.repo.id, repo_type=self.repo.kind, revision=revision)
         self._head = info.sha or ""
         if self._private and not info.private:
             raise UsageError(f"{self.repo}: is public; change that on the Hub, or leave out --private")
         entries = self._api.list_repo_tree(
-            self.repo.id, recursive=True, revision=self.repo.revision, repo_type=self.repo.kind
+            self.repo.id, recursive=True, revision=info.sha or revision, repo_type=self.repo.kind
         )
         return {entry.path: _remote_file(entry) for entry in entries if hasattr(entry, "blob_id")}
 
@@ -101,12 +108,12 @@ class HubStore:
         return remote.sha256 == file.sha256 if remote.sha256 else remote.git_blob == file.git_blob
 
     def read(self, name: str) -> bytes:
-        """A small file of the branch."""
+        """A small file of what `listing` saw."""
 
         def read() -> bytes:
             with tempfile.TemporaryDirectory() as folder:
                 path = self._api.hf_hub_download(
-                    self.repo.id, name, repo_type=self.repo.kind, revision=self.repo.revision, local_dir=folder
+                    self.repo.id, name, repo_type=self.repo.kind, revision=self._head, local_dir=folder
                 )
                 return Path(path).read_bytes()
 
@@ -115,18 +122,22 @@ class HubStore:
     def create(self) -> None:
         """Make the repository and the branch, where they are not there yet.
 
-        Raises ConflictError where the branch is no longer what `listing` saw.
+        Raises ConflictError where somebody else made the branch since `listing` did not see it.
         """
+        if self._is_there:
+            return
         repo, seen = self.repo, self._head
 
         def make() -> None:
             self._api.create_repo(repo.id, repo_type=repo.kind, private=self._private or None, exist_ok=True)
             if repo.revision != "main":
-                self._api.create_branch(repo.id, repo_type=repo.kind, branch=repo.revision, exist_ok=True)
+                self._api.create_branch(
+                    repo.id, repo_type=repo.kind, branch=repo.revision, revision=seen or None, exist_ok=True
+                )
 
         self._try(make)
-        self._try(self._list)
-        if seen and self._head != seen:
+        files = self._try(self._list).keys() - {_HUBS_OWN}
+        if (self._head != seen) if seen else files:
             raise self._conflict()
 
     def upload(self, files: Sequence[ReleaseFile]) -> None:

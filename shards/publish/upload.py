@@ -83,8 +83,6 @@ def upload(
 
     on_file: called with each file that has arrived. Raises what the store raises; DataError where a file changed here.
     """
-    if not plan.upload and not plan.delete:
-        return
     store.create()
     if plan.delete:
         store.delete(plan.delete)
