@@ -102,6 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = bodies.get(fault, data)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Last-Modified", self.date_time_string(file.stat().st_mtime))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if fault in ("cut", "hang") else body)
         if fault == "hang":

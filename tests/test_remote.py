@@ -161,6 +161,31 @@ def test_an_interrupt_stops_what_is_on_its_way(server, folder, tmp_path):
     assert files.fetch_tars() == [] and not list((tmp_path / "cache").rglob("*.part"))
 
 
+@pytest.mark.parametrize("scheme", ["http", "s3", "memory"])
+def test_tars_of_others_that_changed_are_fetched_anew(scheme, server, copy, settings, request):
+    """Of the same size, as tars often are."""
+    path = copy / tar(copy, 0)
+    place = {"http": server.url, "s3": "s3://bucket/changed", "memory": "memory://changed"}[scheme]
+    if scheme == "s3":
+        request.getfixturevalue("s3")
+
+    def put(data: bytes, modified: int) -> bytes:
+        path.write_bytes(data)
+        os.utime(path, (modified, modified))
+        if scheme != "http":
+            (file_system() if scheme == "s3" else fsspec.filesystem("memory")).put(str(path), f"{place}/set/{path.name}")
+        return data
+
+    def fetch() -> bytes:
+        (fetched,), _ = fetch_tars([f"{place}/set/{path.name}"], FileCache(settings))
+        return fetched.read_bytes()
+
+    first = put(path.read_bytes(), 1_700_000_000)
+    assert fetch() == first
+    second = put(bytes(reversed(first)), 1_700_000_060)
+    assert fetch() == second
+
+
 def test_an_interrupt_stops_tars_of_another_origin_too(server, folder, tmp_path):
     urls = [f"{server.url}/set/{tar(folder, number)}" for number in range(5)]
     for number in range(1, 5):
