@@ -181,8 +181,10 @@ class Handler(BaseHTTPRequestHandler):
         """The page, whose address then holds no token: what is copied from there gives nothing away."""
         cookie, once = f"fracgen-{self.server.server_port}", query.get("once", "")
         if self._is_token(query.get("token", "")) or self.server.take_ticket(once):
-            kept = f"{cookie}={self.server.token}; HttpOnly; SameSite=Lax; Path=/"
-            headers = {"Location": "/", "Set-Cookie": kept}
+            headers = {
+                "Location": "/",
+                "Set-Cookie": f"{cookie}={self.server.token}; HttpOnly; SameSite=Lax; Path=/",
+            }
             self._send(HTTPStatus.SEE_OTHER, Reply(b"", "text/plain"), headers)
             return
         cookies = ";".join(self.headers.get_all("Cookie", [])).split(";")  # other programs' too, in whatever form
