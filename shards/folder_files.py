@@ -74,10 +74,22 @@ def open_folder(place: Path | str, cache: CacheSettings | None = None) -> Folder
 
 def holds_shards(url: str) -> bool:
     """Whether there is a manifest at a URL that this user may read. Raises DataError where the server cannot tell."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(MissingFileError, AccessError):
-        download(Url.parse(url) / MANIFEST, Path(folder) / MANIFEST, limit=_MAX_MANIFEST_BYTES)
+    with contextlib.suppress(MissingFileError, AccessError):
+        _fetch_manifest(Url.parse(url))
         return True
     return False
+
+
+def _fetch_manifest(url: Url) -> bytes:
+    """The manifest at a URL as it is now. Raises DataError where this machine has no room for it, else as `download`."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / MANIFEST
+            download(url / MANIFEST, path, limit=_MAX_MANIFEST_BYTES)
+            return path.read_bytes()
+    except OSError as error:
+        place = tempfile.tempdir or "temporary files"
+        raise DataError(f"{place}: cannot be written ({error.strerror}); free some, or set TMPDIR to another") from None
 
 
 class LocalFiles:
@@ -309,14 +321,10 @@ class RemoteFiles:
             )
 
     def _fetch_manifest(self) -> bytes:
-        file = self.url / MANIFEST
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / MANIFEST
-            try:
-                download(file, path, limit=_MAX_MANIFEST_BYTES)
-            except MissingFileError as error:
-                raise MissingFileError(f"{error}; so this is no folder of shards") from None
-            return path.read_bytes()
+        try:
+            return _fetch_manifest(self.url)
+        except MissingFileError as error:
+            raise MissingFileError(f"{error}; so this is no folder of shards") from None
 
 
 class ChangedError(DataError):

@@ -15,8 +15,10 @@ from fracgen.shards.files import shown_size
 from fracgen.shards.folder_files import CONNECTIONS, Progress
 from fracgen.shards.remote import MissingFileError, Url, connect, download, retrying
 
-_VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "generation", "md5Hash", "blob_id", "created")
-_VERSIONS += ("Last-Modified", "Content-MD5", "Digest", "modify", "modificationTime", "sha")
+_VERSIONS = (
+    *("ETag", "etag", "LastModified", "last_modified", "mtime", "generation", "md5Hash", "blob_id", "created"),
+    *("Last-Modified", "Content-MD5", "Digest", "modify", "modificationTime", "sha"),
+)
 """What file systems say of a file that is another one when the file is: whichever of these there are."""
 _MAX_TAR_BYTES = 1 << 40
 

@@ -152,7 +152,7 @@ def test_a_model_goes_to_the_hub_and_back(runs, hub: Hub, tmp_path):
     other = runs / "tuned" / "seed-1" / "model"
     with pytest.raises(UsageError, match="nobody has said under which licence"):
         publish(other, "hf://me/net")
-    with pytest.raises(UsageError, match=r"holds another model \(model\.safetensors\)"):
+    with pytest.raises(UsageError, match=r"holds another data set or model \(model\.safetensors\)"):
         publish(other, "hf://me/net", licence="cc-by-nc-4.0")
     publish(other, "hf://me/net", licence="cc-by-nc-4.0", replace=True)
     card, config = hub.files("me/net")["README.md"].decode(), json.loads(hub.files("me/net")["config.json"])

@@ -165,7 +165,7 @@ def test_a_branch_that_is_made_begins_as_main_and_holds_one_set(hub, folder, tmp
     before = hub.files("datasets/me/set")
     capsys.readouterr()
     assert run(["publish", str(folder), f"{SET}@v1"]) == 2
-    assert "holds another data set (dataset.json, noise-train-000000.tar" in capsys.readouterr().err
+    assert "holds another data set or model (dataset.json, noise-train-000000.tar" in capsys.readouterr().err
     assert set(hub.repos["datasets/me/set"].branches) == {"main"}
     publish(folder, f"{SET}@v1", replace=True)
     assert hub.files("datasets/me/set", "v1") == contents(folder) and hub.files("datasets/me/set") == before
@@ -180,7 +180,7 @@ def test_another_set_is_not_overwritten(hub, folder, tmp_path, capsys):
     before = hub.files("datasets/me/set")
     capsys.readouterr()
     assert run(["publish", str(folder), SET]) == 2
-    assert "holds another data set (dataset.json, noise-train-000000.tar" in capsys.readouterr().err
+    assert "holds another data set or model (dataset.json, noise-train-000000.tar" in capsys.readouterr().err
     assert hub.files("datasets/me/set") == before
     hub.order.clear()
     publish(folder, SET, replace=True)
@@ -302,6 +302,17 @@ def test_a_set_at_a_url(memory, folder):
     publish(folder, "memory://bucket/set")
     assert stored(memory) == contents(folder) and list(memory.store)[-1].endswith("dataset.json")
     assert publish(folder, "memory://bucket/set").plan.upload == ()
+
+
+def test_a_set_takes_no_models_place(memory, folder):
+    model = {"README.md": b"theirs", "config.json": b"{}", "model.safetensors": b"weights"}
+    for name, data in model.items():
+        memory().pipe(f"/bucket/set/{name}", data)
+    with pytest.raises(UsageError, match=r"holds another data set or model \(config\.json, model\.safetensors\)"):
+        publish(folder, "memory://bucket/set")
+    assert stored(memory) == model
+    publish(folder, "memory://bucket/set", replace=True)
+    assert stored(memory) == contents(folder)
 
 
 def test_files_that_arrived_in_part_are_sent_again(memory, folder, monkeypatch):

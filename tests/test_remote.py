@@ -204,6 +204,12 @@ def test_an_interrupt_stops_tars_of_another_origin_too(server, folder, tmp_path)
     assert all(path.is_file() for path in fetch_tars(urls, cache)[0])
 
 
+def test_no_room_for_temporary_files_is_one_line_that_names_their_folder(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert run(["inspect", f"{server.url}/set"]) == 1
+    assert re.fullmatch(r"fracgen: \S+/gone: cannot be written .*set TMPDIR to another\n", capsys.readouterr().err)
+
+
 def test_a_set_that_changes_while_it_is_read_is_named(server, copy, tmp_path):
     shards = open_shards(f"{server.url}/set")
     samples = iter(shards)

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.manifest import MANIFEST
-from fracgen.shards.publish.release import WEIGHTS, Release, ReleaseFile
+from fracgen.shards.publish.release import CONFIG, WEIGHTS, Release, ReleaseFile
 from fracgen.shards.publish.store import RemoteFile, Store
 
 
@@ -34,7 +34,7 @@ def plan_upload(release: Release, store: Store, place: str, *, replace: bool = F
     others = _others(release, remote, store)
     if others and not replace:
         named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        raise UsageError(f"{place}: holds another {_NAMES[release.kind]} ({named}); give another URL, or --replace")
+        raise UsageError(f"{place}: holds another data set or model ({named}); give another URL, or --replace")
     present = [file for file in release.all_files if file.name in remote and store.is_same(file, remote[file.name])]
     upload = [file for file in release.all_files if file not in present]
     unfinished = bool(upload) and release.last.name in remote
@@ -44,9 +44,6 @@ def plan_upload(release: Release, store: Store, place: str, *, replace: bool = F
         present.remove(release.last)
         upload.append(release.last)
     return UploadPlan(upload=tuple(upload), present=tuple(present), delete=tuple(delete))
-
-
-_NAMES = {"dataset": "data set", "model": "model"}
 
 
 def _others(release: Release, remote: dict[str, RemoteFile], store: Store) -> list[str]:
@@ -62,7 +59,7 @@ def _others(release: Release, remote: dict[str, RemoteFile], store: Store) -> li
     foreign = sorted(name for name in remote if PurePosixPath(name).suffix == ".tar" and name not in ours)
     if MANIFEST in remote and not _is_same_set(release, store.read(MANIFEST)):
         foreign.insert(0, MANIFEST)
-    return foreign
+    return foreign + [name for name in (CONFIG, WEIGHTS) if WEIGHTS in remote and name in remote]
 
 
 def _is_same_set(release: Release, data: bytes) -> bool:
