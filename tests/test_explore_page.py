@@ -312,6 +312,27 @@ def test_coefficients_and_singular_values_are_edited_as_numbers(tab):
     assert np.array_equal(scaled.maps[..., 2], before.maps[..., 2]) and abs(scaled.sigma - before.sigma) > 0.2
 
 
+def test_an_answer_that_comes_while_a_number_is_typed_leaves_it(tab):
+    tab.press("2")
+    waiting, held = [], True
+    tab.page.route("**/api/resolve", lambda route: waiting.append(route) if held else route.continue_())
+    tab.page.fill('#map-cards section:nth-child(1) [data-name="e"]', "0.125")
+    tab.page.keyboard.press("Tab")
+    tab.page.keyboard.type("0.31")
+    while not waiting:
+        tab.page.wait_for_timeout(20)
+    held = False
+    for route in waiting:
+        route.continue_()
+    tab.settle()
+    box = tab.page.evaluate("[document.activeElement.dataset.name, document.activeElement.value]")
+    assert box == ["c", "0.31"] and tab.recipe.base.maps[0][0, 2] == 0.125
+    tab.press("Enter")
+    assert tab.recipe.base.maps[0][1, 0] == 0.31
+    tab.press("ArrowUp")
+    assert np.isclose(tab.recipe.base.maps[0][1, 0], 0.32) and tab.page.evaluate("document.activeElement.value") == "0.32"
+
+
 def test_small_coefficients_can_be_read(tab):
     typed = {"a": 0.00098765, "b": -0.00098765, "e": -0.012345, "c": -1.2345e-12, "d": 0.71234, "f": -1234567.8}
     tab.press("2")

@@ -45,6 +45,8 @@ export class Maps {
     card.style.setProperty("--swatch", colourOf(number));
     const input = (name, label) => {
       const box = element("input", { type: "text", inputMode: "decimal", "data-name": name, "aria-label": `Map ${number + 1}, ${label}` });
+      box.addEventListener("input", () => (box.dataset.typing = "true"));
+      box.addEventListener("blur", () => delete box.dataset.typing);
       box.addEventListener("change", () => this.#typed(number, name, box));
       box.addEventListener("keydown", (event) => this.#nudge(event, number, name, box));
       return element("label", {}, element("span", {}, label), box);
@@ -73,6 +75,7 @@ export class Maps {
   }
 
   #typed(number, name, box) {
+    delete box.dataset.typing; // or what it was made of would not be shown
     const value = Number(box.value.trim().replace(",", "."));
     if (box.value.trim() === "" || !Number.isFinite(value)) {
       report("maps", `map ${number + 1}, ${name}: "${box.value}" is no number; the one before stays`);
@@ -86,6 +89,7 @@ export class Maps {
     const direction = { ArrowUp: 1, ArrowDown: -1 }[event.key];
     if (!direction) return;
     event.preventDefault();
+    delete box.dataset.typing;
     this.model.inputAt = event.timeStamp;
     const value = Number((Number(box.title) + direction * (event.shiftKey ? 0.1 : 0.01)).toPrecision(12));
     this.#set(number, name, value, {});
