@@ -81,7 +81,7 @@ def holds_shards(url: str) -> bool:
 
 
 def _fetch_manifest(url: Url) -> bytes:
-    """The manifest at a URL as it is now. Raises DataError where this machine has no room for it, else as `download`."""
+    """The manifest at a URL as it is now. Raises as `download`; DataError where this machine has no room for it."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / MANIFEST

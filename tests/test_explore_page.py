@@ -330,7 +330,8 @@ def test_an_answer_that_comes_while_a_number_is_typed_leaves_it(tab):
     tab.press("Enter")
     assert tab.recipe.base.maps[0][1, 0] == 0.31
     tab.press("ArrowUp")
-    assert np.isclose(tab.recipe.base.maps[0][1, 0], 0.32) and tab.page.evaluate("document.activeElement.value") == "0.32"
+    assert np.isclose(tab.recipe.base.maps[0][1, 0], 0.32)
+    assert tab.page.evaluate("document.activeElement.value") == "0.32"
 
 
 def test_small_coefficients_can_be_read(tab):
