@@ -34,6 +34,7 @@ MAY_SKIP = os.environ.get("FRACGEN_BROWSER") != "required"  # .ci/run requires i
 pytestmark = pytest.mark.skipif(bool(MISSING) and MAY_SKIP, reason=f"{MISSING} is not installed")
 
 TABS = ("explore", "maps", "sweep", "network", "export", "folder")
+SEARCHED = "recipe=1p-frac&size=48&pad=3&points=1500&min_fill=0.1&seed=3&base_candidates=2"
 NAMELESS = """[...document.querySelectorAll("button, input, select, [tabindex='0']")]
     .filter(each => each.checkVisibility() && !(each.getAttribute("aria-label") || each.labels?.length
         || each.getAttribute("aria-labelledby") || (each.innerText ?? "").trim()))
@@ -462,9 +463,7 @@ def test_a_sweep_of_a_base_of_ones_own_is_not_of_sigma(tab):
 
 def test_several_bases(browser, address):
     """Each image is compared with its own base, whose badges it has; a sweep is of that base."""
-    tab = Tab(browser, address).open(
-        "recipe=1p-frac&bases=4&classes=5&size=48&pad=3&points=1500&min_fill=0.1&seed=3&base_candidates=2"
-    )
+    tab = Tab(browser, address).open(SEARCHED + "&bases=4&classes=5")
     recipe, provenance = tab.recipe.resolve()
     images = {sample.index: sample.image for sample in recipe.render(range(0, 20, 5))}
     shown = tab.pixels("#grid canvas")
@@ -524,6 +523,15 @@ def test_the_network_sees_augmented_images(tab):
     assert tab.page.evaluate(PIXELS, "#network-grid canvas") != before
 
 
+def test_a_link_to_images_of_a_folder_that_is_not_open(browser, address):
+    tab = Tab(browser, address).open(SEARCHED + "&v.tab=network&v.ofFolder=true&v.sample=99&a.size=32")
+    tab.page.wait_for_selector("#network-grid canvas[width='32']")
+    assert tab.page.inner_text("#problems") == "" and tab.page.locator("#network-grid canvas").count() == 16
+    assert tab.page.inner_text("#network-range") == "0 to 3"
+    tab.context.close()
+    assert tab.complaints == []
+
+
 def test_a_folder_is_browsed(browser, folder, place):
     with served(folder, place) as address:
         tab = Tab(browser, address).open()
@@ -547,5 +555,8 @@ def test_a_folder_is_browsed(browser, folder, place):
         assert assert_drawn(tab).base == small_recipe().base
         tab.open("recipe=1p-frac&v.tab=folder&v.sample=-3&v.label=99&v.drawSeed=-1")
         assert shown.count() == 24 and tab.page.inner_text("#problems") == ""
+        tab.open("recipe=1p-frac&v.tab=network&v.ofFolder=true&v.sample=99&a.size=32")
+        tab.page.wait_for_selector("#network-grid canvas[width='32']")
+        assert tab.page.inner_text("#network-range") == "23 to 23" and tab.page.inner_text("#problems") == ""
         tab.context.close()
         assert tab.complaints == []

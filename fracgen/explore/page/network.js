@@ -40,7 +40,7 @@ export class Network {
   /** Ask for the augmented images and draw them. */
   async draw() {
     if (!this.state.session.extras.train) return;
-    const { ofFolder } = this.state.view;
+    const ofFolder = this.#ofFolder;
     const asked = this.#asked;
     const { draws } = asked;
     byId("network-draws").value = String(draws);
@@ -62,20 +62,26 @@ export class Network {
     return Object.fromEntries(this.state.augmentFields.map(({ name, default: usual }) => [name, this.state.augment[name] ?? usual]));
   }
 
+  // A link may be of a page with a folder, or with a larger one.
+  get #ofFolder() {
+    return this.state.view.ofFolder && Boolean(this.state.session.folder);
+  }
+
   get #asked() {
-    const { drawSeed: seed, ofFolder, sample } = this.state.view;
+    const { drawSeed: seed, sample } = this.state.view;
+    const ofFolder = this.#ofFolder;
     const draws = Math.min(Math.max(this.state.view.draws, 1), MOST_DRAWS);
     const entries = Object.entries(this.#values);
     const split = (isOfMix) => Object.fromEntries(entries.filter(([name]) => this.mixNames.has(name) === isOfMix));
-    const numbers = Array.from({ length: IMAGES }, (_, place) => sample + place);
     const last = (this.state.session.folder?.num_samples ?? 0) - 1;
+    const numbers = Array.from({ length: IMAGES }, (_, place) => Math.min(sample, last) + place);
     const indices = ofFolder ? numbers.filter((number) => number <= last) : this.model.gridIndices.slice(0, IMAGES);
     return { indices, draws, seed, augment: split(false), mix: split(true) };
   }
 
   #move(by) {
     const { view, session } = this.state;
-    const [name, size] = view.ofFolder
+    const [name, size] = this.#ofFolder
       ? ["sample", session.folder.num_samples]
       : ["first", this.model.axes[this.model.gridAxis].size];
     this.state.set({ view: { [name]: Math.min(Math.max(view[name] + by, 0), size - 1) } }, { push: true });
