@@ -31,7 +31,7 @@ class ExplorePage:
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, HTTPMessage]:
         """Status, body and headers of the answer."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
         with contextlib.closing(connection):
             own = {"X-Fracgen-Token": self.token, "Cookie": self.cookie}
             connection.request(method, path, body, own | {key.replace("_", "-"): text for key, text in headers.items()})
