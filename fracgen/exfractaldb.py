@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fracgen import citations
 from fracgen.categories import CategorySet
-from fracgen.ifs import Floats
+from fracgen.ifs import Floats, add, fused
 from fracgen.recipe import Column, Seed, UnmakeableError, spread
 from fracgen.rng import generator
 from fracgen.search_settings import MinVariance, SpatialSearch, SpatialSeed
@@ -214,9 +214,11 @@ def look_at(direction: Floats, up: Floats) -> Floats:
     """
     eye = DISTANCE * direction
     right = np.cross(-direction, up)
-    right /= math.sqrt(float(right @ right))
+    right /= math.sqrt(add(number * number for number in right.tolist()))
     axes = np.stack([right, np.cross(right, -direction), direction])
-    camera = np.column_stack([axes, -(axes @ eye)])
+    x, y, z = eye.tolist()  # products not by numpy, whose last bits follow the processor
+    moved = [fused(axis[2], z, fused(axis[0], x, axis[1] * y)) for axis in axes.tolist()]
+    camera = np.column_stack([axes, np.negative(moved)])
     camera[:2] /= math.tan(math.radians(FIELD_OF_VIEW / 2))
     return camera
 

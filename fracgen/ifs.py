@@ -10,7 +10,7 @@ import math
 import re
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -135,9 +135,7 @@ class IFS(System):
 def probabilities(maps: Floats) -> Floats:
     """p_j = |a d - b c| / sum, (N,) float64, summed one after the other in map order, as the published code sums."""
     determinants = [abs(a * d - b * c) for (a, b, _), (c, d, _) in maps.tolist()]
-    total = 0.0
-    for determinant in determinants:
-        total += determinant
+    total = add(determinants)
     if not 0 < total < math.inf:
         raise UsageError("the maps' determinants sum to 0 (or overflow), so p cannot be computed from them; give p")
     return np.array([determinant / total for determinant in determinants])
@@ -164,7 +162,7 @@ def sample_maps(sigma: float, num_maps: int, rng: np.random.Generator) -> Floats
         s1, s2, remaining = _draw_singular_values(remaining, num_maps - 1 - j, rng)
         u, v = math.pi * (2 * rng.random(2) - 1)
         signs = np.where(rng.random(2) < 0.5, -1.0, 1.0)
-        maps[j, :, :2] = _rotation(u) @ np.diag([s1, s2]) @ _rotation(v) * signs
+        maps[j, :, :2] = _turned(u, s1, s2, v) * signs
         maps[j, :, 2] = 2 * rng.random(2) - 1
     return maps
 
@@ -190,9 +188,25 @@ def _draw_singular_values(rest: float, maps_after: int, rng: np.random.Generator
     return s1, s2, max(rest - s1 - 2 * s2, 0.0)
 
 
-def _rotation(angle: float) -> Floats:
-    cos, sin = math.cos(angle), math.sin(angle)
-    return np.array([[cos, -sin], [sin, cos]])
+def _turned(u: float, s1: float, s2: float, v: float) -> Floats:
+    """R(u) diag(s1, s2) R(v), (2, 2) float64: not by numpy, whose last bits follow the processor."""
+    (cos_u, sin_u), (cos_v, sin_v) = ((math.cos(angle), math.sin(angle)) for angle in (u, v))
+    scaled, right = [[cos_u * s1, -sin_u * s2], [sin_u * s1, cos_u * s2]], [[cos_v, -sin_v], [sin_v, cos_v]]
+    return np.array([[fused(row[1], right[1][k], row[0] * right[0][k]) for k in range(2)] for row in scaled])
+
+
+def add(numbers: Iterable[float]) -> float:
+    """The sum of numbers, one after the other: Python's own compensates from 3.12 on, so that last bits differ."""
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
+
+
+def fused(a: float, b: float, c: float) -> float:
+    """a b + c of finite numbers, rounded once: Python has no such function before 3.13."""
+    (a_top, a_bottom), (b_top, b_bottom), (c_top, c_bottom) = (number.as_integer_ratio() for number in (a, b, c))
+    return (a_top * b_top * c_bottom + c_top * a_bottom * b_bottom) / (a_bottom * b_bottom * c_bottom)
 
 
 def load_ifs(path: Path | str) -> IFS:
@@ -266,7 +280,7 @@ def _parse_json(text: str) -> IFS:
 def _of_recipe(recipe: Any) -> IFS:
     if not isinstance(recipe, Mapping) or recipe.get("ifs") is None:
         raise UsageError("its recipe holds no IFS")
-    if "file" in recipe["ifs"]:
+    if isinstance(recipe["ifs"], Mapping) and "file" in recipe["ifs"]:
         raise UsageError("its recipe holds several base fractals, where one is to be read; give a CSV or JSON of one")
     return IFS.from_plain(recipe["ifs"])
 

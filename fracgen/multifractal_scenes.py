@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fracgen.ifs import Floats
+from fracgen.ifs import Floats, add
 from fracgen.shards.sample import Image
 
 LEVEL = 255
@@ -129,5 +129,5 @@ def blur_edge(sigma: float) -> int:
 def running_sums(maps: Floats) -> Floats:
     """p_1 + ... + p_j of each map, (N,), p_j = |det A_j| / sum."""
     determinants = [abs(a * d - b * c) for (a, b, _), (c, d, _) in maps.tolist()]
-    total = sum(determinants)
+    total = add(determinants)
     return np.cumsum([determinant / total for determinant in determinants])

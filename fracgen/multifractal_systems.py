@@ -7,12 +7,11 @@ are the published ones, to the bit.
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
-from fracgen.ifs import Floats
+from fracgen.ifs import Floats, add, fused
 
 Unit = Callable[[], float]
 """Gives the next number, uniform in [0, 1)."""
@@ -40,7 +39,7 @@ def sample_system(num_maps: int, unit: Unit) -> Floats:
         for row in range(2):
             first, second = left[row][0] * s1, left[row][1] * s2
             for column in range(2):
-                maps[j, row, column] = _fused(second, right[1][column], first * right[0][column])
+                maps[j, row, column] = fused(second, right[1][column], first * right[0][column])
     for j in range(num_maps):
         maps[j, :, 2] = _uniform(unit, -1, 1), _uniform(unit, -1, 1)
     return maps
@@ -104,7 +103,7 @@ def _change_turns(maps: Floats, unit: Unit) -> None:
 
 def _change_values(maps: Floats, unit: Unit) -> None:
     shares = [s1 + 2 * s2 for s1, s2 in map(_matrix_singular_values, maps)]
-    j, sigma = _below(unit, len(maps)), sum(shares)
+    j, sigma = _below(unit, len(maps)), add(shares)
     share = shares[j]
     low, high = ((bound - (sigma - share)) / share for bound in sigma_range(len(maps)))
     maps[j, :, :2] *= _uniform(unit, max(low, 0.0), max(high, 0.0))
@@ -142,8 +141,3 @@ def _turn(angle: float, signs: list[int]) -> list[list[float]]:
     """A rotation times a diagonal matrix of two signs, row by row."""
     cos, sin = math.cos(angle), math.sin(angle)
     return [[cos * signs[0], -sin * signs[1]], [sin * signs[0], cos * signs[1]]]
-
-
-def _fused(a: float, b: float, c: float) -> float:
-    """a b + c, rounded once: Python has no such function before 3.13."""
-    return float(Fraction(a) * Fraction(b) + Fraction(c))

@@ -65,9 +65,11 @@ def _halves(key: int) -> Iterator[int]:
 def plain_choices(maps: list[list[float]], uniforms: Iterator[float]) -> Iterator[int]:
     """The number of the map that each uniform number chooses. maps: a, b, e, c, d, f of each."""
     determinants = [abs(a * d - b * c) for a, b, _, c, d, _ in maps]
-    limits, total = [], 0.0
+    limits, total, whole = [], 0.0, 0.0
+    for determinant in determinants:  # one after the other: Python's own sum compensates from 3.12 on
+        whole += determinant
     for determinant in determinants:
-        total += determinant / sum(determinants)
+        total += determinant / whole
         limits.append(total)
     for uniform in uniforms:
         yield next((number for number, limit in enumerate(limits[:-1]) if uniform < limit), len(maps) - 1)

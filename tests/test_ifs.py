@@ -91,6 +91,7 @@ def test_p_of_a_csv_is_used_as_it_stands(tmp_path):
         ("a.json", '{"maps": []}', "2 x 3 matrices"),
         ("a.json", '{"maps": [[[1, 0, 0], [0, 1, 0]]], "p": [0.5, 0.5]}', "not"),
         ("a.json", '{"recipe": {"sigma": 1}}', "holds no IFS"),
+        ("a.json", '{"recipe": {"ifs": 5}}', "an IFS is written"),
     ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path, name, text, message):

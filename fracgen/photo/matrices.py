@@ -9,7 +9,7 @@ import operator
 
 import numpy as np
 
-from fracgen.ifs import Floats
+from fracgen.ifs import Floats, add
 
 
 def affine_matrix(eps: Floats, size: int) -> Floats:
@@ -51,7 +51,7 @@ def product(*matrices: Floats) -> Floats:
     result, *others = (matrix.tolist() for matrix in matrices)
     for other in others:
         columns = list(zip(*other, strict=True))
-        result = [[sum(map(operator.mul, row, column)) for column in columns] for row in result]
+        result = [[add(map(operator.mul, row, column)) for column in columns] for row in result]
     return np.array(result)
 
 
