@@ -21,6 +21,7 @@ from fracgen.ifs import IFS, SomeSystem, System, parse_system
 from fracgen.shards.errors import UsageError
 from fracgen.shards.files import check_local, unique_temporary, write_atomically
 from fracgen.shards.manifest import MANIFEST
+from fracgen.shards.plan import read_input
 from fracgen.shards.settings import convert, read_text
 from fracgen.style import check_range
 
@@ -107,7 +108,8 @@ class CategorySet(Stored, Generic[SomeSystem]):
         A rendered folder of such categories gives its own. count: how many, from 0; all by default. Files that are no
         CSV are passed over.
         Raises UsageError with the file or the number: a name that is no number, a number that is missing or there
-        twice, a file that is malformed, or fewer than `count`.
+        twice, a file that is malformed or not the one of the rendered folder, or fewer than `count`; DataError for a
+        rendered folder that is damaged.
         """
         folder = Path(folder)
         if (systems := cls._rendered(folder, count)) is not None:
@@ -119,11 +121,11 @@ class CategorySet(Stored, Generic[SomeSystem]):
         """The first `count` systems that a rendered folder carries, all by default; None where a folder is none."""
         if not (folder / MANIFEST).is_file():
             return None
-        if not (path := folder / cls.FILE).is_file():
+        if not (folder / cls.FILE).is_file():
             raise UsageError(
                 f"{folder}: a data set without {cls.FILE}; name one that has it, or a folder of categories"
             )
-        categories = cls.from_bytes(path.read_bytes())
+        categories = cls.from_bytes(read_input(folder, cls.FILE))
         if count is not None and count > len(categories):
             raise UsageError(f"{folder}: holds {len(categories)} categories, {count} are asked for; lower --categories")
         return categories.systems[:count]

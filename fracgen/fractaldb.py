@@ -136,7 +136,7 @@ class FractalDB(CategoryRecipe):
         from fracgen.renderer import borrow_renderer
 
         with borrow_renderer(self.style) as renderer:
-            for group, members in groupby(indices, lambda index: self.check_index(index) // self.group):
+            for group, members in groupby(map(self.check_index, indices), lambda index: index // self.group):
                 category, weight = divmod(group, len(weight_vectors(self.weights)))
                 weights = weight_vectors(self.weights)[weight]
                 self.trace(renderer, category, weights)
@@ -207,8 +207,8 @@ class OFDB(CategoryRecipe):
 
         with borrow_renderer(self.style) as renderer:
             weights = weight_vectors(0.4)[0] if self.weights == "published" else np.ones(6)
-            for index in indices:
-                self.trace(renderer, self.check_index(index), weights)
+            for index in map(self.check_index, indices):
+                self.trace(renderer, index, weights)
                 key = stream_key(self.seed, index, "masks", pass_number)
                 yield Sample(
                     image=renderer.draw(mask_key=key),

@@ -135,21 +135,24 @@ def _legend(image_name: str, base_name: str) -> list[tuple[str, tuple[int, int, 
 
 
 def packed_columns(shards: ShardFolder) -> Iterator[Column]:
-    """Columns of a packed folder: some classes, and of each the first images in the shards, their central squares."""
+    """Columns of a packed folder: some classes, and of each the first images in the shards, their central squares.
+
+    Of so many classes that none of these is among the images that are looked at: the first images.
+    """
     manifest = shards.manifest
     labels = np.unique(np.linspace(0, manifest.num_classes - 1, _PACKED_CLASSES, dtype=int)).tolist()
     samples: dict[int, list[EncodedSample]] = {label: [] for label in labels}
-    tars = map(shards.read_encoded_shard, range(len(manifest.shards)))
+    tars, first = map(shards.read_encoded_shard, range(len(manifest.shards))), list[EncodedSample]()
     for raw in itertools.islice(itertools.chain.from_iterable(tars), _PACKED_READ):
+        first += [raw] if len(first) < _PACKED_CLASSES else []
         if len(samples.get(raw.label, [None] * _PACKED_IMAGES)) < _PACKED_IMAGES:
             samples[raw.label].append(raw)
         if all(len(column) == _PACKED_IMAGES for column in samples.values()):
             break
-    for label, column in samples.items():
-        if column:
-            pictures = [decode_picture(raw.image_bytes).convert(manifest.image.mode) for raw in column]
-            images = [_square(np.asarray(picture)) for picture in pictures]
-            yield [(f"{label} {manifest.class_names[label]}", image) for image in images]
+    for column in list(filter(None, samples.values())) or [[raw] for raw in first]:
+        pictures = [decode_picture(raw.image_bytes).convert(manifest.image.mode) for raw in column]
+        images, label = [_square(np.asarray(picture)) for picture in pictures], column[0].label
+        yield [(f"{label} {manifest.class_names[label]}", image) for image in images]
 
 
 def _packed_heading(manifest: Manifest) -> str:

@@ -241,10 +241,15 @@ def draw_contours(contour: Contour, placement: Placement, image: Image) -> None:
 @lru_cache(maxsize=1024)
 def _contour(recipe: RCDB, label: int) -> Contour:
     ranges, unit = recipe.ranges, generator(recipe.seed, label, "contour").random
-    low, high = (-math.expm1(-bound / ranges.mean_vertices) for bound in (ranges.vertices[0], ranges.vertices[1] + 1))
-    vertices = int(-ranges.mean_vertices * math.log1p(-(low + (high - low) * unit())))  # the share that is in range
+    mean, least, end = ranges.mean_vertices, ranges.vertices[0], ranges.vertices[1] + 1
+    low, high = (-math.expm1(-bound / mean) for bound in (least, end))
+    share = low + (high - low) * (number := unit())  # of the distribution, the part that is in range
+    if share < 1:
+        vertices = int(-mean * math.log1p(-share))
+    else:  # too far out for a share: from `least` on, the exponential is as from 0 on
+        vertices = int(least - mean * math.log1p(number * math.expm1((least - end) / mean)))
     return Contour(
-        vertices=min(max(vertices, ranges.vertices[0]), ranges.vertices[1]),
+        vertices=min(max(vertices, least), end - 1),
         lines=_whole(unit(), *ranges.lines),
         noise=ranges.noise * unit(),
         line_offset=ranges.line_offset * unit(),

@@ -163,10 +163,10 @@ class Recipe(SampleSequence):
         return ", ".join([self.NAME, *shown])
 
     def check_index(self, index: int) -> int:
-        """`index` as an int. Raises UsageError where there is no such image."""
-        if not 0 <= index < len(self):
-            raise UsageError(f"index {index}: there are images 0 to {len(self) - 1}")
-        return int(index)
+        """`index` as Python's int. Raises TypeError for no whole number, UsageError where there is no such image."""
+        if not 0 <= (number := operator.index(index)) < len(self):
+            raise UsageError(f"index {number}: there are images 0 to {len(self) - 1}")
+        return number
 
 
 def spread(count: int, most: int) -> list[int]:

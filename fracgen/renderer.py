@@ -137,6 +137,7 @@ class Renderer:
         choices: npt.NDArray[np.uint8] = self._choices[lane]
         if p.tobytes() != self._p[lane]:
             limits, table = np.empty(len(p)), np.empty(chaos.NUM_BUCKETS, np.uint8)
+            self._p[lane] = b""  # an interrupt may come when the choices are other ones already
             chaos.choose_maps(p, *_stream(self.style.points), limits, table, choices)
             self._p[lane] = p.tobytes()
         return choices

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fracgen.base_fractals import load_bases
 from fracgen.categories import Categories, _one_at_a_time, load_categories, write_categories
+from fracgen.fractaldb import OFDB
 from fracgen.ifs import IFS
+from fracgen.render_shards import write_shards
 from fracgen.shards.errors import UsageError
 
 
@@ -259,12 +262,16 @@ def test_what_is_there_already_is_left(tmp_path, categories):
 
 
 def test_a_rendered_folder_gives_its_categories(tmp_path, categories):
-    (tmp_path / "categories.csv").write_bytes(categories.to_bytes())
-    (tmp_path / "dataset.json").write_text("{}")
-    assert load_categories(tmp_path) == categories
-    assert load_categories(tmp_path, count=2) == Categories(categories.systems[:2])
+    folder = tmp_path / "set"
+    write_shards(OFDB(systems=categories, categories=12, size=16, points=500), folder)
+    assert load_categories(folder) == categories
+    assert load_categories(folder, count=2) == Categories(categories.systems[:2])
     with pytest.raises(UsageError, match="holds 12 categories, 13 are asked for"):
-        load_categories(tmp_path, count=13)
+        load_categories(folder, count=13)
+    (folder / "categories.csv").write_bytes(Categories(categories.systems[::-1]).to_bytes())
+    for read in (load_categories, lambda folder: load_bases([folder])):
+        with pytest.raises(UsageError, match=r"categories\.csv: is not the file that the recipe names"):
+            read(folder)
 
 
 def test_no_file_is_passed_over_in_silence(tmp_path, categories):

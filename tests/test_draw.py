@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fracgen import chaos
+from fracgen.categories import Categories
+from fracgen.fractaldb import OFDB
 from fracgen.ifs import IFS, load_ifs, maps_from_rows, sample_maps
 from fracgen.plain import draw_plain
 from fracgen.renderer import Renderer, draw_ifs, parse_weights
@@ -70,6 +73,22 @@ def test_equals_the_plain_renderer(style):
     for number in range(3):
         ifs = IFS.from_maps(sample_maps(3.5, 2 + number, generator(5, number, "ifs")))
         assert np.array_equal(draw_ifs(ifs, style, mask_key=number), draw_plain(ifs.maps, ifs.p, style, number))
+
+
+def test_an_interrupt_leaves_no_choices_of_another_system(monkeypatch):
+    """Python raises it as soon as a kernel returns; a notebook then goes on with the same renderer."""
+    recipe = OFDB(systems=Categories(tuple(IFS.from_maps(sample_maps(3.5, 3, generator(7, n, "ifs"))) for n in (0, 1))),
+                  categories=2, size=32, points=1000)  # fmt: skip
+    before, choose = recipe[0].image, chaos.choose_maps
+
+    def interrupted(*arguments):
+        choose(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(chaos, "choose_maps", interrupted)
+        recipe[1]
+    assert np.array_equal(recipe[0].image, before)
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.floats(-2, 2) | st.sampled_from([0.0, 1.0, -1.0, 1e308])

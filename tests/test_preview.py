@@ -11,6 +11,7 @@ import pytest
 from conftest import PROVENANCE, SMALL, contents, small_recipe
 from PIL import Image
 
+from fracgen import pack as packing
 from fracgen import preview
 from fracgen.cli.app import run
 from fracgen.explore.shell_command import base_csv
@@ -20,7 +21,9 @@ from fracgen.recipe import Difference
 from fracgen.registry import RECIPES
 from fracgen.render_shards import merge, plan, write_shards
 from fracgen.shards.errors import UsageError
+from fracgen.shards.labels.imagefolder import list_images
 from fracgen.shards.layout import Part
+from fracgen.shards.reader import open_shards
 from fracgen.sweep import sweep_cells
 
 BASE = np.array([[127, 127, 0, 0]], np.uint8)
@@ -137,6 +140,19 @@ def test_parts_of_0_2_are_merged_to_its_bytes(write):
 
 
 # ---- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_packed_folder_of_more_classes_than_are_looked_at(tmp_path, monkeypatch):
+    for label in range(40):
+        (tmp_path / "images" / f"{label:02d}").mkdir(parents=True)
+        Image.new("L", (8, 8), 5 * label).save(tmp_path / "images" / f"{label:02d}" / "a.png")
+    images = list_images(tmp_path / "images")
+    packing.pack(images, tmp_path / "set", packing.plan(images))
+    shards = open_shards(tmp_path / "set")
+    monkeypatch.setattr(preview, "_PACKED_READ", 3)
+    shown = [caption for column in preview.packed_columns(shards) for caption, _ in column]
+    assert shown == [f"{label} {label:02d}" for label in shards.labels[:3].tolist()]
+    assert preview.packed_sheet(shards).startswith(b"\x89PNG")
 
 
 def test_a_sweep_of_a_folder_takes_its_base(folder, tmp_path, monkeypatch, capsys):

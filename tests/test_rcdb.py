@@ -271,6 +271,14 @@ def test_distributions():
         assert all(abs(count - mean) < 5 * mean**0.5 for count in counts.values())
 
 
+@pytest.mark.parametrize(("mean", "least"), [(1e-300, 3), (0.01, 3), (3.0, 108), (3.0, 150), (0.5, 10_000)])
+def test_vertices_far_out_of_the_distribution(mean, least):
+    """There the exponential goes on as it begins: of one in a million numbers above 150, the mean is 150 + 3."""
+    recipe = RCDB(mean_vertices=mean, min_vertices=least, max_vertices=10_000, classes=300, instances=1, size=8)
+    vertices = [IndexedStream(recipe, label).contour.vertices for label in range(300)]
+    assert min(vertices) == least and np.mean(vertices) == pytest.approx(least + mean - 0.5, abs=0.7)
+
+
 def test_grays_follow_the_size_and_end_at_255():
     levels = set()
     for sample in RCDB(**{**SMALL, "size": 32, "min_lines": 30}):

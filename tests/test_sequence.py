@@ -1,5 +1,6 @@
 """Folders of shards and recipes as Python sequences."""
 
+import json
 import multiprocessing
 import pickle
 import random
@@ -78,6 +79,19 @@ def test_a_recipe_is_a_sequence(name):
     check_sequence(recipe)
     assert same(recipe, recipe.render(range(len(recipe)))) and recipe[4].index == 4
     assert "\n" not in repr(recipe[1:]) and len(repr(recipe[1:])) < 200
+
+
+@pytest.mark.parametrize("name", small_recipes())
+def test_indices_may_be_numpys_and_must_be_whole(name):
+    recipe = small_recipes()[name]
+    for kind in (np.int64, np.uint8):
+        samples = list(recipe.render(np.array([4, 5], kind)))
+        assert same(samples, [recipe[4], recipe[5]])
+        assert {type(number) for sample in samples for number in (sample.index, sample.label)} == {int}
+        assert json.dumps([sample.metadata for sample in samples])
+    for number in (1.0, 1.5, "1"):
+        with pytest.raises(TypeError, match="integer"):
+            list(recipe.render([number]))
 
 
 @pytest.mark.parametrize("recipe", [OnePFrac(), FractalDB(), OFDB(), Photo()], ids=lambda recipe: recipe.NAME)
