@@ -1,5 +1,6 @@
 """Render a recipe into a folder of shards: plan them, run them on an executor, resume, finish."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,14 @@ _jobs: dict[str, tuple[Recipe, Layout]] = {}
 """What the runs, by token, render in this process."""
 _jobs_lock = threading.Lock()
 _MAX_JOBS = 4
+
+
+def _after_fork() -> None:
+    global _jobs_lock
+    _jobs_lock = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def versions(name: str = "") -> dict[str, str]:
@@ -110,6 +119,11 @@ def write_shards(
     folder, started = Path(folder), time.perf_counter()
     check_compiler()
     layout = layout or plan(recipe, folder=folder)
+    if (layout.num_samples, layout.multi_label) != (len(recipe), recipe.multi_label):
+        raise UsageError(
+            f"layout: of {layout.num_samples} images{', with several labels' * layout.multi_label}, and the recipe has "
+            f"{len(recipe)}{', with several' * recipe.multi_label}; make it by plan(recipe)"
+        )
     work = replace(plan_of(recipe, layout, provenance), any_versions=any_versions)
     with FolderWriter(folder, work, inputs=inputs(recipe), part=part) as writer:
         for record in writer.records.values():

@@ -62,7 +62,7 @@ def replacing(
                 _sync(temporary)
             temporary.replace(path)
             if durable:
-                _sync(path.parent)
+                _sync_folder(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -76,6 +76,15 @@ def replacing(
 def unique_temporary(path: Path, folder: Path | None = None) -> Path:
     """A temporary name that no other process uses, beside `path` or in another folder of its file system."""
     return (folder or path.parent) / f".{path.name}.{secrets.token_hex(4)}.tmp"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's names to the disk; some file systems, those of shared folders, cannot, and call it invalid."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _sync(path: Path) -> None:

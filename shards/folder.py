@@ -254,6 +254,8 @@ class FolderWriter:
             self.plan = self.plan.with_versions(self.folder, saved.versions)
             if saved.recipe == json.loads(to_json(own.recipe)):
                 self.plan = replace(self.plan, provenance=saved.provenance)
+        elif not (self.folder / MANIFEST).exists():
+            self._remove_tars_of_other_plan()
         self._remove_rubbish(alone)
         if alone:
             for name, data in self._inputs.items():
@@ -275,6 +277,13 @@ class FolderWriter:
                 path.unlink(missing_ok=True)
         for shard in self.missing():
             self._remove_shard(shard)
+
+    def _remove_tars_of_other_plan(self) -> None:
+        """Remove tars of a run that ended before its first record: with another plan, they have other names."""
+        with contextlib.suppress(DataError):  # a damaged plan
+            if (saved := read_plan(self.folder)) is not None:
+                for name in map(saved.layout.filename, range(saved.layout.num_shards)):
+                    (self.folder / name).unlink(missing_ok=True)
 
     def _remove_shard(self, shard: int) -> None:
         (self.partial / f"{shard:06d}.json").unlink(missing_ok=True)

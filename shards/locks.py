@@ -21,6 +21,16 @@ _claimed: set[Path] = set()
 _claimed_lock = threading.Lock()
 
 
+def _after_fork() -> None:
+    """In a forked process no other thread holds these locks, and nothing is written: POSIX locks stay the parent's."""
+    global _commit_lock, _claimed_lock
+    _commit_lock, _claimed_lock = threading.Lock(), threading.Lock()
+    _claimed.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class FolderLocks:
     """The locks of one run that writes a folder, or a part of it."""
 

@@ -1,6 +1,8 @@
 """Files written whole or not at all; locks."""
 
 import errno
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,22 @@ def test_the_caller_says_which_error_it_is(tmp_path):
         write_atomically(tmp_path / "absent" / "file", b"", error=UsageError)
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "absent" / "file", b"", error=None)
+
+
+def test_a_file_system_that_flushes_no_folders(tmp_path, monkeypatch):
+    """As that of a virtual machine's shared folders: fsync of a folder is an invalid argument there."""
+    kinds, fsync = [], os.fsync
+
+    def sync(descriptor):
+        kinds.append(stat.S_IFMT(os.fstat(descriptor).st_mode))
+        if kinds[-1] == stat.S_IFDIR:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_atomically(tmp_path / "a", b"data", durable=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"data"
+    assert kinds == [stat.S_IFREG, stat.S_IFDIR]
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", None, "[" * 100_000])

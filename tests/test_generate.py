@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROVENANCE, contents, small_recipe
+from conftest import PROVENANCE, contents, small_recipe, small_recipes
 
 from fracgen import render_shards as generate
 from fracgen.registry import save_recipe
@@ -23,6 +23,7 @@ from fracgen.render_shards import merge, plan, render_shard, write_shards
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.layout import Part
+from fracgen.shards.locks import commit_guard
 from fracgen.shards.manifest import ShardRecord, load_manifest
 from fracgen.shards.plan import read_plan, read_record
 from fracgen.shards.reader import open_shards
@@ -458,3 +459,49 @@ def test_a_class_that_cannot_be_rendered_stops_the_run(tmp_path):
         write(hopeless, tmp_path / "set")
     assert not list(Path(tmp_path / "set").glob("*.tar"))
     write(small_recipe(), tmp_path / "set")  # nothing was finished, so there is nothing to refuse
+
+
+def test_a_layout_of_other_images_is_refused(recipe, tmp_path):
+    """One of fewer images gave a folder of them with all classes; one without labels, a folder that verify refuses."""
+    several = small_recipes()["multifractal"]
+    for each, layout in (
+        (recipe, replace(plan(recipe, num_shards=2), num_samples=len(recipe) - 1)),
+        (recipe, replace(plan(recipe, num_shards=2), num_samples=len(recipe) + 1)),
+        (several, replace(plan(several), multi_label=False)),
+    ):
+        with pytest.raises(UsageError, match=r"^layout: of .*; make it by plan\(recipe\)$"):
+            write_shards(each, tmp_path / "out", layout=layout)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_forked_while_a_shard_is_committed_commits_its_own(recipe, tmp_path):
+    """Of locks that are held then, no thread of the new process has one to give back; nor is it writing any folder."""
+    begun = generate.plan_of(recipe, plan(recipe))
+    with FolderWriter(tmp_path / "begun", begun), commit_guard(tmp_path / "committed", make=True):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(100)  # of a lock that is waited for without end
+            with contextlib.suppress(BaseException):
+                write_shards(recipe, tmp_path / "own", workers=1)
+                with pytest.raises(UsageError, match="another run is writing it"):
+                    FolderWriter(tmp_path / "begun", begun).__enter__()
+                os._exit(0)
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0 and verify_folder(open_shards(tmp_path / "own")) == []
+
+
+def test_a_tar_without_its_record_is_no_part_of_the_next_set(recipe, tmp_path, monkeypatch):
+    """A kill or a full disk came between the two, before any record was written; then another set is rendered."""
+
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("fracgen.shards.commit.write_atomically", full)
+        write_shards(recipe, tmp_path / "set", layout=plan(recipe, num_shards=5), workers=1)
+    assert list((tmp_path / "set").glob("*.tar"))
+    other = small_recipes()["noise"]
+    for folder in ("set", "undisturbed"):
+        write_shards(other, tmp_path / folder)
+    assert contents(tmp_path / "set") == contents(tmp_path / "undisturbed")
