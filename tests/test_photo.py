@@ -19,6 +19,7 @@ from fracgen.photo.recipe import Photo
 from fracgen.registry import RECIPES, from_dict, inputs, load_recipe, recipe_hash, save_recipe, to_dict
 from fracgen.render_shards import merge, plan, write_shards
 from fracgen.shards.errors import DataError, UsageError
+from fracgen.sweep import sweep_cells
 
 WARPS = ("affine", "perspective", "polynomial", "elastic", "crops")
 LOOKS = ("canny", "gray", "rgb")
@@ -51,6 +52,16 @@ def test_edges_are_found_where_gradients_tie(size, kind):
     canny = derive_canny(picture, blur=None, low=None, high=None)
     lines = np.count_nonzero(canny.edges(picture)) / size
     assert {"board": 9, "bars": 13}.get(kind, 0.9) < lines < {"board": 15, "bars": 16}.get(kind, 2.1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("blur", 3.0), ("high", 40.0), ("low", 9.0), ("strength", 0.1)])
+def test_a_swept_image_is_one_of_the_set_with_that_value(name, value):
+    """What was derived from the old value is derived from the new one, as where the set is rendered."""
+    clouds = cv2.GaussianBlur(np.random.RandomState(0).randint(0, 256, (80, 80)).astype(np.uint8), (0, 0), 2)
+    photographs = Photographs((clouds,))
+    (cell,) = sweep_cells(photo(photographs=photographs), {name: [value]})
+    expected = photo(photographs=photographs, **{name: value if name == "strength" else (value,)})[0]
+    assert not cell.error and np.array_equal(cell.image, expected.image)
 
 
 def zipped(images) -> bytes:

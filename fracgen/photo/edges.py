@@ -106,11 +106,11 @@ def forget_derived(values: Mapping[str, Any], *, one_for_all: bool) -> dict[str,
     """
     kept = dict(values)
     derived = kept.pop("derived", None)
-    for name in derived if isinstance(derived, list) else ():
+    for name in derived if isinstance(derived, list | tuple) else ():
         kept.pop(name, None)
     for name in CANNY_FIELDS if one_for_all else ():
         numbers = kept.get(name)
-        if isinstance(numbers, list) and numbers and all(number == numbers[0] for number in numbers):
+        if isinstance(numbers, list | tuple) and numbers and all(number == numbers[0] for number in numbers):
             kept[name] = numbers[:1]
     return kept
 
