@@ -112,9 +112,10 @@ def write_shards(
     part: write these shards only, beside other runs that write other parts; `merge` then finishes the folder.
     on_shard: called with each record as it is committed, those of an earlier run first.
 
-    Raises UsageError where the folder is not to be written, DataError where an image cannot be made or a worker died;
-    shards that are committed by then stay, and the same call goes on from there. UsageError too where this call made
-    the folder and a class turns out to be one that cannot be made: the folder is removed again.
+    Raises UsageError where the folder is not to be written or the layout is another recipe's, DataError where an image
+    cannot be made or a worker died; shards that are committed by then stay, and the same call goes on from there.
+    UsageError too where this call made the folder and a class turns out to be one that cannot be made: the folder is
+    removed again.
     """
     folder, started = Path(folder), time.perf_counter()
     check_compiler()
