@@ -170,11 +170,13 @@ def test_a_model_goes_to_the_hub_and_back(runs, hub: Hub, tmp_path):
         ("model.safetensors", None, "model.safetensors: missing"),
         ("model.safetensors", b"\x08\0\0\0\0\0\0\0{}", "damaged"),
         ("model.safetensors", b"\xff" * 64, "damaged"),
+        ("model.safetensors", b'\x21\0\0\0\0\0\0\0{"w": {"data_offsets": [0, "4"]}}1234', "damaged"),
         ("config.json", b"{}", "names no architecture"),
         ("config.json", b"{", "cannot be read"),
         ("README.md", None, "missing; fracgen 0.4 writes it"),
         ("README.md", b"# A model", "does not begin with a YAML head"),
         ("README.md", b"---\n: [\n---\n", "does not begin with a YAML head"),
+        ("README.md", b"---\nlicense: mit\ndate: 2026-99-99\n---\n", "does not begin with a YAML head"),
     ],
 )
 def test_damaged_models_are_not_published(runs, hub: Hub, tmp_path, name, data, message):

@@ -156,7 +156,7 @@ def read_card(path: Path) -> tuple[Mapping[str, Any], str]:
     head, mark, body = rest.partition("\n---\n")
     try:
         values = yaml.safe_load(head)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError):  # of its types, too
         values = None
     if not text.startswith("---\n") or not mark or not isinstance(values, dict):
         raise DataError(f"{path}: does not begin with a YAML head between two lines of dashes")
@@ -171,11 +171,12 @@ def _check_safetensors(path: Path) -> None:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if length <= size - 8 else {}
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        is_whole = bool(ends) and size == 8 + length + max(ends)
     except FileNotFoundError:
         raise DataError(f"{path}: missing") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error})") from error
-    if not ends or size != 8 + length + max(ends):
+    if not is_whole:
         raise DataError(f"{path}: damaged ({size:,} bytes are not what its header says)")
 
 
