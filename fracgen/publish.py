@@ -14,7 +14,8 @@ from fracgen.shards.publish.hub import HubRepo, HubStore
 from fracgen.shards.publish.release import Release, ReleaseFile, dataset_release, model_release, release_kind
 from fracgen.shards.publish.store import FsspecStore, Store
 from fracgen.shards.publish.upload import UploadPlan, plan_upload, upload
-from fracgen.shards.remote import Url
+from fracgen.shards.remote import LOCAL, Url
+from fracgen.shards.urls import is_url
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ def open_store(url: str, kind: str, *, revision: str, private: bool) -> tuple[St
     if revision or private:
         option = "--revision" if revision else "--private"
         raise UsageError(f"{option}: is for the Hub (hf://...); what else is at {url} has its own rules")
+    if not is_url(url) or url.partition(":")[0].lower() in LOCAL:
+        raise UsageError(f"{url}: is no URL of another place; a finished folder may be copied as it is")
     place = Url.parse(url)
     if place.scheme in ("http", "https"):
         raise UsageError(f"{place}: plain HTTP is only read from; give hf://, s3:// or another")

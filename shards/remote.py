@@ -24,7 +24,7 @@ WAITS = (0.5, 1.0, 2.0, 4.0)
 _CONNECT_SECONDS, _READ_SECONDS = 30.0, 60.0
 """Of plain HTTP: until a server answers, and between two of its bytes. Other protocols' libraries have their own."""
 _REASON_LENGTH = 200
-_LOCAL = ("file", "local")
+LOCAL = ("file", "local")
 _INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp"}
 _INSTALL |= {"https": "aiohttp", "az": "adlfs", "abfs": "adlfs", "sftp": "paramiko", "ssh": "paramiko"}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -74,7 +74,7 @@ class Url:
         scheme = text.partition(":")[0]
         if "::" in text:
             raise UsageError(f"{text}: URLs in one another ('::') are not read")
-        if scheme.lower() in _LOCAL:
+        if scheme.lower() in LOCAL:
             raise UsageError(f"{text}: a file of this machine; give its path")
         base, mark, query = text.partition("?") if scheme.lower() in ("http", "https") else (text, "", "")
         return cls(re.sub(":/+", "://", base, count=1).rstrip("/"), mark + query)

@@ -56,6 +56,7 @@ def test_render_inspect_verify_preview(fracgen, tmp_path):
     assert fracgen("render", *FLAGS)[1].count("nothing to do") == 1
     code, out, _ = fracgen("inspect", folder)
     assert code == 0 and "classes 24" in out and "48 x 48 png" in out and load_manifest(folder).recipe_hash in out
+    assert "recipe recipe" not in out and " % of its perturbations passed when vetted" in out
     code, out, err = fracgen("verify", folder, "--render")
     assert (code, err) == (0, "") and "24 images in 3 shards, 16 of them rendered again: all good" in out
     code, out, _ = fracgen("verify", folder, "--render", "--samples", 2**64)

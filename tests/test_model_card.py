@@ -20,7 +20,7 @@ from fracgen.cli.app import run
 from fracgen.publish import publish
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.train.engine.init_weights import load_init
-from fracgen.train.engine.provenance import describe_data
+from fracgen.train.engine.provenance import describe_data, finetuning
 from fracgen.train.engine.settings import Model
 
 MODEL = [f"model.options.{option}" for option in ("patch_size=8", "depth=2", "embed_dim=16", "num_heads=2")]
@@ -108,6 +108,20 @@ def test_initial_weights_from_a_formula_are_named_alike(runs, tmp_path):
     )
     for name in ("pretrained", "tuned"):
         assert "- began with: scratch, mimetic init\n" in (tmp_path / name / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "accuracies", "said"),
+    [
+        ("honest", {"test_accuracy_last": 0.5}, "honest: weights are those of the last step"),
+        ("honest", {"test_accuracy_best": 0.5}, "honest: weights are chosen on validation images"),
+        ("published", {"test_accuracy_best": 0.5}, "published: weights are chosen on the test images"),
+    ],
+)
+def test_the_card_says_how_weights_were_chosen_if_they_were(protocol, accuracies, said):
+    outcome = {**accuracies, "seed": 0, "chosen_on": "the validation split"}
+    data = describe_data("my-images", "0" * 64, None)
+    assert finetuning(data, base="none", base_sha256="", protocol=protocol, outcome=outcome).protocol.startswith(said)
 
 
 @pytest.mark.parametrize(

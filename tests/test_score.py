@@ -344,6 +344,9 @@ def test_without_the_extra(fracgen, folder, monkeypatch):
     assert values["separability"] is None and not any(each["views"] for each in values["neighbourhood"])
     code, out, _ = fracgen("score", folder, "--size", 16, "--perturbations", 0)
     assert code == 0 and "told apart: not known, as each class has one image" in out, "it would find itself"
+    code, out, err = fracgen("score", folder, "--size", 16, "--perturbations", 8, "--delta", 0.05)
+    assert code == 0 and "views" not in out and "shapes, %" in out and "(chance 12.5 %)" in out, "no empty columns"
+    assert "pip install 'fracgen[train]'" in err
     monkeypatch.setattr("fracgen.cli.score.find_spec", lambda name: None)
     code, _, err = fracgen("score", folder, "--plot", "x.png")
     assert code == 2 and "pip install 'fracgen[train]'" in err

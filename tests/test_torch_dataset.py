@@ -1,10 +1,12 @@
 """Recipes and folders in others' training loops: torch's DataLoader, timm's create_loader, Hugging Face's Trainer."""
 
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +184,15 @@ def test_timm_trains_from_it(recipe, workers):
     shown = [(images.shape, model(images).shape, labels) for images, labels in loader]
     assert [shape[0] for shape in shown] == [(8, 3, 32, 32)] * 3
     assert sorted(torch.cat([labels for *_, labels in shown]).tolist()) == list(range(24))
+
+
+def test_the_augmentation_in_the_docs_takes_every_image():
+    from timm.data.auto_augment import rand_augment_transform
+
+    page = (Path(__file__).parents[1] / "docs" / "own-loop.md").read_text("utf-8")
+    augment = rand_augment_transform(re.search(r'auto_augment="(.+?)"', page).group(1), {})
+    image = Image.new("RGB", (8, 8), "gray")
+    assert all(augment(image).size == (8, 8) for _ in range(5000)), "Posterize to 0 bits comes up in 1 of 700"
 
 
 def test_hugging_faces_trainer_trains_from_it(recipe, tmp_path, monkeypatch):

@@ -138,7 +138,7 @@ def inspected(folder: str, manifest: Manifest, *, as_json: bool) -> None:
     size = f"{'' if image.one_size else 'up to '}{image.width} x {image.height}"
     encoding = "files as they were found" if image.original else f"{bits} bits"
     rows = [
-        ("recipe", ", ".join(f"{key} {value}" for key, value in recipe.items())),
+        ("recipe", ", ".join(str(value) if key == "recipe" else f"{key} {value}" for key, value in recipe.items())),
         ("recipe hash", manifest.recipe_hash),
         ("images", f"{manifest.num_samples} of {manifest.num_classes} classes"),
         *([("labels", "several an image: `labels` in its metadata, one in its .cls")] if manifest.multi_label else []),
@@ -204,14 +204,15 @@ def _origin(manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.counts:
         rows += [("counted", f"{listed(manifest.counts)}, of {manifest.num_samples} images")]
     if "base_acceptance" in provenance:
-        acceptance = f"{provenance['base_acceptance']} of its perturbations passed when vetted"
+        acceptance = f"{100 * provenance['base_acceptance']:.1f} % of its perturbations passed when vetted"
         tries = provenance.get("base_tries")
-        number = f"number {provenance.get('base')} of {tries} tried" if tries else "given"
+        number = f"number {provenance.get('base')}, {tries} tried" if tries else "given"
         rows += [("base", f"{number}, {acceptance}")]
     if acceptances := provenance.get("base_acceptances", ()):
         numbers, tries = provenance.get("bases", ()), provenance.get("base_tries")
-        origin = f"numbers {_first(numbers)} of {tries} tried" if numbers else "given"
-        passed = f"{_first(acceptances)} of their perturbations passed when vetted"
+        origin = f"numbers {_first(numbers)}, {tries} tried" if numbers else "given"
+        shares = _first([f"{100 * acceptance:.1f}" for acceptance in acceptances])
+        passed = f"{shares} % of their perturbations passed when vetted"
         rows += [("bases", f"{len(acceptances)}, {origin}; {passed}")]
     if "candidates" in provenance:
         rejected = listed(provenance.get("candidate_rejections", {}))

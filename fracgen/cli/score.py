@@ -142,7 +142,8 @@ def comparison_of(config: Path | None, size: int | None) -> tuple[Comparison, st
     settings = importlib.import_module("fracgen.train.augment.settings")
     augment = from_plain(settings.Augmentation, {**augment, **({} if size is None else {"size": size})}, "augment.")
     if (augmenter := training_augmenter()) is None:
-        return Comparison(augment.size), "torch and timm are not installed, so images are compared without augmentation"
+        why = "torch and timm are not installed, so images are compared without augmentation"
+        return Comparison(augment.size), f"{why}: pip install 'fracgen[train]'"
     mix = settings.Mix(prob=0.0)
     return Comparison(
         augment.size, lambda images, seed, n: augmenter.views(images, augment, mix, seed=seed, draws=n)
@@ -224,7 +225,9 @@ def _in_words(result: Score, size: int) -> str:
     """How well classes are told apart, in a line."""
     if (classes := result.separability) is None:
         is_one = len(set(result.labels.tolist())) == 1
-        return "one class: nothing to tell apart" if is_one else "told apart: not known, as each class has one image"
+        if is_one:
+            return "one class: nothing to tell apart"
+        return "told apart: not known, as each class has one image, which without augmentation finds itself"
     across = classes.across_images
     if not result.augmented:  # each image would find itself
         assert across is not None, "some class has several images"
@@ -239,14 +242,17 @@ def _in_words(result: Score, size: int) -> str:
 def _neighbourhood_table(neighbourhood: tuple[Neighbourhood, ...]) -> Any:
     from rich.table import Table
 
-    names = ("Delta", "views, %", "AUC", "shapes, %", "AUC", "fill rate, %", "kept, %")
-    table = Table(*names, title="perturbations of the base, told apart", title_justify="left")
+    kinds = [kind for kind in ("views", "shapes") if any(getattr(each, kind) for each in neighbourhood)]
+    chances = {told.chance for each in neighbourhood for told in (each.views, each.shapes) if told}
+    chance = "".join(f" (chance {100 * chance:.1f} %)" for chance in chances)
+    names = ("Delta", *(name for kind in kinds for name in (f"{kind}, %", "AUC")), "fill rate, %", "kept, %")
+    table = Table(*names, title=f"perturbations of the base, told apart{chance}", title_justify="left")
     for each in neighbourhood:
         if each.fill_rate is None or each.acceptance is None:
             table.add_row(f"{each.delta:g}")  # a line below the table says why
             continue
         cells = list[str]()
-        for told in (each.views, each.shapes):
+        for told in (getattr(each, kind) for kind in kinds):
             cells += [f"{100 * told.accuracy:.1f} ± {100 * told.error:.1f}", f"{told.auc:.3f}"] if told else [""] * 2
         table.add_row(f"{each.delta:g}", *cells, f"{100 * each.fill_rate:.1f}", f"{100 * each.acceptance:.1f}")
     for column in table.columns:

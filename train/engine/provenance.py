@@ -82,6 +82,7 @@ class Training:
 
 _STAGES = {"honest": "weights are chosen on validation images; the test images are looked at once, at the end"}
 _STAGES["published"] = "weights are chosen on the test images, as papers do: a maximum, so too high"
+_UNCHOSEN = "weights are those of the last step; the test images are looked at once, at the end"
 
 
 def pretraining(
@@ -147,13 +148,15 @@ def warm_up(
 
 def finetuning(data: TrainedOn, *, base: str, base_sha256: str, protocol: str, outcome: Mapping[str, Any]) -> Training:
     """How a model was fine-tuned. base_sha256: of the weights that it began with, "" from scratch."""
+    metrics = accuracies_of(outcome, seeds=[outcome["seed"]])
+    is_last = protocol == "honest" and all(metric.weights == "last" for metric in metrics)
     return Training(
         stage=FINE_TUNED,
         data=data,
         base=describe_base(base),
         base_sha256=base_sha256,
-        protocol=f"{protocol}: {_STAGES[protocol]}",
-        metrics=accuracies_of(outcome, seeds=[outcome["seed"]]),
+        protocol=f"{protocol}: {_UNCHOSEN if is_last else _STAGES[protocol]}",
+        metrics=metrics,
     )
 
 

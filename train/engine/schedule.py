@@ -88,9 +88,9 @@ def describe(resolved: ResolvedSchedule, optim: Optim, batch_size: int, num_samp
     after = f"; a tenth from step {steps} on" if steps else f", to {resolved.min_lr:.2g}, by a cosine"
     layers = f"; x {optim.layer_decay:g} from each layer to the one below" if optim.layer_decay < 1 else ""
     return {
-        "steps": f"{resolved.steps:,} of {batch_size:,}: {samples:,} samples{epochs}; "
+        "steps": f"{resolved.steps:,} of {batch_size:,} samples each: {samples:,}{epochs}; "
         f"warm-up {resolved.warmup_steps:,}",
-        "rate": f"{resolved.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}), from {resolved.warmup_lr:.2g}"
+        "lr": f"{resolved.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}), from {resolved.warmup_lr:.2g}"
         f"{after}; {optim.name}{layers}",
     }
 

@@ -145,7 +145,8 @@ def _draw_curves(axes: Any, section: Mapping[str, Any]) -> None:
     for number, (name, rows) in enumerate(section["curves"]["variants"].items()):
         if rows:
             steps, means, stds = zip(*rows, strict=True)
-            axes.plot(steps, means, color=f"C{number % 10}", linewidth=1, label=name)
+            marker = "." if len(steps) == 1 else ""  # a line of one point is not seen
+            axes.plot(steps, means, color=f"C{number % 10}", linewidth=1, marker=marker, label=name)
             low = [mean - (std or 0.0) for mean, std in zip(means, stds, strict=True)]
             high = [mean + (std or 0.0) for mean, std in zip(means, stds, strict=True)]
             axes.fill_between(steps, low, high, color=f"C{number % 10}", alpha=0.15, linewidth=0)

@@ -27,7 +27,8 @@ from fracgen.train.experiments.tables import MEASURES, aligned, markdown
 
 _NOTE = (
     "± is the standard deviation between fine-tuning seeds (of a sample); that of a mean is between the seeds' means "
-    "over its tasks. Differences are from the first start, seed by seed; intervals of 95 % by Student's t, over seeds."
+    "over its tasks. Differences are in points, from the first start, seed by seed; intervals of 95 % by Student's t, "
+    "over seeds."
 )
 
 

@@ -10,13 +10,13 @@ MEASURES = {"last": "last epoch", "chosen": "chosen epoch", "best_test": "best t
 validation split ("chosen"); those of the epoch with the best accuracy on the test split ("best_test": the published
 protocol, a maximum over epochs and so too high)."""
 _SEEDS_NOTE = (
-    "± is the standard deviation between fine-tuning seeds (of a sample). Differences are from the first start, seed "
-    "by seed; intervals of 95 % by Student's t, over seeds."
+    "± is the standard deviation between fine-tuning seeds (of a sample). Differences are in points, from the first "
+    "start, seed by seed; intervals of 95 % by Student's t, over seeds."
 )
 _BASES_NOTE = (
     "Mean over bases of the means of their seeds. Within: standard deviation between fine-tuning seeds of one base, "
-    "pooled. Between: standard deviation of bases without that chance. Differences are from the first start, seed by "
-    "seed; intervals of 95 % by Student's t, over bases or seeds, whichever is wider."
+    "pooled. Between: standard deviation of bases without that chance. Differences are in points, from the first "
+    "start, seed by seed; intervals of 95 % by Student's t, over bases or seeds, whichever is wider."
 )
 
 
