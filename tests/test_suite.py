@@ -380,6 +380,52 @@ def test_it_goes_on_after_a_stop_to_the_same_report(root, tmp_path, monkeypatch,
     assert straight == resumed and resumed["complete"]
 
 
+def test_a_stop_leaves_the_results_of_tasks_that_were_not_begun(root, tmp_path, monkeypatch, capfd):
+    path = write_suite(tmp_path / "s.yaml", tasks={name: task() for name in "abc"})
+    words = [path, "--root", root, "--start=x=none", "--seeds=1", "--out", tmp_path / "out", *NET]
+    assert run(*words, "--task=b", "--task=c") == 0
+    before = json.loads((tmp_path / "out" / "suite.json").read_text())
+    monkeypatch.setattr(SubprocessRunner, "start_process", lambda self, argv, log: Ended(3))
+    assert run(*words) == 3
+    report = json.loads((tmp_path / "out" / "suite.json").read_text())
+    assert report["tasks"]["a"]["measures"] == {} and not report["complete"]
+    assert {name: report["tasks"][name] for name in "bc"} == before["tasks"]
+    shutil.rmtree(root / "images")
+    assert run(*words) == 1
+    kept = json.loads((tmp_path / "out" / "suite.json").read_text())["tasks"]["b"]
+    assert kept == {**before["tasks"]["b"], "absent": f"{root / 'images'}: no such folder"}
+    write_images(root / "images", train=4, test=2)
+    assert run(*words, "schedule.steps=3") == 3
+    report = json.loads((tmp_path / "out" / "suite.json").read_text())
+    assert [report["tasks"][name]["measures"] for name in "bc"] == [{}, {}], "they are of other settings"
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (["schedule.steps=3"], "schedule.steps 3, was 2"),
+        (["optim.lr=0.5", "val_share=0"], "optim.lr 0.5, was 0.01; val_share 0.0, was 0.1"),
+        (["--model=vit_small_patch16_224"], "model.name vit_small_patch16_224, was vit_tiny_patch16_224"),
+        (["--config=c.yaml"], "schedule.steps 4, was 2"),
+    ],
+)
+def test_tasks_that_were_done_by_other_settings_are_refused(change, difference, root, tmp_path, capfd):
+    path = write_suite(tmp_path / "s.yaml", tasks={"a": task(), "b": task()})
+    words = [path, "--root", root, "--start=x=none", "--seeds=1", "--out", tmp_path / "out", *NET]
+    assert run(*words, "--task=b") == 0
+    before = {each: each.read_bytes() for each in (tmp_path / "out").rglob("*") if each.is_file()}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**FINETUNE, "schedule": {"steps": 4}}))
+    assert run(*words, "--task=a", *change) == 2
+    line = f"suite: {tmp_path / 'out'}: holds task b with other settings ({difference}); give another --out"
+    assert last_line(capfd) == line
+    assert before == {each: each.read_bytes() for each in (tmp_path / "out").rglob("*") if each.is_file()}
+    assert run(*words, "--task=a", "run.log_every=7", f"--data=b={root / 'elsewhere'}") == 0, "no result depends on it"
+    assert json.loads((tmp_path / "out" / "suite.json").read_text())["complete"]
+    (tmp_path / "out" / "b" / "x" / "seed-0" / "compared.json").unlink()
+    assert run(*words, "--task=a") == 2
+    assert "seed-0/compared.json: missing or damaged; give --task b too" in last_line(capfd)
+
+
 def test_a_failed_task_and_the_others(root, tmp_path, monkeypatch, capfd):
     path = write_suite(tmp_path / "s.yaml", tasks={name: task() for name in ("fails", "b", "fails-too")})
     monkeypatch.setattr(

@@ -39,7 +39,7 @@ from fracgen.train.experiments.comparison import (
     plan_comparison,
 )
 from fracgen.train.experiments.finetuning import Finetuning
-from fracgen.train.experiments.finished_runs import read_or_none
+from fracgen.train.experiments.finished_runs import COMPARED, changed_settings, read_or_none
 from fracgen.train.experiments.report import summarize_runs, write_report
 from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
 from fracgen.train.experiments.study_report import describe_machine, read_settings
@@ -136,7 +136,7 @@ app = command_app(main)
 class SuiteRun:
     """A suite as it runs. names: of the tasks to do. tasks, reports: what is known of each by now.
 
-    kept: entries of suite.json of tasks that were done before and are not among these.
+    kept: entries of suite.json of tasks that were done before: those that are not among these, or not begun yet.
     """
 
     setup: SuiteSetup
@@ -146,7 +146,7 @@ class SuiteRun:
     overrides: tuple[str, ...]
     tasks: dict[str, TaskData] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
-    kept: Mapping[str, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -166,11 +166,13 @@ class SuiteRun:
         for name, data in self.tasks.items():
             if data.absent:
                 console.say({"absent": f"{name}: {data.absent}"})
+                self.kept.update({name: {**self.kept[name], "absent": data.absent}} if name in self.kept else {})
         comparisons = {name: self._plan(data) for name, data in self.tasks.items() if not data.absent}
         program, failures = python_command("finetune", shlex.split(self.settings.launcher)), list[SubprocessError]()
         self.machine = describe_machine("cpu", runner)
         for name, comparison in comparisons.items():
             console.say({"task": f"{name}: {len(comparison.runs())} runs"})
+            self.kept.pop(name, None)
             try:
                 with lock_folder(comparison.out):
                     run_comparison(comparison, runner, program, partial(self._write, runner, name, comparison))
@@ -184,28 +186,59 @@ class SuiteRun:
             raise SubprocessError(f"{failures[0]}{more}", failures[0].exit_code)
 
     def _read_earlier_report(self) -> None:
-        """Keep what suite.json in --out has of other tasks.
+        """Keep what suite.json in --out has of other tasks, and of those to do until they begin.
 
-        Raises UsageError where it is of another suite or protocol, or they are of other starts, or in another
-        order, or of other seeds.
+        Raises UsageError where it is of another suite or protocol, and what `_check_kept` raises of other tasks.
         """
         if (earlier := read_or_none(self.out / "suite.json")) is None:
             return
         suite, protocol = earlier.get("suite"), (earlier.get("protocol") or {}).get("name")
         if (suite, protocol) != (self.setup.suite.name, self.setup.protocol):
             raise UsageError(f"{self.out}: holds suite {suite}, protocol {protocol}; give another --out")
-        known = {name: each for name, each in (earlier.get("tasks") or {}).items() if name in self.setup.suite.tasks}
-        self.kept = {name: each for name, each in known.items() if name not in self.names}
-        if not all(isinstance(each, dict) and isinstance(each.get("measures"), dict) for each in self.kept.values()):
-            raise UsageError(f"{self.out / 'suite.json'}: damaged; remove it, and do all tasks again: runs are kept")
-        starts = list(parse_starts(self.settings.start).items())  # in order, as differences are from the first
-        for name in (name for name, each in self.kept.items() if each["measures"]):
-            path = self.out / name / "compare.json"
-            if (report := read_or_none(path)) is None:
-                raise UsageError(f"{path}: missing or damaged; give --task {name} too, which writes it again")
-            if earlier.get("seeds") != list(self.seeds) or list((report.get("starts") or {}).items()) != starts:
-                line = f"{self.out}: holds task {name} with other starts, or in another order, or other seeds"
-                raise UsageError(f"{line}; give another --out")
+        for name, entry in (earlier.get("tasks") or {}).items():
+            if name not in self.setup.suite.tasks:
+                continue
+            try:
+                has_runs = self._check_kept(name, entry, earlier.get("seeds"))
+            except UsageError:
+                if name not in self.names:
+                    raise
+                continue  # it is done again, or refused where it runs
+            if has_runs or name not in self.names:
+                self.kept[name] = entry
+
+    def _check_kept(self, name: str, entry: Any, seeds: Any) -> bool:
+        """Whether a task's entry of suite.json has runs. seeds: of that report.
+
+        Raises UsageError where it is damaged, or they are of other starts, or in another order, or of other seeds or
+        settings than the command's.
+        """
+        try:
+            measured = [each for by_start in entry["measures"].values() for each in by_start.items()]
+            ran = {(start, int(seed)) for start, each in measured for seed in each["accuracies"].get("0", ())}
+        except (LookupError, TypeError, AttributeError, ValueError):
+            damaged = f"{self.out / 'suite.json'}: damaged"
+            raise UsageError(f"{damaged}; remove it, and do all tasks again: runs are kept") from None
+        if not ran:
+            return False
+        starts = parse_starts(self.settings.start)
+        path = self.out / name / "compare.json"
+        again = f"missing or damaged; give --task {name} too, which writes it again"
+        if (report := read_or_none(path)) is None:
+            raise UsageError(f"{path}: {again}")
+        # in order, as differences are from the first
+        if seeds != list(self.seeds) or list((report.get("starts") or {}).items()) != list(starts.items()):
+            line = f"{self.out}: holds task {name} with other starts, or in another order, or other seeds"
+            raise UsageError(f"{line}; give another --out")
+        with self.setup.asked(name, overrides=self.overrides, model=self.settings.model) as command:
+            comparison = Comparison(command=command, starts=starts, seeds=self.seeds, per_class=[0], out=path.parent)
+            for run in (run for run in comparison.runs() if (run.start, run.seed) in ran):
+                if (changed := changed_settings(comparison, run)) is None:
+                    raise UsageError(f"{run.path / COMPARED}: {again}")
+                if changed:
+                    line = f"{self.out}: holds task {name} with other settings ({'; '.join(changed)})"
+                    raise UsageError(f"{line}; give another --out")
+        return True
 
     def _plan(self, data: TaskData) -> Comparison:
         settings, folder = self.settings, self.out / data.name
@@ -242,7 +275,7 @@ class SuiteRun:
             self.setup.protocol,
             starts=list(parse_starts(self.settings.start)) if self.settings.start else [],
             seeds=self.seeds,
-            tasks=self.tasks.values(),
+            tasks=[data for name, data in self.tasks.items() if name not in self.kept],
             reports=self.reports,
             kept=self.kept,
             machine=self.machine,

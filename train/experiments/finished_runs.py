@@ -56,6 +56,17 @@ class FinishedRuns:
         return {"asked": to_plain(settings), "fingerprint": fingerprint}
 
 
+def changed_settings(comparison: Comparison, run: FinetuneRun) -> list[str] | None:
+    """How the settings that a run has now differ from those that it was made with; None where it left no record.
+
+    Not by `num_classes`, which follows from where the images lie.
+    """
+    if (record := read_or_none(run.path / COMPARED)) is None:
+        return None
+    asked, now = record.get("asked", {}), to_plain(comparison.settings(run))
+    return differences(Finetuning, {**asked, "num_classes": now["num_classes"]}, now)
+
+
 def read_or_none(path: Path) -> dict[str, Any] | None:
     """A JSON object, None where it cannot be read."""
     try:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from fracgen.shards.errors import FracgenError, UsageError
+from fracgen.shards.errors import DataError, FracgenError, UsageError
 from fracgen.shards.files import check_local, take_lock
 from fracgen.train.experiments.comparison import Comparison, FinetuneRun
 from fracgen.train.experiments.finished_runs import FinishedRuns
@@ -33,10 +33,14 @@ def run_comparison(
     end, when something stops or fails, and now and then. steps: what comes before the runs; after: by start, those of
     them that make its weights. count: takes the seconds of each run.
     """
-    record, finished, reported = FinishedRuns(comparison), list[FinetuneRun](), time.monotonic()
+    record, taken, reported = FinishedRuns(comparison), set[FinetuneRun](), time.monotonic()
+    runs = comparison.runs()
+
+    def finished() -> list[FinetuneRun]:
+        return [run for run in runs if run in taken]
 
     def command(run: FinetuneRun) -> list[str] | None:
-        if run not in record:
+        if run not in taken and run not in record:
             return [*program, *comparison.argv(run)]
         take(run)
         return None
@@ -49,13 +53,16 @@ def run_comparison(
 
     def take(run: FinetuneRun) -> None:
         nonlocal reported
-        finished.append(run)
+        taken.add(run)
         if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
             with contextlib.suppress(FracgenError):  # it is written again at the end
-                write(finished)
+                write(finished())
             reported = time.monotonic()
 
-    runs = comparison.runs()
+    for run in runs:  # what is finished is in every report, also where a stop comes before its turn
+        with contextlib.suppress(DataError, UsageError):  # said at its turn
+            if all(step.command() is None for step in (after or {}).get(run.start, ())) and run in record:
+                taken.add(run)
     tasks = [
         Task(
             title=run.title,
@@ -71,11 +78,11 @@ def run_comparison(
     try:
         runner.run([*steps, *tasks])
     except BaseException:
-        if finished:
+        if taken:
             with contextlib.suppress(FracgenError):
-                write(finished)
+                write(finished())
         raise
-    return write(finished)
+    return write(finished())
 
 
 def make_folder(path: Path) -> None:

@@ -1,6 +1,8 @@
 """The tasks of a suite on this machine: where their images lie, their splits as files, the settings of their runs."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -117,12 +119,30 @@ class SuiteSetup:
                 )
         else:
             write_split_file(path, data.sources, data.ids)
-        values = self.suite.settings(data.task, self.protocol, self.base)
-        num_classes = _num_classes(data.where, data.task)
-        values |= {"split": str(path), "root": self.root, "metric": data.task.metric}
+        return self._command(data.task, data.where, path, folder / SETTINGS, overrides=overrides, model=model)
+
+    @contextlib.contextmanager
+    def asked(self, name: str, *, overrides: Sequence[str], model: str | None) -> Iterator[FinetuneCommand]:
+        """The words of a task for its settings alone, for as long as they are needed.
+
+        Its images need not be here, and nothing in its folder is changed.
+        """
+        task = self.suite.tasks[name]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            where = self._where(name, task)
+            yield self._command(task, where, path / SPLIT, path / SETTINGS, overrides=overrides, model=model)
+
+    def _command(
+        self, task: Task, where: str, split: Path, settings: Path, *, overrides: Sequence[str], model: str | None
+    ) -> FinetuneCommand:
+        """The words, after the file of settings was written."""
+        values = self.suite.settings(task, self.protocol, self.base)
+        num_classes = _num_classes(where, task)
+        values |= {"split": str(split), "root": self.root, "metric": task.metric}
         values |= {"num_classes": num_classes} if num_classes else {}
-        write_atomically(folder / SETTINGS, to_yaml(values))
-        return FinetuneCommand(config=str(folder / SETTINGS), overrides=tuple(overrides), data=data.where, model=model)
+        write_atomically(settings, to_yaml(values))
+        return FinetuneCommand(config=str(settings), overrides=tuple(overrides), data=where, model=model)
 
 
 def read_base(config: str | None) -> dict[str, Any] | None:
