@@ -221,6 +221,17 @@ def test_a_failing_run_ends_it_and_the_rest_stays(here, images, recipe, tmp_path
     assert not report["complete"] and measures["a"]["n_runs"] == 1 and measures["b"]["n_runs"] == 0
 
 
+def test_a_stop_leaves_what_was_finished_in_the_report(here, images, recipe, tmp_path):
+    words = ["--config", recipe, "--data", images, "--out", tmp_path / "out", *NET]
+    assert run(*words, "--start=a=none", "--seeds=2") == 0
+    (tmp_path / "out" / "b" / "seed-0").mkdir(parents=True)
+    (tmp_path / "out" / "b" / "seed-0" / "notes.txt").write_text("mine")
+    assert run(*words, "--start=b=none", "--start=a=none", "--seeds=2") == 2
+    report = json.loads((tmp_path / "out" / "compare.json").read_text())
+    measures = report["sections"][0]["measures"]["last"]
+    assert [measures[name]["n_runs"] for name in "ab"] == [2, 0], "seed 1 comes after the run that failed"
+
+
 # what is refused
 
 
@@ -235,6 +246,10 @@ def test_a_failing_run_ends_it_and_the_rest_stays(here, images, recipe, tmp_path
         (["--start=a=none"], "--model: give the architecture"),
         (["--start=a=none", "--start=b=nowhere", *NET], "nowhere: no such file or folder"),
         (["--start=a=none", "run.seed=3"], "run.seed=3: differs from run to run; give --seed"),
+        (
+            ["--start=a=mimetic", *NET, "model.init=impulse"],
+            "model.init=impulse: differs from run to run; give --start",
+        ),
         (["--start=a=none", "--per-class=3", "--per-class=3"], "each once"),
         (["--start=a=none", "--per-class=9", *NET], "class 'a' of .* has 8"),
         (["--start=a=none", "--launcher=no-such-program -n 2"], "--launcher no-such-program: no such program"),
@@ -244,6 +259,14 @@ def test_a_failing_run_ends_it_and_the_rest_stays(here, images, recipe, tmp_path
 def test_it_is_refused_before_the_first_run(words, message, images, recipe, tmp_path, capfd):
     assert run("--config", recipe, "--data", images, "--out", tmp_path / "out", *words) == 2
     assert re.search(message, one_line(capfd)) and not (tmp_path / "out").exists()
+
+
+def test_a_recipe_does_not_say_what_scratch_is(images, recipe, tmp_path, capfd):
+    recipe.write_text(RECIPE.replace("{drop_path: 0.0}", "{drop_path: 0.0, init: mimetic}"))
+    words = ["--config", recipe, "--data", images, "--start=scratch=none", "--out", tmp_path / "out", *NET]
+    assert run(*words) == 2
+    line = "compare: model.init=mimetic: differs from run to run; give --start mimetic=mimetic"
+    assert one_line(capfd) == line and not (tmp_path / "out").exists()
 
 
 def test_data_without_a_split_to_report_on(images, recipe, tmp_path, capfd):

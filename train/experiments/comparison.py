@@ -74,10 +74,13 @@ class FinetuneCommand:
     def settings(self, extra: Mapping[str, Any]) -> Finetuning:
         """The settings that train/finetune.py makes of these words and further options, by dotted name.
 
-        An option that is None counts as left out. Raises UsageError for what train/finetune.py refuses.
+        An option that is None counts as left out. Raises UsageError for what train/finetune.py refuses, and for initial
+        weights of a recipe or an override, which would be those of all starts from scratch, whatever they are called.
         """
         values = {name: value for name, value in {"data": self.data, **extra}.items() if value is not None}
         settings = load(Finetuning, self.config, values, list(self.overrides))
+        if (init := settings.model.init) != values.get("model.init", "default"):
+            raise UsageError(f"model.init={init}: differs from run to run; give --start {init}={init}")
         if not settings.data:
             raise UsageError(
                 "--data: give an image folder, a table, shards, or a name that timm knows, as torch/cifar100"
