@@ -66,10 +66,16 @@ class Study:
         ]
 
     def accuracies(self, arm: str, **where: Any) -> dict[int | None, dict[int, float]]:
-        """Accuracies of an arm, 0 to 1, by base (None for an arm without a set) and fine-tuning seed."""
+        """Accuracies of an arm, 0 to 1, by base (None for an arm without a set) and fine-tuning seed.
+
+        Raises ValueError for several runs of one, as of several per_class or steps, of which one would stand for all.
+        """
         by_base: dict[int | None, dict[int, float]] = {}
         for run in self.select(arm, **where):
-            by_base.setdefault(run["base"], {})[run["seed"]] = run["accuracy"]
+            by_seed = by_base.setdefault(run["base"], {})
+            if run["seed"] in by_seed:
+                raise ValueError(f"{arm}, base {run['base']}, seed {run['seed']}: several runs; say per_class or steps")
+            by_seed[run["seed"]] = run["accuracy"]
         return by_base
 
     def have_equal_fractals(self, arm: str, other: str) -> bool:
