@@ -122,6 +122,14 @@ def test_differences_are_paired(scripts, study):
     assert scripts["analysis"].summarize(study, "ofdb", "scratch") is None, "it was not run"
 
 
+def test_runs_with_more_images_do_not_stand_for_those_with_fewer(scripts, study):
+    more = [run("scratch", None, seed, 0.5, per_class=500) for seed in (0, 1)]
+    both = dataclasses.replace(study, runs=[*study.runs, *more])
+    assert scripts["report"].accuracy(both, "scratch", per_class=100) == "31.0 ± 1.4"
+    with pytest.raises(ValueError, match="scratch, base None, seed 0: several runs; say per_class or steps"):
+        scripts["report"].variants(both)
+
+
 def test_tables(scripts, study):
     report = scripts["report"]
     rows = report.variants(study)
@@ -221,6 +229,11 @@ def test_a_study_is_collected(scripts, studied):
     assert finetuning == [{**where, "accuracy": 0.4, "split": "test", "seconds": 9}]
 
 
+def name_commit(run, commit):
+    (run / "model").mkdir(exist_ok=True)
+    (run / "model" / "config.json").write_text(json.dumps({"fracgen": {"source": commit}}))
+
+
 def set_result(path, **changes):
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, **changes}))
@@ -278,12 +291,17 @@ def test_runs_are_added_to_those_of_an_earlier_file(scripts, studied, tmp_path, 
     (machine := tmp_path / "machine.json").write_text('{"cpu": "x"}')
     runs = str(studied.parents[3])
     collect.main("some", "noise.yaml", runs, machine=machine)
+    assert json.loads(path.read_text())["machine"] == {"cpu": "x"}, "models of earlier versions name no commit"
+    name_commit(studied, "0a" * 20)
+    collect.main("some", "noise.yaml", str(path), runs, machine=machine)
     set_result(studied / "results.json", outcome={"seconds": 7})
     shutil.copytree(studied, studied.with_name("seed-2"))
     config = json.loads((studied / "results.json").read_text())["config"]
     set_result(studied.with_name("seed-2") / "results.json", config={**config, "run": {"seed": 2}})
+    name_commit(studied, "0b" * 20)
     collect.main("some", "noise.yaml", str(path), runs, machine=machine)
     both = json.loads(path.read_text())
+    assert both["machine"] == {"cpu": "x", "sources": ["0a" * 20, "0b" * 20]}
     assert [(run["seed"], run["seconds"]) for run in both["finetuning"]] == [(1, 7), (2, 7)]
     assert len(both["pretraining"]) == 1
     shutil.rmtree(studied)
@@ -295,7 +313,7 @@ def test_runs_are_added_to_those_of_an_earlier_file(scripts, studied, tmp_path, 
     machine.write_text('{"cpu": "y"}')
     with pytest.raises(DataError, match=r"is of {'cpu': 'x'}, not of {'cpu': 'y'}"):
         collect.main("some", "noise.yaml", str(path), runs, machine=machine)
-    assert json.loads(path.read_text())["machine"] == {"cpu": "x"}
+    assert json.loads(path.read_text())["machine"]["cpu"] == "x"
 
 
 def test_the_machine_may_be_another(tmp_path):

@@ -11,7 +11,8 @@ Runs that are not finished are left out, so that a study can be collected while 
 together are refused: other settings than their neighbours have, results that are older than the weights that they began
 with, numbers that are none. The third form adds runs to those of an earlier file: of the same machine and versions, and
 where both have a run, with the same numbers to the last digit. The first form describes this machine; where the runs
-were made on another, the fourth prints what the fifth reads.
+were made on another, the fourth prints what the fifth reads. By which commits of fracgen the runs ended stands with the
+machine, as far as their models say; runs of several may stand together.
 """
 
 import json
@@ -179,6 +180,12 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
+def sources(folders: Iterable[Path]) -> set[str]:
+    """The commits of fracgen by which the runs in these folders ended, of those that say (see `source_revision`)."""
+    paths = (path for folder in folders for path in folder.rglob("model/config.json"))
+    return {read_json(path).get("fracgen", {}).get("source", "") for path in paths} - {""}
+
+
 def write(
     path: Path,
     *,
@@ -247,12 +254,13 @@ def add_to(
     machine: Mapping[str, Any],
     pretraining: list[dict[str, Any]],
     finetuning: list[dict[str, Any]],
-) -> None:
-    """Add the runs of an earlier file that are not in these lists.
+) -> set[str]:
+    """Add the runs of an earlier file that are not in these lists; returns the commits that it names.
 
     Raises DataError where it is of another machine or other versions, or a run has other numbers, times left aside.
     """
     earlier = read_json(path)
+    commits = set(earlier["machine"].pop("sources", ()))
     if earlier["machine"] != machine:
         raise DataError(f"{path}: is of {earlier['machine']}, not of {dict(machine)}")
     for name, runs in (("pretraining", pretraining), ("finetuning", finetuning)):
@@ -262,6 +270,7 @@ def add_to(
                 runs.append(run)
             elif differ := [key for key in {*run, *same} - set(_TIMES) if run.get(key) != same.get(key)]:
                 raise DataError(f"{path}: {run['variant']}, base {run['base']}: another {min(differ)} than now")
+    return commits
 
 
 def _identity(run: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -283,16 +292,18 @@ def _check_finite(run: Path, values: Mapping[str, Any]) -> None:
 def main(name: str, study: str, *folders: str, machine: Path | None = None) -> None:
     """Write NAME.json beside this file. machine: a file that holds what `describe_machine` gave where the runs were."""
     described = read_json(machine) if machine else describe_machine()
-    pretraining, finetuning = collect([Path(folder) for folder in folders if not folder.endswith(".json")])
+    studies = [Path(folder) for folder in folders if not folder.endswith(".json")]
+    pretraining, finetuning = collect(studies)
+    commits = sources(studies)
     for folder in folders:
         if folder.endswith(".json"):
-            add_to(Path(folder), described, pretraining, finetuning)
+            commits |= add_to(Path(folder), described, pretraining, finetuning)
     if not finetuning:
         raise DataError(f"{' '.join(folders)}: no finished run")
     write(
         HERE / f"{name}.json",
         study=study,
-        machine=described,
+        machine={**described, "sources": sorted(commits)} if commits else described,
         pretraining=pretraining,
         finetuning=finetuning,
     )

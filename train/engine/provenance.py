@@ -61,7 +61,8 @@ class Training:
     stage: "pre-trained" or "fine-tuned". base: the weights that it began with, in words. base_sha256: of them.
     recipe: the settings that determine the run, by group. protocol: how weights are chosen and reported on.
     licence, task: identifiers of the Hub's; licence "unknown" where others have rights in data or base. modules: those
-    of the model that were trained, where the others are random; () for all.
+    of the model that were trained, where the others are random; () for all. source: as of `source_revision`, of the
+    process that ended the run.
     """
 
     stage: str
@@ -74,6 +75,7 @@ class Training:
     licence: str = UNKNOWN_LICENCE
     task: str = _TASK
     modules: tuple[str, ...] = ()
+    source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for config.json, with the version of fracgen."""

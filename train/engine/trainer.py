@@ -29,6 +29,7 @@ from fracgen.train.engine.provenance import Training, recipe_of
 from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
 from fracgen.train.engine.run_speed import RunSpeed
 from fracgen.train.engine.settings import ProtocolSettings
+from fracgen.train.engine.source_revision import source_revision
 from fracgen.train.engine.step_cost import Example, check_memory
 from fracgen.train.engine.tracking import open_tracker
 from fracgen.train.engine.train_step import TrainState, TrainStep, wrap
@@ -81,6 +82,7 @@ class Trainer(Generic[S]):
             say({"warning": precision.EMULATED})
         check_run(self.settings, ranks, self._precision)
         self._logger: metrics.MetricLogger | None = None
+        self._source = source_revision() if folder is not None and ranks.first else ""
         torch.set_float32_matmul_precision("high")
 
     def _require(self, call: Literal["set_up", "fit"]) -> None:
@@ -277,7 +279,7 @@ class Trainer(Generic[S]):
             options=settings.model.options,
             crop=crop,
             class_names=class_names,
-            training=replace(training, recipe=recipe_of(type(settings), self.config)),
+            training=replace(training, recipe=recipe_of(type(settings), self.config), source=self._source),
         )
         return str(self.folder / MODEL)
 
