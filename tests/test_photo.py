@@ -107,6 +107,8 @@ def test_looks():
     assert np.abs(gray - sheet @ [0.299, 0.587, 0.114]).max() <= 1
     rgb, gray = photo(look="rgb", strength=0.0), photo(look="gray", strength=0.0)
     assert np.array_equal(rgb.base(), base) and np.array_equal(gray.base(), to_gray(base))
+    gray.base()[:] = 0
+    assert np.array_equal(gray.base(), to_gray(base)), "what is written into a base is in no image"
     canny = photo(strength=0.0)
     edges = canny.base()
     assert set(np.unique(edges)) == {0, 255} and 0.01 < (edges > 0).mean() < 0.5

@@ -220,8 +220,8 @@ class Photo(Recipe):
         return crops.CropRanges(**{name: getattr(self, name) for name in _CROP_FIELDS})
 
     def base(self, photograph: int = 0) -> Image:
-        """What is warped: the look of a photograph, (size, size) or (size, size, 3)."""
-        return self._pictures.squares[photograph]
+        """What is warped: the look of a photograph, (size, size) or (size, size, 3), the caller's own to write into."""
+        return self._pictures.squares[photograph].copy()
 
     def draw_warp(self, index: int, attempt: int = 0) -> Warp | crops.Crop:
         """The warp of an image at an attempt; a pure function of (seed, index, attempt), kept or not."""
