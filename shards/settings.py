@@ -210,14 +210,26 @@ def load_settings(kind: type[T], path: str | None, options: Mapping[str, Any], o
         values = parse_yaml(read_text(path), path) or {}
         if not isinstance(values, dict):
             raise UsageError(f"{path}: must be a mapping of settings, not {type(values).__name__}")
-    for name, value in options.items():
-        _set(values, name, value)
-    for override in overrides:
-        _set(values, *parse_override(override))
+    defaults = to_plain(kind())
     try:
-        return from_plain(kind, _over(to_plain(kind()), values))
+        values = _spelt(values, defaults)
+        for name, value in [*options.items(), *map(parse_override, overrides)]:
+            _set(values, name, value, defaults)
+        return from_plain(kind, _over(defaults, _spelt(values, defaults)))
     except UsageError as error:
         raise UsageError(f"{path}: {error}" if path and not (options or overrides) else str(error)) from None
+
+
+def _spelt(values: Mapping[Any, Any], known: Any) -> dict[Any, Any]:
+    """The same with underscores for the dashes of each key that is a setting so, as `known` has them."""
+    inner = known if isinstance(known, Mapping) else {}
+    spelt: dict[Any, Any] = {}
+    for key, value in values.items():
+        name = name if (name := str(key).replace("-", "_")) in inner else key
+        if name in spelt:
+            raise UsageError(f"key {key} is given twice")
+        spelt[name] = _spelt(value, inner.get(name)) if isinstance(value, Mapping) else value
+    return spelt
 
 
 def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,14 +242,17 @@ def _over(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
     return {**defaults, **values, **inner}
 
 
-def _set(values: dict[str, Any], name: str, value: Any) -> None:
-    *groups, last = name.split(".")
-    for group in groups:
-        inner = values.setdefault(group, {})
-        if not isinstance(inner, dict):
-            raise UsageError(f"{name}: {group} is a value, not a group of settings")
-        values = inner
-    values[last] = value
+def _set(values: dict[str, Any], name: str, value: Any, known: Any) -> None:
+    """Put a value where its dotted name says. known: the defaults, as of `_spelt`."""
+    first, dot, rest = name.partition(".")
+    inner = known if isinstance(known, Mapping) else {}
+    first = spelt if (spelt := first.replace("-", "_")) in inner else first
+    if not dot:
+        values[first] = value
+        return
+    if not isinstance(group := values.setdefault(first, {}), dict):
+        raise UsageError(f"{name}: {first} is a value, not a group of settings")
+    _set(group, rest, value, inner.get(first))
 
 
 def differences(kind: type, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

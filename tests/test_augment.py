@@ -344,7 +344,23 @@ def test_other_rand_augments_are_refused(text):
         Augmentation(rand_augment=text)
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"scale": (1.0, 0.1)}, {"erase": 1.5}, {"std": (0.0, 1.0, 1.0)}])
+def test_a_crop_that_no_attempt_fits_has_a_pixel_at_least():
+    """Of a thousand times as wide as high, or the other way round."""
+    for ratio, box in [((1000.0, 1000.0), [4, 0, 1, 10]), ((0.001, 0.001), [0, 4, 10, 1])]:
+        assert draws.draw_crops(np.full((1, 22), 0.5), 10, 10, (1.0, 1.0), ratio).tolist() == [box]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": 0},
+        {"scale": (1.0, 0.1)},
+        {"erase": 1.5},
+        {"std": (0.0, 1.0, 1.0)},
+        {"mean": (123.7, 116.3, 103.5)},  # of levels in 0 to 255
+        {"mean": (float("nan"), 0.5, 0.5)},
+    ],
+)
 def test_senseless_numbers_are_refused(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         Augmentation(**options)

@@ -331,6 +331,28 @@ def test_one_run_at_a_time(tmp_path):
         RunFolder(tmp_path / "run", "auto").lock()
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_steps_that_another_process_took_meanwhile_are_not_lost(tmp_path, begun):
+    """One looks where the run goes on, and then decodes its images; another begins and ends before it has done so."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "config.yaml").touch()
+    if begun:
+        save(checkpoint(step=3), path / "last.pt")
+    slow, quick = RunFolder(path, "auto"), RunFolder(path, "auto")
+    assert [each.checkpoint() is not None for each in (slow, quick)] == [begun, begun]
+    quick.lock()
+    save(checkpoint(step=5), path / "last.pt")
+    quick.unlock()
+    with pytest.raises(UsageError, match="another process trained there meanwhile; the same command goes on"):
+        slow.lock()
+    slow.unlock()
+    again = RunFolder(path, "auto")
+    assert again.checkpoint().step == 5
+    again.lock()
+    again.unlock()
+
+
 def test_folders_that_are_none(tmp_path):
     (tmp_path / "photo.png").write_text("x")
     with pytest.raises(UsageError, match=r"photo\.png and no config\.yaml, so no run"):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 
@@ -405,6 +406,16 @@ def test_a_set_too_large_for_memory_without_workers_is_told_of_those(tmp_path, m
         make(tars, "auto", workers=0, augment="device", transform=lambda picture: picture)
 
 
+def test_a_stream_of_images_that_may_differ_in_size_needs_workers(tmp_path):
+    """Augmented in this process, they would seed the generators that drop path and mixup draw from meanwhile."""
+    tars = open_examples(write_tars(tmp_path, [12]), num_classes=12)
+    options = {"augment": "device", "transform": noisy, "workers": 0}
+    with pytest.raises(UsageError, match=r"^--workers 0: .* give --workers 1 or more, or --loader memory"):
+        make(tars, "stream", **options)
+    assert not make(tars, "stream", resize=8, **options).transformed
+    assert make(tars, "stream", **options | {"workers": 1}).transformed
+
+
 def test_free_memory_is_less_than_the_machine_has():
     assert 0 < free_memory(CPU) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -418,6 +429,22 @@ def test_a_killed_worker_is_reported(examples):
         with pytest.raises(DataError, match=rf"data worker {worker.pid} died \(exit code -9\)"):
             for _ in range(1000):
                 next(batches)
+
+
+def test_sigterm_of_others_is_not_for_workers_but_the_trainers_is(examples):
+    """Of systemd it comes to every process; the trainer then takes one more step, and writes its checkpoint."""
+    before, straight = set(multiprocessing.active_children()), take(make(examples), 30)
+    with contextlib.closing(make(examples, workers=2).batches()) as batches:
+        taken = [next(batches)]
+        workers = set(multiprocessing.active_children()) - before
+        command = ["kill", "-TERM", *(str(worker.pid) for worker in workers)]
+        subprocess.run(command, check=True)
+        same(taken + list(itertools.islice(batches, 29)), straight)
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGTERM)
+        for worker in workers:
+            worker.join(60)
+        assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_closing_ends_workers_and_thread(examples):

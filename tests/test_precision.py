@@ -1,5 +1,7 @@
 """What a device computes in: the rule of `auto`, what is said of it, and what bf16 on a CPU changes in a net."""
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
@@ -46,6 +48,18 @@ def test_auto_is_bf16_where_the_cpu_has_it(cpu, answers, machine, auto, emulated
     assert (resolve("bf16", CPU), resolve("fp32", CPU)) == ("bf16", "fp32"), "what is given holds"
     assert is_emulated("bf16", CPU) == emulated
     assert not is_emulated("fp32", CPU) and not is_emulated("bf16", torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("major", "auto"), [(7, "fp16"), (8, "bf16"), (9, "bf16")])
+def test_auto_is_bf16_where_the_gpu_has_it(monkeypatch, major, auto):
+    """Cores for bf16 came with compute capability 8; torch emulates it before, and says then that it is supported."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    gpu = torch.device("cuda")
+    assert resolve("auto", gpu) == auto
+    assert (resolve("bf16", gpu), resolve("fp16", gpu)) == ("bf16", "fp16"), "what is given holds"
 
 
 def test_fp16_is_for_gpus():

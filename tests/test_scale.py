@@ -13,7 +13,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.train import finetune, pretrain
 from fracgen.train.data.sampler import Sampler
 from fracgen.train.engine import model as models
-from fracgen.train.engine.checkpoint import load
+from fracgen.train.engine.checkpoint import load, save
 from fracgen.train.engine.losses import cross_entropy
 from fracgen.train.engine.schedule import lr_schedule, resolve
 from fracgen.train.engine.settings import Model, Optim, Run, Schedule
@@ -140,6 +140,53 @@ def test_weight_decay_of_all_but_tokens():
         decayed = {names[id(each)] for group in groups if group["weight_decay"] for each in group["params"]}
         assert ({"norm.weight", "head.bias"} <= decayed) == decay_all
         assert "head.weight" in decayed and not decayed & {"pos_embed", "cls_token"}
+
+
+def step_alone(optimizer, model, number):
+    draws = torch.Generator().manual_seed(number)
+    torch.manual_seed(number)
+    optimizer.zero_grad()
+    model(torch.randn(16, 6, generator=draws)).square().mean().backward()
+    optimizer.step()
+
+
+def begin(name):
+    """A tiny net, and its state under an optimiser of timm's; None for one that cannot be had here."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.LayerNorm(5), torch.nn.Linear(5, 4))
+    try:
+        optimizer = models.optimizer(model, Optim(name=name), lr=0.05)
+    except UsageError:
+        return None
+    return TrainState(model=model, optimizer=optimizer, scaler=torch.amp.GradScaler(enabled=False))
+
+
+def test_every_optimiser_of_timms_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    """Also those that count their steps in their groups: LAMB and Adan, and Lookahead, which acts in each sixth."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # of one of them, which takes a minute
+    names = {*timm.optim.list_optimizers(), "lookahead_adamw", "lookahead_lamb"}
+    resumed = set()
+    for name in names:
+        straight, stopped = begin(name), begin(name)
+        if straight is None:
+            continue
+        for number in range(14):
+            step_alone(straight.optimizer, straight.model, number)
+        for number in range(4):
+            step_alone(stopped.optimizer, stopped.model, number)
+        save(stopped.to_checkpoint(config={}, data="", world=1), tmp_path / f"{name}.pt")
+        again = begin(name)
+        again.restore(load(tmp_path / f"{name}.pt"))
+        for number in range(4, 14):
+            step_alone(again.optimizer, again.model, number)
+        assert same(straight.model.state_dict(), again.model.state_dict()), name
+        resumed.add(name)
+    assert {"adamw", "sgd", "lamb", "adan", "lion", "lookahead_adamw", "lookahead_lamb"} <= resumed
+
+
+def test_an_optimiser_of_second_derivatives_is_refused():
+    with pytest.raises(UsageError, match=r"^optimiser 'adahessian': needs second derivatives"):
+        models.optimizer(torch.nn.Linear(2, 2), Optim(name="adahessian"), lr=0.1)
 
 
 def test_activations_computed_again_leave_gradients_equal():

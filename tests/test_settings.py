@@ -117,6 +117,18 @@ def test_defaults_then_file_then_options_then_overrides(tmp_path):
         load_settings(Run, str(tmp_path / "r.yaml"), {})
 
 
+def test_names_may_be_spelt_with_dashes_anywhere(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("log-every: 3\noptim: {options: {a-b: 1}}\n")
+    run = load_settings(Run, str(path), {"optim.lr": 0.5})
+    assert run == Run(log_every=3, optim=Optim(lr=0.5, options={"a-b": 1})), "keys that are no settings stay"
+    assert load_settings(Run, str(path), {"log_every": 4}).log_every == 4
+    assert load_settings(Run, str(path), {}, ["log-every=5"]).log_every == 5
+    path.write_text("log-every: 3\nlog_every: 3\n")
+    with pytest.raises(UsageError, match=r"r\.yaml: key log_every is given twice"):
+        load_settings(Run, str(path), {})
+
+
 def test_only_what_identifies_a_run_differs():
     old, new = to_plain(Run(out=Path("a"))), to_plain(Run(steps=5, log_every=3, optim=Optim(lr=0.01, name="sgd")))
     assert settings.differences(Run, old, new) == ["optim.name sgd, was adamw", "steps 5, was 100"]

@@ -85,9 +85,9 @@ def draw_crops(draws: Floats, height: int, width: int, scale: tuple[float, float
 def _middle(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
     inside_height, inside_width = height, width
     if width / height < min(ratio):
-        inside_height = round(width / min(ratio))
+        inside_height = max(1, round(width / min(ratio)))
     elif width / height > max(ratio):
-        inside_width = round(height * max(ratio))
+        inside_width = max(1, round(height * max(ratio)))
     return (height - inside_height) // 2, (width - inside_width) // 2, inside_height, inside_width
 
 

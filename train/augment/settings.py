@@ -78,11 +78,10 @@ class Augmentation:
         float, Setting("Strength of colour jitter, which is used only without RandAugment.", at_least=0)
     ] = 0.4
     erase: Annotated[float, Setting("Probability of random erasing.", at_least=0, at_most=1)] = 0.5
-    mean: Annotated[tuple[float, float, float], Setting("Mean of each channel, subtracted from levels in [0, 1].")] = (
-        0.5,
-        0.5,
-        0.5,
-    )
+    mean: Annotated[
+        tuple[float, float, float],
+        Setting("Mean of each channel, subtracted from levels in [0, 1].", at_least=0, at_most=1),
+    ] = (0.5, 0.5, 0.5)
     std: Annotated[
         tuple[float, float, float],
         Setting("Standard deviation of each channel, by which levels are divided then.", above=0),

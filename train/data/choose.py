@@ -31,7 +31,7 @@ def choose(
 
     sets: (number of images, their shape) of each. has_transform: whether workers can transform images one by one, which
     may then differ in size. On this machine each of torchrun's processes keeps its own copy.
-    Raises UsageError for mixed sizes that cannot be had as the settings say; for `memory` where the sets do not fit.
+    Raises UsageError for sizes that cannot be had as the settings say; for `memory` where the sets do not fit.
     """
     mode, reason, advice = settings.mode, "by --loader", "give --loader stream"
     differing = next((shape.differing for _, shape in sets if shape.differing), "")
@@ -40,6 +40,12 @@ def choose(
         if has_transform:
             mends.append("--loader stream" if mode == "memory" else "--workers 1 or more, which augment each by itself")
         raise UsageError(f"images differ in size: {differing}; {', or '.join(mends)}")
+    if mode == "stream" and has_transform and not settings.workers and not sets[0][1].one_size:
+        # a transform seeds the global generators, which in this process are those of drop path, mixup and cutmix
+        raise UsageError(
+            "--workers 0: images that may differ in size are augmented by workers when they are streamed; give "
+            f"--workers 1 or more, or --loader memory, or {RESIZE}"
+        )
     if differing and mode == "auto":
         return Choice("stream", "stream: images differ in size; timm's pipeline decodes and augments them in workers")
     if mode == "auto" and has_transform and not settings.workers and not all(shape.one_size for _, shape in sets):

@@ -5,6 +5,7 @@ import itertools
 import mmap
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Generator, Iterable
@@ -258,8 +259,21 @@ def _as_it_is(piece: Piece) -> Piece:
 
 
 def _start_worker(worker: int) -> None:
-    """Leave the terminal's process group: Ctrl-C is for the trainer, which still needs the batches of this step."""
+    """Leave signals that come to all processes to the trainer, which still needs the batches of this step.
+
+    Ctrl-C goes to the terminal's process group; SIGTERM, of systemd and of some batch systems, to each process.
+    """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # here, and in the threads that follow
+        threading.Thread(target=_end_with_trainer, args=(os.getppid(),), daemon=True).start()
     forget_locks()
     torch.set_num_threads(1)
+
+
+def _end_with_trainer(trainer: int) -> None:
+    """End this process by the SIGTERM of the trainer, whose number is given; pass over those of others."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != trainer:
+        pass
+    os._exit(0)

@@ -148,8 +148,8 @@ def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Op
     """timm's optimiser: no decay of position and class tokens nor, by default, of biases and norms. lr: as it is used.
 
     With layer decay, the groups of timm's layers each have their `lr_scale`, which timm's schedules multiply by.
-    Raises UsageError for an unknown one, a value that it refuses, or layer decay of a model whose layers timm does not
-    know: it would pass over it.
+    Raises UsageError for an unknown one, one that needs second derivatives, a value that it refuses, or layer decay of
+    a model whose layers timm does not know: it would pass over it.
     """
     if settings.layer_decay != 1 and not hasattr(model, "group_matcher"):
         raise UsageError(
@@ -171,6 +171,8 @@ def optimizer(model: nn.Module, settings: Optim, *, lr: float) -> torch.optim.Op
         raise UsageError(f"optim.betas {list(settings.betas)}: {settings.name} takes another number of them") from error
     except (ValueError, TypeError, AssertionError) as error:
         raise UsageError(f"optimiser {settings.name!r}: {error or type(error).__name__}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise UsageError(f"optimiser {settings.name!r}: needs second derivatives, which are not computed; take another")
     return optimizer
 
 

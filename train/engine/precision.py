@@ -20,7 +20,9 @@ def resolve(precision: Precision, device: torch.device) -> Precision:
     if device.type == "cuda":
         if precision == "bf16" and not torch.cuda.is_bf16_supported():
             raise UsageError("precision bf16: this GPU has none; use fp16 or fp32")
-        return ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if precision == "auto" else precision
+        if precision != "auto":
+            return precision
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16":
         raise UsageError("precision fp16: is for GPUs; use bf16 or fp32 on a CPU")
     return ("bf16" if cpu_has_bf16() else "fp32") if precision == "auto" else precision

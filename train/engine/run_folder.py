@@ -29,6 +29,7 @@ class RunFolder:
         self.path = path
         self.warning = ""
         self._lock: TextIO | None = None
+        self._seen: tuple[int, ...] = ()  # which last.pt `checkpoint` has looked at
         check_local(path)
         if file := next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), None):
             raise UsageError(f"{file}: is a file; --out names a folder")
@@ -45,15 +46,17 @@ class RunFolder:
     def lock(self) -> None:
         """Make the folder, and keep other runs out of it until this process ends, however it ends.
 
-        Raises UsageError where another one is at work.
+        Raises UsageError where another one is at work, or was since `checkpoint` looked: its steps would be lost.
         """
+        from fracgen.train.engine.checkpoint import LAST, PREVIOUS
+
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = take_lock(self.path / ".lock")
         if self._lock is None:
             raise UsageError(f"{self.path}: another process trains there; wait for it, or give another --out")
+        if self._seen != _identity(self.path / LAST):
+            raise UsageError(f"{self.path}: another process trained there meanwhile; the same command goes on")
         if self.warning:  # or the damaged one would become the previous one
-            from fracgen.train.engine.checkpoint import LAST, PREVIOUS
-
             with replacing(self.path / LAST) as temporary:
                 temporary.unlink(missing_ok=True)  # half a checkpoint, of a run that was killed while it wrote
                 temporary.hardlink_to(self.path / PREVIOUS)
@@ -71,6 +74,7 @@ class RunFolder:
         from fracgen.train.engine.checkpoint import LAST, PREVIOUS, DamagedCheckpointError, load
 
         path, previous = self.path / LAST, self.path / PREVIOUS
+        self._seen = _identity(path)
         if path.exists():
             try:
                 return load(path)
@@ -89,6 +93,15 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """A small file, whole or not at all."""
         write_atomically(self.path / name, text)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What tells a file from one that took its place; () where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 @contextlib.contextmanager

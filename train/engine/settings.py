@@ -111,6 +111,7 @@ class Schedule:
         Setting(
             "Length of the run in steps (give one of --steps, --samples, --epochs).",
             at_least=0,
+            at_most=1 << 40,
             default="",
             panel=_TRAINING,
         ),
@@ -120,6 +121,7 @@ class Schedule:
         Setting(
             "Length of the run in samples: images that the model is trained on, repeats counted.",
             at_least=0,
+            at_most=1 << 60,
             default="",
             panel=_TRAINING,
         ),

@@ -17,6 +17,9 @@ from fracgen.train.engine.settings import Optim, Run
 from fracgen.train.ranks import Ranks
 from fracgen.train.seeding import key
 
+_NO_SETTINGS = {"params", "step", "lookahead_step"}
+"""Of an optimiser's groups. Some of timm's (LAMB, Adan, Lookahead) count their steps there: a resumed run counts on."""
+
 
 @dataclass(kw_only=True)
 class TrainState:
@@ -40,12 +43,14 @@ class TrainState:
 
     def restore(self, last: Checkpoint) -> None:
         """Go back to a checkpoint. Raises DataError where it is of another model or optimiser."""
-        options = [{name: group[name] for name in group if name != "params"} for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
+        options = [{name: group[name] for name in group if name not in _NO_SETTINGS} for group in groups]
         try:
             self.model.load_state_dict(dict(last.model))
             if self.ema is not None:  # one that begins in the middle of a run begins with its weights
                 self.ema.module.load_state_dict(dict(last.ema or last.model))
-            if [set(group) - {"params"} for group in last.optimizer["param_groups"]] != [set(each) for each in options]:
+            saved = last.optimizer["param_groups"]
+            if [set(group) - _NO_SETTINGS for group in saved] != [set(each) for each in options]:
                 raise ValueError("the optimiser has other settings")
             self.optimizer.load_state_dict(dict(last.optimizer))
             self.scaler.load_state_dict(dict(last.scaler))
