@@ -1,4 +1,4 @@
-"""The same numbers on every processor and by every Python: what could tell them apart is put in their place."""
+"""The same numbers whatever OpenBLAS's kernels and Python's `sum`: each is put in the place of this machine's."""
 
 import builtins
 import math
@@ -22,7 +22,7 @@ for seed in range(20):
 """
 
 
-def test_draws_do_not_follow_the_processor():
+def test_draws_do_not_follow_the_kernels_of_openblas():
     """OpenBLAS, which numpy comes with, multiplies and adds in one rounding where the processor can, or in two."""
     texts = []
     for kernels in (None, "Prescott"):

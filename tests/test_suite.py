@@ -354,9 +354,10 @@ def test_task_by_task_gives_the_table_of_all(root, tmp_path, capfd):
     assert (tmp_path / "out" / "suite.json").read_text() == whole
     assert run(*words, "--out", tmp_path / "out", "--task=a", "--task=b") == 0
     assert (tmp_path / "out" / "suite.json").read_text() == whole
-    (tmp_path / "out" / "suite.json").write_text(json.dumps({**json.loads(whole), "tasks": {"b": {}}}))
-    assert run(*words, "--out", tmp_path / "out", "--task=a") == 2
-    assert "suite.json: damaged; remove it" in last_line(capfd)
+    for damage in ({"tasks": {"b": {}}}, {"tasks": [1]}, {"protocol": "honest"}):
+        (tmp_path / "out" / "suite.json").write_text(json.dumps({**json.loads(whole), **damage}))
+        assert run(*words, "--out", tmp_path / "out", "--task=a") == 2
+        assert "suite.json: damaged; remove it" in last_line(capfd)
 
 
 def test_it_goes_on_after_a_stop_to_the_same_report(root, tmp_path, monkeypatch, capfd):
@@ -421,9 +422,14 @@ def test_tasks_that_were_done_by_other_settings_are_refused(change, difference, 
     assert before == {each: each.read_bytes() for each in (tmp_path / "out").rglob("*") if each.is_file()}
     assert run(*words, "--task=a", "run.log_every=7", f"--data=b={root / 'elsewhere'}") == 0, "no result depends on it"
     assert json.loads((tmp_path / "out" / "suite.json").read_text())["complete"]
-    (tmp_path / "out" / "b" / "x" / "seed-0" / "compared.json").unlink()
-    assert run(*words, "--task=a") == 2
-    assert "seed-0/compared.json: missing or damaged; give --task b too" in last_line(capfd)
+    record = tmp_path / "out" / "b" / "x" / "seed-0" / "compared.json"
+    whole = record.read_text()
+    for damaged in ("", "{}", '{"asked": 5}'):
+        record.write_text(damaged)
+        assert run(*words, "--task=a") == 2
+        assert "seed-0/compared.json: missing or damaged; give --task b too" in last_line(capfd)
+    assert run(*words, "--task=b") == 0
+    assert record.read_text() == whole
 
 
 def test_a_failed_task_and_the_others(root, tmp_path, monkeypatch, capfd):

@@ -192,10 +192,13 @@ class SuiteRun:
         """
         if (earlier := read_or_none(self.out / "suite.json")) is None:
             return
-        suite, protocol = earlier.get("suite"), (earlier.get("protocol") or {}).get("name")
+        try:
+            suite, protocol, entries = earlier["suite"], earlier["protocol"]["name"], dict(earlier["tasks"])
+        except (LookupError, TypeError, ValueError):
+            raise self._damaged() from None
         if (suite, protocol) != (self.setup.suite.name, self.setup.protocol):
             raise UsageError(f"{self.out}: holds suite {suite}, protocol {protocol}; give another --out")
-        for name, entry in (earlier.get("tasks") or {}).items():
+        for name, entry in entries.items():
             if name not in self.setup.suite.tasks:
                 continue
             try:
@@ -217,8 +220,7 @@ class SuiteRun:
             measured = [each for by_start in entry["measures"].values() for each in by_start.items()]
             ran = {(start, int(seed)) for start, each in measured for seed in each["accuracies"].get("0", ())}
         except (LookupError, TypeError, AttributeError, ValueError):
-            damaged = f"{self.out / 'suite.json'}: damaged"
-            raise UsageError(f"{damaged}; remove it, and do all tasks again: runs are kept") from None
+            raise self._damaged() from None
         if not ran:
             return False
         starts = parse_starts(self.settings.start)
@@ -239,6 +241,9 @@ class SuiteRun:
                     line = f"{self.out}: holds task {name} with other settings ({'; '.join(changed)})"
                     raise UsageError(f"{line}; give another --out")
         return True
+
+    def _damaged(self) -> UsageError:
+        return UsageError(f"{self.out / 'suite.json'}: damaged; remove it, and do all tasks again: runs are kept")
 
     def _plan(self, data: TaskData) -> Comparison:
         settings, folder = self.settings, self.out / data.name

@@ -28,12 +28,12 @@ class FinishedRuns:
 
     def __contains__(self, run: FinetuneRun) -> bool:
         """Whether the run has results, and its settings, images and weights are the same now."""
-        record = read_or_none(run.path / COMPARED)
+        record = _read_record(run)
         if record is None or not (run.path / RESULTS).exists():
             return False
         now = self._identity(run)
         same_inputs = record.get("fingerprint") == now["fingerprint"]
-        return same_inputs and not differences(Finetuning, record.get("asked", {}), now["asked"])
+        return same_inputs and not differences(Finetuning, record["asked"], now["asked"])
 
     def add(self, run: FinetuneRun) -> None:
         """Record that the run has ended. Raises DataError where images or weights changed while it ran."""
@@ -57,14 +57,20 @@ class FinishedRuns:
 
 
 def changed_settings(comparison: Comparison, run: FinetuneRun) -> list[str] | None:
-    """How the settings that a run has now differ from those that it was made with; None where it left no record.
+    """How the settings that a run has now differ from those that it was made with; None where it left no whole record.
 
     Not by `num_classes`, which follows from where the images lie.
     """
-    if (record := read_or_none(run.path / COMPARED)) is None:
+    if (record := _read_record(run)) is None:
         return None
-    asked, now = record.get("asked", {}), to_plain(comparison.settings(run))
-    return differences(Finetuning, {**asked, "num_classes": now["num_classes"]}, now)
+    now = to_plain(comparison.settings(run))
+    return differences(Finetuning, {**record["asked"], "num_classes": now["num_classes"]}, now)
+
+
+def _read_record(run: FinetuneRun) -> dict[str, Any] | None:
+    """What compared.json of a run says; None where it is missing or damaged."""
+    record = read_or_none(run.path / COMPARED)
+    return record if record is not None and isinstance(record.get("asked"), dict) else None
 
 
 def read_or_none(path: Path) -> dict[str, Any] | None:
