@@ -22,7 +22,7 @@ from fracgen.recipe import UnmakeableError
 from fracgen.registry import RECIPES, Recipe, card_text, from_dict, inputs, recipe_hash, to_dict
 from fracgen.shards.commit import commit_shard
 from fracgen.shards.errors import DataError, FracgenError, UsageError
-from fracgen.shards.files import num_cores
+from fracgen.shards.files import check_folder, num_cores
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.layout import Layout, Part, default_num_shards
 from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, ShardRecord, load_manifest
@@ -177,8 +177,7 @@ def merge(folder: Path | str, *, any_versions: bool = False) -> Result:
 
 def _existing_plan(folder: Path) -> FolderPlan:
     """The plan of a folder, finished or not, of which all shards are there. Raises as `merge`."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+    check_folder(folder)
     if (work := load_plan(folder)) is None:
         raise UsageError(f"{folder}: holds no unfinished shards")
     shards, present = range(work.layout.num_shards), set[int]()

@@ -25,6 +25,12 @@ def check_local(path: Path | str) -> None:
         raise UsageError(f"{redact(str(path))}: {ONLY_LOCAL}")
 
 
+def check_folder(path: Path) -> None:
+    """Raise UsageError where there is no folder: nothing, or a file."""
+    if not path.is_dir():
+        raise UsageError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
+
+
 def write_atomically(
     path: Path,
     data: bytes | str,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fracgen.shards.errors import LFS_ADVICE, LFS_POINTER, DataError, UsageError
-from fracgen.shards.files import check_local, read_plain, sha256_of
+from fracgen.shards.files import check_folder, check_local, read_plain, sha256_of
 from fracgen.shards.layout import Layout
 from fracgen.shards.sample import Image
 from fracgen.shards.settings import as_dict, from_json
@@ -181,8 +181,7 @@ def load_manifest(folder: Path) -> Manifest:
     """
     check_local(folder)
     path = folder / MANIFEST
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+    check_folder(folder)
     if not path.exists():
         if (folder / PARTIAL).is_dir():
             raise DataError(f"{folder}: unfinished; run again what began it, or `fracgen merge` after parts")

@@ -269,7 +269,8 @@ def test_other_commands_with_bad_input(fracgen, tmp_path):
         (["search", "--min-fill", 2], "--min-fill 2.0: must be 0 to 1"),
         (["merge", "absent"], "absent: no such folder"),
         (["merge", "full"], "full: holds no unfinished shards"),
-        (["merge", "file"], "file: no such folder"),
+        (["merge", "file"], "file: not a folder"),
+        (["inspect", "file"], "file: not a folder"),
     ]:
         code, out, err = fracgen(*words)
         assert (code, out) == (2, ""), words

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fracgen.shards.errors import UsageError
+from fracgen.shards.files import check_folder
 from fracgen.shards.labels.labelled_images import (
     EXTENSIONS,
     LOOP,
@@ -45,8 +46,7 @@ def find_split(folder: Path, split: str | None) -> Path:
 
     Raises UsageError where there is none.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+    check_folder(folder)
     if split is None:
         return folder
     if (folder / split).is_dir():

@@ -12,7 +12,7 @@ import yaml
 
 from fracgen.shards.data_card import FORMULAS, UNKNOWN_LICENCE, CardText, data_card, to_yaml_head
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import read_json, read_plain, sha256_of
+from fracgen.shards.files import check_folder, read_json, read_plain, sha256_of
 from fracgen.shards.manifest import MANIFEST, Manifest, load_manifest
 from fracgen.shards.sidecars import with_metadata
 from fracgen.shards.verify import verify_hashes
@@ -62,8 +62,7 @@ class Release:
 
 def release_kind(folder: Path) -> Kind:
     """What a folder holds. Raises UsageError where it is neither a set of shards nor a model that timm loads."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+    check_folder(folder)
     if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
         return "model"
     if (folder / "model" / CONFIG).is_file():
