@@ -30,6 +30,8 @@ _CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 1000}
 """Help is as wide as the terminal."""
+OVERRIDES = "[NAME=VALUE]..."
+"""How help writes the argument that takes any setting by its name."""
 _MAX_NAME = 28
 """Longer names of options have a line of their own."""
 INTERRUPTED = 130
@@ -221,7 +223,10 @@ def main(
         return fail(str(error), error.exit_code)
     except _CommandLineError as error:
         command = error.ctx.command_path if getattr(error, "ctx", None) else name
-        return fail(f"{error.format_message()} ('{command} --help' lists what there is)", UsageError.exit_code)
+        hint = f"'{command} --help' lists what there is"
+        if hasattr(error, "option_name") and any(each.metavar == OVERRIDES for each in error.ctx.command.params):
+            hint += "; settings that have no option are given as NAME=VALUE"
+        return fail(f"{error.format_message()} ({hint})", UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return fail("interrupted", INTERRUPTED)
     except BrokenPipeError:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from fracgen.shards.errors import UsageError
 from fracgen.shards.fields import FieldInfo as FieldInfo
 from fracgen.shards.fields import Setting as Setting
-from fracgen.shards.fields import can_be_written, schema_of
+from fracgen.shards.fields import can_be_written, is_group, schema_of
 from fracgen.shards.fields import fields_of as fields_of
 from fracgen.shards.fields import markdown_table as markdown_table
 from fracgen.shards.files import ONLY_LOCAL, check_local
@@ -67,7 +67,10 @@ def _build(kind: type[T], values: Any, prefix: str, *, is_json: bool = False) ->
         elif not is_json:
             known = [name for name, field in schema.items() if can_be_written(field.type)]
             shown = reprlib.repr(f"{prefix}{key}")
-            raise UsageError(f"unknown key {shown}{nearest(name, known)}; there are {', '.join(known)}")
+            groups = [each for each in known if is_group(schema[each].type) and name in schema_of(schema[each].type)]
+            hint = ", or ".join(f"{prefix}{group}.{name}" for group in groups)  # its group was left out
+            hint = f", did you mean {hint}" if hint else nearest(name, known)
+            raise UsageError(f"unknown key {shown}{hint}; there are {', '.join(known)}")
     for name, field in schema.items():
         if name not in checked and field.default is MISSING:
             raise _error(is_json)(f"{prefix}{name} is missing")

@@ -254,6 +254,8 @@ def test_a_stop_leaves_what_was_finished_in_the_report(here, images, recipe, tmp
         (["--start=a=none", "--per-class=9", *NET], "class 'a' of .* has 8"),
         (["--start=a=none", "--launcher=no-such-program -n 2"], "--launcher no-such-program: no such program"),
         (["--start=a=none", "optim.rl=3"], "did you mean 'lr'"),
+        (["--start=a=none", "--steps=6"], "settings that have no option are given as NAME=VALUE"),
+        (["--start=a=none", *NET, "steps=6"], "did you mean schedule.steps; there are"),
     ],
 )
 def test_it_is_refused_before_the_first_run(words, message, images, recipe, tmp_path, capfd):

@@ -52,6 +52,7 @@ def test_a_written_configuration_is_read_back(tmp_path):
     [
         (["optim.rl=1"], "unknown key 'optim.rl', did you mean 'lr'"),
         (["optimm.lr=1"], "unknown key 'optimm', did you mean 'optim'"),
+        (["steps=1"], "unknown key 'steps', did you mean schedule.steps; there are"),
         (["optim.lr=fast"], "optim.lr 'fast': must be a number"),
         (["loader.batch_size=2.5"], "loader.batch_size 2.5: must be a whole number"),
         (["loader.batch_size=true"], "must be a whole number"),

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from fracgen.shards.commandline import OVERRIDES
 from fracgen.shards.errors import UsageError
 from fracgen.shards.settings import Setting
 
@@ -35,7 +36,7 @@ CACHE = ("cache.folder", "cache.limit")
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME=VALUE]...", help="Any setting by its dotted name, as in model.options.depth=4."),
+    typer.Argument(metavar=OVERRIDES, help="Any setting by its dotted name, as in model.options.depth=4."),
 ]
 Out = Annotated[Path | None, Setting("Folder to write the run to, or to resume it from.", panel="Output")]
 Config = Annotated[

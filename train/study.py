@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fracgen.shards.commandline import command_app, options_from
+from fracgen.shards.commandline import OVERRIDES, command_app, options_from
 from fracgen.shards.errors import UsageError, printable
 from fracgen.shards.urls import redact
 from fracgen.train import cli as console
@@ -39,7 +39,7 @@ def main(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME=VALUE]...", help="Settings, as in pretrain.schedule.steps=100 or finetune.optim.lr=0.05."
+            metavar=OVERRIDES, help="Settings, as in pretrain.schedule.steps=100 or finetune.optim.lr=0.05."
         ),
     ] = None,
     option_values: dict[str, Any],
