@@ -315,14 +315,14 @@ def test_coefficients_and_singular_values_are_edited_as_numbers(tab):
 
 def test_an_answer_that_comes_while_a_number_is_typed_leaves_it(tab):
     tab.press("2")
-    waiting, held = [], True
-    tab.page.route("**/api/resolve", lambda route: waiting.append(route) if held else route.continue_())
+    waiting, are_kept = [], True
+    tab.page.route("**/api/resolve", lambda route: waiting.append(route) if are_kept else route.continue_())
     tab.page.fill('#map-cards section:nth-child(1) [data-name="e"]', "0.125")
     tab.page.keyboard.press("Tab")
     tab.page.keyboard.type("0.31")
     while not waiting:
         tab.page.wait_for_timeout(20)
-    held = False
+    are_kept = False
     for route in waiting:
         route.continue_()
     tab.settle()

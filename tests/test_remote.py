@@ -173,8 +173,8 @@ def test_tars_of_others_that_changed_are_fetched_anew(scheme, server, copy, sett
         path.write_bytes(data)
         os.utime(path, (modified, modified))
         if scheme != "http":
-            there = file_system() if scheme == "s3" else fsspec.filesystem("memory")
-            there.put(str(path), f"{place}/set/{path.name}")
+            store = file_system() if scheme == "s3" else fsspec.filesystem("memory")
+            store.put(str(path), f"{place}/set/{path.name}")
         return data
 
     def fetch() -> bytes:
