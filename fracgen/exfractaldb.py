@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fracgen import citations
+from fracgen.arithmetic import add, fused
 from fracgen.categories import CategorySet
-from fracgen.ifs import Floats, add, fused
+from fracgen.ifs import Floats
 from fracgen.recipe import Column, Seed, UnmakeableError, spread
 from fracgen.rng import generator
 from fracgen.search_settings import MinVariance, SpatialSearch, SpatialSeed

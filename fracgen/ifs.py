@@ -10,7 +10,7 @@ import math
 import re
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from fracgen.arithmetic import add, fused
 from fracgen.shards.errors import UsageError
 from fracgen.shards.manifest import MANIFEST, load_manifest
 from fracgen.shards.settings import read_text
@@ -193,20 +194,6 @@ def _turned(u: float, s1: float, s2: float, v: float) -> Floats:
     (cos_u, sin_u), (cos_v, sin_v) = ((math.cos(angle), math.sin(angle)) for angle in (u, v))
     scaled, right = [[cos_u * s1, -sin_u * s2], [sin_u * s1, cos_u * s2]], [[cos_v, -sin_v], [sin_v, cos_v]]
     return np.array([[fused(row[1], right[1][k], row[0] * right[0][k]) for k in range(2)] for row in scaled])
-
-
-def add(numbers: Iterable[float]) -> float:
-    """The sum of numbers, one after the other: Python's own compensates from 3.12 on, so that last bits differ."""
-    total = 0.0
-    for number in numbers:
-        total += number
-    return total
-
-
-def fused(a: float, b: float, c: float) -> float:
-    """a b + c of finite numbers, rounded once: Python has no such function before 3.13."""
-    (a_top, a_bottom), (b_top, b_bottom), (c_top, c_bottom) = (number.as_integer_ratio() for number in (a, b, c))
-    return (a_top * b_top * c_bottom + c_top * a_bottom * b_bottom) / (a_bottom * b_bottom * c_bottom)
 
 
 def load_ifs(path: Path | str) -> IFS:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fracgen.ifs import Floats, add
+from fracgen.arithmetic import add
+from fracgen.ifs import Floats
 from fracgen.shards.sample import Image
 
 LEVEL = 255

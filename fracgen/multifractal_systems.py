@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from fracgen.ifs import Floats, add, fused
+from fracgen.arithmetic import add, fused
+from fracgen.ifs import Floats
 
 Unit = Callable[[], float]
 """Gives the next number, uniform in [0, 1)."""

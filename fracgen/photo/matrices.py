@@ -9,7 +9,8 @@ import operator
 
 import numpy as np
 
-from fracgen.ifs import Floats, add
+from fracgen.arithmetic import add
+from fracgen.ifs import Floats
 
 
 def affine_matrix(eps: Floats, size: int) -> Floats:
