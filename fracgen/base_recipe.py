@@ -62,13 +62,14 @@ class BasesRecipe(DrawnRecipe):
 
     @classmethod
     def rebased(cls, values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Without sigma, maps and number of base fractals that others take the place of; without those of other number.
+        """Without sigma, maps and number of base fractals that others take the place of; without these for other ones.
 
         Raises UsageError where sigma or maps are not those of the base fractal beside them.
         """
         if overrides.get("ifs") is not None:
             return {name: value for name, value in values.items() if name not in ("sigma", "maps", "bases")}
-        if overrides.get("bases", values.get("bases", 1)) != values.get("bases", 1):
+        is_other_number = overrides.get("bases", values.get("bases", 1)) != values.get("bases", 1)
+        if is_other_number or {"sigma", "maps"} & set(overrides):
             return {name: value for name, value in values.items() if name != "ifs"}
         if isinstance(values.get("ifs"), Mapping) and "maps" in values["ifs"]:
             base: IFS = convert(IFS, values["ifs"], "ifs")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from fracgen.recipe import UnmakeableError
-from fracgen.shards.errors import DataError
+from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.manifest import Manifest, ShardRecord
 
@@ -93,7 +93,7 @@ def make_missing(
         _cancelled.add(writer.token)
         for future in futures:
             future.cancel()
-        if isinstance(error, UnmakeableError):
+        if isinstance(error, UnmakeableError | UsageError):
             wait(futures, timeout=_LAST_SECONDS)  # what they write is removed
         raise
     return new_samples, result

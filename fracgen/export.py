@@ -14,14 +14,14 @@ from fracgen.shards.urls import is_url
 from fracgen.shards.verify import verify_hashes
 
 
-def to_parquet(folder: Path | str, out: Path, *, cache: CacheSettings | None = None) -> list[str]:
+def to_parquet(folder: Path | str, out: Path | str, *, cache: CacheSettings | None = None) -> list[str]:
     """Write a set as parquet to a new folder; returns the names of the files. Raises as `open_checked`."""
     shards = open_checked(folder, cache)
     with new_folder(out) as temporary:
         return export_parquet(shards, temporary, card_text_of(shards.files.folder, shards.manifest))
 
 
-def to_image_folder(folder: Path | str, out: Path, *, cache: CacheSettings | None = None) -> int:
+def to_image_folder(folder: Path | str, out: Path | str, *, cache: CacheSettings | None = None) -> int:
     """Write a set as an image folder to a new folder; returns the number of images. Raises as `open_checked`."""
     shards = open_checked(folder, cache)
     with new_folder(out) as temporary:

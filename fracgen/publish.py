@@ -29,7 +29,7 @@ class Published:
 
 
 def publish(
-    folder: Path,
+    folder: Path | str,
     url: str,
     *,
     licence: str = "",
@@ -50,6 +50,7 @@ def publish(
     """
     if "/" in licence or licence != licence.strip().lower() or " " in licence:
         raise UsageError(f"--licence {licence!r}: give one of the Hub's identifiers, as cc-by-4.0, mit, or other")
+    folder = Path(folder)
     kind = release_kind(folder)
     store, place = open_store(url, kind, revision=revision, private=private)
     if kind == "dataset":

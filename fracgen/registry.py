@@ -167,7 +167,8 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, *,
     name: which recipe it must be, if not any. Raises UsageError with the file, key and value.
     """
     path = Path(path)
-    values, overrides = load_values(path), overrides or {}
+    values = load_values(path)
+    overrides = {str(name).replace("-", "_"): value for name, value in (overrides or {}).items()}
     if name is not None and values.setdefault("recipe", name) != name:
         raise UsageError(f"{path}: is a recipe of {values['recipe']}, not of {name}")
     kept = {key: value for key, value in values.items() if str(key).replace("-", "_") not in overrides}

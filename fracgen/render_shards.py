@@ -58,7 +58,7 @@ def plan(
     num_shards: int | None = None,
     png_bits: int = 8,
     keep_metadata: bool = True,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
 ) -> Layout:
     """How a recipe's samples are laid out.
 
@@ -70,7 +70,7 @@ def plan(
             "--png-bits 1 holds gray images of the levels 0 and 127 only, and these have others; leave it out"
         )
     if num_shards is None:
-        begun = _begun_layout(folder, recipe) if folder is not None else None
+        begun = _begun_layout(Path(folder), recipe) if folder is not None else None
         num_shards = begun.num_shards if begun is not None else default_num_shards(len(recipe), recipe.group)
     return Layout(
         name=recipe.NAME,
@@ -120,10 +120,11 @@ def write_shards(
     folder, started = Path(folder), time.perf_counter()
     check_compiler()
     layout = layout or plan(recipe, folder=folder)
-    if (layout.num_samples, layout.multi_label) != (len(recipe), recipe.multi_label):
+    if (layout.name, layout.num_samples, layout.multi_label) != (recipe.NAME, len(recipe), recipe.multi_label):
         raise UsageError(
-            f"layout: of {layout.num_samples} images{', with several labels' * layout.multi_label}, and the recipe has "
-            f"{len(recipe)}{', with several' * recipe.multi_label}; make it by plan(recipe)"
+            f"layout: of {layout.num_samples} images of {layout.name}{', with several labels' * layout.multi_label}, "
+            f"and the recipe has {len(recipe)} of {recipe.NAME}{', with several' * recipe.multi_label}; "
+            "make it by plan(recipe)"
         )
     work = replace(plan_of(recipe, layout, provenance), any_versions=any_versions)
     with FolderWriter(folder, work, inputs=inputs(recipe), part=part) as writer:
@@ -142,6 +143,10 @@ def write_shards(
                 if not writer.discard():
                     raise
                 raise UsageError(f"{error}; {folder} is removed again") from None
+            except UsageError:
+                if not writer.records:  # nothing to go on with: the recipe was not resolved, say
+                    writer.discard()
+                raise
             finally:
                 if executor is None:
                     pool.shutdown(cancel_futures=True)

@@ -230,7 +230,7 @@ def borrow_renderer(style: Style) -> Iterator[Renderer]:
             _idle.append(renderer)
 
 
-def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key: int = 0) -> Image:
+def draw_ifs(ifs: IFS, style: Style, *, weights: npt.ArrayLike | None = None, mask_key: int = 0) -> Image:
     """Draw one system as the published renderer does.
 
     weights: (6,) or (N, 6), multiply the coefficients a, b, c, d, e, f; p stays that of `ifs`.
@@ -238,6 +238,7 @@ def draw_ifs(ifs: IFS, style: Style, *, weights: Floats | None = None, mask_key:
     """
     maps = ifs.maps
     if weights is not None:
+        weights = np.asarray(weights, np.float64)
         if weights.shape not in ((6,), (1, 6), (len(ifs), 6)):
             raise UsageError(f"weights: give one vector of 6, or {len(ifs)} (one per map), not {weights.shape}")
         with np.errstate(over="ignore"):  # a coefficient of infinity is drawn like any other

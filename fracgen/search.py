@@ -109,7 +109,7 @@ def find_categories(
     search: None = None,
     *,
     workers: int = 1,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Categories, dict[str, Any]]: ...
 @overload
@@ -118,7 +118,7 @@ def find_categories(
     search: CategorySearch[SomeCategories],
     *,
     workers: int = 1,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[SomeCategories, dict[str, Any]]: ...
 def find_categories(
@@ -126,7 +126,7 @@ def find_categories(
     search: CategorySearch[Any] | None = None,
     *,
     workers: int = 1,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[CategorySet[Any], dict[str, Any]]:
     """Find the first `count` categories, FractalDB's by default, and what they took (`SearchState.provenance`).
@@ -140,7 +140,7 @@ def find_categories(
     search = search or Search()
     count = convert(int, count, "categories")
     check_range("categories", count, 1, MAX_CATEGORIES)
-    path = None if cache is None else search.cache_path(cache)
+    path = None if cache is None else search.cache_path(Path(cache))
     progress = (SearchState.load(path, search) if path else None) or SearchState(
         legacy_state(search.seed), search=search
     )

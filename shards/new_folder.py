@@ -13,12 +13,13 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path | str) -> Iterator[Path]:
     """Yield an empty folder to write to, which becomes `out` at the end; after any error there is nothing.
 
     What a killed process left is removed by the next one. Raises UsageError where `out` holds anything, is the folder
     of this process, or is written by another one; DataError where it cannot be written.
     """
+    out = Path(out)
     place = Path(os.path.realpath(out))  # a link to a folder cannot be replaced, but what it names
     if place == Path(os.path.realpath(os.curdir)):
         raise UsageError(f"{out}: is the current folder, which cannot be replaced; name another one in it with --out")

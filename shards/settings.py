@@ -296,10 +296,10 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """The text of a YAML file with these values, in their order."""
-    import yaml
+    """The text of a YAML file with these values, in their order, which `parse_yaml` reads as they are."""
+    from fracgen.shards.strict_yaml import to_text
 
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    return to_text(values)
 
 
 def read_text(path: Path | str) -> str:

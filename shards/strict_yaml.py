@@ -1,6 +1,7 @@
-"""YAML read strictly: decimal numbers, keys that do not repeat, and no more values than were written."""
+"""YAML read strictly: decimal numbers, keys that do not repeat, no more values than were written; and written so."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -46,6 +47,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """YAML in which text that `_Loader` would read as a number, such as 1e5, is quoted too."""
+
+
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
@@ -59,7 +64,8 @@ for _tag, _pattern in zip(
     ),
     strict=True,
 ):
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+0123456789."))
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(_tag, re.compile(_pattern), list("-+0123456789."))
 
 
 def parse(text: str, source: str) -> Any:
@@ -78,6 +84,12 @@ def parse(text: str, source: str) -> Any:
         raise UsageError(f"{source}: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise UsageError(f"{source}: not YAML ({' '.join(str(error).split())})") from error
+
+
+def to_text(values: Mapping[str, Any]) -> str:
+    """The text of a YAML file with these plain values, in their order, which `parse` reads as they are."""
+    text: str = yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _check_size(root: yaml.Node) -> None:

@@ -194,6 +194,8 @@ def test_weights():
     ifs = IFS.from_maps(sample_maps(3.5, 2, generator(0, 0, "ifs")))
     with pytest.raises(UsageError, match="2 \\(one per map\\)"):
         draw_ifs(ifs, Style(size=64, points=10), weights=np.ones((3, 6)))
+    style, weights = Style(size=64, points=100), [1, 1, 1.4, 1, 1, 1]
+    assert np.array_equal(draw_ifs(ifs, style, weights=weights), draw_ifs(ifs, style, weights=np.array(weights)))
 
 
 @pytest.mark.parametrize("style", [*STYLES, Style(size=130, pad=0, points=3000)], ids=str)

@@ -42,6 +42,12 @@ def encoded(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {sample.key: (sample.label, sample.image_bytes) for sample in samples}
 
 
+def test_paths_may_be_text(folder, tmp_path):
+    to_parquet(str(folder), str(tmp_path / "parquet"))
+    to_image_folder(str(folder), str(tmp_path / "images"))
+    assert {path.name for path in tmp_path.iterdir()} == {"parquet", "images"}
+
+
 # ---- parquet ---------------------------------------------------------------------------------------------------------
 
 

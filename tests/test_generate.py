@@ -114,7 +114,7 @@ def test_a_folder_goes_on_with_the_number_of_shards_that_it_has(recipe, folder, 
     with pytest.raises(DataError, match="stopped"):
         write_shards(recipe, out, layout=plan(recipe, num_shards=5), provenance=PROVENANCE, workers=1)
     monkeypatch.undo()
-    assert plan(recipe).num_shards != 5 and plan(recipe, folder=out).num_shards == 5
+    assert plan(recipe).num_shards != 5 and plan(recipe, folder=str(out)).num_shards == 5
     assert plan(small_recipe(seed=9), folder=out) == plan(small_recipe(seed=9)), "another recipe's folder says nothing"
     write_shards(recipe, out, provenance=PROVENANCE)
     assert contents(out) == contents(folder)
@@ -461,6 +461,12 @@ def test_a_class_that_cannot_be_rendered_stops_the_run(tmp_path):
     write(small_recipe(), tmp_path / "set")  # nothing was finished, so there is nothing to refuse
 
 
+def test_a_recipe_that_is_not_resolved_leaves_nothing(recipe, tmp_path):
+    with pytest.raises(UsageError, match=r"call resolve\(\) first$"):
+        write_shards(replace(recipe, ifs=None), tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_layout_of_other_images_is_refused(recipe, tmp_path):
     """One of fewer images gave a folder of them with all classes; one without labels, a folder that verify refuses."""
     several = small_recipes()["multifractal"]
@@ -468,6 +474,7 @@ def test_a_layout_of_other_images_is_refused(recipe, tmp_path):
         (recipe, replace(plan(recipe, num_shards=2), num_samples=len(recipe) - 1)),
         (recipe, replace(plan(recipe, num_shards=2), num_samples=len(recipe) + 1)),
         (several, replace(plan(several), multi_label=False)),
+        (recipe, replace(plan(recipe), name="ofdb")),
     ):
         with pytest.raises(UsageError, match=r"^layout: of .*; make it by plan\(recipe\)$"):
             write_shards(each, tmp_path / "out", layout=layout)

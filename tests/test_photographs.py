@@ -111,6 +111,7 @@ def test_huge_ones_are_reduced_with_a_word(tmp_path):
     assert loaded.shape == (205, 2048, 3) and len(notes) == 1 and "reduced to 2048 x 205" in notes[0]
     loaded, notes = load_photographs([path], max_side=100)[0].images[0], load_photographs([path], max_side=100)[1]
     assert loaded.shape == (10, 100, 3)
+    assert all(load_photographs(alone)[0] == load_photographs([path])[0] for alone in (path, str(path)))
     loaded, _ = load(save(tmp_path / "big.jpg", RGB.resize((6000, 4500)), quality=80))
     assert loaded.shape == (1536, 2048, 3)
     with pytest.raises(UsageError, match="max-side 7"):

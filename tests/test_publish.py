@@ -66,7 +66,7 @@ def test_private_sets_and_other_branches(hub, folder):
     repo = hub.repos["datasets/me/set"]
     assert repo.private and hub.files("datasets/me/set", "v1") == contents(folder) and not hub.files("datasets/me/set")
     assert publish(folder, f"{SET}@v1").plan.upload == ()
-    publish(folder, "hf://datasets/me/open")
+    publish(str(folder), "hf://datasets/me/open")
     with pytest.raises(UsageError, match="is public; change that on the Hub"):
         publish(folder, "hf://datasets/me/open", private=True)
     with pytest.raises(UsageError, match="names the revision v1, and --revision v2"):

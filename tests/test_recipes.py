@@ -125,6 +125,18 @@ def test_numbers_as_people_write_them(tmp_path):
     assert load_recipe(tmp_path / "r.yaml", {"delta": 0.2}).delta == 0.2
 
 
+def test_overrides_win_however_they_are_spelt(tmp_path):
+    recipe = small_recipe(sigma=3.5)
+    save_recipe(recipe, tmp_path / "r.yaml")
+    for name in ("max_tries", "max-tries"):
+        assert load_recipe(tmp_path / "r.yaml", {name: 7}) == replace(recipe, max_tries=7)
+    (tmp_path / "dashes.yaml").write_text("max-tries: 8\n")
+    assert load_recipe(tmp_path / "dashes.yaml", {"max-tries": 7}).max_tries == 7
+    for name, value in {"sigma": 3.2, "maps": 3}.items():
+        other = load_recipe(tmp_path / "r.yaml", {name: value})
+        assert other == replace(recipe, ifs=None, **{name: value}), "the base fractal in the file has another"
+
+
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "{}", "null"])
 def test_an_empty_file_is_no_recipe(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text)

@@ -235,7 +235,7 @@ def test_the_first_category_is_the_published_one(first):
 
 
 def test_files_are_the_published_ones(cache, golden):
-    categories, _ = find_categories(43, cache=cache)
+    categories, _ = find_categories(43, cache=str(cache))
     files = dict(categories.files())
     assert len(files) == 43
     for number in GOLDEN:

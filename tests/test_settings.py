@@ -162,6 +162,13 @@ def test_yaml_that_would_grow_is_refused(text, message):
     assert str(caught.value).startswith("x.yaml: ")
 
 
+@pytest.mark.parametrize("text", ["1e5", "7e-2", "+1e5", "1_0", "010", "12:30", ".5", "0x10", "yes", "~", "", "a: b"])
+def test_text_like_a_number_stays_text(text):
+    """A folder may be called 1e5; read back as a number it was no path."""
+    values = {text: {"path": text}, "numbers": [1e-5, 1e22, 5, 0.1]}
+    assert settings.parse_yaml(settings.to_yaml(values), "x") == values
+
+
 def test_large_yaml_of_plain_values_is_read():
     values = {f"k{number}": [number] for number in range(3_000)}
     assert settings.parse_yaml(settings.to_yaml(values), "x") == values

@@ -84,8 +84,26 @@ def test_what_is_refused(recipe, folder):
     for samples in (fracgen.open_shards(folder), small_recipe(patch="fill")):
         with pytest.raises(UsageError, match="masks can"):
             TorchDataset(samples, masks="redrawn")
-    with pytest.raises(UsageError, match="pass -1"):
-        TorchDataset(recipe, masks="redrawn").set_epoch(-1)
+    for value, message in ((2, "a probability, 0 to 1"), (True, "a number"), ("0.5", "a number")):
+        with pytest.raises(UsageError, match=rf"^texture .*: must be {message}$"):
+            TorchDataset(recipe, texture=value)
+    for value, message in ((-1, "0 to"), (True, "a whole number"), (1.0, "a whole number")):
+        with pytest.raises(UsageError, match=rf"^seed .*: must be {message}"):
+            TorchDataset(recipe, seed=value)
+    for masks in ("fixed", "redrawn"):
+        with pytest.raises(UsageError, match="pass -1"):
+            TorchDataset(recipe, masks=masks).set_epoch(-1)
+        with pytest.raises(TypeError, match="integer"):
+            TorchDataset(recipe, masks=masks).set_epoch(1.5)
+
+
+def test_numbers_of_numpy_do(recipe):
+    own, numpys = (
+        TorchDataset(recipe, texture=texture, seed=seed) for texture, seed in ((0.5, 3), (np.float32(0.5), np.int64(3)))
+    )
+    numpys.set_epoch(np.int64(2))
+    own.set_epoch(2)
+    assert [image.tobytes() for image, _ in numpys] == [image.tobytes() for image, _ in own]
 
 
 # ---- workers ---------------------------------------------------------------------------------------------------------

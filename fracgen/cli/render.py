@@ -33,6 +33,4 @@ def render(
         raise UsageError("--ifs gives the base fractal, so it excludes --sigma and --maps; leave them out")
     if ifs:
         values = {**values, "ifs": load_bases(ifs, values.pop("bases", None))}
-    elif {"sigma", "maps"} & set(values):
-        values = {**values, "ifs": None}  # that of a recipe file has another sigma
     render_recipe(None, values, output)

@@ -124,8 +124,10 @@ def _num_bytes(png: bytes) -> int:
         return picture.width * picture.height * (1 if is_gray(picture.mode) else 3)
 
 
-def load_photographs(paths: Sequence[Path], *, max_side: int = MAX_SIDE) -> tuple[Photographs, list[str]]:
-    """The photographs in these files, and what a user should know of how they were read, a line each.
+def load_photographs(
+    paths: Path | str | Sequence[Path | str], *, max_side: int = MAX_SIDE
+) -> tuple[Photographs, list[str]]:
+    """The photographs in one file or several, and what a user should know of how they were read, a line each.
 
     max_side: pixels of the longer side; greater ones are reduced to it (Lanczos).
     Raises UsageError with the file: no image, truncated, empty, or greater than MAX_PIXELS.
@@ -133,7 +135,7 @@ def load_photographs(paths: Sequence[Path], *, max_side: int = MAX_SIDE) -> tupl
     if max_side < 8:
         raise UsageError(f"max-side {max_side}: must be at least 8 pixels")
     loaded, num_bytes = [], 0
-    for path in paths:
+    for path in [paths] if isinstance(paths, Path | str) else paths:
         loaded.append(_load(Path(path), max_side))
         _check_total(num_bytes := num_bytes + loaded[-1][0].size)
     return Photographs(tuple(image for image, _ in loaded)), [note for _, notes in loaded for note in notes]

@@ -1,5 +1,6 @@
 """A recipe or a folder of shards as torch's map-style data set, for training loops of your own."""
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Literal, SupportsIndex
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 from fracgen.shards.errors import UsageError
 from fracgen.shards.sample import Sample
 from fracgen.shards.sequence import SampleSequence, position
+from fracgen.shards.settings import convert
 from fracgen.train.data.examples import Pixels
 from fracgen.train.data.pixels import channels_first
 from fracgen.train.seeding import MAX_SEED
@@ -60,14 +62,15 @@ class TorchDataset(Dataset[Any]):
         for name, value, allowed in (("mode", mode, ("RGB", "L")), ("masks", masks, ("fixed", "redrawn"))):
             if value not in allowed:
                 raise UsageError(f"{name} {value!r}: must be {' or '.join(allowed)}")
-        if not (isinstance(texture, float | int) and 0 <= texture <= 1):
-            raise UsageError(f"texture {texture!r}: must be a probability, 0 to 1")
-        if not (isinstance(seed, int) and 0 <= seed <= MAX_SEED):
-            raise UsageError(f"seed {seed!r}: must be a whole number, 0 to {MAX_SEED}")
+        texture, seed = convert(float, texture, "texture"), convert(int, seed, "seed")
+        if not 0 <= texture <= 1:
+            raise UsageError(f"texture {texture}: must be a probability, 0 to 1")
+        if not 0 <= seed <= MAX_SEED:
+            raise UsageError(f"seed {seed}: must be 0 to {MAX_SEED}")
         if keys is not None and (isinstance(keys, str) or len(set(keys)) != 2 or len(keys) != 2):
             raise UsageError(f"keys {keys!r}: must be two names, of image and label")
         self.samples, self.transform, self.target_transform = samples, transform, target_transform
-        self.mode, self.masks, self.texture, self.seed, self.keys = mode, masks, float(texture), seed, keys
+        self.mode, self.masks, self.texture, self.seed, self.keys = mode, masks, texture, seed, keys
         # in shared memory, so that workers that outlive a pass see the next one begin
         self._pass = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         if masks == "redrawn":
@@ -80,6 +83,7 @@ class TorchDataset(Dataset[Any]):
 
         timm's and Hugging Face's loops call it; in your own, call it before you iterate over the loader.
         """
+        epoch = operator.index(epoch)
         if self.masks == "redrawn":
             self.samples.redrawn(epoch)  # refuses what is no pass
         elif not 0 <= epoch <= MAX_PASS:
