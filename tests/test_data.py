@@ -310,6 +310,29 @@ def test_an_odd_size_among_many_is_refused_when_it_is_met(mode, tmp_path):
         take(make(examples, mode, batch_size=100), 1)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_colours_among_many_gray_images_are_refused_when_they_are_met(mode, tmp_path):
+    colors = {5: (9, 9, 9)}
+    pattern = write_tars(
+        tmp_path / "gray", [100], lambda n: Image.new("RGB" if n in colors else "L", (8, 8), colors.get(n, n))
+    )
+    (batch,) = take(make(open_examples(pattern, num_classes=100), mode, batch_size=100), 1)
+    assert batch.images.shape == (100, 1, 8, 8), "RGB of equal channels is gray"
+    colors[5] = (9, 9, 8)
+    pattern = write_tars(
+        tmp_path / "set", [100], lambda n: Image.new("RGB" if n in colors else "L", (8, 8), colors.get(n, n))
+    )
+    examples = open_examples(pattern, num_classes=100)
+    for resize in (0, 6):
+        with pytest.raises(UsageError, match=r"images differ in mode: .*sample s0005 has colours, .*--loader stream"):
+            take(make(examples, mode, batch_size=100, resize=resize), 1)
+    loader = make(
+        examples, "stream", transform=lambda picture: torch.tensor(picture.getpixel((0, 0))), workers=1, batch_size=100
+    )
+    images, labels, _ = take(loader, 1)[0]
+    assert images[labels == 5].tolist() == [[9, 9, 8]], "a transform takes each as it is"
+
+
 def test_a_transform_takes_mixed_sizes_from_a_stream(tmp_path):
     pattern = write_tars(tmp_path / "set", [12], lambda n: Image.new("RGB", (8 + n, 8), (n, n, n)))
     examples = open_examples(pattern, num_classes=12)

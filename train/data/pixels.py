@@ -25,7 +25,7 @@ _CHUNK = 32
 
 @dataclass(frozen=True)
 class PixelReader:
-    """Reads examples as uint8 (H, W) or (H, W, 3), all of the mode, and unless `any_size` all of the size, of `shape`.
+    """Reads examples as uint8 (H, W) or (H, W, 3): all of mode and size of `shape`, or with `any_size` each of its own.
 
     resize: 0, or the side to which each is brought: shorter edge, bicubic; then the central square; with `squeeze` both
     edges.
@@ -53,10 +53,21 @@ class PixelReader:
         return self.examples.label_shape
 
     def read(self, number: int) -> tuple[Pixels, Label]:
-        """(pixels, label). Raises BadSampleError for an example that is no good, UsageError for one of another size."""
+        """(pixels, label).
+
+        Raises BadSampleError for an example that is no good, UsageError for one of another size, or in colour where
+        `shape` is gray.
+        """
         image, label = self.examples.load(number, self.resize)
+        if self.any_size:
+            return np.asarray(image), label
+        if self.shape.channels == 1 and _is_coloured(image):
+            raise UsageError(
+                f"images differ in mode: {self.describe(number)} has colours, and those that were looked at first have "
+                "none; give --loader stream --augment timm, without --resize, or `fracgen pack` them first"
+            )
         pixels = _pixels(image, self.shape.channels, self.resize, self.squeeze)
-        if not self.any_size and pixels.shape[:2] != (self.shape.height, self.shape.width):
+        if pixels.shape[:2] != (self.shape.height, self.shape.width):
             height, width = pixels.shape[:2]
             raise UsageError(
                 f"images differ in size: {self.describe(number)} has {width} x {height} pixels, others "
@@ -67,6 +78,14 @@ class PixelReader:
     def describe(self, number: int) -> str:
         """The name of example `number`, for messages."""
         return self.examples.describe(number)
+
+
+def _is_coloured(image: Image.Image | Pixels) -> bool:
+    """Whether turning an image gray loses anything: files of gray images are often RGB of equal channels."""
+    if isinstance(image, Image.Image) and image.mode == "L":
+        return False
+    pixels = np.asarray(image)
+    return pixels.ndim == 3 and bool((pixels != pixels[..., :1]).any())
 
 
 def _pixels(image: Image.Image | Pixels, channels: int, resize: int, squeeze: bool) -> Pixels:
@@ -94,6 +113,8 @@ def channels_first(pixels: Pixels) -> Pixels:
 
 def sample_shape(examples: Examples, resize: int = 0) -> ImageShape:
     """The shape of decoded images: as a manifest tells it, else from 32 evenly spaced images, RGB where any is.
+
+    Where these are gray by chance, `PixelReader.read` refuses the first in colour.
 
     Raises BadSampleError where none of these can be decoded.
     """
