@@ -26,6 +26,7 @@ from fracgen.train import compare
 from fracgen.train.cli import StopError
 from fracgen.train.experiments import comparison, figure, fork_server, nested, tables
 from fracgen.train.experiments.finished_runs import FinishedRuns
+from fracgen.train.experiments.report import summarize_runs
 from fracgen.train.experiments.run_comparison import lock_folder
 from fracgen.train.experiments.subprocesses import SubprocessError, SubprocessRunner, Task
 
@@ -206,6 +207,31 @@ def test_what_changed_is_done_again(images, start, recipe, tmp_path):
     assert planned in finished(data=str(moved))
     (moved / "train" / "a" / "0.png").unlink()
     assert planned not in finished(data=str(moved))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"split": None}, "split None: must be text"),
+        ({"protocol": 3}, "protocol 3: must be text"),
+        ({"config": [1]}, r"config \[1\]: must be a mapping"),
+        ({"last": {}}, "last.top1 is missing"),
+        ({"last": {"top1": "high"}}, "last.top1 'high': must be a number"),
+        ({"best": 0.5}, "best 0.5: must be a mapping"),
+    ],
+)
+def test_damaged_results_are_one_line(change, fault, tmp_path):
+    command = comparison.FinetuneCommand(config=None, overrides=(), data="images", model=None)
+    planned = comparison.Comparison(command=command, starts={"a": "none"}, seeds=[0], per_class=[0], out=tmp_path)
+    (run,) = planned.runs()
+    run.path.mkdir(parents=True)
+    values = {"protocol": "honest", "split": "test", "last": {"top1": 0.25}}
+    (run.path / "results.json").write_text(json.dumps(values))
+    (section,) = summarize_runs(planned, [run])["sections"]
+    assert section["measures"]["last"]["a"]["mean"] == 0.25
+    (run.path / "results.json").write_text(json.dumps({**values, **change}))
+    with pytest.raises(DataError, match=rf"seed-0/results\.json: damaged \({fault}.*\); remove {run.path}, and"):
+        summarize_runs(planned, [run])
 
 
 def test_a_failing_run_ends_it_and_the_rest_stays(here, images, recipe, tmp_path, capfd):

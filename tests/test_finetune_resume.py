@@ -1,5 +1,6 @@
 """Fine-tuning that was stopped, killed, finished or changed, and in several processes: one result."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,8 @@ from fracgen.train.augment.evaluation import EvalTransform
 from fracgen.train.data import loader
 from fracgen.train.data.settings import LoaderSettings
 from fracgen.train.data.splits import open_splits
-from fracgen.train.engine import checkpoint
+from fracgen.train.engine import checkpoint, results
+from fracgen.train.experiments.finetuning import Finetuning
 from fracgen.train.ranks import Ranks
 
 
@@ -104,6 +106,22 @@ def test_a_finished_run_has_nothing_to_do(data, straight, monkeypatch):
     monkeypatch.setattr("fracgen.train.engine.evaluate.evaluate", None)
     assert tune(data, straight, *STRAIGHT) == 0
     assert {name: (straight / name).read_bytes() for name in before} == before
+
+
+def test_damaged_results_are_none(tmp_path):
+    """They are made again from the weights that the run ended with."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    outcome = {"start": "scratch", "seed": 0, "ending": "finished", "test_accuracy_last": 0.5}
+
+    def read(**changes):
+        values = {name: value for name, value in {**outcome, **changes}.items() if value is not None}
+        (tmp_path / "results.json").write_text(json.dumps({"fingerprint": "f", "config": {}, "outcome": values}))
+        return results.read(tmp_path, Finetuning, fingerprint="f", config={})
+
+    assert read().items() >= outcome.items()
+    for damage in ({"start": None}, {"seed": None}, {"ending": None}, {"test_accuracy_last": "high"}):
+        assert read(**damage) is None
 
 
 def test_results_of_fewer_steps_are_not_told_for_more(data, tmp_path, monkeypatch):

@@ -10,12 +10,13 @@ import yaml
 from test_compare import RECIPE, TINY, start_here, write_images
 
 import fracgen.cli.app
-from fracgen.shards.errors import UsageError
+from fracgen.shards.errors import DataError, UsageError
 from fracgen.train import study
 from fracgen.train.config import load
 from fracgen.train.experiments.plan import Step
 from fracgen.train.experiments.step_times import StepTimes, step_tasks
 from fracgen.train.experiments.study_file import load_study
+from fracgen.train.experiments.study_report import read_settings
 from fracgen.train.experiments.subprocesses import SubprocessRunner
 from fracgen.train.finetune import Finetuning
 from fracgen.train.pretrain import Pretraining
@@ -287,6 +288,17 @@ def test_times_add_up_over_interruptions(tmp_path):
     assert times.seconds(["render x"]) == {"render x": 40.5}
     other = Step(name="render x", argv=step.argv, product=step.product, key="other")
     assert not times.is_finished(other)
+    for damage, fault in (([20.5], r"\[20.5\]: must be a mapping"), ({"seconds": "long"}, "seconds 'long': must be a")):
+        (tmp_path / "times.json").write_text(json.dumps({"render x": damage}))
+        with pytest.raises(DataError, match=rf"times\.json: damaged \(render x: {fault}.*\); remove it"):
+            StepTimes(tmp_path / "times.json")
+
+
+def test_damaged_settings_of_a_run_are_one_line(tmp_path):
+    for text in ("[1]", "model: {}", "run: 3"):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(DataError, match=r"config\.yaml: not the settings of a run"):
+            read_settings([tmp_path])
 
 
 def test_renderers_at_a_time_share_the_cores(tmp_path):

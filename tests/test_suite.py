@@ -12,6 +12,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import timm
+import torch
 import yaml
 from PIL import Image
 from test_compare import Ended, start_here
@@ -354,10 +356,56 @@ def test_task_by_task_gives_the_table_of_all(root, tmp_path, capfd):
     assert (tmp_path / "out" / "suite.json").read_text() == whole
     assert run(*words, "--out", tmp_path / "out", "--task=a", "--task=b") == 0
     assert (tmp_path / "out" / "suite.json").read_text() == whole
-    for damage in ({"tasks": {"b": {}}}, {"tasks": [1]}, {"protocol": "honest"}):
-        (tmp_path / "out" / "suite.json").write_text(json.dumps({**json.loads(whole), **damage}))
-        assert run(*words, "--out", tmp_path / "out", "--task=a") == 2
-        assert "suite.json: damaged; remove it" in last_line(capfd)
+    (tmp_path / "out" / "b" / "compare.json").write_text('{"starts": ["x", "y"]}')
+    assert run(*words, "--out", tmp_path / "out", "--task=a") == 2
+    assert "b/compare.json: missing or damaged; give --task b too" in last_line(capfd)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "fault"),
+    [
+        ("", "{", "cannot be read"),
+        ("tasks", [1], "tasks [1]: must be a mapping"),
+        ("protocol", "honest", "protocol 'honest': must be a mapping"),
+        ("seeds", None, "seeds None: must be a list"),
+        ("tasks.b", [], "tasks.b: []: must be a mapping"),
+        ("tasks.b", {}, "tasks.b: metric is missing"),
+        ("tasks.b.images.test", "9", "tasks.b: images.test '9': must be a whole number"),
+        ("tasks.b.measures.last", [1], "tasks.b: measures.last [1]: must be a mapping"),
+        ("tasks.b.measures.last.y.mean", "high", "tasks.b: measures.last.y.mean 'high': must be a number"),
+        ("tasks.b.measures.last.y.accuracies.0.0", None, "tasks.b: measures.last.y.accuracies.0.0 None: must be"),
+        ("tasks.b.measures.last.y.difference.interval", [0], "y.difference.interval [0]: must be 2 values"),
+    ],
+)  # fmt: skip
+def test_a_damaged_report_is_one_line(place, value, fault, root, tmp_path, capfd):
+    path = write_suite(tmp_path / "s.yaml", tasks={"a": task(), "b": task()})
+    words = [path, "--root", root, "--start=x=none", "--start=y=impulse", "--seeds=1", "--out", tmp_path / "out", *NET]
+    assert run(*words, "--task=b") == 0
+    written = tmp_path / "out" / "suite.json"
+    report = inner = json.loads(written.read_text())
+    *groups, name = place.split(".")
+    for group in groups:
+        inner = inner[group]
+    inner[name] = value
+    written.write_text(json.dumps(report) if place else value)
+    assert run(*words, "--task=a") == 2
+    line = last_line(capfd)
+    assert line.startswith(f"suite: {written}: damaged (") and fault in line
+    assert line.endswith("); remove it, and do all tasks again: runs are kept")
+
+
+def test_kept_tasks_whose_start_has_other_weights_now_are_refused(root, tmp_path, capfd):
+    path = write_suite(tmp_path / "s.yaml", tasks={"a": task(), "b": task()})
+    net = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, depth=1, embed_dim=16, num_heads=2)
+    start = tmp_path / "start.pth"
+    torch.save(net.state_dict(), start)
+    words = [path, "--root", root, f"--start=x={start}", "--seeds=1", "--out", tmp_path / "out", *NET]
+    assert run(*words, "--task=b") == 0
+    net.cls_token.data += 1
+    torch.save(net.state_dict(), start)
+    assert run(*words, "--task=a") == 2
+    line = f"{tmp_path / 'out'}: holds task b with other settings (other weights in {start}); give another --out"
+    assert last_line(capfd) == f"suite: {line}"
 
 
 def test_it_goes_on_after_a_stop_to_the_same_report(root, tmp_path, monkeypatch, capfd):

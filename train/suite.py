@@ -21,8 +21,8 @@ import typer
 
 from fracgen.shards.commandline import command_app, options_from
 from fracgen.shards.errors import DataError, UsageError, printable
-from fracgen.shards.files import write_atomically
-from fracgen.shards.settings import Setting
+from fracgen.shards.files import read_json, write_atomically
+from fracgen.shards.settings import Setting, from_json
 from fracgen.train import cli as console
 from fracgen.train import options
 from fracgen.train.config import load
@@ -39,7 +39,7 @@ from fracgen.train.experiments.comparison import (
     plan_comparison,
 )
 from fracgen.train.experiments.finetuning import Finetuning
-from fracgen.train.experiments.finished_runs import COMPARED, changed_settings, read_or_none
+from fracgen.train.experiments.finished_runs import COMPARED, FinishedRuns, read_or_none
 from fracgen.train.experiments.report import summarize_runs, write_report
 from fracgen.train.experiments.run_comparison import Report, lock_folder, run_comparison
 from fracgen.train.experiments.study_report import describe_machine, read_settings
@@ -190,19 +190,21 @@ class SuiteRun:
 
         Raises UsageError where it is of another suite or protocol, and what `_check_kept` raises of other tasks.
         """
-        if (earlier := read_or_none(self.out / "suite.json")) is None:
+        path = self.out / "suite.json"
+        if not path.exists():
             return
         try:
-            suite, protocol, entries = earlier["suite"], earlier["protocol"]["name"], dict(earlier["tasks"])
-        except (LookupError, TypeError, ValueError):
-            raise self._damaged() from None
+            earlier = from_json(suite_report.EarlierReport, read_json(path))
+        except (DataError, TypeError) as error:
+            raise self._damaged(str(error).removeprefix(f"{path}: ")) from None
+        suite, protocol = earlier.suite, earlier.protocol.get("name")
         if (suite, protocol) != (self.setup.suite.name, self.setup.protocol):
             raise UsageError(f"{self.out}: holds suite {suite}, protocol {protocol}; give another --out")
-        for name, entry in entries.items():
+        for name, entry in earlier.tasks.items():
             if name not in self.setup.suite.tasks:
                 continue
             try:
-                has_runs = self._check_kept(name, entry, earlier.get("seeds"))
+                has_runs = self._check_kept(name, entry, earlier.seeds)
             except UsageError:
                 if name not in self.names:
                     raise
@@ -210,40 +212,44 @@ class SuiteRun:
             if has_runs or name not in self.names:
                 self.kept[name] = entry
 
-    def _check_kept(self, name: str, entry: Any, seeds: Any) -> bool:
+    def _check_kept(self, name: str, entry: Any, seeds: Sequence[int]) -> bool:
         """Whether a task's entry of suite.json has runs. seeds: of that report.
 
-        Raises UsageError where it is damaged, or they are of other starts, or in another order, or of other seeds or
-        settings than the command's.
+        Raises UsageError where it is damaged, or they are of other starts, or in another order, or of other seeds,
+        settings or weights than the command's.
         """
         try:
-            measured = [each for by_start in entry["measures"].values() for each in by_start.items()]
-            ran = {(start, int(seed)) for start, each in measured for seed in each["accuracies"].get("0", ())}
-        except (LookupError, TypeError, AttributeError, ValueError):
-            raise self._damaged() from None
+            measures = from_json(suite_report.TaskEntry, entry).measures
+            measured = [each for by_start in measures.values() for each in by_start.items()]
+            ran = {(start, int(seed)) for start, each in measured for seed in each.accuracies.get("0", ())}
+        except (TypeError, ValueError) as error:
+            raise self._damaged(f"tasks.{name}: {error}") from None
         if not ran:
             return False
         starts = parse_starts(self.settings.start)
         path = self.out / name / "compare.json"
         again = f"missing or damaged; give --task {name} too, which writes it again"
-        if (report := read_or_none(path)) is None:
+        report = read_or_none(path)
+        if report is None or not isinstance(report.get("starts"), dict):
             raise UsageError(f"{path}: {again}")
         # in order, as differences are from the first
-        if seeds != list(self.seeds) or list((report.get("starts") or {}).items()) != list(starts.items()):
+        if list(seeds) != list(self.seeds) or list(report["starts"].items()) != list(starts.items()):
             line = f"{self.out}: holds task {name} with other starts, or in another order, or other seeds"
             raise UsageError(f"{line}; give another --out")
         with self.setup.asked(name, overrides=self.overrides, model=self.settings.model) as command:
             comparison = Comparison(command=command, starts=starts, seeds=self.seeds, per_class=[0], out=path.parent)
+            finished = FinishedRuns(comparison)
             for run in (run for run in comparison.runs() if (run.start, run.seed) in ran):
-                if (changed := changed_settings(comparison, run)) is None:
+                if (changed := finished.changes(run)) is None:
                     raise UsageError(f"{run.path / COMPARED}: {again}")
                 if changed:
                     line = f"{self.out}: holds task {name} with other settings ({'; '.join(changed)})"
                     raise UsageError(f"{line}; give another --out")
         return True
 
-    def _damaged(self) -> UsageError:
-        return UsageError(f"{self.out / 'suite.json'}: damaged; remove it, and do all tasks again: runs are kept")
+    def _damaged(self, fault: str) -> UsageError:
+        path = self.out / "suite.json"
+        return UsageError(f"{path}: damaged ({fault}); remove it, and do all tasks again: runs are kept")
 
     def _plan(self, data: TaskData) -> Comparison:
         settings, folder = self.settings, self.out / data.name

@@ -38,13 +38,16 @@ def write(
 def read(folder: Path, kind: type, *, fingerprint: str, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The outcome of a run that has ended.
 
-    None where there is none, where it is of other images or settings, or where its model is gone.
+    None where there is none or it is damaged, where it is of other images or settings, or where its model is gone.
     kind, config: the class of its settings, and all of them, resolved, as plain values.
     """
     try:
         written = read_json(folder / RESULTS)
         same = written["fingerprint"] == fingerprint and not differences(kind, written["config"], config)
         outcome = {**written["outcome"], "run": str(folder), "model": str(folder / MODEL)}
+        numbers = [outcome["seed"], *accuracies(outcome).values()]
+        if not all(isinstance(each, int | float) for each in numbers) or not {"start", "ending"} <= outcome.keys():
+            return None
     except (DataError, LookupError, TypeError, AttributeError):
         return None
     return outcome if same and (folder / MODEL / "config.json").exists() else None

@@ -1,7 +1,8 @@
 """Which runs of a comparison are finished.
 
-Beside a run's results lies compared.json: the settings, and the fingerprint of images and weights, that it was made
-of. While these are the same, the run is not repeated; a run of other settings is refused by train/finetune.py.
+Beside a run's results lies compared.json: the settings, and the fingerprints of images and weights together, and of
+the weights alone, that it was made of. While these are the same, the run is not repeated; a run of other settings is
+refused by train/finetune.py.
 """
 
 import json
@@ -43,28 +44,37 @@ class FinishedRuns:
             raise DataError(f"{run.path}: the images or the start changed while it ran; give another --out")
         write_atomically(run.path / COMPARED, json.dumps(identity, indent=1))
 
-    def _identity(self, run: FinetuneRun) -> dict[str, Any]:
-        from fracgen.train.engine.init_weights import load_init
+    def changes(self, run: FinetuneRun) -> list[str] | None:
+        """How the settings and weights of a run differ now from those that it was made with; its images are not read.
 
+        None where it left no whole record. Not by `num_classes`, which follows from where the images lie, nor by the
+        weights of a record that does not have their fingerprint.
+        """
+        if (record := _read_record(run)) is None:
+            return None
         settings = self._comparison.settings(run)
-        if run.start not in self._weights:
-            self._weights[run.start] = load_init(settings.checkpoint, settings.model).fingerprint()
+        now, weights = to_plain(settings), self._fingerprint(run, settings)
+        changes = differences(Finetuning, {**record["asked"], "num_classes": now["num_classes"]}, now)
+        if record.get("weights", weights) != weights:
+            changes.append(f"other weights in {run.source}")
+        return changes
+
+    def _identity(self, run: FinetuneRun) -> dict[str, Any]:
+        settings = self._comparison.settings(run)
         split = (settings.run.seed, settings.per_class)
         if split not in self._images:
             self._images[split] = images_fingerprint(splits_of(settings))
-        fingerprint = join_fingerprints(self._images[split], self._weights[run.start])
-        return {"asked": to_plain(settings), "fingerprint": fingerprint}
+        weights = self._fingerprint(run, settings)
+        fingerprint = join_fingerprints(self._images[split], weights)
+        return {"asked": to_plain(settings), "fingerprint": fingerprint, "weights": weights}
 
+    def _fingerprint(self, run: FinetuneRun, settings: Finetuning) -> str:
+        """That of the weights of a run's start."""
+        from fracgen.train.engine.init_weights import load_init
 
-def changed_settings(comparison: Comparison, run: FinetuneRun) -> list[str] | None:
-    """How the settings that a run has now differ from those that it was made with; None where it left no whole record.
-
-    Not by `num_classes`, which follows from where the images lie.
-    """
-    if (record := _read_record(run)) is None:
-        return None
-    now = to_plain(comparison.settings(run))
-    return differences(Finetuning, {**record["asked"], "num_classes": now["num_classes"]}, now)
+        if run.start not in self._weights:
+            self._weights[run.start] = load_init(settings.checkpoint, settings.model).fingerprint()
+        return self._weights[run.start]
 
 
 def _read_record(run: FinetuneRun) -> dict[str, Any] | None:

@@ -1,18 +1,20 @@
 """The report of a comparison or study: accuracies and training curves of its finished runs; NAME.json, .md and .png."""
 
 import json
+import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fracgen.shards.errors import DataError, printable
-from fracgen.shards.files import write_atomically
+from fracgen.shards.files import read_json, write_atomically
+from fracgen.shards.settings import from_json
 from fracgen.train.engine import metrics
 from fracgen.train.engine.results import RESULTS
 from fracgen.train.experiments import figure, nested, tables
 from fracgen.train.experiments.comparison import Comparison, FinetuneRun
-from fracgen.train.experiments.finished_runs import read_or_none
 
 _MAX_POINTS = 40
 """Rows of a training curve."""
@@ -43,11 +45,11 @@ def summarize_runs(
     Raises DataError for results that cannot be read.
     """
     bases = bases or {name: (name, None) for name in comparison.starts}
-    results = {run: _results(run) for run in finished}
+    results = {run: _read_results(run) for run in finished}
     return {
         "seeds": list(comparison.seeds),
-        "split": next((each["split"] for each in results.values()), None),
-        "score": next(map(score_of, results.values()), None),
+        "split": next((each.split for each in results.values()), None),
+        "score": next((each.score for each in results.values()), None),
         "complete": len(finished) == len(comparison.runs()),
         "sections": [
             _section(per_class, {run: each for run, each in results.items() if run.per_class == per_class}, bases)
@@ -56,33 +58,51 @@ def summarize_runs(
     }
 
 
-def _results(run: FinetuneRun) -> dict[str, Any]:
-    results = read_or_none(run.path / RESULTS)
-    if results is None or "split" not in results:
-        raise DataError(f"{run.path / RESULTS}: cannot be read; remove {run.path}, and the same command goes on")
-    return results
+@dataclass(frozen=True, kw_only=True)
+class _Accuracies:
+    top1: float
+    mean_per_class: float = math.nan  # results of 0.3 have none
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Results:
+    """What is read of results.json. score: the entry of accuracies that its metric is."""
+
+    protocol: str
+    split: str
+    last: _Accuracies
+    best: _Accuracies | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def score(self) -> str:
+        return "mean_per_class" if self.config.get("metric") == "mean-per-class" else "top1"
+
+
+def _read_results(run: FinetuneRun) -> _Results:
+    path = run.path / RESULTS
+    try:
+        return from_json(_Results, read_json(path))
+    except (DataError, TypeError) as error:
+        fault = str(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: damaged ({fault}); remove {run.path}, and the same command goes on") from None
 
 
 def _section(
-    per_class: int, results: Mapping[FinetuneRun, Mapping[str, Any]], bases: Mapping[str, tuple[str, int | None]]
+    per_class: int, results: Mapping[FinetuneRun, _Results], bases: Mapping[str, tuple[str, int | None]]
 ) -> dict[str, Any]:
     measures = {}
     for measure in tables.MEASURES:
         accuracies: dict[str, dict[int | None, dict[int, float]]] = {variant: {} for variant, _ in bases.values()}
         for run, each in results.items():
             variant, base = bases[run.start]
-            best = "best_test" if each["protocol"] == "published" else "chosen"
-            entry = "last" if measure == "last" else "best" if measure == best and each["split"] == "test" else ""
-            if entry in each:
-                accuracies[variant].setdefault(base, {})[run.seed] = each[entry][score_of(each)]
+            best = "best_test" if each.protocol == "published" else "chosen"
+            entry = each.last if measure == "last" else each.best if measure == best and each.split == "test" else None
+            if entry is not None:
+                accuracies[variant].setdefault(base, {})[run.seed] = getattr(entry, each.score)
         if any(accuracies.values()):
             measures[measure] = nested.summarize(accuracies)
     return {"per_class": per_class or None, "measures": measures, "curves": _curves(results, bases)}
-
-
-def score_of(results: Mapping[str, Any]) -> str:
-    """The entry of a run's results that its metric is, as in "top1"."""
-    return "mean_per_class" if results.get("config", {}).get("metric") == "mean-per-class" else "top1"
 
 
 def _curves(runs: Iterable[FinetuneRun], bases: Mapping[str, tuple[str, int | None]]) -> dict[str, Any]:

@@ -3,16 +3,26 @@
 import json
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from fracgen.shards.errors import DataError
 from fracgen.shards.files import read_json, write_atomically
+from fracgen.shards.settings import from_json
 from fracgen.train.experiments.plan import Step
 from fracgen.train.experiments.subprocesses import Task
 
 _BY_THE_CLOCK = "by the clock"
 """The entry of the seconds during which the study ran, whatever ran at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """Of a step. done: its key, where it is finished."""
+
+    seconds: float = 0.0
+    done: str | None = None
 
 
 class StepTimes:
@@ -21,12 +31,17 @@ class StepTimes:
     def __init__(self, path: Path) -> None:
         """Raises DataError where the file is damaged."""
         self._path, self._began = path, time.perf_counter()
-        self._records: dict[str, Any] = read_json(path) if path.exists() else {}
+        self._records: dict[str, _Record] = {}
+        for name, record in (read_json(path) if path.exists() else {}).items():
+            try:
+                self._records[name] = from_json(_Record, record)
+            except TypeError as error:
+                raise DataError(f"{path}: damaged ({name}: {error}); remove it, and the same command goes on") from None
         self._seconds_before = self._seconds(_BY_THE_CLOCK)
 
     def is_finished(self, step: Step) -> bool:
         """Whether the step has ended with the key that it has now, and its product exists."""
-        return self._records.get(step.name, {}).get("done") == step.key and step.product.exists()
+        return self._records.get(step.name, _Record()).done == step.key and step.product.exists()
 
     def add(self, name: str, seconds: float, key: str | None = None) -> None:
         """Add to the time of a step. key: that of a step which is finished now."""
@@ -43,11 +58,12 @@ class StepTimes:
         return round(seconds, 1)
 
     def _seconds(self, name: str) -> float:
-        return float(self._records.get(name, {}).get("seconds", 0.0))
+        return self._records.get(name, _Record()).seconds
 
     def _write(self, name: str, seconds: float, key: str | None) -> None:
-        self._records[name] = {"seconds": round(seconds, 3), "done": key}
-        write_atomically(self._path, json.dumps(self._records, indent=1))
+        self._records[name] = _Record(seconds=round(seconds, 3), done=key)
+        records = {name: asdict(record) for name, record in self._records.items()}
+        write_atomically(self._path, json.dumps(records, indent=1))
 
 
 def step_tasks(steps: Sequence[Step], times: StepTimes, *, workers: int = 0) -> dict[Step, Task]:

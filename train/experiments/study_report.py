@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fracgen.shards.errors import DataError
 from fracgen.shards.files import num_cores
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import read_tar
@@ -158,11 +159,16 @@ def _fill_rate(folder: Path) -> float | None:
 
 
 def read_settings(runs: Iterable[Path]) -> dict[str, Any]:
-    """The resolved settings of the first run that has any, without paths and seed; empty where none has."""
+    """The resolved settings of the first run that has any, without paths and seed; empty where none has.
+
+    Raises DataError where the file holds something else.
+    """
     path = next((run / CONFIG for run in runs if (run / CONFIG).is_file()), None)
     if path is None:
         return {}
     values: Any = parse_yaml(read_text(path), str(path))
+    if not isinstance(values, Mapping) or not isinstance(values.get("run"), Mapping):
+        raise DataError(f"{path}: not the settings of a run")
     settings = {name: value for name, value in values.items() if name not in _PATHS}
     return settings | {"run": {name: value for name, value in settings["run"].items() if name != "seed"}}
 

@@ -49,7 +49,7 @@ def _draw_accuracies(axes: Any, report: Mapping[str, Any], measure: str, rows: l
             if summary is None or summary["mean"] is None:
                 continue
             at = place + _shift(number, len(starts))
-            values = [100 * value for value in summary["accuracies"]["0"].values()]
+            values = [100 * value for value in summary["accuracies"].get("0", {}).values()]
             axes.plot(values, [at] * len(values), ".", color="0.5", markersize=3)
             axes.plot(100 * summary["mean"], at, "o", color=color, markersize=5, label=label)
             label = "_nolegend_"

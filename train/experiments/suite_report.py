@@ -18,6 +18,7 @@ suite.json, with accuracies from 0 to 1:
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fracgen.train.experiments import nested
@@ -30,6 +31,45 @@ _NOTE = (
     "over its tasks. Differences are in points, from the first start, seed by seed; intervals of 95 % by Student's t, "
     "over seeds."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Difference:
+    mean: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Summary:
+    accuracies: Mapping[str, Mapping[str, float]]
+    n_runs: int
+    mean: float | None
+    std_within: float | None
+    difference: _Difference | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierReport:
+    """What is read back of suite.json. tasks: entries by name, each to be checked as a `TaskEntry`."""
+
+    suite: str
+    protocol: Mapping[str, str]
+    seeds: tuple[int, ...]
+    tasks: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEntry:
+    """What tables and figure need of a task's entry."""
+
+    metric: str
+    classes: int
+    about: str
+    get: str
+    absent: str
+    images: Mapping[str, int]
+    difference: str
+    measures: Mapping[str, Mapping[str, _Summary]]
 
 
 def gather(
