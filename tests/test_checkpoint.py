@@ -233,6 +233,24 @@ class Scribe:
         return fit(self.state, self.take_step, callbacks, Intervals(batch_size=10, **intervals), ALONE)
 
 
+def test_a_run_that_goes_on_in_fp16_begins_with_a_new_scale():
+    """With changes allowed; one of fp16 goes on with the scale that it had."""
+
+    def state(scale):
+        of = Scribe().state
+        of.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale > 0)
+        return of
+
+    def resumed(before, after):
+        after.restore(before.to_checkpoint(config={}, data="f" * 64, world=1))
+        assert torch.equal(after.model.weight, before.model.weight)
+        return after.scaler.get_scale()
+
+    assert resumed(state(0), state(2.0**16)) == 2.0**16
+    assert resumed(state(8.0), state(2.0**16)) == 8.0
+    assert resumed(state(8.0), state(0)) == 1.0, "bf16 has none"
+
+
 def test_logs_checkpoints_and_the_last_step():
     scribe = Scribe()
     assert (

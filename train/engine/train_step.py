@@ -53,7 +53,8 @@ class TrainState:
             if [set(group) - _NO_SETTINGS for group in saved] != [set(each) for each in options]:
                 raise ValueError("the optimiser has other settings")
             self.optimizer.load_state_dict(dict(last.optimizer))
-            self.scaler.load_state_dict(dict(last.scaler))
+            if last.scaler:  # a run that goes on in fp16 after another precision begins with a scale of its own
+                self.scaler.load_state_dict(dict(last.scaler))
             for group, each in zip(self.optimizer.param_groups, options, strict=True):
                 group.update(each)  # today's settings hold, where changes were allowed
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
