@@ -19,9 +19,11 @@ from fracgen.train.augment.apply import apply
 from fracgen.train.augment.device import DeviceAugment, normalise, timm_transform
 from fracgen.train.augment.draws import CODES, NOTHING, OPERATIONS, Layer
 from fracgen.train.augment.evaluation import EvalTransform
+from fracgen.train.augment.inputs import TrainInputs
 from fracgen.train.augment.ops import Window, resample
-from fracgen.train.augment.settings import Augmentation, RandAugment
+from fracgen.train.augment.settings import Augmentation, Mix, RandAugment
 from fracgen.train.counter_noise import normals
+from fracgen.train.ranks import Ranks
 
 CPU = torch.device("cpu")
 HALF = (0.5, 0.5, 0.5)
@@ -369,3 +371,16 @@ def test_senseless_numbers_are_refused(options):
 def test_rand_augment_reads_as_timm_reads():
     assert RandAugment.parse("rand") == RandAugment(10, 2, 0.0, False, 0.5)
     assert RandAugment.parse("rand-n3-mstd101-p0.25") == RandAugment(10, 3, np.inf, False, 0.25)
+
+
+def test_crops_of_several_ranks_are_those_of_one():
+    images = batch(card("colour"), 7)
+
+    def crops(rank, world):
+        inputs = TrainInputs(Augmentation(size=32), Mix(), num_classes=2, seed=3, rank=rank, device=CPU)
+        transform = inputs.crops(Ranks(rank=rank, world=world, device=CPU))
+        return torch.cat([transform(each) for each in images[rank::world].split(2)])
+
+    alone = crops(0, 1)
+    for rank in range(3):
+        assert torch.equal(crops(rank, 3), alone[rank::3])

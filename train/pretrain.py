@@ -159,7 +159,7 @@ def pretrain(settings: Pretraining, folder: RunFolder | None, run_options: optio
     def accuracies() -> dict[str, float]:
         """Accuracy on training images, whole and unaugmented; beside it, that on training crops of the same images."""
         clean = {"clean_accuracy": accuracy(eval_transform.on_device)}
-        return clean if loader.transformed else {**clean, "crop_accuracy": accuracy(train_inputs.crops())}
+        return clean if loader.transformed else {**clean, "crop_accuracy": accuracy(train_inputs.crops(ranks))}
 
     trainer.describe(loader.describe() | {"init": f"{init.name}: {loaded.description}"})
     if folder is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fracgen.train.augment.device import DeviceAugment, Positions
 from fracgen.train.augment.mix import Mixer
 from fracgen.train.augment.settings import Augmentation, Mix
+from fracgen.train.ranks import Ranks
 
 
 class TrainInputs:
@@ -38,9 +39,12 @@ class TrainInputs:
         """
         return self._mix(images if transformed else self._augment(images, positions), labels, step)
 
-    def crops(self) -> Callable[[Tensor], Tensor]:
-        """A transform of batches, uint8 to float32, that augments without mixing: image n as sample n of the run is."""
-        counter = itertools.count()
+    def crops(self, ranks: Ranks) -> Callable[[Tensor], Tensor]:
+        """A transform of batches, uint8 to float32, that augments without mixing: image n as sample n of the run is.
+
+        A rank's images are every world-th, as `eval_batches` gives them.
+        """
+        counter = itertools.count(ranks.rank, ranks.world)
 
         def augment(images: Tensor) -> Tensor:
             return self._augment(images, np.fromiter(counter, np.int64, len(images)))
