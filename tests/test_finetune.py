@@ -248,6 +248,21 @@ def test_summary():
     assert results.in_words(results.summary(runs))["x_accuracy_best"] == "0.2333 +- 0.1528"
 
 
+def test_plain_timm_cuts_the_middle_out_where_its_own_models_squeeze(tmp_path):
+    from fracgen.train.augment.evaluation import EvalTransform
+    from fracgen.train.engine import model as models
+
+    options = {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    settings = Model(name="vit_medium_patch16_gap_384", drop_path=0.0, options=options)  # timm's own are squeezed
+    stats = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    network = models.create(settings, num_classes=2, size=32)
+    models.export(network, tmp_path / "model", size=32, tag="t", options=options, crop=0.8, **stats)
+    plain = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(plain), is_training=False)
+    wide = Image.linear_gradient("L").resize((90, 50)).rotate(90).convert("RGB")
+    assert torch.allclose(transform(wide), EvalTransform(size=32, crop=0.8, **stats)(wide), atol=1e-6)
+
+
 def test_plain_timm_loads_the_model_and_says_the_same(data, straight):
     model = timm.create_model(f"local-dir:{straight}/model", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)

@@ -212,6 +212,18 @@ def test_activations_computed_again_where_that_cannot_be(folder, tmp_path, capsy
     assert "run.accumulate 3: the batch of 8 on each process" in capsys.readouterr().err
 
 
+def test_batch_norms_that_would_see_one_number(folder, tmp_path, capsys):
+    words = ["--shards", str(folder), "--steps=1", "--batch-size=8", "--device=cpu", "--workers=0"]
+    words += ["--model=test_resnet", "model.drop_path=0", "run.clean_images=0"]
+    for size, parts, code in [(32, 8, 2), (64, 8, 0), (32, 4, 0)]:
+        out = f"--out={tmp_path / f'{size}-{parts}'}"
+        assert pretrain.run([*words, out, f"augment.size={size}", f"run.accumulate={parts}"]) == code, (size, parts)
+        refusal = (
+            "run.accumulate 8: one image at a time, and of 32 x 32 pixels a batch norm of test_resnet sees one place"
+        )
+        assert (refusal in capsys.readouterr().err) == bool(code)
+
+
 @pytest.mark.parametrize(("batch_size", "copies", "num"), [(24, 3, 40), (16, 3, 100), (8, 8, 5), (12, 5, 60)])
 def test_repeated_augmentation_has_each_image_so_often_in_a_batch(batch_size, copies, num):
     sampler = Sampler(num, seed=2, shuffle=0, block=1, copies=copies, batch_size=batch_size)

@@ -188,7 +188,7 @@ def checkpoint_activations(model: nn.Module, run: Run, name: str) -> None:
     """
     if not run.grad_checkpointing:
         return
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if has_batch_norms(model):
         raise UsageError(
             f"run.grad_checkpointing: {name} has batch norms, which would count each batch twice; give "
             "run.accumulate=2 or more instead"
@@ -197,6 +197,11 @@ def checkpoint_activations(model: nn.Module, run: Run, name: str) -> None:
         set_checkpointing(model, True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"run.grad_checkpointing: timm has none for {name}; give run.accumulate=2 or more") from error
+
+
+def has_batch_norms(model: nn.Module) -> bool:
+    """Whether any of its layers is a batch norm."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def set_checkpointing(model: nn.Module, enable: bool) -> None:
@@ -241,7 +246,9 @@ def export(
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     for path in (temporary, old):
         shutil.rmtree(path, ignore_errors=True)
-    pretrained = {"tag": tag, "mean": mean, "std": std, "interpolation": "bicubic", "crop_pct": crop}
+    # crop_mode: of some models timm's own is to squeeze the whole image into the square
+    pretrained: dict[str, Any] = {"tag": tag, "mean": mean, "std": std}
+    pretrained |= {"interpolation": "bicubic", "crop_pct": crop, "crop_mode": "center"}
     try:
         save_for_hf(
             model,

@@ -166,6 +166,25 @@ def _state_per_weight(optim: Optim) -> float:
     return sum(each.numel() for each in state if isinstance(each, Tensor)) / layer.weight.numel()
 
 
+def check_batch_norms(model: nn.Module, settings: ProtocolSettings, ranks: Ranks) -> None:
+    """Raises UsageError, before the first step, where a batch norm would see a single number of each channel."""
+    on_each, parts, size = settings.loader.batch_size // ranks.world, settings.run.accumulate, settings.augment.size
+    if on_each > parts or not models.has_batch_norms(model):
+        return
+    try:
+        _count_forward(model, lambda batch: torch.zeros(batch, 3, size, size), 1, amp=None)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            return
+        name = settings.model.name
+        raise UsageError(
+            f"a batch of {on_each} on each process, run.accumulate {parts}: one image at a time, and of {size} x "
+            f"{size} pixels a batch norm of {name} sees one place; give a larger --batch-size, or fewer parts"
+        ) from error
+    except Exception:  # a model that torch's fake tensors cannot pass through
+        return
+
+
 def check_memory(
     model: nn.Module,
     settings: ProtocolSettings,

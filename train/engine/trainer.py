@@ -30,7 +30,7 @@ from fracgen.train.engine.run_folder import CONFIG, MODEL, RunFolder
 from fracgen.train.engine.run_speed import RunSpeed
 from fracgen.train.engine.settings import ProtocolSettings
 from fracgen.train.engine.source_revision import source_revision
-from fracgen.train.engine.step_cost import Example, check_memory
+from fracgen.train.engine.step_cost import Example, check_batch_norms, check_memory
 from fracgen.train.engine.tracking import open_tracker
 from fracgen.train.engine.train_step import TrainState, TrainStep, wrap
 from fracgen.train.ranks import Ranks
@@ -123,6 +123,7 @@ class Trainer(Generic[S]):
         self.config, self.model = to_plain(settings), model.to(ranks.device)
         precision.choose_attention(model, self.amp, ranks.device)
         models.checkpoint_activations(model, settings.run, settings.model.name)
+        check_batch_norms(model, settings, ranks)
         check_memory(model, settings, ranks, self.amp, example)
         self.state = TrainState(
             model=model,
