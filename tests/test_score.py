@@ -14,7 +14,7 @@ from servers import faulty_server
 from test_examples import write_tar
 
 from fracgen.cli.app import run
-from fracgen.cli.score import print_score
+from fracgen.cli.score import comparison_of, print_score
 from fracgen.noise import Noise
 from fracgen.score import ScoreSettings, score
 from fracgen.score_figure import draw_score
@@ -317,9 +317,22 @@ def test_augmentation_of_a_config(fracgen, folder, tmp_path):
     code, out, _ = fracgen("score", folder, "--config", "none.yaml", "--perturbations", 0, "--json")
     values = json.loads(out)
     assert code == 0 and values["size"] == 24 and values["separability"]["accuracy"] == 1, "the same view twice"
-    (tmp_path / "bad.yaml").write_text("augment: {sise: 24}\n")
-    code, _, err = fracgen("score", folder, "--config", "bad.yaml")
-    assert code == 2 and "augment.sise" in err and "size" in err and err.count("\n") == 1
+    for text, word in (
+        ("augment: {sise: 24}", "'augment.sise', did you mean 'size'?"),
+        ("augment.size: 24", "augment.size"),
+        ("augmnt: {size: 24}", "augmnt"),
+        ("augment: 24", "augment"),
+        ("augment: {size: x}", "augment.size"),
+    ):
+        (tmp_path / "bad.yaml").write_text(f"{text}\n")
+        code, _, err = fracgen("score", folder, "--config", "bad.yaml")
+        assert code == 2 and word in err and err.count("\n") == 1
+
+
+def test_augmentation_of_a_masked_autoencoder(tmp_path):
+    (tmp_path / "mae.yaml").write_text("mask: {ratio: 0.5}\naugment: {size: 24}\n")
+    comparison, note = comparison_of(tmp_path / "mae.yaml", None)
+    assert comparison.size == 24 and comparison.views is not None and not note
 
 
 def test_other_images(fracgen, tmp_path):

@@ -19,7 +19,7 @@ from fracgen.score_sample import Comparison, ImageSource
 from fracgen.shards.cache import CacheSettings
 from fracgen.shards.commandline import options_from
 from fracgen.shards.errors import UsageError
-from fracgen.shards.settings import from_plain, parse_yaml, read_text
+from fracgen.shards.settings import load_settings, parse_yaml, read_text
 from fracgen.shards.urls import is_url
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def score(
         Path | None,
         typer.Option(
             metavar="<path>",
-            help="YAML of a pre-training, whose augmentation the views get.",
+            help="YAML of `fracgen pretrain` or `mae`, whose augmentation the views get.",
             show_default="the published one, at 224 pixels",
             rich_help_panel="Views",
         ),
@@ -136,15 +136,16 @@ def _of_onepfrac(recipe: Any) -> "OnePFrac | None":
 
 def comparison_of(config: Path | None, size: int | None) -> tuple[Comparison, str]:
     """(how images are compared, what is to be said of it): through training's views where torch is installed."""
-    values: Any = parse_yaml(read_text(config), str(config)) if config is not None else {}
-    if not isinstance(values, dict) or not isinstance(augment := values.get("augment") or {}, dict):
-        raise UsageError(f"{config}: no settings of a pre-training, whose `augment` is a mapping")
-    settings = importlib.import_module("fracgen.train.augment.settings")
-    augment = from_plain(settings.Augmentation, {**augment, **({} if size is None else {"size": size})}, "augment.")
+    path = None if config is None else str(config)
+    values: Any = {} if path is None else parse_yaml(read_text(path), path)
+    is_masked = isinstance(values, dict) and not {"mask", "decoder"}.isdisjoint(values)
+    program = importlib.import_module(f"fracgen.train.{'mae' if is_masked else 'pretrain'}")
+    kind = program.MaskedPretraining if is_masked else program.Pretraining
+    augment = load_settings(kind, path, {} if size is None else {"augment.size": size}).augment
     if (augmenter := training_augmenter()) is None:
         why = "torch and timm are not installed, so images are compared without augmentation"
         return Comparison(augment.size), f"{why}: pip install 'fracgen[train]'"
-    mix = settings.Mix(prob=0.0)
+    mix = importlib.import_module("fracgen.train.augment.settings").Mix(prob=0.0)
     return Comparison(
         augment.size, lambda images, seed, n: augmenter.views(images, augment, mix, seed=seed, draws=n)
     ), ""
