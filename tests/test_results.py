@@ -168,6 +168,23 @@ def test_sizes_and_correlation(scripts, study):
     assert math.isnan(pearson([1, 1, 1, 1], [1, 3, 2, 4])[0]), "one does not vary"
 
 
+def test_arms_of_two_studies_base_by_base_over_the_seeds_of_both(scripts, study):
+    better = [
+        run("redrawn", each["base"], each["seed"], each["accuracy"] + 0.05)
+        for each in study.runs
+        if (each["variant"], each["seed"]) == ("1p-frac", 1)
+    ]
+    anew = dataclasses.replace(study, runs=better, pretraining=[], machine="another")
+    rows = scripts["report"].base_by_base(dict.fromkeys((0, 1), (study, anew)), "1p-frac", "redrawn")
+    assert rows[1:] == [
+        ["0", "another", "", "36.0", "41.0", "+5.0"],
+        ["1", "another", "", "34.0", "39.0", "+5.0"],
+        ["all", "", "", "", "", "+5.0 [+5.0, +5.0]"],
+    ], "of seed 1 alone, which both have: not bold"
+    rows = scripts["report"].base_by_base({0: (study, study)}, "scratch", "1p-frac")
+    assert rows[1][3:] == ["31.0", "35.0", "+4.0"], "scratch has no bases"
+
+
 def test_plots(scripts, study, tmp_path):
     probed = {"random": [{"linear": [0.3, 0.4], "knn": [0.2, 0.3]}], "1p-frac": [{"linear": [0.5, 0.4]}] * 2}
     scripts["plots"].draw({"equal-budget": study, "length": study, "bases": study}, tmp_path / "plots", probed)

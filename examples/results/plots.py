@@ -9,6 +9,8 @@ from analysis import FEATURES, Study, base_points, mean, summarize
 
 SHOWN = ("scratch", "impulse", "mimetic", "1p-frac", "impulse+1p-frac")
 """Arms in the plots of curves, in colours that are the same in all of them."""
+LENGTHS = {"length": 500, "converged": 50}
+"""Studies of the length of fine-tuning, and on how many images a class."""
 
 
 def draw(
@@ -32,9 +34,10 @@ def draw(
         figure = Figure(figsize=(7, 4), layout="constrained")
         _told_apart(figure.subplots(), study, per_class=100)
         save("gain-by-told-apart.png", figure)
-    if "length" in studies:
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
-        _curves(figure.subplots(), studies["length"], "steps", "steps of fine-tuning, 500 images a class")
+    if lengths := [(studies[name], count) for name, count in LENGTHS.items() if name in studies]:
+        figure = Figure(figsize=(5 * len(lengths), 4), layout="constrained")
+        for axes, (study, count) in zip(figure.subplots(1, len(lengths), squeeze=False).flat, lengths, strict=True):
+            _curves(axes, study, "steps", f"steps of fine-tuning, {count} images a class")
         save("accuracy-by-steps.png", figure)
     if "bases" in studies and len(points := base_points(studies["bases"])) > 1:
         figure = Figure(figsize=(7, 4.8), layout="constrained")

@@ -187,24 +187,39 @@ def replication(studies: Mapping[str, Study]) -> Rows:
 
 
 def sums(studies: Mapping[str, Study]) -> Rows:
-    """What 1p-frac adds to impulse weights with 500 images a class, base by base: of the study, then of more bases.
-
-    Each base is held against the impulse weights that were fine-tuned on its machine.
-    """
+    """What 1p-frac adds to impulse weights with 500 images a class, base by base: of the study, then of more bases."""
     less, more = "impulse", "impulse+1p-frac"
+    runs = [studies[name] for name in ("equal-budget", "sum") if name in studies]
+    pairs = {base: (study, study) for study in runs for base in study.accuracies(more, per_class=500)}
+    return base_by_base(pairs, less, more, per_class=500)
+
+
+def redrawn(studies: Mapping[str, Study]) -> Rows:
+    """Masks drawn anew in each pass against the sweep's masks of each class's own, base by base."""
+    less, more = "own-masks", "redrawn-masks"
+    anew = studies["redrawn"]
+    return base_by_base(dict.fromkeys(anew.accuracies(more), (studies["masks"], anew)), less, more)
+
+
+def base_by_base(pairs: Mapping[int | None, tuple[Study, Study]], less: str, more: str, **where: Any) -> Rows:
+    """Two arms, base by base, each as its study has it, and their difference over all; by seeds that both have.
+
+    pairs: of each base the studies of `less` (whose runs have no base where it has no set) and of `more`.
+    """
     rows = [["base", "machine", "told apart, %", less, more, "difference"]]
     pooled: dict[str, dict[int | None, Mapping[int, float]]] = {less: {}, more: {}}
-    machines: dict[int | None, Study] = {}
-    for study in (studies[name] for name in ("equal-budget", "sum") if name in studies):
-        for base, accuracies in study.accuracies(more, per_class=500).items():
-            pooled[less][base], pooled[more][base] = study.accuracies(less, per_class=500)[None], accuracies
-            machines[base] = study
+    for base, (of_less, of_more) in pairs.items():
+        accuracies = of_less.accuracies(less, **where)
+        one, other = accuracies.get(base, accuracies.get(None, {})), of_more.accuracies(more, **where)[base]
+        both = one.keys() & other.keys()
+        pooled[less][base] = {seed: one[seed] for seed in one if seed in both}
+        pooled[more][base] = {seed: other[seed] for seed in other if seed in both}
     summary = nested.summarize(pooled)
-    for base, study in machines.items():
+    for base, (_, study) in pairs.items():
         cells = [f"{100 * mean(list(pooled[arm][base].values())):.1f}" for arm in (less, more)]
         difference = f"{100 * summary[more]['difference']['by_base'][str(base)]:+.1f}"
         rows.append([str(base), study.machine, told_apart(study, more, base=base), *cells, difference])
-    return [*rows, ["all", "", "", "", "", gap_text(summary[more]["difference"], num_bases=len(machines))]]
+    return [*rows, ["all", "", "", "", "", gap_text(summary[more]["difference"], num_bases=len(pairs))]]
 
 
 def probes(studies: Mapping[str, Study]) -> Rows:
@@ -251,6 +266,7 @@ TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
     "arms": ("equal-budget", arms),
     "contrasts": ("equal-budget", contrasts),
     "length": ("length", lengths),
+    "converged": ("converged", lengths),
     "full": ("full", lengths),
     "bases": ("bases", bases),
     "cnn": ("cnn", variants),
@@ -263,6 +279,7 @@ TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
 OF_ALL: dict[str, Callable[[Mapping[str, Study]], Rows]] = {
     "provenance": provenance,
     "probes": probes,
+    "redrawn": redrawn,
     "replication": replication,
     "scores": scores,
     "sums": sums,
