@@ -171,10 +171,10 @@ def load_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, *,
     overrides = {str(name).replace("-", "_"): value for name, value in (overrides or {}).items()}
     if name is not None and values.setdefault("recipe", name) != name:
         raise UsageError(f"{path}: is a recipe of {values['recipe']}, not of {name}")
-    kept = {key: value for key, value in values.items() if str(key).replace("-", "_") not in overrides}
     try:
         if (kind := values.get("recipe", DEFAULT)) in RECIPES:
-            kept = RECIPES[kind].rebased(kept, overrides)
+            values = RECIPES[kind].rebased(values, overrides)
+        kept = {key: value for key, value in values.items() if str(key).replace("-", "_") not in overrides}
         return from_dict({**kept, **overrides}, path if path.is_dir() else path.parent)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None

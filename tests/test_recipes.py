@@ -137,6 +137,16 @@ def test_overrides_win_however_they_are_spelt(tmp_path):
         assert other == replace(recipe, ifs=None, **{name: value}), "the base fractal in the file has another"
 
 
+def test_a_number_of_bases_over_a_resolved_recipe(tmp_path):
+    one = small_recipe()
+    recipe = one.with_bases(one.base, replace(one, seed=1).resolve()[0].base)
+    save_recipe(recipe, tmp_path / "r.yaml")
+    assert load_recipe(tmp_path / "r.yaml", {"bases": 2}) == recipe, "as many as there are"
+    for bases in (1, 3):
+        other = load_recipe(tmp_path / "r.yaml", {"bases": bases})
+        assert (other.bases, other.ifs) == (bases, None), "others are searched"
+
+
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "{}", "null"])
 def test_an_empty_file_is_no_recipe(tmp_path, text):
     (tmp_path / "r.yaml").write_text(text)
