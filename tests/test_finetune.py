@@ -263,6 +263,19 @@ def test_plain_timm_cuts_the_middle_out_where_its_own_models_squeeze(tmp_path):
     assert torch.allclose(transform(wide), EvalTransform(size=32, crop=0.8, **stats)(wide), atol=1e-6)
 
 
+def test_plain_timm_squeezes_where_the_run_did(tmp_path):
+    write_images(tmp_path / "data" / "train", 4, size=lambda n: (48, 32))
+    write_images(tmp_path / "data" / "test", 2, size=lambda n: (48, 32))
+    out = tmp_path / "run"
+    words = ["--steps=1", "--val-share=0", "--resize=32", "loader.squeeze=true", "eval_crop=1"]
+    assert tune(tmp_path / "data", out, *words) == 0
+    plain = timm.create_model(f"local-dir:{out / 'model'}", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(plain), is_training=False)
+    wide = Image.linear_gradient("L").resize((48, 32)).rotate(90).convert("RGB")
+    squeezed = wide.resize((32, 32), Image.Resampling.BICUBIC)
+    assert torch.equal(transform(wide), transform(squeezed)), "the evaluation squeezes first, and cuts nothing off"
+
+
 def test_plain_timm_loads_the_model_and_says_the_same(data, straight):
     model = timm.create_model(f"local-dir:{straight}/model", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)

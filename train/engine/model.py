@@ -232,23 +232,24 @@ def export(
     tag: str,
     options: Mapping[str, Any],
     crop: float = 1.0,
+    squeeze: bool = False,
     class_names: Sequence[str] = (),
     training: Training | None = None,
 ) -> None:
     """A timm folder: config.json, model.safetensors and README.md, whole or not at all.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)` loads it. size: of the images, in pixels.
-    options: those the model was created with. crop: share of the shorter side that evaluation shows. class_names: for
-    timm's label_names, where they are known and not the labels themselves. training: what the card says of it; without,
-    there is no card.
+    options: those the model was created with. crop: share of the shorter side that evaluation shows. squeeze: whether
+    it squeezes images into a square first. class_names: for timm's label_names, where they are known and not the labels
+    themselves. training: what the card says of it; without, there is no card.
     Raises DataError where it cannot be written; an old one is kept.
     """
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     for path in (temporary, old):
         shutil.rmtree(path, ignore_errors=True)
-    # crop_mode: of some models timm's own is to squeeze the whole image into the square
+    # crop_mode: timm's own differs by model
     pretrained: dict[str, Any] = {"tag": tag, "mean": mean, "std": std}
-    pretrained |= {"interpolation": "bicubic", "crop_pct": crop, "crop_mode": "center"}
+    pretrained |= {"interpolation": "bicubic", "crop_pct": crop, "crop_mode": "squash" if squeeze else "center"}
     try:
         save_for_hf(
             model,

@@ -279,6 +279,7 @@ class Trainer(Generic[S]):
             tag=f"fracgen_{self.fingerprint[:8]}",
             options=settings.model.options,
             crop=crop,
+            squeeze=getattr(settings.loader, "squeeze", False),
             class_names=class_names,
             training=replace(training, recipe=recipe_of(type(settings), self.config), source=self._source),
         )
