@@ -73,7 +73,7 @@ def _probes(axes: Any, probed: Mapping[str, Sequence[Mapping[str, Any]]]) -> Non
 def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
     """Means, and standard deviations between bases (seeds, for an arm without a set), of arms run at several places.
 
-    Arms stand a little beside one another, so that their bars can be told apart; each is named at the right.
+    Arms stand a little beside one another, so that their bars can be told apart; each is named at its end.
     """
     ends = {}
     places = sorted({run[quantity] for run in study.runs})
@@ -85,12 +85,12 @@ def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
         errors = [100 * (summary["std_base_means"] or summary["std_within"] or 0.0) for _, summary in run]
         color = f"C{SHOWN.index(arm)}"
         axes.errorbar(x, y, errors, marker="o", markersize=4, capsize=3, linewidth=1.2, color=color)
-        ends[arm] = y[-1]
+        ends[arm] = run[-1][0], y[-1]
     bottom, top = axes.get_ylim()
     height = bottom
-    for arm in sorted(ends, key=ends.__getitem__):  # a line of text apart, at least
-        height = max(ends[arm], height + 0.042 * (top - bottom))
-        axes.text(len(places) - 0.92, height, arm, va="center", fontsize=8, color=f"C{SHOWN.index(arm)}")
+    for arm, (place, y_end) in sorted(ends.items(), key=lambda end: end[1][1]):  # a line of text apart, at least
+        height = max(y_end, height + 0.042 * (top - bottom))
+        axes.text(place + 0.08, height, arm, va="center", fontsize=8, color=f"C{SHOWN.index(arm)}")
     axes.set_xticks(range(len(places)), [f"{place:,}" for place in places])
     axes.set_xlim(-0.15, len(places) - 0.5)
     axes.set(xlabel=label, ylabel="accuracy on the test images, %")
