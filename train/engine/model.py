@@ -247,9 +247,9 @@ def export(
     temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
     for path in (temporary, old):
         shutil.rmtree(path, ignore_errors=True)
-    # crop_mode: timm's own differs by model
-    pretrained: dict[str, Any] = {"tag": tag, "mean": mean, "std": std}
-    pretrained |= {"interpolation": "bicubic", "crop_pct": crop, "crop_mode": "squash" if squeeze else "center"}
+    crop_mode = "squash" if squeeze else "center"  # timm's own differs by model
+    pretrained: dict[str, Any] = {"tag": tag, "mean": mean, "std": std, "interpolation": "bicubic"}
+    pretrained |= {"crop_pct": crop, "crop_mode": crop_mode}
     try:
         save_for_hf(
             model,

@@ -173,16 +173,13 @@ def check_batch_norms(model: nn.Module, settings: ProtocolSettings, ranks: Ranks
         return
     try:
         _count_forward(model, lambda batch: torch.zeros(batch, 3, size, size), 1, amp=None)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            return
-        name = settings.model.name
-        raise UsageError(
-            f"a batch of {on_each} on each process, run.accumulate {parts}: one image at a time, and of {size} x "
-            f"{size} pixels a batch norm of {name} sees one place; give a larger --batch-size, or fewer parts"
-        ) from error
-    except Exception:  # a model that torch's fake tensors cannot pass through
-        return
+    except Exception as error:  # any other: fake tensors cannot pass through this model, and the first step will tell
+        if "more than 1 value per channel" in str(error):
+            name = settings.model.name
+            raise UsageError(
+                f"a batch of {on_each} on each process, run.accumulate {parts}: one image at a time, and of {size} x "
+                f"{size} pixels a batch norm of {name} sees one place; give a larger --batch-size, or fewer parts"
+            ) from error
 
 
 def check_memory(
