@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ SCORES = {
     "small_shapes_accuracy": "shapes told apart at Delta 0.01, %",
 }
 """Of the sets of base fractals, before any training: names in scores.json, and in words."""
+LENGTHS = {"equal-budget": 300, "length-1000": 1000, "length": 3000}
+"""Studies of one fine-tuning, each at another length, by the number of its steps."""
 PERMUTATIONS = 20_000
 Run = Mapping[str, Any]
 
@@ -119,6 +121,29 @@ def load(folder: Path) -> dict[str, Study]:
             measured=values["measured"],
         )
     return studies
+
+
+def joined(studies: Mapping[str, Study], per_class: int) -> Study:
+    """What was fine-tuned on so many images a class by the recipe of the equal-budget study, at each length.
+
+    Of each length the study that has most of it: 300 steps, 1,000 and 3,000. Arms are those of more lengths than one,
+    or all where there is one; bases of one number are the same sets in all of them.
+    """
+    runs = [
+        run
+        for name, steps in LENGTHS.items()
+        if name in studies
+        for run in studies[name].runs
+        if run["per_class"] == per_class and run["steps"] == steps
+    ]
+    all_steps = {run["steps"] for run in runs}
+    study = studies["equal-budget"]
+    arms = [
+        arm
+        for arm in study.arms
+        if len({run["steps"] for run in runs if run["variant"] == arm}) >= min(2, len(all_steps))
+    ]
+    return replace(study, arms=arms, runs=[run for run in runs if run["variant"] in arms])
 
 
 def probed_arms(folder: Path) -> dict[str, list[Run]]:

@@ -5,12 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import FEATURES, Study, base_points, mean, summarize
+from analysis import FEATURES, Study, base_points, joined, mean, summarize
 
 SHOWN = ("scratch", "impulse", "mimetic", "1p-frac", "impulse+1p-frac")
 """Arms in the plots of curves, in colours that are the same in all of them."""
-LENGTHS = {"length": 500, "converged": 50}
-"""Studies of the length of fine-tuning, and on how many images a class."""
 
 
 def draw(
@@ -34,9 +32,13 @@ def draw(
         figure = Figure(figsize=(7, 4), layout="constrained")
         _told_apart(figure.subplots(), study, per_class=100)
         save("gain-by-told-apart.png", figure)
-    if lengths := [(studies[name], count) for name, count in LENGTHS.items() if name in studies]:
-        figure = Figure(figsize=(5 * len(lengths), 4), layout="constrained")
-        for axes, (study, count) in zip(figure.subplots(1, len(lengths), squeeze=False).flat, lengths, strict=True):
+    lengths = {count: joined(studies, count) for count in (500, 100)} if "length-1000" in studies else {}
+    if "converged" in studies:
+        lengths[50] = studies["converged"]
+    if lengths:
+        figure = Figure(figsize=(4.2 * len(lengths), 4), layout="constrained")
+        panels = figure.subplots(1, len(lengths), squeeze=False).flat
+        for axes, (count, study) in zip(panels, lengths.items(), strict=True):
             _curves(axes, study, "steps", f"steps of fine-tuning, {count} images a class")
         save("accuracy-by-steps.png", figure)
     if "bases" in studies and len(points := base_points(studies["bases"])) > 1:

@@ -19,6 +19,7 @@ from analysis import (
     SCORES,
     Study,
     base_points,
+    joined,
     load,
     mean,
     pearson,
@@ -194,6 +195,11 @@ def sums(studies: Mapping[str, Study]) -> Rows:
     return base_by_base(pairs, less, more, per_class=500)
 
 
+def lengths_of(per_class: int) -> Callable[[Mapping[str, Study]], Rows]:
+    """`lengths` of all studies that fine-tuned on so many images a class."""
+    return lambda studies: lengths(joined(studies, per_class))
+
+
 def redrawn(studies: Mapping[str, Study]) -> Rows:
     """Masks drawn anew in each pass against the sweep's masks of each class's own, base by base."""
     less, more = "own-masks", "redrawn-masks"
@@ -265,11 +271,10 @@ def provenance(studies: Mapping[str, Study]) -> Rows:
 TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
     "arms": ("equal-budget", arms),
     "contrasts": ("equal-budget", contrasts),
-    "length": ("length", lengths),
     "converged": ("converged", lengths),
-    "full": ("full", lengths),
     "bases": ("bases", bases),
     "cnn": ("cnn", variants),
+    "large": ("large", variants),
     "protocols": ("protocols", variants),
     "search": ("search", search),
     **{name: (name, variants) for name in SWEEPS},
@@ -277,6 +282,9 @@ TABLES: dict[str, tuple[str, Callable[[Study], Rows]]] = {
 
 
 OF_ALL: dict[str, Callable[[Mapping[str, Study]], Rows]] = {
+    "full": lengths_of(5000),
+    "length-100": lengths_of(100),
+    "length-500": lengths_of(500),
     "provenance": provenance,
     "probes": probes,
     "redrawn": redrawn,
