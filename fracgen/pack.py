@@ -17,7 +17,7 @@ from fracgen.recipe import UnmakeableError
 from fracgen.shards.commit import commit_shard
 from fracgen.shards.data_card import CardText
 from fracgen.shards.errors import BadImageError, DataError, FracgenError, UsageError
-from fracgen.shards.files import num_cores
+from fracgen.shards.files import num_threads
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.images import is_gray, open_picture
 from fracgen.shards.labels.labelled_images import LabelledImages
@@ -78,7 +78,7 @@ def pack(
     and sizes are compared), or a file is bad: what this call began is then removed, unless shards are committed, from
     which the same call goes on. DataError where a file changes meanwhile.
     """
-    folder, started = Path(folder), time.perf_counter()
+    folder, threads, started = Path(folder), num_threads(workers), time.perf_counter()
     new_parents = [parent for parent in folder.absolute().parents if not parent.exists()]
     _refuse_inside_source(images, folder)
     work = replace(_plan_of(images, layout), any_versions=any_versions)
@@ -89,7 +89,7 @@ def pack(
                 on_shard(record)
         new_samples = 0
         if writer.manifest is None:
-            pool = ThreadPoolExecutor(workers or num_cores())
+            pool = ThreadPoolExecutor(threads)
             shard = functools.partial(pack_shard, images, layout, skip_bad)
             try:
                 with warnings.catch_warnings():

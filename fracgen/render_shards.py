@@ -22,10 +22,10 @@ from fracgen.recipe import UnmakeableError
 from fracgen.registry import RECIPES, Recipe, card_text, from_dict, inputs, recipe_hash, to_dict
 from fracgen.shards.commit import commit_shard
 from fracgen.shards.errors import DataError, FracgenError, UsageError
-from fracgen.shards.files import check_folder, num_cores
+from fracgen.shards.files import check_folder, num_threads
 from fracgen.shards.folder import FolderWriter
 from fracgen.shards.layout import Layout, Part, default_num_shards
-from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, ShardRecord, load_manifest
+from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, ShardRecord, load_manifest, to_json
 from fracgen.shards.plan import FolderPlan, has_tar, load_plan, num_parts, read_plan, read_record
 from fracgen.shards.sidecars import sidecars
 
@@ -112,12 +112,13 @@ def write_shards(
     part: write these shards only, beside other runs that write other parts; `merge` then finishes the folder.
     on_shard: called with each record as it is committed, those of an earlier run first.
 
-    Raises UsageError where the folder is not to be written or the layout is another recipe's, DataError where an image
-    cannot be made or a worker died; shards that are committed by then stay, and the same call goes on from there.
+    Raises UsageError where the folder is not to be written, the layout is another recipe's or the provenance is no
+    mapping that JSON can hold, DataError where an image cannot be made or a worker died; shards that are committed by
+    then stay, and the same call goes on from there.
     UsageError too where this call made the folder and a class turns out to be one that cannot be made: the folder is
     removed again.
     """
-    folder, started = Path(folder), time.perf_counter()
+    folder, threads, started = Path(folder), num_threads(workers), time.perf_counter()
     check_compiler()
     layout = layout or plan(recipe, folder=folder)
     if (layout.name, layout.num_samples, layout.multi_label) != (recipe.NAME, len(recipe), recipe.multi_label):
@@ -133,7 +134,7 @@ def write_shards(
                 on_shard(record)
         new_samples = 0
         if writer.manifest is None:
-            pool = executor or ThreadPoolExecutor(workers or num_cores())
+            pool = executor or ThreadPoolExecutor(threads)
             try:
                 new_samples, preview = _render_missing(pool, recipe, writer, on_shard)
             except (BrokenExecutor, CancelledError) as error:
@@ -205,7 +206,18 @@ def _missing_shards(folder: Path, missing: list[int], count: int | None) -> str:
 
 
 def plan_of(recipe: Recipe, layout: Layout, provenance: Mapping[str, Any] | None = None) -> FolderPlan:
-    """What is written when a resolved recipe is rendered here."""
+    """What is written when a resolved recipe is rendered here.
+
+    Raises UsageError for a provenance that a manifest cannot hold.
+    """
+    try:
+        if not isinstance(provenance or {}, Mapping):
+            raise TypeError(f"not of type {type(provenance).__name__}")
+        to_json(provenance)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"provenance: must be a mapping that JSON can hold, as resolve() gives it ({error})"
+        ) from error
     return FolderPlan(
         recipe=to_dict(recipe),
         recipe_hash=recipe_hash(recipe),

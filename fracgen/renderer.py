@@ -13,7 +13,7 @@ from fracgen.ifs import IFS, Floats, maps_from_rows
 from fracgen.rng import published_uniforms
 from fracgen.shards.errors import DataError, UsageError
 from fracgen.shards.sample import Image
-from fracgen.style import Style
+from fracgen.style import Style, check_range
 
 LANES = 2
 """Systems traced at a time: an orbit waits for its own arithmetic, so that two take as long as one."""
@@ -233,9 +233,12 @@ def borrow_renderer(style: Style) -> Iterator[Renderer]:
 def draw_ifs(ifs: IFS, style: Style, *, weights: npt.ArrayLike | None = None, mask_key: int = 0) -> Image:
     """Draw one system as the published renderer does.
 
-    weights: (6,) or (N, 6), multiply the coefficients a, b, c, d, e, f; p stays that of `ifs`.
-    Raises DataError where the orbit overflows at once, UsageError where the weights do not fit.
+    weights: (6,) or (N, 6), multiply the coefficients a, b, c, d, e, f; p stays that of `ifs`. mask_key: 64-bit key of
+    the random masks, where the style has them.
+    Raises DataError where the orbit overflows at once, UsageError where the weights do not fit or the key has no 64
+    bits.
     """
+    check_range("mask_key", mask_key, 0, 2**64 - 1)
     maps = ifs.maps
     if weights is not None:
         weights = np.asarray(weights, np.float64)

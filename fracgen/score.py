@@ -17,7 +17,7 @@ from fracgen.score_images import BLACK, ImageMeasures
 from fracgen.score_sample import Comparison, ImageSource, Viewer, check_memory, choose_sample
 from fracgen.separability import Bytes, Labels, Pairs, Separability, nearest_correlations, separability
 from fracgen.shards.errors import DataError, UsageError
-from fracgen.shards.files import num_cores
+from fracgen.shards.files import num_threads
 from fracgen.shards.sample import Image
 from fracgen.shards.settings import Setting, check_settings
 
@@ -145,7 +145,7 @@ def score(
         deltas = sorted({*settings.delta, recipe.delta} - {0.0})
         check_memory(settings.perturbations, comparison, "--perturbations")
     check_memory(len(numbers), comparison, "--images")
-    with ThreadPoolExecutor(workers or num_cores()) as pool:
+    with ThreadPoolExecutor(num_threads(workers)) as pool:
         viewer = Viewer(source, comparison, settings.seed, pool)
         images, thumbnails, pairs = viewer.look(numbers.tolist())
         near = nearest_correlations(thumbnails, pool)

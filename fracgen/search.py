@@ -26,7 +26,7 @@ from fracgen.search_settings import CategorySearch, SomeCategories
 from fracgen.search_settings import Search as Search
 from fracgen.search_settings import SpatialSearch as SpatialSearch
 from fracgen.shards.errors import DataError
-from fracgen.shards.files import cache_folder, num_cores, replacing, unique_temporary
+from fracgen.shards.files import cache_folder, num_cores, num_threads, replacing, unique_temporary
 from fracgen.shards.settings import convert
 from fracgen.style import check_range
 
@@ -131,13 +131,13 @@ def find_categories(
 ) -> tuple[CategorySet[Any], dict[str, Any]]:
     """Find the first `count` categories, FractalDB's by default, and what they took (`SearchState.provenance`).
 
-    The result does not depend on the number of threads.
+    The result does not depend on `workers`, the number of threads.
 
     cache: folder in which the state is kept; none by default. on_progress: called with the numbers of categories
     and of candidates.
     Raises UsageError for a count out of range, DataError where a million candidates in a row are no category.
     """
-    search = search or Search()
+    search, threads = search or Search(), num_threads(workers)
     count = convert(int, count, "categories")
     check_range("categories", count, 1, MAX_CATEGORIES)
     path = None if cache is None else search.cache_path(Path(cache))
@@ -145,7 +145,7 @@ def find_categories(
         legacy_state(search.seed), search=search
     )
     if len(progress.systems) < count:
-        _Run(progress, count, path, on_progress).search(workers)
+        _Run(progress, count, path, on_progress).search(threads)
     systems = tuple(system for _, system in progress.systems[:count])
     return search.CATEGORIES(systems), progress.provenance(count)
 

@@ -196,3 +196,10 @@ def shown_size(num_bytes: float) -> str:
 def num_cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_threads(workers: int | None) -> int:
+    """Number of threads that a caller asks for by `workers`; all cores for None and 0. Raises UsageError below 0."""
+    if workers is not None and workers < 0:
+        raise UsageError(f"workers {workers}: must be 1 or more; leave it out for all cores")
+    return workers or num_cores()

@@ -198,6 +198,13 @@ def test_weights():
     assert np.array_equal(draw_ifs(ifs, style, weights=weights), draw_ifs(ifs, style, weights=np.array(weights)))
 
 
+@pytest.mark.parametrize("key", [-1, 2**64])
+def test_a_key_of_masks_has_64_bits(key):
+    ifs = IFS.from_maps(sample_maps(3.5, 2, generator(0, 0, "ifs")))
+    with pytest.raises(UsageError, match=f"mask_key {key}: must be 0 to 18446744073709551615"):
+        draw_ifs(ifs, Style(size=64, points=10), mask_key=key)
+
+
 @pytest.mark.parametrize("style", [*STYLES, Style(size=130, pad=0, points=3000)], ids=str)
 def test_fill_rate_without_an_image_is_that_of_the_image(style):
     """Patches that stick out at the border do not count."""

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import signal
 import subprocess
@@ -496,6 +497,23 @@ def test_a_process_forked_while_a_shard_is_committed_commits_its_own(recipe, tmp
             os._exit(1)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0 and verify_folder(open_shards(tmp_path / "own")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": -1}, "workers -1: must be 1 or more"),
+        ({"provenance": ["tries", 3]}, "provenance: must be a mapping that JSON can hold.*not of type list"),
+        ({"provenance": 5}, "not of type int"),
+        ({"provenance": {"tries": {1, 2}}}, "provenance: .*set is not JSON"),
+        ({"provenance": {"acceptance": math.nan}}, "provenance: "),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_refused_before_the_folder_is_made(recipe, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        write_shards(recipe, tmp_path / "set", **options)
+    assert not (tmp_path / "set").exists()
 
 
 def test_a_tar_without_its_record_is_no_part_of_the_next_set(recipe, tmp_path, monkeypatch):

@@ -400,6 +400,9 @@ def test_files_that_change_meanwhile(tmp_path):
     (root / "ant" / "0.jpg").unlink()
     with pytest.raises(UsageError, match="cannot be read"):
         pack(images, tmp_path / "out", plan(images), skip_bad=True)
+    with pytest.raises(UsageError, match="workers -1: must be 1 or more"):
+        pack(images, tmp_path / "new", plan(images), workers=-1)
+    assert not (tmp_path / "new").exists()
 
 
 def test_no_label_is_left_without_a_word(fracgen, tmp_path):

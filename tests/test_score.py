@@ -221,6 +221,8 @@ def test_workers_have_no_say():
         for workers in (1, 3)
     )
     assert numbers(one) == numbers(two) and one.separability.pairs == 4
+    with pytest.raises(UsageError, match="workers -1: must be 1 or more"):
+        score(ImageSource.of(recipe), settings, Comparison(16, views_of), workers=-1)
     other = score(ImageSource.of(recipe), replace(settings, seed=5), Comparison(16, views_of))
     assert other.numbers != one.numbers
 
@@ -327,6 +329,9 @@ def test_augmentation_of_a_config(fracgen, folder, tmp_path):
         (tmp_path / "bad.yaml").write_text(f"{text}\n")
         code, _, err = fracgen("score", folder, "--config", "bad.yaml")
         assert code == 2 and word in err and err.count("\n") == 1
+    (tmp_path / "bad.yaml").write_text("augment: {hflip: x}\n")
+    code, _, err = fracgen("score", folder, "--config", "bad.yaml", "--size", 32)
+    assert code == 2 and err.startswith("fracgen: bad.yaml: augment.hflip 'x'")
 
 
 def test_augmentation_of_a_masked_autoencoder(tmp_path):

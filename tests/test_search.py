@@ -489,6 +489,8 @@ def test_impossible_values(changes, message):
 def test_impossible_counts(count):
     with pytest.raises(UsageError, match=f"categories {count}"):
         find_categories(count)
+    with pytest.raises(UsageError, match="workers -1: must be 1 or more"):
+        find_categories(1, workers=-1)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
