@@ -214,13 +214,23 @@ def load_settings(kind: type[T], path: str | None, options: Mapping[str, Any], o
         if not isinstance(values, dict):
             raise UsageError(f"{path}: must be a mapping of settings, not {type(values).__name__}")
     defaults = to_plain(kind())
+
+    def with_changes(changes: Iterable[tuple[str, Any]]) -> T:
+        changed = _spelt(values, defaults)
+        for name, value in changes:
+            _set(changed, name, value, defaults)
+        return from_plain(kind, _over(defaults, _spelt(changed, defaults)))
+
     try:
-        values = _spelt(values, defaults)
-        for name, value in [*options.items(), *map(parse_override, overrides)]:
-            _set(values, name, value, defaults)
-        return from_plain(kind, _over(defaults, _spelt(values, defaults)))
+        return with_changes([*options.items(), *map(parse_override, overrides)])
     except UsageError as error:
-        raise UsageError(f"{path}: {error}" if path and not (options or overrides) else str(error)) from None
+        refusal = str(error)
+    try:
+        with_changes(())
+    except UsageError as error:
+        if path is not None and str(error) == refusal:  # no option or override is at fault
+            refusal = f"{path}: {refusal}"
+    raise UsageError(refusal)
 
 
 def _spelt(values: Mapping[Any, Any], known: Any) -> dict[Any, Any]:

@@ -10,7 +10,7 @@ from fracgen.shards.errors import UsageError
 from fracgen.train.augment.mix import Mixer
 from fracgen.train.augment.settings import Mix
 from fracgen.train.engine.losses import lpce
-from fracgen.train.engine.schedule import lr_schedule, resolve
+from fracgen.train.engine.schedule import describe, lr_schedule, resolve
 from fracgen.train.engine.settings import Optim, Schedule
 
 
@@ -88,6 +88,12 @@ def test_the_published_length_and_rate():
     plan = resolve(Schedule(), Optim(), batch_size=256, num_samples=1000)
     assert (plan.steps, plan.warmup_steps) == (240_000, 5000)
     assert (plan.lr, plan.warmup_lr, plan.min_lr) == (5e-4, 5e-7, 5e-6)
+
+
+def test_a_run_without_warm_up_says_no_rate_that_it_begins_from():
+    for warmup_steps, words in ((0, "(0.001 x 512 / 512), to"), (2, "(0.001 x 512 / 512), from 1e-06, to")):
+        plan = resolve(Schedule(steps=100, warmup_steps=warmup_steps), Optim(), batch_size=512, num_samples=1)
+        assert words in describe(plan, Optim(), 512, 0)["lr"]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,18 @@ def test_defaults_then_file_then_options_then_overrides(tmp_path):
         load_settings(Run, str(tmp_path / "r.yaml"), {})
 
 
+def test_an_error_names_the_file_where_that_is_at_fault(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("optim: {lr: fast}\n")
+    for options, overrides in (({}, ()), ({"steps": 3}, ()), ({}, ["steps=3"])):
+        with pytest.raises(UsageError, match=r"r\.yaml: optim\.lr 'fast': must be a number"):
+            load_settings(Run, str(path), options, overrides)
+    path.write_text("steps: 1\n")
+    for options, overrides in (({"optim.lr": "fast"}, ()), ({}, ["optim.lr=fast"])):
+        with pytest.raises(UsageError, match=r"^optim\.lr 'fast': must be a number"):
+            load_settings(Run, str(path), options, overrides)
+
+
 def test_names_may_be_spelt_with_dashes_anywhere(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("log-every: 3\noptim: {options: {a-b: 1}}\n")

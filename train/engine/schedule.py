@@ -85,13 +85,13 @@ def describe(resolved: ResolvedSchedule, optim: Optim, batch_size: int, num_samp
     samples = resolved.steps * batch_size
     epochs = f", {samples / num_samples:,.1f} epochs" if num_samples else ""
     steps = " and ".join(f"{milestone:,}" for milestone in resolved.milestones)
+    warmup = f", from {resolved.warmup_lr:.2g}" if resolved.warmup_steps else ""
     after = f"; a tenth from step {steps} on" if steps else f", to {resolved.min_lr:.2g}, by a cosine"
     layers = f"; x {optim.layer_decay:g} from each layer to the one below" if optim.layer_decay < 1 else ""
     return {
         "steps": f"{resolved.steps:,} of {batch_size:,} samples each: {samples:,}{epochs}; "
         f"warm-up {resolved.warmup_steps:,}",
-        "lr": f"{resolved.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}), from {resolved.warmup_lr:.2g}"
-        f"{after}; {optim.name}{layers}",
+        "lr": f"{resolved.lr:.3g} ({optim.lr:g} x {batch_size} / {_LR_BATCH}){warmup}{after}; {optim.name}{layers}",
     }
 
 
