@@ -68,7 +68,10 @@ class Url:
 
     @classmethod
     def parse(cls, text: str) -> "Url":
-        """The URL in a text. Raises UsageError for what is none, for a file of this machine, for fsspec's chains."""
+        """The URL in a text.
+
+        Raises UsageError for what is none or names no place, for a file of this machine, for fsspec's chains.
+        """
         if not is_url(text):
             raise UsageError(f"{text}: is no URL")
         scheme = text.partition(":")[0]
@@ -77,7 +80,10 @@ class Url:
         if scheme.lower() in LOCAL:
             raise UsageError(f"{text}: a file of this machine; give its path")
         base, mark, query = text.partition("?") if scheme.lower() in ("http", "https") else (text, "", "")
-        return cls(re.sub(":/+", "://", base, count=1).rstrip("/"), mark + query)
+        base = re.sub(":/+", "://", base, count=1).rstrip("/")
+        if base == f"{scheme}:":  # fsspec would take it for a folder here
+            raise UsageError(f"{text}: names no place; give bucket or host, and path, as in s3://BUCKET/SET")
+        return cls(base, mark + query)
 
     def __truediv__(self, name: str) -> "Url":
         return Url(f"{self.base}/{name}", self.query)

@@ -70,7 +70,18 @@ def test_files_below_a_url():
     assert Url.parse("memory:/x").full == "memory://x" and Url.parse("s3://bucket/x").scheme == "s3"
 
 
-@pytest.mark.parametrize("text", ["a/b", f"simplecache::s3://u:{SECRET}@b/x", "file:///x", "local:///x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a/b",
+        f"simplecache::s3://u:{SECRET}@b/x",
+        "file:///x",
+        "local:///x",
+        "s3://",
+        "memory:///",
+        f"https://?{SECRET}",
+    ],
+)
 def test_what_is_no_url_of_another_machine(text):
     with pytest.raises(UsageError) as caught:
         Url.parse(text)
