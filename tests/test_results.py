@@ -185,9 +185,29 @@ def test_arms_of_two_studies_base_by_base_over_the_seeds_of_both(scripts, study)
     assert rows[1][3:] == ["31.0", "35.0", "+4.0"], "scratch has no bases"
 
 
+def test_lengths_of_several_studies_stand_side_by_side(scripts, study):
+    longer = [{**each, "steps": 1000, "accuracy": each["accuracy"] + 0.1} for each in study.runs if each["seed"] == 0]
+    more = [{**each, "steps": 1000, "per_class": 500} for each in study.runs]
+    studies = {
+        "equal-budget": dataclasses.replace(
+            study, arms=[*study.arms, "mimetic"], runs=[*study.runs, run("mimetic", None, 0, 0.4)]
+        ),
+        "length-1000": dataclasses.replace(study, runs=[*longer, *more]),
+        "length": study,  # of 300 steps: the first study's stand
+    }
+    header, *rows = scripts["report"].lengths_of(100)(studies)
+    assert header[1:] == ["bases x seeds", "300 steps", "difference", "bases x seeds", "1,000 steps", "difference"]
+    assert [row[:3] for row in rows] == [["scratch", "2", "31.0 ± 1.4"], ["1p-frac", "2 x 2", "34.0 ± 1.4 / 1.4"]]
+    assert [row[5] for row in rows] == ["40.0", "43.0 ± 1.4"]
+    assert scripts["analysis"].joined(studies, 500).runs == more, "one length: all of its arms"
+    assert scripts["analysis"].joined(studies, 50).arms == []
+
+
 def test_plots(scripts, study, tmp_path):
     probed = {"random": [{"linear": [0.3, 0.4], "knn": [0.2, 0.3]}], "1p-frac": [{"linear": [0.5, 0.4]}] * 2}
-    scripts["plots"].draw({"equal-budget": study, "length": study, "bases": study}, tmp_path / "plots", probed)
+    longer = dataclasses.replace(study, runs=[{**run, "steps": 1000} for run in study.runs])
+    studies = {"equal-budget": study, "length-1000": longer, "converged": study, "bases": study}
+    scripts["plots"].draw(studies, tmp_path / "plots", probed)
     assert len(list((tmp_path / "plots").glob("*.png"))) == 6
 
 

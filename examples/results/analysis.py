@@ -136,13 +136,9 @@ def joined(studies: Mapping[str, Study], per_class: int) -> Study:
         for run in studies[name].runs
         if run["per_class"] == per_class and run["steps"] == steps
     ]
-    all_steps = {run["steps"] for run in runs}
-    study = studies["equal-budget"]
-    arms = [
-        arm
-        for arm in study.arms
-        if len({run["steps"] for run in runs if run["variant"] == arm}) >= min(2, len(all_steps))
-    ]
+    study, num_steps = studies["equal-budget"], len({run["steps"] for run in runs})
+    steps_of = {arm: {run["steps"] for run in runs if run["variant"] == arm} for arm in study.arms}
+    arms = [arm for arm, steps in steps_of.items() if steps and (len(steps) > 1 or num_steps == 1)]
     return replace(study, arms=arms, runs=[run for run in runs if run["variant"] in arms])
 
 

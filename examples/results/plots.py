@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis import FEATURES, Study, base_points, joined, mean, summarize
 
-SHOWN = ("scratch", "impulse", "mimetic", "1p-frac", "impulse+1p-frac")
+SHOWN = ("scratch", "impulse", "mimetic", "1p-frac", "impulse+1p-frac", "ofdb")
 """Arms in the plots of curves, in colours that are the same in all of them."""
 
 
@@ -32,10 +32,10 @@ def draw(
         figure = Figure(figsize=(7, 4), layout="constrained")
         _told_apart(figure.subplots(), study, per_class=100)
         save("gain-by-told-apart.png", figure)
-    lengths = {count: joined(studies, count) for count in (500, 100)} if "length-1000" in studies else {}
+    lengths = {count: joined(studies, count) for count in (500, 100)} if "equal-budget" in studies else {}
     if "converged" in studies:
         lengths[50] = studies["converged"]
-    if lengths:
+    if lengths := {count: study for count, study in lengths.items() if study.runs}:
         figure = Figure(figsize=(4.2 * len(lengths), 4), layout="constrained")
         panels = figure.subplots(1, len(lengths), squeeze=False).flat
         for axes, (count, study) in zip(panels, lengths.items(), strict=True):
@@ -88,13 +88,14 @@ def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
         color = f"C{SHOWN.index(arm)}"
         axes.errorbar(x, y, errors, marker="o", markersize=4, capsize=3, linewidth=1.2, color=color)
         ends[arm] = run[-1][0], y[-1]
+    axes.margins(y=0.08)
     bottom, top = axes.get_ylim()
     height = bottom
     for arm, (place, y_end) in sorted(ends.items(), key=lambda end: end[1][1]):  # a line of text apart, at least
         height = max(y_end, height + 0.042 * (top - bottom))
         axes.text(place + 0.08, height, arm, va="center", fontsize=8, color=f"C{SHOWN.index(arm)}")
     axes.set_xticks(range(len(places)), [f"{place:,}" for place in places])
-    axes.set_xlim(-0.15, len(places) - 0.5)
+    axes.set_xlim(-0.15, len(places) - 1 + 0.28 * len(places))
     axes.set(xlabel=label, ylabel="accuracy on the test images, %")
     axes.grid(alpha=0.3)
 
