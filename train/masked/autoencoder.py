@@ -147,8 +147,8 @@ class MaskedAutoencoder(nn.Module):
 
 
 def count_visible(num_patches: int, ratio: float) -> int:
-    """Number of patches that stay visible. Raises UsageError where that is none."""
-    visible = int(num_patches * (1 - ratio) + _ROUNDING)
+    """Number of patches that stay visible; one at least is hidden. Raises UsageError where none is visible."""
+    visible = min(int(num_patches * (1 - ratio) + _ROUNDING), num_patches - 1)  # of none there would be no loss
     if visible < 1:
         most = math.floor(1000 * (1 - 1 / num_patches)) / 1000
         mend = f"give at most {most:g}" if most else "give smaller patches"
