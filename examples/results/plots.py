@@ -93,7 +93,7 @@ def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
     height = bottom
     for arm, (place, y_end) in sorted(ends.items(), key=lambda end: end[1][1]):  # a line of text apart, at least
         height = max(y_end, height + 0.042 * (top - bottom))
-        axes.text(place + 0.08, height, arm, va="center", fontsize=8, color=f"C{SHOWN.index(arm)}")
+        axes.text(place + 0.1, height, arm, va="center", fontsize=8, color=f"C{SHOWN.index(arm)}")
     axes.set_xticks(range(len(places)), [f"{place:,}" for place in places])
     axes.set_xlim(-0.15, len(places) - 1 + 0.28 * len(places))
     axes.set(xlabel=label, ylabel="accuracy on the test images, %")
