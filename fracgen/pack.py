@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 from fracgen.executor import Result, make_missing, until_cancelled
@@ -26,6 +25,7 @@ from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, Manifest, Shard
 from fracgen.shards.plan import FolderPlan, load_plan
 from fracgen.shards.sample import FileSample, SkippedFile
 from fracgen.shards.sidecars import sidecars
+from fracgen.shards.versions import version_of
 from fracgen.shards.writer import merge_sizes
 
 _VERSIONED = ("fracgen", "numpy", "pillow")
@@ -188,7 +188,7 @@ def _plan_of(images: LabelledImages, layout: Layout) -> FolderPlan:
         recipe_hash=hash_json(recipe),
         provenance={"other_files": dict(images.others)} if images.others else {},
         layout=layout,
-        versions={package: metadata.version(package) for package in _VERSIONED},
+        versions={package: version_of(package) for package in _VERSIONED},
     )
 
 

@@ -11,7 +11,6 @@ from concurrent.futures import (
     ThreadPoolExecutor,
 )
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from fracgen.shards.layout import Layout, Part, default_num_shards
 from fracgen.shards.manifest import MANIFEST, PACK, ImageFormat, ShardRecord, load_manifest, to_json
 from fracgen.shards.plan import FolderPlan, has_tar, load_plan, num_parts, read_plan, read_record
 from fracgen.shards.sidecars import sidecars
+from fracgen.shards.versions import version_of
 
 _VERSIONED = ("fracgen", "numpy", "numba", "pillow", "isal")
 """The packages whose version can change a byte of any folder."""
@@ -49,7 +49,7 @@ os.register_at_fork(after_in_child=_after_fork)
 def versions(name: str = "") -> dict[str, str]:
     """The versions of what determines the bytes of a folder; of the recipe of this name, if there is one."""
     own = RECIPES[name].versions() if name in RECIPES else {}
-    return {**{package: metadata.version(package) for package in _VERSIONED}, **own}
+    return {**{package: version_of(package) for package in _VERSIONED}, **own}
 
 
 def plan(

@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import replace
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -91,6 +92,20 @@ def test_manifest_counts_add_up(recipe, folder):
     assert manifest.rejections["fill"] == tries - 24 > 0
     assert manifest.acceptance == 24 / tries
     assert manifest.num_bytes == sum(path.stat().st_size for path in folder.glob("*.tar"))
+
+
+def test_a_clone_that_is_not_installed_writes_the_same_images(recipe, folder, tmp_path, monkeypatch):
+    installed = metadata.distribution
+
+    def distribution(name):
+        if name == "fracgen":
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "distribution", distribution)
+    manifest = write(recipe, tmp_path / "set").manifest
+    assert manifest.versions == {**load_manifest(folder).versions, "fracgen": "unknown"}
+    assert manifest.shards == load_manifest(folder).shards
 
 
 def test_a_complete_folder_is_left_alone(recipe, tmp_path):

@@ -24,7 +24,6 @@ import statistics
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ import yaml
 from fracgen.shards.errors import DataError
 from fracgen.shards.files import read_json, write_atomically
 from fracgen.shards.reader import read_tar
+from fracgen.shards.versions import version_of
 from fracgen.train.engine.metrics import METRICS
 from fracgen.train.engine.metrics import read as read_metrics
 from fracgen.train.engine.results import RESULTS
@@ -56,21 +56,12 @@ def describe_machine() -> dict[str, Any]:
         platform.processor(),
     )
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "python": platform.python_version(), **_versions()}
+    versions = {name: version_of(name) for name in VERSIONS}
+    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "python": platform.python_version(), **versions}
 
 
 def _lines(path: Path) -> list[str]:
     return path.read_text("utf-8").splitlines() if path.exists() else []
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in VERSIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # a clone that is not installed
-            versions[name] = ""
-    return versions
 
 
 def pretraining_results(run: Path, shards: Path | None) -> dict[str, Any]:

@@ -110,9 +110,9 @@ COMMANDS = {
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        from importlib.metadata import version
+        from fracgen.shards.versions import version_of
 
-        print(version("fracgen"))
+        print(version_of("fracgen"))
         raise typer.Exit
 
 

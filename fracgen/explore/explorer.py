@@ -5,7 +5,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from fracgen.recipe import Recipe
 from fracgen.registry import RECIPES, to_dict
 from fracgen.shards.errors import FracgenError, UsageError
 from fracgen.shards.files import num_cores
+from fracgen.shards.versions import version_of
 from fracgen.style import fill_rate
 from fracgen.sweep import MAX_VALUES, base_number, check_sweep, sweep_cells, sweep_sheet
 from fracgen.vetting import PROBES
@@ -76,7 +76,7 @@ class Explorer:
         recipes = [name for name in RECIPES if name != "photo" or self.inputs.photographs is not None]
         return Reply.of_json(
             {
-                "version": metadata.version("fracgen"),
+                "version": version_of("fracgen"),
                 "recipes": recipes,
                 "recipe": page_values(self.inputs.recipe),
                 "fields": {name: describe_fields(RECIPES[name]) for name in recipes},

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from fracgen.shards.manifest import PACK, load_manifest
 from fracgen.shards.publish.release import CARD, read_card
 from fracgen.shards.remote import Url
 from fracgen.shards.urls import is_url, redact
+from fracgen.shards.versions import version_of
 
 SECTION = "fracgen"
 """Of config.json, which timm passes over."""
@@ -79,7 +79,7 @@ class Training:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for config.json, with the version of fracgen."""
-        return {"version": metadata.version("fracgen"), **asdict(self)}
+        return {"version": version_of("fracgen"), **asdict(self)}
 
 
 _STAGES = {"honest": "weights are chosen on validation images; the test images are looked at once, at the end"}

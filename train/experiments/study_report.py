@@ -23,7 +23,6 @@ lie.
 """
 
 import functools
-import importlib.metadata
 import platform
 import statistics
 from collections.abc import Collection, Iterable, Mapping
@@ -36,6 +35,7 @@ from fracgen.shards.files import num_cores
 from fracgen.shards.manifest import load_manifest
 from fracgen.shards.reader import read_tar
 from fracgen.shards.settings import parse_yaml, read_text
+from fracgen.shards.versions import version_of
 from fracgen.train.engine import metrics
 from fracgen.train.engine.run_folder import CONFIG
 from fracgen.train.experiments.comparison import Comparison, FinetuneRun
@@ -109,7 +109,7 @@ def describe_machine(device: str, runner: SubprocessRunner) -> dict[str, Any]:
         "cores": num_cores(),
         "jobs": runner.jobs,
         "threads": runner.threads,
-        "versions": {"python": platform.python_version(), **{library: _version(library) for library in _LIBRARIES}},
+        "versions": {"python": platform.python_version(), **{library: version_of(library) for library in _LIBRARIES}},
     }
 
 
@@ -185,10 +185,3 @@ def _device(kind: str) -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
-
-
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None  # of ours in a clone that is not installed
