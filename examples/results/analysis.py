@@ -40,7 +40,7 @@ SCORES = {
 }
 """Of the sets of base fractals, before any training: names in scores.json, and in words."""
 LENGTHS = {"equal-budget": 300, "length-1000": 1000, "length": 3000, "converged-100": 3000}
-"""Studies of one fine-tuning, each at another length, by the number of its steps."""
+"""Studies of one fine-tuning at several lengths: the steps of those runs that count."""
 PERMUTATIONS = 20_000
 Run = Mapping[str, Any]
 
@@ -126,8 +126,8 @@ def load(folder: Path) -> dict[str, Study]:
 def joined(studies: Mapping[str, Study], per_class: int) -> Study:
     """What was fine-tuned on so many images a class by the recipe of the equal-budget study, at each length.
 
-    Of each length the studies that have it, of arms and images of their own: 300 steps, 1,000 and 3,000. Arms are those of more lengths than one,
-    or all where there is one; bases of one number are the same sets in all of them.
+    Arms are those of more lengths than one, or all where there is one; bases of one number are the same sets in all of
+    them.
     """
     runs = [
         run

@@ -95,7 +95,7 @@ def _curves(axes: Any, study: Study, quantity: str, label: str) -> None:
         height = max(y_end, height + 0.042 * (top - bottom))
         axes.text(place + 0.1, height, arm, va="center", fontsize=8, color=f"C{SHOWN.index(arm)}")
     axes.set_xticks(range(len(places)), [f"{place:,}" for place in places])
-    axes.set_xlim(-0.15, len(places) - 1 + 0.28 * len(places))
+    axes.set_xlim(-0.15, len(places) - 1 + 0.31 * len(places))
     axes.set(xlabel=label, ylabel="accuracy on the test images, %")
     axes.grid(alpha=0.3)
 
